@@ -1,0 +1,59 @@
+# Every target sets up .venv by itself when it is missing or older than what describes it.
+#   make demo [ARGS="--rounds 4"]   a whole swarm on this machine, from recipe to trained model
+#   make test                       ruff, mypy, and the tests that take seconds
+#   make test-slow                  the tests that take minutes
+#   make lint                       ruff and mypy alone
+#   make bench                      every measurement in benchmarks/
+#   make .venv                      only set up
+
+SHELL := /bin/bash
+ARGS ?=
+
+# The first Python here that will do; override with `make PYTHON=/path/to/python3.11`.
+PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.10; do \
+	$$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$candidate && break; done)
+VENV_PYTHON := .venv/bin/python
+INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
+BENCHMARKS := $(filter-out benchmarks/__init__.py,$(wildcard benchmarks/*.py))
+
+.PHONY: demo test test-slow lint bench .venv
+.DELETE_ON_ERROR:
+
+demo: .venv
+	$(VENV_PYTHON) -m trainer.demo $(ARGS)
+
+test: lint
+	$(VENV_PYTHON) -m pytest $(ARGS)
+
+test-slow: .venv
+	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
+
+lint: .venv
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+bench: .venv
+	@set -e; for file in $(BENCHMARKS); do \
+		echo "== $$file"; $(VENV_PYTHON) -m "benchmarks.$$(basename $$file .py)" $(ARGS); done
+
+.venv: .venv/installed
+
+# Without an NVIDIA driver, torch comes first and alone, from the index that has it without gigabytes of CUDA; if
+# that index cannot be reached, pip says so and takes what its other indexes have.
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	@if [ "$$(uname -sm)" != "Linux x86_64" ]; then \
+		echo "Manyhands runs on Linux x86_64: hivemind's network daemon is built for nothing else. This is $$(uname -sm)." \
+			"On Windows, use WSL 2; on a Mac, a Linux virtual machine or container." >&2; exit 3; fi
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Manyhands needs Python 3.10, 3.11 or 3.12, and none is on the PATH. Install one (on Debian and Ubuntu:" \
+			"apt install python3 python3-venv), or name it: make PYTHON=/path/to/python3.11" >&2; exit 3; fi
+	@echo "Setting up .venv with $(PYTHON): a few minutes, once."
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) pip
+	@if ! command -v nvidia-smi >/dev/null; then \
+		$(INSTALL) --no-deps --retries 1 --extra-index-url $(TORCH_FOR_CPU) torch; fi
+	@PYTHONWARNINGS=ignore $(INSTALL) --editable .[dev]  # setuptools warns of every editable installation
+	@touch $@

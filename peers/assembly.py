@@ -1,0 +1,170 @@
+"""Putting a peer together from what its recipe says and what its run's folder holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from peers.chain import Chain, genesis_hash
+from peers.chain_store import ChainStore
+from peers.codec import Codec
+from peers.contributing import Contributor
+from peers.counters import initial
+from peers.crowd import Crowd
+from peers.engine import RoundEngine
+from peers.events import Event, Notice
+from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.fetch_run import Run
+from peers.history import ContributionHistory
+from peers.node import Node, NodeSettings, Trainer
+from peers.rules import Rules
+from peers.state import CanonicalState
+from peers.state_sync import StateSync, genesis_digest
+from peers.transport import Transport
+from recipes.genesis import GENESIS_WEIGHTS
+from recipes.keys import SigningKey
+from recipes.layout import Layout
+from recipes.recipe import Recipe, published
+
+CHAIN_FILE = "chain.sqlite"
+
+
+def rules_of(recipe: Recipe, run_id: str) -> Rules:
+    """Return the numbers of a published recipe that the round protocol works by."""
+    return Rules(
+        run=run_id,
+        segments=recipe.round.segments,
+        window_seconds=recipe.round.window_seconds,
+        grace_seconds=recipe.round.grace_seconds,
+        transfer_seconds=recipe.round.transfer_seconds,
+        leader_seconds=recipe.round.leader_seconds,
+        tokens_per_slot=recipe.data.sequence_length,
+        minimum_slots=recipe.round.minimum_slots,
+        newcomer_slots=recipe.round.newcomer_slots,
+        newcomer_lanes=recipe.round.newcomer_lanes,
+        snapshot_interval=recipe.round.snapshot_interval,
+        electors=published(recipe).electors,
+    )
+
+
+def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:
+    """Return how contributions and reduced segments of a recipe are encoded."""
+    exchange = recipe.exchange
+    return ExchangeFormat(
+        codec=Codec(keep=exchange.keep, level_bits=exchange.level_bits),
+        reduced_codec=Codec(keep=exchange.reduced_keep, level_bits=exchange.reduced_level_bits),
+        segments=layout.segments,
+        chunks_per_segment=layout.chunks_per_segment,
+        clip_factor=exchange.clip_factor,
+    )
+
+
+def open_state(run: Run, layout: Layout) -> CanonicalState:
+    """Open the run's canonical state; at the first start, from the first weights if they are here.
+
+    Raises:
+        StorageError: the disk refuses.
+        StateError: the first weights are not those of the recipe.
+    """
+    recipe = run.signed.recipe
+    rules = rules_of(recipe, run.signed.run_id)
+    state = CanonicalState(run.folder, layout=layout, outer=recipe.outer)
+    if not state.clean and not state.snapshots.rounds() and (run.folder / GENESIS_WEIGHTS).exists():
+        root = bytes.fromhex(published(recipe).weights_root)
+        state.adopt_genesis(initial(rules).canonical(), block=genesis_hash(rules.run), weights_root=root)
+    return state
+
+
+def assemble_node(
+    run: Run,
+    *,
+    key: SigningKey,
+    layout: Layout,
+    state: CanonicalState,
+    transport: Transport,
+    crowd: Crowd,
+    trainer: Trainer,
+    validate_every: int,
+    listener: Callable[[Event], None],
+) -> Node:
+    """Put the peer together. Its engine stands where the chain and the state on disk say.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    recipe, folder = run.signed.recipe, run.folder
+    rules = rules_of(recipe, run.signed.run_id)
+    form = exchange_format(recipe, layout)
+    weights_root = bytes.fromhex(published(recipe).weights_root)
+    has_momentum = bool(recipe.outer.momentum)
+    store = _open_chain(folder, listener)
+    genesis = genesis_digest(
+        weights_root=weights_root,
+        counters=initial(rules).canonical(),
+        layout=layout,
+        has_momentum=has_momentum,
+    )
+    chain = Chain(rules, genesis_digest=genesis)
+    for block in store.blocks(run=rules.run):
+        if block.body.parent in chain and chain.block_fault(block.body) is None:
+            chain.add(block)
+    exchange = ExchangeStore(folder, form)
+    history = ContributionHistory(
+        folder, layout=layout, codec=form.codec, decay=recipe.exchange.feedback_decay, depth=rules.rewind_depth
+    )
+    head = state.block if state.clean and state.block in chain else chain.root
+    engine = RoundEngine(
+        key=key,
+        chain=chain,
+        head=head,
+        state_digest=_digest_at(state, chain, head) or genesis,
+        state_is_here=state.clean and state.block == head,
+        cosigned_round=store.cosigned_round(),
+        last_claim=store.last_claim(),
+        now=time.monotonic(),
+    )
+    sync = StateSync(
+        state,
+        exchange,
+        rules=rules,
+        layout=layout,
+        has_momentum=has_momentum,
+        call=transport.call,
+        sources=crowd.peers,
+        tell=listener,
+    )
+    contributor = Contributor(
+        folder,
+        key=key,
+        history=history,
+        exchange=exchange,
+        return_dropped=recipe.exchange.return_dropped,
+    )
+    settings = NodeSettings(validate_every=validate_every, spot_checks=recipe.verification.spot_check_chunks)
+    return Node(
+        key=key,
+        engine=engine,
+        transport=transport,
+        chain_store=store,
+        exchange=exchange,
+        contributor=contributor,
+        state_sync=sync,
+        crowd=crowd,
+        trainer=trainer,
+        settings=settings,
+        listener=listener,
+    )
+
+
+def _open_chain(folder: Path, listener: Callable[[Event], None]) -> ChainStore:
+    store = ChainStore(folder / CHAIN_FILE)
+    if store.moved_aside is not None:
+        listener(Notice(f"The chain on disk was damaged; it was moved to {store.moved_aside} and is fetched again."))
+    return store
+
+
+def _digest_at(state: CanonicalState, chain: Chain, head: str) -> str | None:
+    if not state.clean or state.block != head:
+        return None
+    return state.digest(chain.link(head).counters.canonical()).hex()

@@ -1,0 +1,125 @@
+"""From a window's pseudo-gradient to a contribution that can be claimed, and back if it was not counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from peers.chain import Chain, Link
+from peers.effects import WindowEnded
+from peers.exchange_store import ExchangeStore
+from peers.history import ContributionHistory, Counted
+from peers.reduction import clip_factors
+from peers.segment import SegmentFrame, contribution_root
+from recipes.errors import MessageError
+from recipes.files import write_atomic
+from recipes.keys import SigningKey
+from recipes.merkle import digest
+
+if TYPE_CHECKING:
+    from peers.node import Window
+
+_TRACES_KEPT = 64  # rounds for which a loss trace can be opened to an auditor
+
+
+class Contributor:
+    """Makes one peer's contributions. Its work is heavy: call it from a worker thread, one call at a time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        key: SigningKey,
+        history: ContributionHistory,
+        exchange: ExchangeStore,
+        return_dropped: bool,
+    ) -> None:
+        self._folder = folder / "traces"
+        self._key = key
+        self._history = history
+        self._exchange = exchange
+        self._return_dropped = return_dropped
+
+    def contribute(
+        self, window: Window, *, chain: Chain, parent: str, start_digest: str, numeric_class: str
+    ) -> WindowEnded:
+        """Compress a window's pseudo-gradient, keep it to be sent, and return what its claim says.
+
+        What earlier contributions held and the chain up to `parent` did not count is sent along.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        round_number = chain.link(parent).round + 1
+        trunk = _trunk(chain, parent)
+        compressed = self._history.contribute(
+            round_number,
+            window.delta,
+            outcome=lambda number, claim: self._outcome(trunk.get(number), claim),
+            reduced=self._reduced,
+        )
+        roots = tuple(frame.root() for frame in compressed.frames)
+        root = contribution_root(roots).hex()
+        self._exchange.hold(root, compressed.frames)
+        return WindowEnded(
+            parent=parent,
+            start_digest=start_digest,
+            slots=tuple(window.slots_used),
+            steps=window.steps,
+            numeric_class=numeric_class,
+            contribution=root,
+            contribution_bytes=sum(len(frame.to_bytes()) for frame in compressed.frames),
+            norms=tuple(frame.norm() for frame in compressed.frames),
+            feedback=compressed.feedback_root.hex(),
+            feedback_reset=compressed.feedback_reset,
+            loss_commitment=self._commit_to_trace(round_number, parent, window.losses),
+        )
+
+    def name_claim(self, claim: str) -> None:
+        """Note which claim commits to the newest contribution, before anybody sees it."""
+        self._history.name_claim(claim)
+
+    def _outcome(self, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
+        """Return which segments of a claim's contribution its round's block counted; None while there is none."""
+        if link is None or link.block is None:
+            return None
+        block = link.block.body
+        claims = block.roster.body.claims
+        place = next((place for place, claim in enumerate(claims) if claim.hash == claim_hash), None)
+        counted: dict[int, Counted] = {}
+        for segment, reduction in enumerate(block.reductions):
+            if place is None or reduction is None or place not in reduction.body.included:
+                continue
+            norms = [claim.body.norms[segment] for claim in claims]
+            factor = clip_factors(norms, clip_factor=self._exchange.form.clip_factor)[place]
+            counted[segment] = Counted(factor, reduction.body.root if self._return_dropped else None)
+        return counted
+
+    def _reduced(self, root: str) -> SegmentFrame | None:
+        try:
+            return self._exchange.read_reduced(root)
+        except MessageError:
+            return None  # no longer here: what it dropped is lost
+
+    def _commit_to_trace(self, round_number: int, parent: str, losses: Sequence[float]) -> str:
+        """Keep the loss trace, and return the salted hash that commits to it."""
+        salt = digest(self._key.sign("loss salt", f"{round_number}/{parent}".encode()))
+        trace = [loss if math.isfinite(loss) else None for loss in losses]
+        write_atomic(self._folder / f"{round_number}.json", json.dumps({"salt": salt.hex(), "losses": trace}).encode())
+        (self._folder / f"{round_number - _TRACES_KEPT}.json").unlink(missing_ok=True)
+        return digest(salt + np.asarray(losses, dtype="<f4").tobytes()).hex()
+
+
+def _trunk(chain: Chain, head: str) -> dict[int, Link]:
+    """Return the links from `head` downwards, by their round."""
+    links = {}
+    link: Link | None = chain.link(head)
+    while link is not None:
+        links[link.round] = link
+        link = chain.links.get(link.parent)
+    return links

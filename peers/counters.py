@@ -1,0 +1,163 @@
+"""What the chain itself remembers: a deterministic function of its blocks, part of the state digest.
+
+Counters hold who takes part, which slots of the corpus each peer may use next, how many tokens were
+trained on, and the beacon. Every peer computes them by itself (`advance`), so a leader has no say in
+them, and a newcomer checks those of a snapshot against the digest that the block's co-signers agree on.
+
+Slots are handed out by a cursor that only moves forward. What a peer did not use, and what was given
+to a peer that did not show up, goes back into `leftovers`, which are handed out first: so the corpus is
+covered before it repeats, and no two rostered peers or rounds share a slot.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from peers.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
+from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW, MISS_MEMORY, QUOTA_GROWTH, QUOTA_RANGES, Rules
+from recipes.keys import PeerId
+from recipes.merkle import digest
+from recipes.slots import merge, subtract, take, total
+
+
+class Standing(Message):
+    """What the chain knows of one peer that stood in one of the last blocks."""
+
+    included: Count  # bit i: counted in the block i before this one
+    misses: Count  # bit i: failed to reduce a segment in the block i before this one
+    best_slots: Count  # most slots used in one counted claim
+    quota: tuple[SlotRange, ...]  # slots for the next round
+    nonce_commitment: Hash | None  # which x its next claim must reveal
+
+
+class Counters(Message):
+    """The chain's memory after a block (after genesis: `initial`)."""
+
+    round: Count
+    tokens: Count  # trained on, counted claims only
+    cursor: Count  # first slot never handed out
+    leftovers: tuple[SlotRange, ...]  # handed out once, and not used
+    newcomers: SlotRange  # reserved for the next round's newcomers
+    beacon: Hash
+    peers: Annotated[dict[PeerName, Standing], Field(max_length=4096)]
+
+    def electors(self, rules: Rules) -> frozenset[PeerId]:
+        """Return who may lead, reduce and co-sign; genesis names them until peers have earned it."""
+        earned = {peer for peer, standing in self.peers.items() if standing.included.bit_count() >= ELECTOR_MINIMUM}
+        return frozenset(earned) if earned else frozenset(rules.electors)
+
+    def rostered(self) -> list[PeerId]:
+        """Return the peers that the last block counted."""
+        return [peer for peer, standing in self.peers.items() if standing.included & 1]
+
+    def slots_for(self, peer: PeerId, parent: str, rules: Rules) -> tuple[SlotRange, ...]:
+        """Return the slots that `peer` may use in the round after block `parent`.
+
+        A peer without a quota draws one of the newcomers' lanes by hash: two that draw the same lane
+        collide, and the leader keeps the first.
+        """
+        standing = self.peers.get(peer)
+        if standing is not None and standing.quota:
+            return standing.quota
+        draw = int.from_bytes(digest(f"lane/{parent}/{peer}".encode())[:8], "big") % rules.newcomer_lanes
+        return ((self.newcomers[0] + draw * rules.newcomer_slots, rules.newcomer_slots),)
+
+
+def initial(rules: Rules) -> Counters:
+    """Return the counters at genesis."""
+    region = rules.newcomer_slots * rules.newcomer_lanes
+    return Counters(
+        round=0,
+        tokens=0,
+        cursor=region,
+        leftovers=(),
+        newcomers=(0, region),
+        beacon=digest(f"genesis/{rules.run}".encode()).hex(),
+        peers={},
+    )
+
+
+def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
+    """Say what is wrong with a claim on top of `counters`, or None if it may be rostered."""
+    if claim.round != counters.round + 1:
+        return "wrong round"
+    if len(claim.norms) != rules.segments:
+        return "wrong number of segments"
+    allowed = counters.slots_for(claim.peer, claim.parent, rules)
+    if total(claim.slots) > total(allowed) or claim.slots != take(allowed, total(claim.slots))[0]:
+        return "slots beyond its quota"
+    standing = counters.peers.get(claim.peer)
+    if standing is not None and standing.nonce_commitment is not None:
+        if claim.nonce is None or digest(bytes.fromhex(claim.nonce)).hex() != standing.nonce_commitment:
+            return "does not reveal the x that it committed to"
+    return None
+
+
+def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
+    """Return for each claimant of the block's roster the segments in which its part was counted."""
+    claims = block.roster.body.claims
+    counted: dict[PeerId, set[int]] = {signed.body.peer: set() for signed in claims}
+    for segment, reduction in enumerate(block.reductions):
+        if reduction is not None:
+            for place in reduction.body.included:
+                counted[claims[place].body.peer].add(segment)
+    return {peer: frozenset(segments) for peer, segments in counted.items()}
+
+
+def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Rules) -> Counters:
+    """Return the counters after `block`. `missed` are reducers whose segments others had to deliver."""
+    counted = counted_segments(block)
+    claims = {s.body.peer: s for s in block.roster.body.claims if counted[s.body.peer]}
+    used = merge([slots for signed in claims.values() for slots in signed.body.slots])
+    handed_out = [before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
+    free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
+    cursor = before.cursor
+
+    def allot(count: int) -> tuple[SlotRange, ...]:
+        nonlocal free, cursor
+        taken, rest = take(free[:QUOTA_RANGES], count)
+        free = [*rest, *free[QUOTA_RANGES:]]
+        missing = count - total(taken)
+        if missing:
+            taken = (*taken, (cursor, missing))
+            cursor += missing
+        return tuple(merge(taken))
+
+    peers = {}
+    for peer in sorted(before.peers.keys() | claims.keys()):
+        standing = _stand(before.peers.get(peer), claims.get(peer), peer in missed)
+        if standing.included == 0:
+            continue  # forgotten after ELECTOR_WINDOW blocks of absence
+        if peer in claims:
+            wish = max(rules.minimum_slots, -int(-standing.best_slots * QUOTA_GROWTH // 1))
+            standing = standing.model_copy(update={"quota": allot(wish)})
+        peers[peer] = standing
+    region = rules.newcomer_slots * rules.newcomer_lanes
+    newcomers = (cursor, region)
+    reveals = "".join(signed.body.nonce or "" for signed in claims.values())
+    return Counters(
+        round=before.round + 1,
+        tokens=before.tokens + total(used) * rules.tokens_per_slot,
+        cursor=cursor + region,
+        leftovers=tuple(free),
+        newcomers=newcomers,
+        beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
+        peers=peers,
+    )
+
+
+def _stand(standing: Standing | None, claim: Signed[Claim] | None, missed: bool) -> Standing:
+    """Return a peer's standing one block on, without its next quota."""
+    old = standing or Standing(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
+    best = old.best_slots
+    if claim is not None:
+        best = max(best, total(claim.body.slots))
+    return Standing(
+        included=((old.included << 1) | (claim is not None)) & ((1 << ELECTOR_WINDOW) - 1),
+        misses=((old.misses << 1) | missed) & ((1 << MISS_MEMORY) - 1),
+        best_slots=best,
+        quota=(),
+        nonce_commitment=claim.body.nonce_commitment if claim is not None else None,
+    )

@@ -1,0 +1,261 @@
+"""The words between the round engine and the world: what happens to it, and what it wants done.
+
+The engine (engine.py) is a pure state machine. The world hands it *inputs*; it answers with *effects*,
+to be carried out in order. Whoever binds the engine to a world (node.py to real peers, simulate.py to
+virtual ones) implements the effects and reports how they went as further inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.events import Event
+from peers.messages import AnyMessage, Block, Signed, SlotRange
+from recipes.keys import PeerId
+
+# ---------------------------------------------------------------- inputs: what happened
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The time that the engine asked to be woken at has come."""
+
+
+@dataclass(frozen=True)
+class Acquainted:
+    """These peers are about (the notice board says so)."""
+
+    peers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message from `sender`, parsed and with every signature checked."""
+
+    sender: PeerId
+    message: AnyMessage
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowEnded:
+    """Training ended and its contribution lies ready: the claim's fields that only the trainer knows."""
+
+    parent: str
+    start_digest: str
+    slots: tuple[SlotRange, ...]
+    steps: int
+    numeric_class: str
+    contribution: str
+    contribution_bytes: int
+    norms: tuple[float, ...]
+    feedback: str
+    feedback_reset: bool
+    loss_commitment: str
+
+
+@dataclass(frozen=True)
+class SegmentStored:
+    """A claimant's segment arrived here, the reducer, and matches its claim's root and norm."""
+
+    roster: str
+    segment: int
+    claimant: PeerId
+
+
+@dataclass(frozen=True)
+class SegmentReduced:
+    """The segment that `Reduce` asked for lies ready to be served."""
+
+    roster: str
+    segment: int
+    root: str
+    size: int
+    included: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ReducedFetched:
+    """A reduced segment is on disk, its bytes matching its root."""
+
+    root: str
+
+
+@dataclass(frozen=True)
+class ReducedLost:
+    """A reduced segment could not be had from anyone asked, or proved false."""
+
+    root: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The canonical state is now the one after `block`. `checked`: every spot check agreed."""
+
+    block: str
+    digest: str
+    checked: bool
+
+
+@dataclass(frozen=True)
+class ApplyFailed:
+    """`block` cannot be applied here, for now."""
+
+    block: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BlocksFetched:
+    """What a peer answered to `FetchBlocks`: blocks, parents first, signatures checked."""
+
+    sender: PeerId
+    blocks: tuple[Signed[Block], ...]
+
+
+@dataclass(frozen=True)
+class LeaveRequested:
+    """Finish the round, then leave."""
+
+
+Input = (
+    Tick
+    | Acquainted
+    | Received
+    | WindowEnded
+    | SegmentStored
+    | SegmentReduced
+    | ReducedFetched
+    | ReducedLost
+    | Applied
+    | ApplyFailed
+    | BlocksFetched
+    | LeaveRequested
+)
+
+# ---------------------------------------------------------------- effects: what is to be done
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on `slots` from the state after `parent` for `seconds`; report `WindowEnded`.
+
+    A later `Train` replaces one that still runs. No slots or no seconds: wait this round out.
+    """
+
+    parent: str
+    round: int
+    slots: tuple[SlotRange, ...]
+    tokens_before: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a message to each of `peers`; a failure is nobody's concern."""
+
+    peers: tuple[PeerId, ...]
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class PushSegment:
+    """Send the own contribution's `segment` to `reducer`."""
+
+    roster: str
+    segment: int
+    reducer: PeerId
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Average the stored segments of the claims at `included`; report `SegmentReduced`."""
+
+    roster: str
+    segment: int
+    included: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FetchReduced:
+    """Get a reduced segment from `sources`, spot-check it, report `ReducedFetched` or `ReducedLost`."""
+
+    roster: str
+    segment: int
+    root: str
+    size: int
+    sources: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Bring the canonical state to `block`, by whatever path; report `Applied` or `ApplyFailed`."""
+
+    block: str
+
+
+@dataclass(frozen=True)
+class AskHead:
+    """Ask these peers for their head; the answers come as `Received` notices."""
+
+    peers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class FetchBlocks:
+    """Ask a peer for its blocks of rounds after `after_round`."""
+
+    peer: PeerId
+    after_round: int
+
+
+@dataclass(frozen=True)
+class SaveBlock:
+    """Keep a valid block on disk."""
+
+    block: Signed[Block]
+
+
+@dataclass(frozen=True)
+class SaveCoSigned:
+    """Keep on disk, before the signature leaves, that this round is co-signed: never sign it twice."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class SaveClaim:
+    """Keep on disk, before anybody sees the claim, that it commits to the newest contribution."""
+
+    claim: str
+    round: int
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Tell whoever listens (screen, log, metrics)."""
+
+    event: Event
+
+
+@dataclass(frozen=True)
+class Leave:
+    """The round is done and handed over: this peer may go."""
+
+
+Effect = (
+    Train
+    | Send
+    | PushSegment
+    | Reduce
+    | FetchReduced
+    | Apply
+    | AskHead
+    | FetchBlocks
+    | SaveBlock
+    | SaveCoSigned
+    | SaveClaim
+    | Tell
+    | Leave
+)
+

@@ -1,0 +1,547 @@
+"""The round engine: one peer's part in the round protocol, as a pure state machine.
+
+    engine = RoundEngine(key=..., chain=..., head=..., cosigned_round=..., now=...)
+    effects = engine.handle(input, now)     # and again no later than engine.wake_at
+
+It has no I/O, no clock, no randomness of its own. A round goes through the phases of `Phase`; each phase
+is ended by a message or by a deadline, and every deadline has a next step, so nothing waits for ever:
+
+    TRAINING    the window runs                                  -> claim to the first ranked leaders
+    CLAIMED     waiting for a roster    (silence: the next-ranked leader draws one up)
+    EXCHANGING  segments to reducers, reduced segments back      (silence: backups reduce)
+                waiting for the block   (silence: the next-ranked leader makes it)
+    APPLYING    the block's state is being made                  -> co-sign, next round
+
+What a leader and a reducer do lives in leading.py and exchanging.py; which branch to follow, in chain.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+from peers import exchanging, leading
+from peers.assignment import Assignment, leaders
+from peers.chain import Chain, Link
+from peers.counters import counted_segments
+from peers.effects import (
+    Acquainted,
+    Applied,
+    Apply,
+    ApplyFailed,
+    AskHead,
+    BlocksFetched,
+    Effect,
+    FetchBlocks,
+    Input,
+    Leave,
+    LeaveRequested,
+    Received,
+    ReducedFetched,
+    ReducedLost,
+    SaveBlock,
+    SaveClaim,
+    SaveCoSigned,
+    SegmentReduced,
+    SegmentStored,
+    Send,
+    Tell,
+    Tick,
+    Train,
+    WindowEnded,
+)
+from peers.events import BlockAdopted, BlockFinal, Claimed, Event, Notice, Refused, Rewound, Waiting, WindowStarted
+from peers.messages import (
+    AnyMessage,
+    Block,
+    Claim,
+    CoSignature,
+    HeadNotice,
+    Ready,
+    Reduction,
+    Roster,
+    Signed,
+    sign,
+)
+from peers.rules import CLAIM_LEADERS, Rules
+from recipes.keys import PeerId, SigningKey
+from recipes.merkle import digest
+from recipes.slots import total
+
+MAX_ACQUAINTANCES = 256
+MAX_EARLY_KEYS = 64
+MAX_EARLY_EACH = 512
+SHORTEST_WINDOW = 0.3  # of a window: with less left, a newcomer waits for the next round
+
+
+class Phase(str, Enum):
+    """Where a peer stands in its round."""
+
+    SYNCING = "syncing"
+    TRAINING = "training"
+    CLAIMED = "claimed"
+    EXCHANGING = "exchanging"
+    APPLYING = "applying"
+
+
+@dataclass
+class RoundState:
+    """What one peer knows of the round on top of its head. Dropped when the next block is adopted."""
+
+    parent: Link
+    started: float  # when the window began, on this peer's clock
+    training: bool = False
+    window_ended: float | None = None
+    ready: set[PeerId] = field(default_factory=set)
+    claims: dict[PeerId, tuple[Signed[Claim], float]] = field(default_factory=dict)  # with arrival
+    own_claim: Signed[Claim] | None = None
+    claim_sent: set[PeerId] = field(default_factory=set)
+    candidates: dict[int, Signed[Roster]] = field(default_factory=dict)  # by attempt
+    roster: Signed[Roster] | None = None
+    roster_at: float = math.inf
+    roster_refused: bool = False
+    assignments: tuple[Assignment, ...] = ()
+    pushed: set[tuple[int, PeerId]] = field(default_factory=set)
+    stored: dict[int, set[PeerId]] = field(default_factory=dict)  # by segment: claimants that arrived
+    reducing: set[int] = field(default_factory=set)
+    reductions: dict[int, dict[PeerId, Signed[Reduction]]] = field(default_factory=dict)
+    fetching: set[str] = field(default_factory=set)
+    fetched: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    led_rosters: set[int] = field(default_factory=set)  # attempts
+    led_blocks: set[int] = field(default_factory=set)
+    exchanged_at: float | None = None
+
+
+class RoundEngine:
+    """One peer's state machine. `head` is the block after which its canonical state stands."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        chain: Chain,
+        head: str,
+        state_digest: str,
+        cosigned_round: int,
+        last_claim: str | None = None,
+        state_is_here: bool = True,
+        now: float,
+    ) -> None:
+        self.key = key
+        self.me = key.peer_id
+        self.chain = chain
+        self.rules: Rules = chain.rules
+        self.head = head
+        self.digest = state_digest
+        self.cosigned_round = cosigned_round
+        self.wake_at = now
+        self.applying: str | None = None
+        self.leaving = False
+        self.acquaintances: dict[PeerId, None] = {}
+        self.round = RoundState(parent=chain.link(head), started=now)
+        self.started = False
+        self._began_here = False
+        self._state_is_here = state_is_here
+        self._unavailable: dict[str, float] = {}  # block -> when to try it again
+        self._early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
+        self._head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
+        self._last_claim = last_claim
+        self._asked = 0
+        self._ask_at = now
+        self._left_at: float | None = None
+        self._effects: list[Effect] = []
+        self._now = now
+
+    # ------------------------------------------------------------ the face
+
+    def handle(self, happened: Input, now: float) -> list[Effect]:
+        """Take in what happened at time `now` (seconds, monotonic); return what is to be done, in order."""
+        self._effects = []
+        self._now = now
+        self.wake_at = math.inf
+        self._take(happened)
+        self._follow_best_branch()
+        if self.started:
+            leading.draw_up_roster(self)
+            exchanging.exchange(self)
+            leading.make_block(self)
+            self._claim_further()
+        self._ask_around()
+        self._leave_when_done()
+        return self._effects
+
+    @property
+    def phase(self) -> Phase:
+        """Where this peer stands in its round."""
+        if not self.started:
+            return Phase.SYNCING
+        if self.applying is not None:
+            return Phase.APPLYING
+        if self.round.roster is not None:
+            return Phase.EXCHANGING
+        return Phase.TRAINING if self.round.window_ended is None else Phase.CLAIMED
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect to those of this step."""
+        self._effects.append(effect)
+
+    def tell(self, event: Event) -> None:
+        """Add an event for the listeners."""
+        self._effects.append(Tell(event))
+
+    def reached(self, at: float) -> bool:
+        """Say whether time `at` has come; if not, ask to be woken then."""
+        if self._now >= at:
+            return True
+        self.wake_at = min(self.wake_at, at)
+        return False
+
+    def silence_base(self) -> float:
+        """Return the time from which this round's leaders' silence is counted."""
+        ended = self.round.window_ended
+        return ended if ended is not None else self.round.started + self.rules.window_seconds
+
+    def leaders(self) -> list[PeerId]:
+        """Return this round's leaders in the order of their turn."""
+        others = self.round.ready | self.round.claims.keys() | {self.me}
+        return leaders(self.round.parent.counters, self.rules, others)
+
+    def chain_leaders(self) -> list[PeerId]:
+        """Return the leaders whose rank follows from the chain alone."""
+        return leaders(self.round.parent.counters, self.rules)
+
+    def send(self, peers: set[PeerId] | list[PeerId], message: AnyMessage) -> None:
+        """Send to all of `peers` but oneself."""
+        others = tuple(sorted(set(peers) - {self.me}))
+        if others:
+            self.emit(Send(others, message))
+
+    # ------------------------------------------------------------ inputs
+
+    def _take(self, happened: Input) -> None:
+        match happened:
+            case Tick():
+                pass
+            case Received(sender, message):
+                self._meet(sender)
+                self._receive(sender, message)
+            case Acquainted(peers):
+                for peer in peers:
+                    self._meet(peer)
+            case WindowEnded():
+                self._claim(happened)
+            case SegmentStored(roster, segment, claimant):
+                if self._is_roster(roster):
+                    self.round.stored.setdefault(segment, set()).add(claimant)
+            case SegmentReduced():
+                exchanging.announce(self, happened)
+            case ReducedFetched(root):
+                self.round.fetched.add(root)
+            case ReducedLost(root, reason):
+                self.round.lost.add(root)
+                self.tell(Notice(f"A reduced segment could not be had: {reason}"))
+            case Applied(block, state_digest, checked):
+                self._adopt(block, state_digest, checked=checked)
+            case ApplyFailed(block, reason):
+                self.applying = None
+                self._unavailable[block] = self._now + self.rules.leader_seconds
+                self.tell(Notice(f"Block {block[:8]} cannot be applied yet: {reason}"))
+            case BlocksFetched(sender, blocks):
+                if any([self._take_block(sender, signed, fetched=True) for signed in blocks]):
+                    self.emit(AskHead((sender,)))  # there may be more
+            case LeaveRequested():
+                self.leaving = True
+
+    def _receive(self, sender: PeerId, message: AnyMessage) -> None:
+        body = message.body if isinstance(message, Signed) else message
+        match body:
+            case Ready(round=_, parent=parent):
+                if self._here_or_early(parent, sender, message):
+                    self.round.ready.add(sender)
+            case Claim():
+                if self._here_or_early(body.parent, sender, message):
+                    leading.take_claim(self, message)  # type: ignore[arg-type]
+            case Roster():
+                if self._here_or_early(body.parent, sender, message):
+                    exchanging.take_roster(self, message)  # type: ignore[arg-type]
+            case Reduction():
+                if self._is_roster(body.roster):
+                    exchanging.take_reduction(self, message)  # type: ignore[arg-type]
+                else:
+                    self._keep_early(body.roster, sender, message)
+            case Block():
+                self._take_block(sender, message)  # type: ignore[arg-type]
+            case CoSignature():
+                if body.block in self.chain:
+                    self._take_cosignature(message)  # type: ignore[arg-type]
+                else:
+                    self._keep_early(body.block, sender, message)
+            case HeadNotice():
+                self._take_notice(sender, body)
+
+    def _meet(self, peer: PeerId) -> None:
+        if peer != self.me and len(self.acquaintances) < MAX_ACQUAINTANCES:
+            self.acquaintances.setdefault(peer)
+
+    def _is_roster(self, roster: str) -> bool:
+        return self.round.roster is not None and self.round.roster.hash == roster
+
+    def _here_or_early(self, parent: str, sender: PeerId, message: AnyMessage) -> bool:
+        """Say whether a message belongs to the round at hand; one for a block not yet adopted is kept."""
+        if parent == self.head:
+            return True
+        if parent not in self.chain or self.chain.link(parent).round >= self.chain.link(self.head).round:
+            self._keep_early(parent, sender, message)
+        return False
+
+    def _keep_early(self, key: str, sender: PeerId, message: AnyMessage) -> None:
+        if key not in self._early and len(self._early) >= MAX_EARLY_KEYS:
+            del self._early[next(iter(self._early))]
+        waiting = self._early.setdefault(key, [])
+        if len(waiting) < MAX_EARLY_EACH:
+            waiting.append((sender, message))
+
+    def replay_early(self, key: str) -> None:
+        """Take in what came before the block or roster `key` was known here."""
+        for sender, message in self._early.pop(key, []):
+            self._receive(sender, message)
+
+    # ------------------------------------------------------------ claims
+
+    def _claim(self, work: WindowEnded) -> None:
+        current = self.round
+        if work.parent != self.head or not current.training or current.own_claim is not None:
+            return
+        current.window_ended = self._now
+        if work.steps == 0:
+            self.tell(Waiting(current.parent.round + 1, "no step was finished within the window"))
+            return
+        counters = current.parent.counters
+        fields = {name: getattr(work, name) for name in work.__dataclass_fields__}
+        body = Claim(
+            run=self.rules.run,
+            peer=self.me,
+            round=counters.round + 1,
+            predecessor=self._last_claim,
+            nonce_commitment=digest(self._nonce(self.head)).hex(),
+            nonce=self._owed_nonce(),
+            **fields,
+        )
+        current.own_claim = sign(self.key, body)
+        self._last_claim = current.own_claim.hash
+        self.emit(SaveClaim(self._last_claim, body.round))
+        leading.take_claim(self, current.own_claim)
+        self._send_claim(self.leaders()[:CLAIM_LEADERS])
+        self.tell(Claimed(body.round, body.contribution_bytes))
+
+    def _nonce(self, parent: str) -> bytes:
+        """Return this peer's x for the round after `parent`: secret, and known again after a restart."""
+        return digest(self.key.sign("nonce", f"{self.rules.run}/{parent}".encode()))
+
+    def _owed_nonce(self) -> str | None:
+        """Return the x that the chain expects this peer to reveal, if it counted its last claim."""
+        standing = self.round.parent.counters.peers.get(self.me)
+        if standing is None or standing.nonce_commitment is None:
+            return None
+        return self._nonce(self.round.parent.parent).hex()
+
+    def _send_claim(self, peers: list[PeerId]) -> None:
+        claim = self.round.own_claim
+        fresh = [peer for peer in peers if peer not in self.round.claim_sent]
+        self.round.claim_sent.update(fresh)
+        if claim is not None:
+            self.send(fresh, claim)
+
+    def _claim_further(self) -> None:
+        """While no roster comes, bring the claim to leaders further down the order."""
+        current = self.round
+        if current.own_claim is None or current.roster is not None:
+            return
+        order = self.leaders()
+        for rank in range(1, max(2, len(order) - CLAIM_LEADERS + 1)):
+            at = self.silence_base() + self.rules.grace_seconds + rank * self.rules.leader_seconds
+            if not self.reached(at):
+                return
+            self._send_claim(order[: CLAIM_LEADERS + rank])
+
+    # ------------------------------------------------------------ blocks and branches
+
+    def _take_block(self, sender: PeerId, signed: Signed[Block], *, fetched: bool = False) -> bool:
+        """Put a block into the chain if it is new and valid; fetch what lies between if its parent is unknown."""
+        if signed.hash in self.chain:
+            return False
+        if signed.body.parent not in self.chain:
+            if not fetched and signed.body.round > self.chain.link(self.chain.root).round:
+                self.emit(FetchBlocks(sender, self._fetch_from()))
+            return False
+        if fault := self.chain.block_fault(signed.body):
+            self.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
+            return False
+        before = self.chain.final
+        self.chain.add(signed)
+        self.emit(SaveBlock(signed))
+        self._tell_final(before)
+        self.replay_early(signed.hash)  # co-signatures; what belongs to the round on top of it is kept again
+        return True
+
+    def _take_cosignature(self, signed: Signed[CoSignature]) -> None:
+        before = self.chain.final
+        if self.chain.add_cosignature(signed):
+            self._tell_final(before)
+
+    def _tell_final(self, before: str) -> None:
+        if self.chain.final != before:
+            self.tell(BlockFinal(self.chain.link(self.chain.final).round, self.chain.final))
+            shared = self.chain.link(self.chain.common_ancestor(self.head, self.chain.final)).round
+            deepest = self.chain.link(self.chain.final).round - 2 * self.rules.rewind_depth
+            self.chain.prune(below_round=min(shared, deepest))
+
+    def _fetch_from(self) -> int:
+        """Return the round after which a peer's blocks would connect to the chain known here."""
+        tip = self.chain.link(self.chain.best_head(self.head)).round
+        return max(self.chain.link(self.chain.final).round, tip - self.rules.rewind_depth, 0)
+
+    def _follow_best_branch(self) -> None:
+        if self.applying is not None:
+            return
+        waiting = {block for block, at in self._unavailable.items() if not self.reached(at)}
+        self._unavailable = {block: at for block, at in self._unavailable.items() if block in waiting}
+        best = self.chain.best_head(self.head, waiting)
+        if best != self.head or (not self._state_is_here and self._may_start() and best not in waiting):
+            self.applying = best
+            self.emit(Apply(best))
+        elif self._state_is_here and not self._began_here and self._may_start():
+            self._begin_round()
+
+    def _may_start(self) -> bool:
+        """Say whether this peer, having just come, may take its head for the swarm's."""
+        if self.started or not self.acquaintances or self.head in self._head_age:
+            return True
+        return self.reached(self.round.started + self.rules.leader_seconds)
+
+    def _adopt(self, block: str, state_digest: str, *, checked: bool) -> None:
+        """Make `block` the head: co-sign it, and begin the next round."""
+        self.applying = None
+        self._state_is_here = True
+        if block not in self.chain:
+            return
+        link = self.chain.link(block)
+        ancestor = self.chain.common_ancestor(self.head, block) if self.head in self.chain else block
+        if ancestor != self.head:
+            self.tell(Rewound(self.chain.link(self.head).round, self.chain.link(ancestor).round))
+        self._tell_adopted(link, state_digest)
+        self.head, self.digest = block, state_digest
+        refused = self.round.roster_refused and link.parent == self.round.parent.hash
+        if link.block is not None and checked and not refused:
+            self._cosign(link, state_digest)
+        self.round = RoundState(parent=link, started=self._now)
+        self._began_here = False
+
+    def _tell_adopted(self, link: Link, state_digest: str) -> None:
+        if link.block is None:
+            return
+        body, current = link.block.body, self.round
+        phases = {}
+        if link.parent == current.parent.hash and current.window_ended is not None and current.roster is not None:
+            exchanged = current.exchanged_at or self._now
+            phases = {
+                "train": current.window_ended - current.started,
+                "roster": current.roster_at - current.window_ended,
+                "exchange": exchanged - current.roster_at,
+                "block": self._now - exchanged,
+            }
+        self.tell(
+            BlockAdopted(
+                round=link.round,
+                attempt=body.attempt,
+                block=link.hash,
+                digest=state_digest,
+                leader=body.peer,
+                claims=len(body.roster.body.claims),
+                counted_segments=len(counted_segments(body).get(self.me, ())),
+                empty_segments=sum(reduction is None for reduction in body.reductions),
+                tokens=link.counters.tokens,
+                phases=phases,
+            )
+        )
+
+    def _cosign(self, link: Link, state_digest: str) -> None:
+        """Co-sign a block once per height, if this peer has a say in it."""
+        if link.block is None or link.round <= self.cosigned_round:
+            return
+        roster = {signed.body.peer for signed in link.block.body.roster.body.claims}
+        electors = self.chain.electors_at(link.parent) if link.parent in self.chain else frozenset[PeerId]()
+        if self.me not in roster | electors:
+            return
+        self.cosigned_round = link.round
+        body = CoSignature(run=self.rules.run, peer=self.me, round=link.round, block=link.hash, digest=state_digest)
+        signed = sign(self.key, body)
+        self.emit(SaveCoSigned(link.round))
+        self._take_cosignature(signed)
+        self.send(roster | electors | set(self.acquaintances), signed)
+
+    def _begin_round(self) -> None:
+        """Start the window on top of the head."""
+        self.started = self._began_here = True
+        link = self.chain.link(self.head)
+        began = min(self._now, self._head_age.get(self.head, self._now))
+        self._head_age = {}
+        self.round = RoundState(parent=link, started=began)
+        seconds = began + self.rules.window_seconds - self._now
+        slots = link.counters.slots_for(self.me, self.head, self.rules)
+        number = link.round + 1
+        if self.leaving or seconds < SHORTEST_WINDOW * self.rules.window_seconds:
+            reason = "leaving" if self.leaving else "too little is left of this round: training starts with the next"
+            self.tell(Waiting(number, reason))
+            self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
+        else:
+            self.round.training = True
+            self.round.ready.add(self.me)
+            self.send(set(self.leaders()) | set(self.acquaintances), Ready(round=number, parent=self.head))
+            self.tell(WindowStarted(number, seconds, total(slots)))
+            self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
+        self.replay_early(self.head)
+
+    # ------------------------------------------------------------ heads of others
+
+    def _take_notice(self, sender: PeerId, notice: HeadNotice) -> None:
+        if len(self._head_age) < MAX_EARLY_KEYS:
+            self._head_age.setdefault(notice.block, self._now - notice.age_seconds)
+        if notice.block not in self.chain and notice.round > self.chain.link(self.chain.root).round:
+            self.emit(FetchBlocks(sender, self._fetch_from()))
+
+    def _ask_around(self) -> None:
+        """Ask for others' heads, in turn: at once when starting, then now and again."""
+        if not self.acquaintances or not self.reached(self._ask_at):
+            return
+        self._ask_at = self._now + self.rules.leader_seconds
+        self.wake_at = min(self.wake_at, self._ask_at)
+        peers = sorted(self.acquaintances)
+        self._asked += 1
+        count = len(peers) if not self.started else 1
+        self.emit(AskHead(tuple(peers[(self._asked + i) % len(peers)] for i in range(min(count, 8)))))
+
+    def _leave_when_done(self) -> None:
+        """Once nothing of the round is open, and others had time to fetch what lies here, leave."""
+        if not self.leaving or self.applying is not None:
+            return
+        if self.started and self.round.training:
+            return
+        if self._left_at is None:
+            alone = not self.acquaintances
+            self._left_at = self._now + (0.0 if alone or not self.started else self.rules.leader_seconds)
+        if self.reached(self._left_at):
+            self.emit(Leave())
+
+    # ------------------------------------------------------------ for leading.py and exchanging.py
+
+    def take_own_block(self, signed: Signed[Block]) -> None:
+        """Take in a block that this peer made as leader."""
+        self._take_block(self.me, signed)
+        self._follow_best_branch()

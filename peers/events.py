@@ -1,0 +1,162 @@
+"""What happened, told as typed events to whoever listens: the screen, the event log, metrics.
+
+The engine and the node emit them and know of no listener.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from recipes.keys import PeerId
+
+
+@dataclass(frozen=True)
+class WindowStarted:
+    """Training for a round began."""
+
+    round: int
+    seconds: float
+    slots: int
+
+
+@dataclass(frozen=True)
+class WindowFinished:
+    """Training for a round ended; `loss` is the mean over its steps, in nats per token."""
+
+    round: int
+    steps: int
+    tokens: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """This peer sits the rest of a round out."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The claim of a finished window went to the leaders."""
+
+    round: int
+    contribution_bytes: int
+
+
+@dataclass(frozen=True)
+class RosterAccepted:
+    """A leader's roster is the one this peer exchanges by. `mine`: this peer's claim is in it."""
+
+    round: int
+    attempt: int
+    leader: PeerId
+    claims: int
+    mine: bool
+
+
+@dataclass(frozen=True)
+class BlockAdopted:
+    """A block was applied: this is the head now. `phases` are the round's seconds by phase here."""
+
+    round: int
+    attempt: int
+    block: str
+    digest: str
+    leader: PeerId
+    claims: int
+    counted_segments: int  # of this peer's own contribution
+    empty_segments: int
+    tokens: int  # of all rounds
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BlockFinal:
+    """More than half of the electors co-signed: this block is not undone."""
+
+    round: int
+    block: str
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """The head was left for a branch with more electors behind it."""
+
+    round: int
+    to_round: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something a peer sent was dropped."""
+
+    peer: PeerId
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """This peer's state differed from the one that the electors agree on, and is being re-fetched."""
+
+    round: int
+    pieces: int
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Progress of a download: recipe, data, snapshot or blocks."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Validation loss of the canonical state after a round, in nats per token."""
+
+    round: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A plain sentence for the log."""
+
+    text: str
+
+
+Event = (
+    WindowStarted
+    | WindowFinished
+    | Waiting
+    | Claimed
+    | RosterAccepted
+    | BlockAdopted
+    | BlockFinal
+    | Rewound
+    | Refused
+    | Diverged
+    | Fetching
+    | Validated
+    | Notice
+)
+
+
+def as_json_line(event: Event, *, seconds: float, sent: Mapping[str, int], received: Mapping[str, int]) -> str:
+    """Return the event as one line of JSON: its type's name, when, and the bytes moved so far by purpose.
+
+    Args:
+        event: what happened.
+        seconds: since the process began.
+        sent: bytes sent so far, by purpose.
+        received: likewise.
+    """
+    head = {"event": type(event).__name__, "at_seconds": round(seconds, 3)}
+    return json.dumps({**head, **asdict(event), "sent": dict(sent), "received": dict(received)})

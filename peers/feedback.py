@@ -1,0 +1,144 @@
+"""Error feedback: what a peer's contributions have left out so far, kept to be sent later.
+
+For each round in which the peer contributes,
+
+    E = decay x (E + returned) + pseudo-gradient - contribution
+
+where the contribution is what the codec keeps of the first two terms, and `returned` is what earlier
+contributions held that the chain did not count (Seide et al. 2014, Karimireddy et al. 2019; with decay as in
+SparseLoCo, Sarfi et al. 2025). E is kept as bfloat16 in a file, rounded to nearest even; all else is float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peers.codec import Codec
+from peers.mapped import MappedArray
+from peers.segment import SegmentFrame
+from recipes import merkle
+from recipes.layout import CHUNK_VALUES, Layout
+
+FEEDBACK_FILE = "feedback.bf16"
+
+_LEAF_BYTES = 2 * CHUNK_VALUES
+_LARGEST_DELTA = np.float32(2.0**64)  # leaves room for every later sum
+
+# Below 2**-64, which no codec would ever keep, values count as zero: they would decay for ever.
+_SMALLEST_KEY = np.uint32((127 - 64) << 23)
+
+
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """Some values of an earlier contribution's segment that come back.
+
+    Attributes:
+        positions: int64, distinct: where they stand within the segment.
+        values: float32, same shape.
+    """
+
+    positions: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+class ErrorFeedback:
+    """One peer's error feedback, in `feedback.bf16` in `folder`.
+
+    The file is changed in place. The caller keeps `root` and gives it back as `expected_root` at the next
+    start; so a file torn by a crash is noticed, and starts again from zero.
+
+    Attributes:
+        reset: True while E is zero because nothing whole was found on disk: nothing carried over.
+    """
+
+    def __init__(
+        self, folder: Path, *, layout: Layout, codec: Codec, decay: float, expected_root: bytes | None
+    ) -> None:
+        """Open the file in `folder`, or make it.
+
+        Raises:
+            StorageError: the disk has no room for it, or refuses.
+        """
+        self._layout = layout
+        self._codec = codec
+        self._decay = np.float32(decay)
+        self._stored: MappedArray[np.uint16] = MappedArray(
+            folder / FEEDBACK_FILE, dtype=np.dtype("<u2"), count=layout.padded
+        )
+        self._leaves = self._hash(slice(0, layout.padded))
+        self.reset = self.root() != expected_root
+        if self.reset:
+            self._stored.array[:] = 0
+            self._leaves = [merkle.leaf_hash(bytes(_LEAF_BYTES))] * layout.chunks
+        self._stored.release()
+
+    def root(self) -> bytes:
+        """Return the Merkle root over E's chunks, 8192 bytes of bfloat16 each."""
+        return merkle.root(self._leaves)
+
+    def values(self, segment: int) -> NDArray[np.float32]:
+        """Return a copy of E in one segment, float32, shape (values,)."""
+        return from_bfloat16(self._stored.array[self._layout.segment_slice(segment)])
+
+    def contribute(
+        self, delta: NDArray[np.float32], *, returned: Callable[[int], Iterable[Returned]]
+    ) -> list[SegmentFrame]:
+        """Compress a round's pseudo-gradient together with E, and keep in E what is left out.
+
+        Args:
+            delta: the pseudo-gradient, float32, shape (padded,).
+            returned: gives what comes back in a segment; called once for each, in order.
+
+        Returns:
+            The contribution: a frame for each segment.
+
+        Raises:
+            ValueError: `delta` has another shape or type, or a value that is not a number or is out of all
+                proportion. Nothing was changed.
+        """
+        if delta.dtype != np.float32 or delta.shape != (self._layout.padded,):
+            raise ValueError(
+                f"expected float32 of shape ({self._layout.padded},), not {delta.dtype} {delta.shape}"
+            )
+        places = [self._layout.segment_slice(segment) for segment in range(self._layout.segments)]
+        # Written so that it is also true of what is not a number.
+        if not all(np.abs(delta[place]).max() < _LARGEST_DELTA for place in places):
+            raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
+        frames = []
+        for segment, place in enumerate(places):
+            wanted = self.values(segment)
+            for part in returned(segment):
+                wanted[part.positions] += part.values
+            wanted *= self._decay
+            wanted += delta[place]
+            frame = SegmentFrame.encode(wanted.reshape(-1, CHUNK_VALUES), codec=self._codec)
+            sent = frame.decode()
+            wanted[sent.positions] -= sent.values
+            self._stored.array[place] = to_bfloat16(wanted)
+            self._leaves[place.start // CHUNK_VALUES : place.stop // CHUNK_VALUES] = self._hash(place)
+            self._stored.release()
+            frames.append(frame)
+        self.reset = False
+        return frames
+
+    def _hash(self, place: slice) -> list[bytes]:
+        starts = range(2 * place.start, 2 * place.stop, _LEAF_BYTES)
+        return [merkle.leaf_hash(self._stored.bytes_between(start, start + _LEAF_BYTES)) for start in starts]
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round finite float32 to the bits of the nearest bfloat16, to even if two are; tiny ones to zero."""
+    bits = values.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    rounded[(bits & np.uint32(0x7FFFFFFF)) < _SMALLEST_KEY] = 0
+    return rounded.astype(np.uint16)
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return float32 of the bits of bfloat16, exactly."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,0 +1,303 @@
+"""A peer's own recent contributions: kept to be served, and returned where the chain did not count them.
+
+    contributions/record.json             what is kept, what of it was returned, and the feedback's root
+    contributions/feedback.bf16           the error feedback (peers/feedback.py)
+    contributions/NUMBER/SEGMENT.frame    a contribution's frames
+    contributions/NUMBER/SEGMENT.*.mask   which of a frame's values a reduced segment dropped
+
+Every segment of a contribution is either counted by the chain or returned to the error feedback. The chain
+may change its mind when it leaves a branch; then what was returned too much is taken back. All values
+return discounted, as if they had never left: those of `age` rounds ago by decay**age.
+
+The record is written once, after everything else. A crash before that leaves the record of the round
+before, whose feedback root no longer fits: then the feedback starts again from zero, and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peers.codec import Codec
+from peers.feedback import ErrorFeedback, Returned
+from peers.segment import SegmentFrame
+from recipes.errors import MessageError, StateError
+from recipes.files import write_atomic
+from recipes.layout import Layout
+from recipes.sections import HexHash
+
+DEFAULT_DEPTH = 16
+
+_RECORD = "record.json"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A contribution's segment that the chain counts.
+
+    Attributes:
+        factor: the clip factor by which it was taken. What was clipped is lost.
+        reduced: root of the reduced segment, hex, if the values that it dropped are to return; else None.
+    """
+
+    factor: float = 1.0
+    reduced: str | None = None
+
+
+Outcome = Callable[[int, str], Mapping[int, Counted] | None]
+"""Says which segments of a contribution, named by its round and its claim's hash, the current chain counts:
+a mapping by segment, empty if none is counted, or None while that round has no block."""
+
+ReducedSegments = Callable[[str], SegmentFrame | None]
+"""Finds a reduced segment by its root, hex; None if it is not at hand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A round's contribution, ready to be claimed.
+
+    Attributes:
+        frames: a frame for each segment.
+        feedback_root: root of the error feedback after it, 32 bytes.
+        feedback_reset: whether the error feedback before it was zero, for want of anything better.
+    """
+
+    frames: tuple[SegmentFrame, ...]
+    feedback_root: bytes
+    feedback_reset: bool
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Return(_Stored):
+    """What of a segment was returned: `factor` times the values that `reduced` dropped, or times all."""
+
+    factor: float = 1.0
+    reduced: HexHash | None = None
+
+
+class _Entry(_Stored):
+    """A contribution that is kept. `claim` is None until it was claimed."""
+
+    number: int
+    round: int
+    claim: HexHash | None = None
+    returned: dict[int, _Return] = {}
+
+
+class _Record(_Stored):
+    """The content of record.json."""
+
+    version: int = Field(default=1, ge=1, le=1)
+    feedback_root: HexHash | None = None
+    entries: tuple[_Entry, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A segment of which more, or less, or other values are to be returned now than were before."""
+
+    number: int
+    age: int
+    before: _Return | None
+    after: _Return | None
+
+
+class ContributionHistory:
+    """One peer's contributions to one run, and the error feedback that they leave."""
+
+    def __init__(
+        self, folder: Path, *, layout: Layout, codec: Codec, decay: float, depth: int = DEFAULT_DEPTH
+    ) -> None:
+        """Open what the run's folder holds, or begin.
+
+        Args:
+            folder: the run's folder.
+            layout: the recipe's flat vector.
+            codec: what contributions are encoded with.
+            decay: of the error feedback, each round.
+            depth: for how many rounds a contribution is kept; after that it is settled.
+
+        Raises:
+            StorageError: the disk has no room for it, or refuses.
+        """
+        self._folder = folder / "contributions"
+        self._layout = layout
+        self._codec = codec
+        self._decay = decay
+        self._depth = depth
+        self._record = self._read_record()
+        root = self._record.feedback_root
+        self._feedback = ErrorFeedback(
+            self._folder,
+            layout=layout,
+            codec=codec,
+            decay=decay,
+            expected_root=bytes.fromhex(root) if root else None,
+        )
+
+    @property
+    def feedback_reset(self) -> bool:
+        """Whether the error feedback is zero now, because nothing whole was found on disk."""
+        return self._feedback.reset
+
+    def contribute(
+        self, round_number: int, delta: NDArray[np.float32], *, outcome: Outcome, reduced: ReducedSegments
+    ) -> Compressed:
+        """Compress a round's pseudo-gradient, with what earlier contributions left out or have returned.
+
+        Args:
+            round_number: the round that it is for.
+            delta: the pseudo-gradient, float32, shape (padded,).
+            outcome: what became of earlier contributions.
+            reduced: where to find the reduced segments that `outcome` names.
+
+        Raises:
+            ValueError: as `ErrorFeedback.contribute`. Nothing was changed.
+            StorageError: the disk refuses.
+        """
+        changes = self._changes(round_number, outcome)
+
+        def returned(segment: int) -> Iterator[Returned]:
+            for change in changes.get(segment, []):
+                yield self._difference(segment, change, reduced)
+
+        reset = self._feedback.reset
+        frames = self._feedback.contribute(delta, returned=returned)
+        number = max((entry.number for entry in self._record.entries), default=0) + 1
+        shutil.rmtree(
+            self._folder / str(number), ignore_errors=True
+        )  # of a contribution that a crash cut short
+        for segment, frame in enumerate(frames):
+            write_atomic(self._frame_path(number, segment), frame.to_bytes())
+        kept = [entry for entry in self._record.entries if entry.round > round_number - self._depth]
+        entries = [_after(entry, changes) for entry in kept]
+        self._write_record((*entries, _Entry(number=number, round=round_number)))
+        self._forget_what_is_not_recorded()
+        return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
+
+    def name_claim(self, claim: str) -> None:
+        """Note the hash of the claim that commits to the newest contribution, before anyone sees it.
+
+        What was never claimed, nobody can count: all of it returns with the next contribution.
+
+        Args:
+            claim: the claim's hash, hex.
+
+        Raises:
+            StateError: there is no contribution.
+            StorageError: the disk refuses.
+        """
+        if not self._record.entries:
+            raise StateError("There is no contribution to claim.")
+        *earlier, newest = self._record.entries
+        self._write_record((*earlier, newest.model_copy(update={"claim": claim})))
+
+    def frame(self, claim: str, segment: int) -> SegmentFrame | None:
+        """Return a segment of the contribution that `claim` commits to, or None if it is not kept."""
+        numbers = [entry.number for entry in self._record.entries if entry.claim == claim]
+        return self._read_frame(numbers[-1], segment) if numbers else None
+
+    def _changes(self, round_number: int, outcome: Outcome) -> dict[int, list[_Change]]:
+        """Compare what was returned with what is to be, by segment."""
+        changes: dict[int, list[_Change]] = {}
+        for entry in self._record.entries:
+            counted = {} if entry.claim is None else outcome(entry.round, entry.claim)
+            if counted is None:
+                continue
+            for segment in range(self._layout.segments):
+                before, after = entry.returned.get(segment), _due(counted.get(segment))
+                if before != after:
+                    age = max(round_number - entry.round, 1)
+                    changes.setdefault(segment, []).append(_Change(entry.number, age, before, after))
+        return changes
+
+    def _difference(self, segment: int, change: _Change, reduced: ReducedSegments) -> Returned:
+        """Return what a change adds to the error feedback; what it takes back is negative."""
+        frame = self._read_frame(change.number, segment)
+        if frame is None:  # The disk lost it. So are its values.
+            return Returned(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+        sent = frame.decode()
+        share = np.zeros(sent.values.size, dtype=np.float32)
+        for due, sign in ((change.before, -1.0), (change.after, 1.0)):
+            if due is not None:
+                share += np.float32(sign * due.factor) * self._mask(
+                    change.number, segment, due, sent.positions, reduced
+                )
+        discount = 1.0
+        for _ in range(change.age - 1):  # the error feedback discounts by the last round itself
+            discount *= self._decay
+        chosen = share != 0.0
+        values = sent.values[chosen] * share[chosen] * np.float32(discount)
+        return Returned(positions=sent.positions[chosen], values=values)
+
+    def _mask(
+        self, number: int, segment: int, due: _Return, positions: NDArray[np.int64], reduced: ReducedSegments
+    ) -> NDArray[np.float32]:
+        """Return 1 where a sent value is to return, else 0; keep it, since `reduced` may forget."""
+        if due.reduced is None:
+            return np.ones(positions.size, dtype=np.float32)
+        path = self._folder / str(number) / f"{segment}.{due.reduced[:16]}.mask"
+        try:
+            packed = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        except OSError:
+            frame = reduced(due.reduced)
+            # Without the reduced segment nobody can say what it dropped: then nothing returns.
+            dropped = ~np.isin(positions, positions if frame is None else frame.decode().positions)
+            packed = np.packbits(dropped)
+            write_atomic(path, packed.tobytes())
+        return np.unpackbits(packed, count=positions.size).astype(np.float32)
+
+    def _frame_path(self, number: int, segment: int) -> Path:
+        return self._folder / str(number) / f"{segment}.frame"
+
+    def _read_frame(self, number: int, segment: int) -> SegmentFrame | None:
+        try:
+            content = self._frame_path(number, segment).read_bytes()
+            return SegmentFrame.parse(content, codec=self._codec, chunks=self._layout.chunks_per_segment)
+        except (OSError, MessageError):
+            return None
+
+    def _read_record(self) -> _Record:
+        try:
+            return _Record.model_validate_json((self._folder / _RECORD).read_bytes())
+        except (OSError, ValidationError):
+            return _Record()
+
+    def _write_record(self, entries: tuple[_Entry, ...]) -> None:
+        record = _Record(feedback_root=self._feedback.root().hex(), entries=entries)
+        write_atomic(self._folder / _RECORD, record.model_dump_json().encode())
+        self._record = record
+
+    def _forget_what_is_not_recorded(self) -> None:
+        recorded = {str(entry.number) for entry in self._record.entries}
+        for path in self._folder.iterdir():
+            if path.is_dir() and path.name not in recorded:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _due(counted: Counted | None) -> _Return | None:
+    """Say what of a segment is to return: all that is not counted, and what was dropped of what is."""
+    if counted is None:
+        return _Return()
+    return None if counted.reduced is None else _Return(factor=counted.factor, reduced=counted.reduced)
+
+
+def _after(entry: _Entry, changes: Mapping[int, list[_Change]]) -> _Entry:
+    """Note in an entry what was returned of it by these changes."""
+    returned: dict[int, _Return | None] = dict(entry.returned)
+    for segment, of_segment in changes.items():
+        for change in of_segment:
+            if change.number == entry.number:
+                returned[segment] = change.after
+    return entry.model_copy(
+        update={"returned": {segment: due for segment, due in returned.items() if due is not None}}
+    )

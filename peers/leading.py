@@ -1,0 +1,142 @@
+"""A leader's two acts: drawing up the roster, and making the block.
+
+Leaders take turns by rank. The first acts as soon as it can; each one after it only when those before
+have been silent for `leader_seconds` more. A successor that holds the roster goes on from it; one that
+holds none draws up its own, as the next attempt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers import exchanging
+from peers.counters import claim_fault
+from peers.events import Refused
+from peers.messages import MAX_PEERS, Block, Claim, Reduction, Roster, Signed, SlotRange, sign
+from recipes.slots import merge, total
+
+if TYPE_CHECKING:
+    from peers.engine import RoundEngine
+
+
+def take_claim(engine: RoundEngine, signed: Signed[Claim]) -> None:
+    """Keep a claim on top of the head, if it may be rostered. The first one of a peer stands."""
+    claim = signed.body
+    current = engine.round
+    if claim.peer in current.claims:
+        if current.claims[claim.peer][0].hash != signed.hash:
+            engine.tell(Refused(claim.peer, "claim", "a second claim for the same round"))
+        return
+    if fault := claim_fault(claim, current.parent.counters, engine.rules):
+        engine.tell(Refused(claim.peer, "claim", fault))
+        return
+    if len(current.claims) < 2 * MAX_PEERS:
+        current.claims[claim.peer] = (signed, engine.now)
+
+
+def draw_up_roster(engine: RoundEngine) -> None:
+    """Order the claims into a roster, when it is this peer's turn and the claims are in."""
+    current = engine.round
+    if current.roster is not None or not current.claims or engine.applying is not None:
+        return
+    rank = engine.leaders().index(engine.me)
+    if rank in current.led_rosters or not _claims_are_in(engine, rank):
+        return
+    claims = _compatible_claims(engine)
+    if not claims:
+        return
+    current.led_rosters.add(rank)
+    parent = current.parent
+    body = Roster(
+        run=engine.rules.run,
+        peer=engine.me,
+        round=parent.round + 1,
+        parent=parent.hash,
+        attempt=rank,
+        claims=tuple(claims),
+    )
+    signed = sign(engine.key, body)
+    engine.send({claim.body.peer for claim in claims} | current.ready, signed)
+    exchanging.take_roster(engine, signed)
+
+
+def _claims_are_in(engine: RoundEngine, rank: int) -> bool:
+    current = engine.round
+    deadline = engine.silence_base() + engine.rules.grace_seconds
+    if rank > 0:
+        return engine.reached(deadline + rank * engine.rules.leader_seconds)
+    still_training = current.training and current.window_ended is None
+    if not still_training and current.ready <= current.claims.keys():
+        return True
+    return engine.reached(deadline)
+
+
+def _compatible_claims(engine: RoundEngine) -> list[Signed[Claim]]:
+    """Return the claims that start from the agreed state and share no slots, by their peers' names."""
+    current = engine.round
+    start = engine.chain.digest_after(current.parent.hash) or engine.digest
+    chosen: list[Signed[Claim]] = []
+    used: list[SlotRange] = []
+    for peer, (signed, _) in sorted(current.claims.items()):
+        slots = list(signed.body.slots)
+        if signed.body.start_digest != start:
+            engine.tell(Refused(peer, "claim", "started from another state"))
+        elif total(merge([*used, *slots])) != total(used) + total(slots):
+            engine.tell(Refused(peer, "claim", "its slots were used by another claim of this round"))
+        elif len(chosen) < MAX_PEERS:
+            chosen.append(signed)
+            used += slots
+    return chosen
+
+
+def make_block(engine: RoundEngine) -> None:
+    """Close the round, when it is this peer's turn and the reduced segments are there."""
+    current = engine.round
+    if current.roster is None or engine.applying is not None:
+        return
+    roster = current.roster.body
+    rank = engine.leaders().index(engine.me)
+    deadline = current.roster_at + exchanging.BLOCK_AFTER * engine.rules.transfer_seconds
+    if roster.peer == engine.me:
+        attempt = roster.attempt
+        due = exchanging.all_here(engine) or engine.reached(deadline)
+    elif rank > roster.attempt:
+        attempt = rank
+        due = engine.reached(deadline + (rank - roster.attempt) * engine.rules.leader_seconds)
+    else:
+        return
+    if not due or attempt in current.led_blocks:
+        return
+    current.led_blocks.add(attempt)
+    signed = sign(engine.key, _block(engine, attempt))
+    everybody = {claim.body.peer for claim in roster.claims} | current.ready | set(engine.acquaintances)
+    engine.send(everybody, signed)
+    engine.take_own_block(signed)
+
+
+def _block(engine: RoundEngine, attempt: int) -> Block:
+    current, chain = engine.round, engine.chain
+    parent = current.parent
+    roster = current.roster
+    if roster is None:
+        raise RuntimeError("a block needs a roster")  # make_block has checked
+    cosignatures = chain.admissible_cosignatures(parent)
+    return Block(
+        run=engine.rules.run,
+        peer=engine.me,
+        round=parent.round + 1,
+        attempt=attempt,
+        parent=parent.hash,
+        roster=roster,
+        reductions=tuple(_obtained(engine, segment) for segment in range(engine.rules.segments)),
+        digest_before=chain.agreed_digest(parent, cosignatures) or engine.digest,
+        cosignatures=tuple(cosignatures),
+    )
+
+
+def _obtained(engine: RoundEngine, segment: int) -> Signed[Reduction] | None:
+    """Return the reduction of `segment` whose bytes are here, or None: the segment stays empty."""
+    for reduction in exchanging.by_preference(engine, segment):
+        if reduction.body.root in engine.round.fetched:
+            return reduction
+    return None

@@ -1,0 +1,120 @@
+"""What a snapshot holds: a manifest of piece hashes, from which the state digest follows.
+
+A manifest is checked against the digest that the swarm agreed on, and each piece against the manifest, so
+that nothing in a snapshot has to be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recipes import merkle
+from recipes.errors import MessageError
+from recipes.layout import PIECE_BYTES, Layout
+from recipes.sections import HexHash
+
+PieceKind = Literal["weights", "momentum", "counters"]
+_HASH_JSON_BYTES = 67  # a hash in a manifest: 64 digits, two quotes, a comma
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece's place in a snapshot: at most 1 MiB of `kind`, the `index`-th from 0."""
+
+    kind: PieceKind
+    index: int
+
+
+class Manifest(BaseModel):
+    """What a snapshot holds. Hashes are those of Merkle leaves, in hex.
+
+    Attributes:
+        round: the round after which the state was this.
+        block: hash of that round's block.
+        weights: hash of each piece of the weights.
+        momentum: hash of each piece of the momentum; empty where the recipe has none.
+        counters: hash of the counters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = 1
+    round: int = Field(ge=0, lt=2**53)
+    block: HexHash
+    weights: tuple[HexHash, ...]
+    momentum: tuple[HexHash, ...]
+    counters: HexHash
+
+    def digest(self) -> bytes:
+        """Return the digest of the state that this manifest describes, 32 bytes."""
+        return state_digest(
+            weights=[bytes.fromhex(leaf) for leaf in self.weights],
+            momentum=[bytes.fromhex(leaf) for leaf in self.momentum],
+            counters=bytes.fromhex(self.counters),
+        )
+
+    def leaf(self, piece: Piece) -> bytes:
+        """Return the leaf hash of `piece`.
+
+        Raises:
+            IndexError: the snapshot has no such piece.
+        """
+        leaves = (self.counters,) if piece.kind == "counters" else getattr(self, piece.kind)
+        if not 0 <= piece.index < len(leaves):
+            raise IndexError(f"{piece.kind} piece {piece.index} of {len(leaves)}")
+        return bytes.fromhex(leaves[piece.index])
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield every piece: the counters, the weights, then the momentum."""
+        yield Piece("counters", 0)
+        for index in range(len(self.weights)):
+            yield Piece("weights", index)
+        for index in range(len(self.momentum)):
+            yield Piece("momentum", index)
+
+    def to_bytes(self) -> bytes:
+        """Return canonical JSON (RFC 8785)."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+
+def state_digest(*, weights: Sequence[bytes], momentum: Sequence[bytes], counters: bytes) -> bytes:
+    """Return the digest of a state from the leaf hashes of its pieces and of its counters, 32 bytes."""
+    return merkle.root([merkle.root(weights), merkle.root(momentum), counters])
+
+
+def piece_count(layout: Layout) -> int:
+    """Return the number of pieces of the padded fp32 weights."""
+    return -(-4 * layout.padded // PIECE_BYTES)
+
+
+def manifest_limit(layout: Layout) -> int:
+    """Return the longest that a manifest can be, in bytes."""
+    return 1024 + 2 * piece_count(layout) * _HASH_JSON_BYTES
+
+
+def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> Manifest:
+    """Check a manifest from a peer or from disk. Whether its digest is the agreed one is for the caller.
+
+    Raises:
+        MessageError: it is malformed, too long, or for a state of another shape.
+    """
+    if len(content) > manifest_limit(layout):
+        raise MessageError(f"A snapshot manifest of {len(content)} bytes is longer than any can be.")
+    try:
+        # Strictness concerns JSON's own types: in JSON, a tuple is an array.
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise MessageError(
+            f"A snapshot manifest is malformed at {place or 'its start'}: {first['msg']}"
+        ) from error
+    pieces = piece_count(layout)
+    if len(manifest.weights) != pieces or len(manifest.momentum) != (pieces if has_momentum else 0):
+        raise MessageError("A snapshot manifest is for a state of another shape than the recipe's.")
+    return manifest

@@ -1,0 +1,232 @@
+"""What peers say to each other: typed, bounded, and signed where it will be kept.
+
+A message travels as RFC 8785 canonical JSON, so its hash and its signature are over the same bytes on
+every machine. `Signed[T]` is a body with its author's Ed25519 signature; the author is `body.peer`, and
+the signature is bound to the body's `purpose`. Parsing bytes from another peer (`parse`) checks size,
+shape, every bound, and every signature inside; nothing else in the project looks at unparsed messages.
+
+    Ready        -> leaders           I train in this round
+    Claim        -> leaders           signed: my contribution's root, and the work behind it
+    Roster       -> claimants         signed by the leader: the round's claims, in order
+    Reduction    -> claimants         signed by a reducer: what a segment came to, and whose parts it holds
+    Block        -> everybody         signed by the leader: the round's record, chained to its parent
+    CoSignature  -> electors, roster  signed: I applied this block, and my state's digest is now this
+    HeadNotice   -> who asks          the newest block that I hold
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from recipes.errors import MessageError
+from recipes.keys import PeerId, SigningKey, verify
+from recipes.merkle import digest
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+PeerName = Annotated[PeerId, Field(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SlotRange = tuple[Count, Count]  # first slot, number of slots
+
+MAX_PEERS = 64  # of one group; larger swarms are groups of groups
+MAX_SEGMENTS = 1024
+MAX_RANGES = 64
+MAX_BLOCK_BYTES = 4 << 20
+MAX_MESSAGE_BYTES = MAX_BLOCK_BYTES
+
+
+class Message(BaseModel):
+    """Base of all messages: immutable, closed, and without type coercion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def canonical(self) -> bytes:
+        """Return the message as RFC 8785 canonical JSON."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+
+class Body(Message):
+    """Base of what is signed. `purpose` separates the signatures of different kinds of message."""
+
+    purpose: ClassVar[str]
+    run: Hash
+    peer: PeerName
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+class Signed(Message, Generic[BodyT]):
+    """A body and its author's signature over the body's canonical bytes."""
+
+    body: BodyT
+    signature: SignatureHex
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex BLAKE3 of the body's canonical bytes: the name by which others refer to it."""
+        return digest(self.body.canonical()).hex()
+
+    def holds(self) -> bool:
+        """Say whether the signature is the author's."""
+        return _signature_holds(self.body.peer, self.body.purpose, self.hash, self.signature)
+
+
+@lru_cache(maxsize=65536)
+def _signature_holds(peer: PeerId, purpose: str, body_hash: str, signature: str) -> bool:
+    return verify(peer, purpose, bytes.fromhex(body_hash), bytes.fromhex(signature))
+
+
+def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
+    """Return `body` with `key`'s signature over its hash. The key must be the author's.
+
+    Raises:
+        ValueError: `body.peer` is somebody else.
+    """
+    if body.peer != key.peer_id:
+        raise ValueError(f"{key.peer_id} cannot sign for {body.peer}")
+    signature = key.sign(body.purpose, digest(body.canonical()))
+    return Signed[type(body)](body=body, signature=signature.hex())  # type: ignore[misc]
+
+
+class Claim(Body):
+    """A commitment to one round's contribution and to the work behind it (one per peer and round)."""
+
+    purpose = "claim"
+    round: Count
+    parent: Hash  # the block whose state the window started from
+    start_digest: Hash  # the state digest there
+    slots: Annotated[tuple[SlotRange, ...], Field(max_length=MAX_RANGES)]  # used, in the order of use
+    steps: Count  # local optimizer steps
+    numeric_class: Annotated[str, Field(max_length=64)]
+    contribution: Hash  # Merkle root over the segments' roots
+    contribution_bytes: Count
+    norms: Annotated[tuple[Norm, ...], Field(max_length=MAX_SEGMENTS)]  # L2 of each segment, decoded
+    feedback: Hash  # root of the error feedback that is left
+    feedback_reset: bool  # the error feedback was lost and started from zero
+    predecessor: Hash | None  # this peer's claim before this one
+    loss_commitment: Hash  # BLAKE3 of salt and loss trace
+    nonce_commitment: Hash  # BLAKE3 of an x revealed in the next claim
+    nonce: Hash | None  # the x behind the predecessor's commitment
+
+
+class Roster(Body):
+    """A round's claims in the order in which they are averaged. Reducers follow from it (assignment.py)."""
+
+    purpose = "roster"
+    round: Count
+    parent: Hash
+    attempt: Count
+    claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS)]
+
+
+class Reduction(Body):
+    """A reducer's word for what one segment came to."""
+
+    purpose = "reduction"
+    roster: Hash
+    segment: Annotated[int, Field(ge=0, lt=MAX_SEGMENTS)]
+    root: Hash  # Merkle root over the reduced segment's chunks
+    bytes: Count
+    included: Annotated[tuple[Count, ...], Field(max_length=MAX_PEERS)]  # places in the roster, ascending
+
+
+class CoSignature(Body):
+    """I applied this block; after it, my canonical state has this digest."""
+
+    purpose = "cosignature"
+    round: Count
+    block: Hash
+    digest: Hash
+
+
+class Block(Body):
+    """The record of one round. An empty segment (None) leaves its weights as they were."""
+
+    purpose = "block"
+    round: Count
+    attempt: Count
+    parent: Hash
+    roster: Signed[Roster]
+    reductions: Annotated[tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS)]
+    digest_before: Hash  # what the parent's co-signers agree on
+    cosignatures: Annotated[tuple[Signed[CoSignature], ...], Field(max_length=2 * MAX_PEERS)]  # of the parent
+
+
+class Ready(Message):
+    """I train in this round, from this block. The leader then waits for my claim, within its grace."""
+
+    round: Count
+    parent: Hash
+
+
+class HeadNotice(Message):
+    """The newest block whose state I hold, and how long ago I began its window: no clock is compared."""
+
+    round: Count
+    block: Hash
+    age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
+
+
+SignedMessage = Signed[Claim] | Signed[Roster] | Signed[Reduction] | Signed[Block] | Signed[CoSignature]
+AnyMessage = SignedMessage | Ready | HeadNotice
+
+KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
+    "ready": (Ready, 1024),
+    "head": (HeadNotice, 1024),
+    "claim": (Signed[Claim], 64 << 10),
+    "roster": (Signed[Roster], 2 << 20),
+    "reduction": (Signed[Reduction], 4 << 10),
+    "block": (Signed[Block], MAX_BLOCK_BYTES),
+    "cosignature": (Signed[CoSignature], 2 << 10),
+}
+_NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
+
+
+def kind_of(message: AnyMessage) -> str:
+    """Return the wire name of a message's type."""
+    return _NAMES[type(message)]
+
+
+def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
+    """Parse and check what another peer sent as `kind`, for the run with id `run`.
+
+    Raises:
+        MessageError: unknown kind, too large, malformed, out of bounds, for another run, or a
+            signature anywhere inside does not hold.
+    """
+    if kind not in KINDS:
+        raise MessageError(f"unknown kind of message {kind[:32]!r}")
+    expected, limit = KINDS[kind]
+    if len(content) > limit:
+        raise MessageError(f"{kind} of {len(content)} bytes; at most {limit} are allowed")
+    try:
+        message: Any = expected.model_validate_json(content)
+    except (ValidationError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "nested too deep"
+        raise MessageError(f"malformed {kind}: {reason}") from error
+    for signed in _signed_parts(message):
+        if signed.body.run != run:
+            raise MessageError(f"{kind} belongs to another run")
+        if not signed.holds():
+            raise MessageError(f"{kind}: the signature of {signed.body.peer} does not hold")
+    return message  # type: ignore[no-any-return]
+
+
+def _signed_parts(message: Any) -> list[Signed[Any]]:
+    """Return every signed thing in `message`, itself included."""
+    if not isinstance(message, Signed):
+        return []
+    body, parts = message.body, [message]
+    if isinstance(body, Roster):
+        parts += body.claims
+    elif isinstance(body, Block):
+        parts += _signed_parts(body.roster)
+        parts += [reduction for reduction in body.reductions if reduction is not None]
+        parts += body.cosignatures
+    return parts

@@ -1,0 +1,486 @@
+"""One peer at work: the round engine bound to real time, a real network, a disk and a trainer.
+
+The node owns a queue of none: every input goes straight into the engine, on the event loop, and each
+effect that comes out is carried out here, the quick ones at once, the slow ones as tasks whose outcome is
+the next input. Heavy arithmetic runs in one worker thread (`_compute`), training in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peers import effects as do
+from peers.chain_store import ChainStore
+from peers.contributing import Contributor
+from peers.crowd import LOOK_AROUND_SECONDS, Crowd
+from peers.engine import RoundEngine
+from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
+from peers.exchange_store import ExchangeStore
+from peers.messages import HeadNotice, Ready, Reduction, Roster, Signed, SlotRange, kind_of, parse
+from peers.parts import split_parts
+from peers.requests import SpotCheck, encode_round, encode_spot_check
+from peers.state_sync import StateSync
+from peers.transport import RemoteError, Transport
+from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
+from recipes.keys import PeerId, SigningKey
+
+MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
+BLOCKS_BYTES = 8 << 20  # of one answer with blocks
+MOST_BLOCKS = 4096
+CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
+Outcome = TypeVar("Outcome")
+
+
+class Window(Protocol):
+    """What a window of training gave (trainer.local.WindowResult)."""
+
+    @property
+    def delta(self) -> NDArray[np.float32]: ...
+    @property
+    def slots_used(self) -> tuple[SlotRange, ...]: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def losses(self) -> tuple[float, ...]: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+class Trainer(Protocol):
+    """What the node asks of local training (trainer.local.LocalTrainer)."""
+
+    @property
+    def numeric_class(self) -> str: ...
+
+    def train(
+        self,
+        weights: NDArray[np.float32],
+        slots: Sequence[SlotRange],
+        *,
+        tokens_before: int,
+        seconds: float,
+        stop: threading.Event,
+    ) -> Window: ...
+
+    def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """What a volunteer may choose about its own node."""
+
+    validate_every: int = 0  # rounds; 0: never
+    validation_slots: int = 64
+    spot_checks: int = 4  # chunks a round
+
+
+class Node:
+    """A peer of one run. `live` returns when it has left."""
+
+    def __init__(
+        self,
+        *,
+        key: SigningKey,
+        engine: RoundEngine,
+        transport: Transport,
+        chain_store: ChainStore,
+        exchange: ExchangeStore,
+        contributor: Contributor,
+        state_sync: StateSync,
+        crowd: Crowd,
+        trainer: Trainer,
+        settings: NodeSettings,
+        listener: Callable[[Event], None],
+    ) -> None:
+        self.key = key
+        self.engine = engine
+        self.transport = transport
+        self.settings = settings
+        self.chain_store = chain_store
+        self.exchange = exchange
+        self._contributor = contributor
+        self._state = state_sync
+        self._crowd = crowd
+        self._trainer = trainer
+        self._listener = listener
+        self._run = engine.rules.run
+        self._left = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._training: asyncio.Task[None] | None = None
+        self._stop_training = threading.Event()
+        self._gates: dict[PeerId, asyncio.Semaphore] = {}
+        self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._training_thread = ThreadPoolExecutor(1, thread_name_prefix="training")
+        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
+        self._roster_known = asyncio.Condition()
+        self._adopted_at = time.monotonic()
+
+    # ------------------------------------------------------------ life
+
+    async def live(self) -> None:
+        """Take part until asked to leave (`leave`) and done, or until something fails for good.
+
+        Raises:
+            ManyhandsError: what cannot be mended here: the disk, the network daemon, a state that will not agree.
+        """
+        self._spawn(self._keep_acquainted())
+        self._spawn(self._watch_daemon())
+        try:
+            await self._left.wait()
+        finally:
+            await self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    def leave(self) -> None:
+        """Finish the round, hand over, and leave."""
+        self.take(do.LeaveRequested())
+
+    def leave_now(self) -> None:
+        """Leave at once; the round goes on without this peer."""
+        self._left.set()
+
+    async def _end(self) -> None:
+        self._stop_training.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._training_thread.shutdown(wait=True, cancel_futures=True)
+        self._compute_thread.shutdown(wait=True, cancel_futures=True)
+
+    def take(self, happened: do.Input) -> None:
+        """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for."""
+        if self._left.is_set():
+            return
+        now = time.monotonic()
+        for effect in self.engine.handle(happened, now):
+            self._carry_out(effect)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.engine.wake_at < float("inf"):
+            loop = asyncio.get_running_loop()
+            delay = max(0.001, self.engine.wake_at - now)
+            self._timer = loop.call_later(delay, self.take, do.Tick())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` beside everything else; what it cannot mend ends the node."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except (UnreachableError, RemoteError, MessageError):
+                pass  # a peer's failure is never ours
+            except (ManyhandsError, OSError) as error:
+                self._fail(error)
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)  # a fault of ours: let it be seen
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._left.set()
+
+    async def _compute(self, work: Callable[[], Outcome]) -> Outcome:
+        """Run heavy arithmetic off the event loop, one piece at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._compute_thread, work)
+
+    # ------------------------------------------------------------ effects
+
+    def _carry_out(self, effect: do.Effect) -> None:
+        match effect:
+            case do.Train():
+                self._train_next(effect)
+            case do.Send(peers, message):
+                content = message.canonical()
+                for peer in peers:
+                    self._spawn(self._send(peer, kind_of(message), content))
+            case do.PushSegment():
+                self._spawn(self._push(effect))
+            case do.Reduce():
+                self._spawn(self._reduce(effect))
+            case do.FetchReduced():
+                self._spawn(self._fetch_reduced(effect))
+            case do.Apply(block):
+                self._spawn(self._apply(block))
+            case do.AskHead(peers):
+                for peer in peers:
+                    self._spawn(self._ask_head(peer))
+            case do.FetchBlocks(peer, after_round):
+                self._spawn(self._fetch_blocks(peer, after_round))
+            case do.SaveBlock(block):
+                self.chain_store.save(block)
+            case do.SaveCoSigned(round_number):
+                self.chain_store.save_cosigned_round(round_number)
+            case do.SaveClaim(claim, round_number):
+                self._contributor.name_claim(claim)
+                self.chain_store.save_claim(round_number, claim)
+            case do.Tell(event):
+                self._told(event)
+            case do.Leave():
+                self._left.set()
+
+    def _told(self, event: Event) -> None:
+        """Pass an event on; some also concern the node."""
+        if isinstance(event, RosterAccepted):
+            roster = self.engine.round.roster
+            if roster is not None:
+                self.exchange.begin(roster)
+                self._spots[roster.hash] = self.exchange.draw_spots(self.settings.spot_checks)
+                self._spawn(self._announce_roster())
+        elif isinstance(event, BlockAdopted):
+            self._adopted_at = time.monotonic()
+        self._listener(event)
+
+    async def _announce_roster(self) -> None:
+        """Let segments in that came before their roster."""
+        async with self._roster_known:
+            self._roster_known.notify_all()
+
+    async def _call(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes:
+        gate = self._gates.setdefault(peer, asyncio.Semaphore(CALLS_PER_PEER))
+        async with gate:
+            return await self.transport.call(peer, kind, body, limit=limit, timeout=timeout, purpose=purpose)
+
+    async def _send(self, peer: PeerId, kind: str, content: bytes) -> None:
+        await self._call(peer, kind, content, limit=0, timeout=MESSAGE_TIMEOUT)
+
+    # ------------------------------------------------------------ training
+
+    def _train_next(self, order: do.Train) -> None:
+        """Stop the window that still runs, then train the next."""
+        previous = self._training
+        self._stop_training.set()
+        self._stop_training = threading.Event()
+        self._training = self._spawn(self._train(order, previous, self._stop_training))
+
+    async def _train(self, order: do.Train, previous: asyncio.Task[None] | None, stop: threading.Event) -> None:
+        deadline = time.monotonic() + order.seconds
+        if previous is not None:
+            await asyncio.gather(previous, return_exceptions=True)
+        weights = self._state.state.weights
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._training_thread, self._validate, order.round - 1, weights, loop)
+        if not order.slots or stop.is_set():
+            return
+        digest = self.engine.digest
+        window = await loop.run_in_executor(
+            self._training_thread,
+            lambda: self._trainer.train(
+                weights,
+                order.slots,
+                tokens_before=order.tokens_before,
+                seconds=max(0.0, deadline - time.monotonic()),
+                stop=stop,
+            ),
+        )
+        if stop.is_set():
+            return
+        loss = float(np.mean(window.losses)) if window.losses else float("nan")
+        self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
+        work = await self._compute(
+            lambda: self._contributor.contribute(
+                window, chain=self.engine.chain, parent=order.parent, start_digest=digest,
+                numeric_class=self._trainer.numeric_class,
+            )
+        )
+        self.take(work)
+
+    def _validate(self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop) -> None:
+        every = self.settings.validate_every
+        if every and round_number % every == 0:
+            loss = self._trainer.validation_loss(weights, limit_slots=self.settings.validation_slots)
+            loop.call_soon_threadsafe(self._listener, Validated(round_number, loss))
+
+    # ------------------------------------------------------------ exchange
+
+    async def _push(self, effect: do.PushSegment) -> None:
+        claim = self.engine.round.own_claim
+        if claim is None:
+            return
+        content = self.exchange.push_content(claim.body, effect.segment, effect.roster)
+        if effect.reducer == self.key.peer_id:
+            await self.accept_segment(self.key.peer_id, content)
+            return
+        timeout = 2 * self.engine.rules.transfer_seconds
+        for last_try in (False, True):
+            try:
+                await self._call(effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments")
+                return
+            except (UnreachableError, RemoteError):
+                if last_try:
+                    raise
+
+    async def accept_segment(self, sender: PeerId, content: bytes) -> None:
+        """Take in a segment to reduce; one that overtook its roster waits at the door for a while.
+
+        Raises:
+            MessageError: it is not what its claim committed to, or its roster never came.
+        """
+        roster = split_parts(content, most=4)[0].hex() if content else ""
+        async with self._roster_known:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    self._roster_known.wait_for(lambda: self.exchange.knows(roster)),
+                    self.engine.rules.transfer_seconds,
+                )
+        roster, segment = await self._compute(lambda: self.exchange.take_push(sender, content))
+        self.take(do.SegmentStored(roster, segment, sender))
+
+    async def _reduce(self, effect: do.Reduce) -> None:
+        root, size = await self._compute(
+            lambda: self.exchange.reduce(effect.roster, effect.segment, effect.included)
+        )
+        self.take(do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
+
+    async def _fetch_reduced(self, effect: do.FetchReduced) -> None:
+        """Fetch a reduced segment of the round at hand, and check it before saying that it is here."""
+        roster, reduction = self._reduction(effect)
+        if roster is None or reduction is None:
+            return
+        reducer = effect.sources[0]
+        try:
+            if not self.exchange.has_reduced(effect.root):
+                data = await self._call(
+                    reducer,
+                    "reduced",
+                    bytes.fromhex(effect.root),
+                    limit=self.exchange.form.reduced_limit,
+                    timeout=2 * self.engine.rules.transfer_seconds,
+                    purpose="segments",
+                )
+                await self._compute(lambda: self.exchange.take_reduced(roster.round, effect.root, data))
+            await self._compute(lambda: self.exchange.check_bound(roster, reduction))
+            await self._check_spots(roster, effect.roster, reduction)
+        except (UnreachableError, RemoteError) as error:
+            self.take(do.ReducedLost(effect.root, str(error)))
+        except MessageError as error:
+            self._told(Refused(reducer, f"reduced segment {effect.segment}", str(error)))
+            self.take(do.ReducedLost(effect.root, str(error)))
+        else:
+            self.take(do.ReducedFetched(effect.root))
+
+    def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
+        current = self.engine.round
+        if current.roster is None or current.roster.hash != effect.roster:
+            return None, None
+        heard = current.reductions.get(effect.segment, {}).values()
+        found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
+        return current.roster.body, found.body if found is not None else None
+
+    async def _check_spots(self, roster: Roster, roster_hash: str, reduction: Reduction) -> None:
+        """Recompute the chunks that the draw gave this segment, from the reducer's inputs.
+
+        Raises:
+            MessageError: the reducer's own evidence convicts it.
+        """
+        for segment, chunk in self._spots.get(roster_hash, []):
+            if segment != reduction.segment:
+                continue
+            body = encode_spot_check(SpotCheck(roster_hash, segment, chunk, reduction.included))
+            limit = self.exchange.form.check_limit(len(reduction.included))
+            try:
+                answer = await self._call(
+                    reduction.peer, "check", body, limit=limit, timeout=MESSAGE_TIMEOUT, purpose="spot checks"
+                )
+            except (UnreachableError, RemoteError):
+                self._unchecked.add(reduction.root)
+                continue
+            await self._compute(
+                lambda chunk=chunk, answer=answer: self.exchange.check_spot(  # type: ignore[misc]
+                    roster, reduction, chunk, answer
+                )
+            )
+
+    # ------------------------------------------------------------ state
+
+    async def _apply(self, block: str) -> None:
+        link = self.engine.chain.link(block)
+        live = link.parent == self.engine.head
+        try:
+            digest = await self._state.bring_to(block, self.engine.chain)
+        except (UnreachableError, MessageError) as error:
+            self.take(do.ApplyFailed(block, str(error)))
+            return
+        roots = {r.body.root for r in link.block.body.reductions if r is not None} if link.block else set()
+        checked = not roots & self._unchecked if live else self.engine.chain.is_final(block)
+        self._unchecked -= roots
+        self.exchange.forget_reduced(before_round=self._state.oldest_needed_round())
+        self.take(do.Applied(block, digest, checked))
+
+    # ------------------------------------------------------------ others' heads and blocks
+
+    def head_notice(self) -> HeadNotice | None:
+        """Return what this peer says of its head, or None while it is still finding it."""
+        if not self.engine.started:
+            return None
+        link = self.engine.chain.link(self.engine.head)
+        return HeadNotice(round=link.round, block=link.hash, age_seconds=time.monotonic() - self._adopted_at)
+
+    async def _ask_head(self, peer: PeerId) -> None:
+        content = await self._call(peer, "head", b"", limit=1024, timeout=MESSAGE_TIMEOUT)
+        if content:
+            self.receive(peer, "head", content)
+
+    async def _fetch_blocks(self, peer: PeerId, after_round: int) -> None:
+        request = encode_round(after_round)
+        answer = await self._call(peer, "blocks", request, limit=BLOCKS_BYTES, timeout=60.0)
+        blocks = [parse("block", part, run=self._run) for part in split_parts(answer, most=MOST_BLOCKS)]
+        self.take(do.BlocksFetched(peer, tuple(blocks)))  # type: ignore[arg-type]
+
+    def receive(self, sender: PeerId, kind: str, content: bytes) -> None:
+        """Take in a message from another peer.
+
+        Raises:
+            MessageError: it is malformed, forged, or for another run.
+        """
+        try:
+            message = parse(kind, content, run=self._run)
+        except MessageError as error:
+            self._told(Refused(sender, kind, str(error)))
+            raise
+        if isinstance(message, Ready | HeadNotice) or isinstance(message, Signed):
+            self.take(do.Received(sender, message))
+
+    # ------------------------------------------------------------ who is about
+
+    async def _keep_acquainted(self) -> None:
+        """Say on the notice board that we are here, and read who else is, again and again."""
+        while True:
+            round_number = self.engine.chain.link(self.engine.head).round
+            self.take(do.Acquainted(await self._crowd.look_around(announce_round=round_number)))
+            await asyncio.sleep(LOOK_AROUND_SECONDS)
+
+    async def _watch_daemon(self) -> None:
+        await self.transport.died.wait()
+        raise NetworkError(
+            f"The network daemon p2pd ended by itself. Its last words:\n{self.transport.last_words()}",
+            remedy="Run the same command again: it goes on from what is on disk.",
+        )
+

@@ -1,0 +1,35 @@
+"""Several byte strings in one: each after its length, a little-endian uint32."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from recipes.errors import MessageError
+
+_LENGTH = struct.Struct("<I")
+
+
+def join_parts(parts: Iterable[bytes]) -> bytes:
+    """Return `parts` as one byte string that `split_parts` takes apart again."""
+    return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+
+
+def split_parts(data: bytes, *, most: int) -> list[bytes]:
+    """Take apart what a peer joined.
+
+    Raises:
+        MessageError: there are more than `most` parts, or the lengths do not fit the data.
+    """
+    parts = []
+    offset = 0
+    while offset < len(data):
+        if len(parts) == most or offset + _LENGTH.size > len(data):
+            raise MessageError("more parts than allowed, or a torn length")
+        (length,) = _LENGTH.unpack_from(data, offset)
+        offset += _LENGTH.size
+        if offset + length > len(data):
+            raise MessageError("a part reaches beyond the end")
+        parts.append(data[offset : offset + length])
+        offset += length
+    return parts

@@ -1,0 +1,93 @@
+"""The bodies of requests that are not messages: a few fixed-size fields each, integers little-endian."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peers.manifest import Piece, PieceKind
+from peers.messages import MAX_PEERS
+from recipes.errors import MessageError
+
+PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters")
+_ROUND = struct.Struct("<Q")
+_PIECE = struct.Struct("<QBI")
+_SPOT = struct.Struct("<32sII")
+
+ROUND_BYTES = _ROUND.size
+PIECE_REQUEST_BYTES = _PIECE.size
+SPOT_REQUEST_BYTES = _SPOT.size + 2 * MAX_PEERS
+
+
+@dataclass(frozen=True)
+class SpotCheck:
+    """Which chunk of which segment of a roster is checked, and which of its claims were averaged there."""
+
+    roster: str
+    segment: int
+    chunk: int
+    included: tuple[int, ...]
+
+
+def encode_round(round_number: int) -> bytes:
+    """Return a round's number as 8 bytes."""
+    return _ROUND.pack(round_number)
+
+
+def decode_round(body: bytes) -> int:
+    """Return the round's number in `body`.
+
+    Raises:
+        MessageError: it is not 8 bytes.
+    """
+    (round_number,) = _unpack(_ROUND, body)
+    return int(round_number)
+
+
+def encode_piece(round_number: int, piece: Piece) -> bytes:
+    """Return a request for a piece of a snapshot."""
+    return _PIECE.pack(round_number, PIECE_KINDS.index(piece.kind), piece.index)
+
+
+def decode_piece(body: bytes) -> tuple[int, Piece]:
+    """Return the round and the piece that are asked for.
+
+    Raises:
+        MessageError: it is malformed.
+    """
+    round_number, kind, index = _unpack(_PIECE, body)
+    if kind >= len(PIECE_KINDS):
+        raise MessageError(f"there are no pieces of kind {kind}")
+    return round_number, Piece(PIECE_KINDS[kind], index)
+
+
+def encode_spot_check(spot: SpotCheck) -> bytes:
+    """Return a request for the evidence behind one reduced chunk."""
+    head = _SPOT.pack(bytes.fromhex(spot.roster), spot.segment, spot.chunk)
+    return head + _places(spot.included)
+
+
+def decode_spot_check(body: bytes) -> SpotCheck:
+    """Return what is to be checked.
+
+    Raises:
+        MessageError: it is malformed.
+    """
+    roster, segment, chunk = _unpack(_SPOT, body[: _SPOT.size])
+    rest = body[_SPOT.size :]
+    if len(rest) % 2:
+        raise MessageError("a spot check with half a place")
+    places = struct.unpack(f"<{len(rest) // 2}H", rest)
+    return SpotCheck(roster.hex(), segment, chunk, places)
+
+
+def _places(included: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(included)}H", *included)
+
+
+def _unpack(form: struct.Struct, body: bytes) -> tuple[Any, ...]:
+    if len(body) != form.size:
+        raise MessageError(f"a request of {len(body)} bytes instead of {form.size}")
+    return form.unpack(body)

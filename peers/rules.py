@@ -1,0 +1,37 @@
+"""The recipe's numbers that the round protocol works by, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipes.keys import PeerId
+
+ELECTOR_WINDOW = 32  # blocks looked back on
+ELECTOR_MINIMUM = 4  # of them, in how many a peer stands before it may lead, reduce and co-sign
+CLAIM_LEADERS = 3  # a claim goes to this many ranked leaders at once
+QUOTA_GROWTH = 1.5  # next quota over the best verified so far
+QUOTA_RANGES = 8  # leftover ranges that one quota is pieced together from, at most
+MISS_MEMORY = 8  # blocks for which a reducer that failed is asked last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What every peer of a run plays by. Times are seconds, counted by each peer on its own clock."""
+
+    run: str
+    segments: int
+    window_seconds: float
+    grace_seconds: float
+    transfer_seconds: float
+    leader_seconds: float
+    tokens_per_slot: int
+    minimum_slots: int
+    newcomer_slots: int
+    newcomer_lanes: int
+    snapshot_interval: int
+    electors: tuple[PeerId, ...]
+
+    @property
+    def rewind_depth(self) -> int:
+        """D: how many blocks at most are ever undone."""
+        return max(16, self.snapshot_interval)

@@ -1,0 +1,136 @@
+"""What a peer answers when others ask: messages, segments, reduced segments, blocks, recipe, data, state.
+
+    kind             request                          answer
+    ready .. block   a message (messages.py)          empty
+    head             empty                            HeadNotice, or empty while syncing
+    blocks           round (8 bytes)                  blocks of later rounds, joined
+    segment          a push (exchange_store.py)       empty
+    reduced          root (32 bytes)                  the reduced segment's frame
+    check            roster, segment, chunk, parts    a proof a part, joined
+    recipe           empty                            recipe.toml, recipe.sig, joined
+    tokenizer        empty                            tokenizer.json
+    manifest         empty                            manifest.json
+    data             hash (32 bytes)                  a piece of tokens
+    snapshots        empty                            the rounds of the snapshots held, 8 bytes each
+    snapshot         round (8 bytes)                  that snapshot's manifest
+    piece            round, kind, index (8, 1, 4)     a piece of that snapshot
+
+Integers are little-endian. Every request's length is bounded before it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from peers.fetch_run import Run
+from peers.messages import KINDS
+from peers.node import BLOCKS_BYTES, Node
+from peers.parts import join_parts
+from peers.requests import (
+    PIECE_REQUEST_BYTES,
+    ROUND_BYTES,
+    SPOT_REQUEST_BYTES,
+    decode_piece,
+    decode_round,
+    decode_spot_check,
+    encode_round,
+)
+from peers.state import CanonicalState
+from peers.transport import Transport
+from recipes.errors import MessageError
+from recipes.keys import PeerId
+from recipes.publication import DATA_FOLDER, MANIFEST_FILE, RECIPE_FILE, SIGNATURE_FILE, TOKENIZER_FILE
+
+Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
+
+
+def serve_node(node: Node) -> None:
+    """Answer what concerns rounds: messages, segments, spot checks, heads and blocks."""
+    transport, exchange, chain_store = node.transport, node.exchange, node.chain_store
+
+    def taker(kind: str) -> Answer:
+        async def take(sender: PeerId, content: bytes) -> bytes:
+            node.receive(sender, kind, content)
+            return b""
+
+        return take
+
+    for kind, (_, limit) in KINDS.items():
+        if kind != "head":
+            transport.serve(kind, taker(kind), limit=limit)
+
+    async def head(_: PeerId, __: bytes) -> bytes:
+        notice = node.head_notice()
+        return notice.canonical() if notice is not None else b""
+
+    async def blocks(_: PeerId, content: bytes) -> bytes:
+        return join_parts(chain_store.contents(after_round=decode_round(content), most_bytes=BLOCKS_BYTES))
+
+    async def segment(sender: PeerId, content: bytes) -> bytes:
+        await node.accept_segment(sender, content)
+        return b""
+
+    async def reduced(_: PeerId, content: bytes) -> bytes:
+        return exchange.reduced_bytes(content.hex())
+
+    async def check(_: PeerId, content: bytes) -> bytes:
+        spot = decode_spot_check(content)
+        return exchange.prove(spot.roster, spot.segment, spot.chunk, spot.included)
+
+    transport.serve("head", head, limit=0)
+    transport.serve("blocks", blocks, limit=ROUND_BYTES)
+    transport.serve("segment", segment, limit=exchange.form.push_limit, purpose="segments")
+    transport.serve("reduced", reduced, limit=32, purpose="segments")
+    transport.serve("check", check, limit=SPOT_REQUEST_BYTES, purpose="spot checks")
+
+
+def serve_publication(transport: Transport, run: Run) -> None:
+    """Answer with the recipe, its signature, the tokenizer, the manifest and the data in a run's folder."""
+    folder = run.folder
+    parts = (run.manifest.train, run.manifest.validation)
+    pieces = frozenset(piece.hash for part in parts for piece in part.pieces)
+
+    async def recipe(_: PeerId, __: bytes) -> bytes:
+        return join_parts([(folder / RECIPE_FILE).read_bytes(), (folder / SIGNATURE_FILE).read_bytes()])
+
+    async def tokenizer(_: PeerId, __: bytes) -> bytes:
+        return (folder / TOKENIZER_FILE).read_bytes()
+
+    async def manifest(_: PeerId, __: bytes) -> bytes:
+        return (folder / MANIFEST_FILE).read_bytes()
+
+    async def data(_: PeerId, content: bytes) -> bytes:
+        if content.hex() not in pieces:
+            raise MessageError("no such piece belongs to this run")
+        try:
+            return (folder / DATA_FOLDER / content.hex()).read_bytes()
+        except FileNotFoundError as error:
+            raise MessageError("that piece is not here yet") from error
+
+    transport.serve("recipe", recipe, limit=0)
+    transport.serve("tokenizer", tokenizer, limit=0, purpose="data")
+    transport.serve("manifest", manifest, limit=0, purpose="data")
+    transport.serve("data", data, limit=32)
+
+
+def serve_state(transport: Transport, state: CanonicalState) -> None:
+    """Answer with snapshots of the canonical state."""
+
+    async def snapshots(_: PeerId, __: bytes) -> bytes:
+        return b"".join(encode_round(round_number) for round_number in state.snapshots.rounds())
+
+    async def snapshot(_: PeerId, content: bytes) -> bytes:
+        manifest = state.snapshots.manifest(decode_round(content))
+        if manifest is None:
+            raise MessageError("no such snapshot is held here")
+        return manifest.to_bytes()
+
+    async def piece(_: PeerId, content: bytes) -> bytes:
+        found = state.snapshots.read_piece(*decode_piece(content))
+        if found is None:
+            raise MessageError("that piece is not here")
+        return found
+
+    transport.serve("snapshots", snapshots, limit=0, purpose="snapshot")
+    transport.serve("snapshot", snapshot, limit=ROUND_BYTES)
+    transport.serve("piece", piece, limit=PIECE_REQUEST_BYTES, purpose="snapshot")

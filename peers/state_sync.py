@@ -1,0 +1,359 @@
+"""Bringing the canonical state to a block of the chain, whatever it takes.
+
+    one block on       apply the block's reduced segments
+    a lost branch      restore a snapshot below the fork, replay the blocks since
+    far behind         fetch the newest snapshot that the chain vouches for, replay the blocks since
+    torn by a crash    restore the own newest snapshot, replay
+    another digest     fetch the pieces that differ, replay; if that ends the same way, stop and say so
+
+Nothing that is fetched is trusted: reduced segments are named by their root in a block, snapshots by the
+digest that the next block carries, pieces by their hash in the snapshot's manifest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from peers.chain import Chain, Link
+from peers.events import Diverged, Event, Fetching, Notice, Refused
+from peers.exchange_store import ExchangeStore
+from peers.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count
+from peers.messages import Block, Reduction
+from peers.pieces import Wanted, fetch_pieces
+from peers.requests import encode_piece, encode_round
+from peers.rules import Rules
+from peers.segment import SegmentFrame
+from peers.state import CanonicalState
+from peers.transport import RemoteError
+from recipes import merkle
+from recipes.errors import MessageError, StateError, UnreachableError
+from recipes.keys import PeerId
+from recipes.layout import PIECE_BYTES, Layout
+
+_CALL_SECONDS = 30.0
+_PIECE_SECONDS = 600.0  # a slow link may need that long for a mebibyte
+_DIVERGENCES = 2  # from an agreed base, before giving up
+
+
+class Call(Protocol):
+    """Transport.call."""
+
+    async def __call__(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes: ...
+
+
+class _DivergedError(Exception):
+    """The state after a block is not the one that its co-signers agree on."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link.hash)
+        self.link = link
+
+
+def genesis_digest(*, weights_root: bytes, counters: bytes, layout: Layout, has_momentum: bool) -> str:
+    """Return the digest of the state at genesis, hex: the recipe's weights, and no momentum yet."""
+    momentum = []
+    if has_momentum:
+        size = 4 * layout.padded
+        lengths = [min(PIECE_BYTES, size - index * PIECE_BYTES) for index in range(piece_count(layout))]
+        momentum = [merkle.leaf_hash(bytes(length)) for length in lengths]
+    counters_leaf = merkle.leaf_hash(counters)
+    return merkle.root([weights_root, merkle.root(momentum), counters_leaf]).hex()
+
+
+class StateSync:
+    """Moves one run's canonical state along its chain."""
+
+    def __init__(
+        self,
+        state: CanonicalState,
+        exchange: ExchangeStore,
+        *,
+        rules: Rules,
+        layout: Layout,
+        has_momentum: bool,
+        call: Call,
+        sources: Callable[[], Sequence[PeerId]],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.state = state
+        self._exchange = exchange
+        self._rules = rules
+        self._layout = layout
+        self._has_momentum = has_momentum
+        self._call = call
+        self._sources = sources
+        self._tell = tell
+        self._divergences = 0
+
+    def oldest_needed_round(self) -> int:
+        """Return the round whose reduced segments are still worth keeping: those after the older snapshot."""
+        rounds = [number for number in self.state.snapshots.rounds() if number > 0]
+        return min(rounds[0], self.state.round - self._rules.rewind_depth) if len(rounds) > 1 else 0
+
+    async def bring_to(self, target: str, chain: Chain) -> str:
+        """Make the state the one after block `target`; return its digest, hex.
+
+        Raises:
+            UnreachableError: what is needed can be had from nobody, for now.
+            StateError: this machine computes another state than everybody else.
+        """
+        while True:
+            try:
+                await self._stand_below(target, chain)
+                digest = await self._replay(target, chain)
+            except _DivergedError as diverged:
+                await self._heal(diverged.link, target, chain)
+            else:
+                return digest
+
+    # ------------------------------------------------------------ finding a base
+
+    async def _stand_below(self, target: str, chain: Chain) -> None:
+        """Have the state stand at an ancestor of `target`, as near as is cheap."""
+        if self._is_below(self.state.block, target, chain) and self.state.clean:
+            if not await self._worth_a_snapshot(self.state.round, target, chain):
+                return
+        elif await self._restore_newest(target, chain):
+            if not await self._worth_a_snapshot(self.state.round, target, chain):
+                return
+        if not await self._fetch_newest(target, chain) and not self.state.clean:
+            await self._fetch_snapshot(0, target, chain)
+
+    def _is_below(self, block: str, target: str, chain: Chain) -> bool:
+        return block in chain and chain.path(block, target) is not None
+
+    async def _worth_a_snapshot(self, base: int, target: str, chain: Chain) -> bool:
+        """Say whether fetching a snapshot moves fewer bytes than fetching each block's reduced segments."""
+        links = _links_between(base, target, chain)
+        missing = sum(
+            reduction.bytes
+            for link in links
+            for reduction in _reductions(link).values()
+            if not self._exchange.has_reduced(reduction.root)
+        )
+        return missing > 4 * self._layout.padded * (2 if self._has_momentum else 1)
+
+    async def _restore_newest(self, target: str, chain: Chain) -> bool:
+        """Go back to the newest snapshot here that `target` stands on."""
+        for round_number in reversed(self.state.snapshots.rounds()):
+            manifest = self.state.snapshots.manifest(round_number)
+            if manifest is not None and self._is_below(manifest.block, target, chain):
+                if await asyncio.to_thread(self.state.restore, round_number):
+                    await self._fetch_pieces(manifest, chain)
+                    await asyncio.to_thread(self.state.restore, round_number)
+                return True
+        return False
+
+    async def _fetch_newest(self, target: str, chain: Chain) -> bool:
+        """Fetch the newest snapshot that peers hold and the chain vouches for, if it is newer than the state."""
+        link: Link | None = chain.link(target)
+        interval = self._rules.snapshot_interval
+        while link is not None and link.block is not None and (link.round > self.state.round or not self.state.clean):
+            if link.round % interval == 0:
+                try:
+                    await self._fetch_snapshot(link.round, target, chain)
+                except (UnreachableError, MessageError) as error:
+                    self._tell(Notice(f"No snapshot of round {link.round}: {error}"))
+                else:
+                    return True
+            link = chain.links.get(link.parent)
+        return False
+
+    async def _fetch_snapshot(self, round_number: int, target: str, chain: Chain) -> None:
+        """Fetch a snapshot and stand there.
+
+        Raises:
+            UnreachableError: nobody has it.
+        """
+        manifest = await self._agreed_manifest(round_number, target, chain)
+        await self._fetch_pieces(manifest, chain)
+        await asyncio.to_thread(self.state.restore, round_number)
+
+    async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> Manifest:
+        """Return the manifest whose digest the chain vouches for, from whoever has it."""
+        block, digest = _agreed(round_number, target, chain)
+        own = self.state.snapshots.manifest(round_number)
+        if own is not None and own.digest().hex() == digest:
+            return own
+        request = encode_round(round_number)
+        limit = manifest_limit(self._layout)
+        for peer in self._sources():
+            try:
+                content = await self._call(peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS)
+                manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
+            except (UnreachableError, RemoteError, MessageError):
+                continue
+            if manifest.digest().hex() == digest and manifest.round == round_number and manifest.block == block:
+                return manifest
+        raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
+
+    async def _fetch_pieces(self, manifest: Manifest, chain: Chain) -> int:
+        """Fetch what is missing of a snapshot, verified piece by piece; return how many pieces came."""
+        snapshots = self.state.snapshots
+        await asyncio.to_thread(snapshots.begin, manifest)
+        snapshots.write_piece(manifest, Piece("counters", 0), chain.link(manifest.block).counters.canonical())
+        await asyncio.to_thread(self._reuse_own_pieces, manifest)
+        missing = await asyncio.to_thread(snapshots.missing, manifest)
+        pieces = {f"{piece.kind} {piece.index}": piece for piece in missing}
+        wanted = [
+            Wanted(name=name, hash=manifest.leaf(piece), size=self._size(piece), is_leaf=True)
+            for name, piece in pieces.items()
+        ]
+        what = f"the state after round {manifest.round}"
+
+        async def ask(peer: PeerId, wish: Wanted) -> bytes:
+            body = encode_piece(manifest.round, pieces[wish.name])
+            return await self._call(
+                peer, "piece", body, limit=wish.size, timeout=_PIECE_SECONDS, purpose="snapshot"
+            )
+
+        await fetch_pieces(
+            wanted,
+            sources=self._sources,
+            ask=ask,
+            sink=lambda wish, data: snapshots.write_piece(manifest, pieces[wish.name], data),
+            already=lambda _: False,
+            progress=lambda progress: self._tell(Fetching(what, progress.present, progress.pieces)),
+            dropped=lambda peer, reason: self._tell(Refused(peer, "a piece of the state", reason)),
+        )
+        await asyncio.to_thread(snapshots.complete, manifest)
+        return len(wanted)
+
+    def _size(self, piece: Piece) -> int:
+        """Return how many bytes a piece of the weights or of the momentum has."""
+        return min(PIECE_BYTES, 4 * self._layout.padded - piece.index * PIECE_BYTES)
+
+    def _reuse_own_pieces(self, manifest: Manifest) -> None:
+        """Copy the pieces that an own snapshot of another time already has."""
+        snapshots = self.state.snapshots
+        wanted = {manifest.leaf(piece): piece for piece in snapshots.missing(manifest)}
+        for round_number in snapshots.rounds():
+            own = snapshots.manifest(round_number)
+            for piece in own.pieces() if own is not None else ():
+                target = wanted.get(own.leaf(piece)) if own is not None else None
+                data = snapshots.read_piece(round_number, piece) if target is not None else None
+                if target is not None and data is not None and merkle.leaf_hash(data) == manifest.leaf(target):
+                    snapshots.write_piece(manifest, target, data)
+
+    # ------------------------------------------------------------ replaying blocks
+
+    async def _replay(self, target: str, chain: Chain) -> str:
+        """Apply the blocks from the state's place up to `target`; return the digest there."""
+        links = chain.path(self.state.block, target)
+        if links is None:
+            raise StateError("The state does not stand below the block that it is brought to.")
+        here = chain.link(self.state.block)
+        digest = await asyncio.to_thread(self._digest, here)
+        if links and links[0].block is None:
+            raise StateError("A chain does not pass through its own beginning twice.")
+        for link in links:
+            block = link.block.body if link.block is not None else None
+            if block is None or block.digest_before != digest:
+                raise _DivergedError(chain.link(link.parent))
+            frames = await self._frames(link)
+            await asyncio.to_thread(self.state.apply, frames, round_number=link.round, block=link.hash)
+            digest = await asyncio.to_thread(self._digest, link)
+            if link.round % self._rules.snapshot_interval == 0:
+                await asyncio.to_thread(self.state.save_snapshot, link.counters.canonical())
+        return digest
+
+    def _digest(self, link: Link) -> str:
+        return self.state.digest(link.counters.canonical()).hex()
+
+    async def _frames(self, link: Link) -> dict[int, SegmentFrame]:
+        """Return the block's reduced segments, fetching those that are not here."""
+        return {
+            segment: await self._frame(link, reduction) for segment, reduction in sorted(_reductions(link).items())
+        }
+
+    async def _frame(self, link: Link, reduction: Reduction) -> SegmentFrame:
+        try:
+            return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
+        except MessageError:
+            pass  # not here, or damaged on disk
+        tried = []
+        for peer in dict.fromkeys([reduction.peer, *_claimants(link), *self._sources()]):
+            try:
+                data = await self._call(
+                    peer,
+                    "reduced",
+                    bytes.fromhex(reduction.root),
+                    limit=self._exchange.form.reduced_limit,
+                    timeout=_CALL_SECONDS,
+                    purpose="catching up",
+                )
+                await asyncio.to_thread(self._exchange.take_reduced, link.round, reduction.root, data)
+                return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
+            except (UnreachableError, RemoteError, MessageError):
+                tried.append(peer)
+        raise UnreachableError(f"No peer of {len(tried)} asked has segment {reduction.segment} of round {link.round}.")
+
+    # ------------------------------------------------------------ when this peer stands alone
+
+    async def _heal(self, link: Link, target: str, chain: Chain) -> None:
+        """Get back to a state that the electors agree on, fetching only the pieces that differ.
+
+        Raises:
+            StateError: it went wrong again from an agreed base.
+        """
+        self._divergences += 1
+        if self._divergences > _DIVERGENCES:
+            raise StateError(
+                f"After round {link.round}, this machine computes another state than everybody else, again and again.",
+                remedy="Its memory or processor may be faulty: run a memory test before you join again.",
+            )
+        agreed = [number for number in self.state.snapshots.rounds() if number <= link.round]
+        fetched = 0
+        for round_number in reversed(agreed or [0]):
+            try:
+                manifest = await self._agreed_manifest(round_number, target, chain)
+            except (UnreachableError, StateError):
+                continue
+            fetched = await self._fetch_pieces(manifest, chain)
+            if await asyncio.to_thread(self.state.restore, round_number):
+                continue
+            self._tell(Diverged(link.round, fetched))
+            return
+        raise UnreachableError("No peer has a snapshot to go back to.")
+
+
+def _links_between(base: int, target: str, chain: Chain) -> list[Link]:
+    links = []
+    link: Link | None = chain.link(target)
+    while link is not None and link.block is not None and link.round > base:
+        links.append(link)
+        link = chain.links.get(link.parent)
+    return links[::-1]
+
+
+def _reductions(link: Link) -> dict[int, Reduction]:
+    """Return the reductions of a block's segments that are not empty."""
+    block: Block | None = link.block.body if link.block is not None else None
+    reductions = block.reductions if block is not None else ()
+    return {segment: signed.body for segment, signed in enumerate(reductions) if signed is not None}
+
+
+def _claimants(link: Link) -> list[PeerId]:
+    return [claim.body.peer for claim in link.block.body.roster.body.claims] if link.block is not None else []
+
+
+def _agreed(round_number: int, target: str, chain: Chain) -> tuple[str, str]:
+    """Return the block of that round below `target`, and the digest after it that the chain vouches for.
+
+    Raises:
+        StateError: the chain here does not reach so far back, or nobody co-signed yet.
+    """
+    child = ""
+    link = chain.link(target)
+    while link.round > round_number and link.parent in chain:
+        child, link = link.hash, chain.link(link.parent)
+    signed = chain.link(child).block if child else None
+    digest = signed.body.digest_before if signed is not None else chain.digest_after(link.hash)
+    if link.round != round_number or digest is None:
+        raise StateError(f"The chain known here does not vouch for a state after round {round_number}.")
+    return link.hash, digest
+

@@ -1,0 +1,390 @@
+"""A peer's only door to the network: it answers requests, asks others, and finds them.
+
+    async with await Transport.open(key_path=..., run_id=..., bootstrap=[address]) as transport:
+        transport.serve("piece", send_piece, limit=64)
+        piece = await transport.call(peer, "piece", which, limit=PIECE_BYTES, timeout=30)
+
+Requests and responses are bytes of bounded length: whoever serves or calls says how many it takes. libp2p
+encrypts, and proves each peer's id. A stranger can hold only a few requests open, and none for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from peers import framing
+from peers.addresses import by_usefulness, split_peer
+from peers.daemon import Daemon, DaemonSettings
+from peers.framing import RemoteError, Status
+from peers.libp2p import Board, Streams, check_address
+from peers.noticeboard import Presence
+from peers.traffic import TrafficMeter
+from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
+from recipes.keys import PeerId, load_or_create_key, public_key
+
+__all__ = ["Limits", "RemoteError", "Transport"]
+
+_log = logging.getLogger(__name__)
+
+_PROTOCOL = "/manyhands/1"
+_CONNECT_SECONDS = 10.0
+_FAREWELL_SECONDS = 5.0  # for a refused peer to take note and close
+_REFUSED = "refused"  # the purpose under which the bytes of requests are counted that nobody here serves
+
+Handler = Callable[[PeerId, bytes], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What other peers may take from us."""
+
+    requests_per_peer: int = 16  # in flight; further ones are refused as busy
+    requests: int = 256  # in flight, from all peers together
+    stall_seconds: float = 30.0  # a body may take this long, and in addition
+    slowest_bytes_per_second: float = 2048.0  # its length divided by this
+
+    def transfer_seconds(self, length: int) -> float:
+        """Return how long a body of `length` bytes may take to arrive or to be fetched."""
+        return self.stall_seconds + length / self.slowest_bytes_per_second
+
+
+@dataclass(frozen=True)
+class _Service:
+    handler: Handler
+    limit: int
+    purpose: str
+
+
+class Transport:
+    """Requests between the peers of one run, over a p2pd that this object owns.
+
+    `died` is set when p2pd ended by itself. Calls then raise NetworkError, and the owner opens a new
+    transport; `last_words` says what p2pd printed.
+    """
+
+    def __init__(
+        self,
+        *,
+        peer_id: PeerId,
+        run_id: str | None,
+        daemon: Daemon,
+        streams: Streams,
+        board: Board,
+        limits: Limits,
+    ) -> None:
+        self.peer_id = peer_id
+        self.traffic = TrafficMeter()
+        self._run_id = run_id
+        self._protocol = f"{_PROTOCOL}/{run_id}"
+        self._daemon = daemon
+        self._streams = streams
+        self._board = board
+        self._limits = limits
+        self._services: dict[str, _Service] = {}
+        self._in_flight: Counter[PeerId] = Counter()
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        key_path: Path,
+        run_id: str | None,
+        listen: Sequence[str] = ("/ip4/0.0.0.0/tcp/0",),
+        announce: Sequence[str] = (),
+        bootstrap: Sequence[str] = (),
+        relays: Sequence[str] = (),
+        limits: Limits | None = None,
+    ) -> Transport:
+        """Start p2pd and join the other peers at any of the `bootstrap` addresses; with none, be the first.
+
+        Args:
+            key_path: our identity; made there if it is missing.
+            run_id: 64 hex digits, or None for a peer that only keeps the notice boards of any runs.
+            listen: multiaddrs on which to take connections; port 0 lets the system choose.
+            announce: multiaddrs under which others find us, where that differs, such as behind a router.
+            bootstrap: full addresses (with /p2p/ID) of peers that may know others; one has to answer.
+            relays: full addresses of peers that forward to us if nobody can dial us.
+            limits: what strangers may take from us.
+
+        Raises:
+            IdentityError: the key is malformed or readable by others.
+            NetworkError: an address is malformed or taken, or p2pd does not start; its own words are inside.
+            UnreachableError: no bootstrap address answers; each is named with the reason.
+        """
+        key = load_or_create_key(key_path)
+        for address in (*listen, *announce):
+            check_address(address)
+        for address in (*bootstrap, *relays):
+            split_peer(address)
+            check_address(address)
+        async with contextlib.AsyncExitStack() as undo:
+            settings = DaemonSettings(key_path, tuple(listen), tuple(announce), tuple(relays))
+            daemon = await Daemon.start(settings)
+            undo.push_async_callback(daemon.stop)
+            streams = Streams(daemon.control_socket, daemon.stream_socket)
+            undo.push_async_callback(streams.close)
+            board = await Board.open(daemon.control_socket, key, run_id)
+            undo.push_async_callback(board.close)
+            transport = cls(
+                peer_id=key.peer_id,
+                run_id=run_id,
+                daemon=daemon,
+                streams=streams,
+                board=board,
+                limits=limits or Limits(),
+            )
+            if run_id is not None:
+                await streams.accept(transport._protocol, transport._answer)
+            await transport._join(bootstrap)
+            undo.pop_all()
+        return transport
+
+    async def __aenter__(self) -> Transport:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Take leave: handlers that still run are cancelled, and p2pd ends."""
+        await self._streams.close()
+        await self._board.close()
+        await self._daemon.stop()
+
+    @property
+    def died(self) -> asyncio.Event:
+        """Set when p2pd ended by itself; never by `close`."""
+        return self._daemon.died
+
+    def last_words(self) -> str:
+        """Return p2pd's last lines of output."""
+        return self._daemon.last_words()
+
+    async def addresses(self) -> tuple[str, ...]:
+        """Return the full addresses at which others may reach us, as p2pd sees them now, the best first.
+
+        Raises:
+            NetworkError: p2pd is gone.
+        """
+        return by_usefulness(await self._streams.addresses())
+
+    async def connected(self) -> frozenset[PeerId]:
+        """Return the peers to which a connection is open now.
+
+        Raises:
+            NetworkError: p2pd is gone.
+        """
+        return await self._streams.connected()
+
+    async def connect(
+        self, peer: PeerId, addresses: Iterable[str], *, timeout: float = _CONNECT_SECONDS
+    ) -> None:
+        """Connect to `peer` at any of its full addresses, and keep the notice board together from now on.
+
+        With an open connection this only refreshes the latter. Addresses of other peers are passed over.
+
+        Raises:
+            UnreachableError: it answered at none of them; each is named.
+            NetworkError: p2pd is gone.
+        """
+        tried = list(addresses)
+        if reason := await self._try_to_connect(peer, tried, timeout):
+            places = ", ".join(tried) or "no known address"
+            raise UnreachableError(f"Cannot reach {peer} at {places}: {reason}")
+
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
+        """Answer requests of this kind from now on, instead of whatever answered them before.
+
+        `handler(peer, body)` returns the response's body. It may raise MessageError or RemoteError to refuse:
+        the peer is told that message. Other errors are logged here, and the peer learns only that we cannot
+        answer. The handler is cancelled when the peer stops waiting.
+
+        Args:
+            kind: lower-case letters, digits and `-`, at most 32.
+            handler: is run once per request, many at a time.
+            limit: bytes of the longest request body that is taken in.
+            purpose: the name under which the bytes are counted; the kind, if not given.
+        """
+        framing.check_kind(kind)
+        self._services[kind] = _Service(handler, limit, purpose or kind)
+
+    async def call(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes:
+        """Send a request to `peer` and return its response; cancelling this closes the stream.
+
+        Args:
+            peer: whom to ask; it need not be connected if the swarm knows its address.
+            kind: what it must serve.
+            body: the request.
+            limit: bytes of the longest response that is accepted.
+            timeout: seconds for all of it.
+            purpose: the name under which the bytes are counted; the kind, if not given.
+
+        Raises:
+            UnreachableError: the peer cannot be reached, hung up, or took too long.
+            RemoteError: it refused; the message is its reason.
+            MessageError: its response is malformed or longer than `limit`.
+            NetworkError: p2pd is gone.
+        """
+        try:
+            return await asyncio.wait_for(self._request(peer, kind, body, limit, purpose or kind), timeout)
+        except asyncio.TimeoutError as error:
+            raise UnreachableError(f"{peer} did not answer {kind!r} within {timeout:g} s.") from error
+        except (OSError, asyncio.IncompleteReadError) as error:
+            if self.died.is_set():
+                raise NetworkError(f"The network daemon p2pd died. It said:\n{self.last_words()}") from error
+            raise UnreachableError(f"{peer} hung up instead of answering {kind!r}.") from error
+
+    async def announce(self, presence: Presence) -> bool:
+        """Sign our presence and post it on the run's notice board, for 75 s; False if nobody took it.
+
+        Raises:
+            MessageError: it is larger than 2 KiB.
+        """
+        return await self._board.post(presence)
+
+    async def roll_call(self) -> dict[PeerId, Presence]:
+        """Return who is on the run's notice board, ourselves included if we announced ourselves."""
+        return await self._board.read(self._run_id) if self._run_id is not None else {}
+
+    async def _join(self, bootstrap: Sequence[str]) -> None:
+        attempts = [
+            self._try_to_connect(split_peer(address)[1], [address], _CONNECT_SECONDS) for address in bootstrap
+        ]
+        reasons = await asyncio.gather(*attempts)
+        if bootstrap and all(reasons):
+            tried = (f"  {address}: {reason}" for address, reason in zip(bootstrap, reasons, strict=True))
+            raise UnreachableError(
+                "No peer answered. Tried:\n" + "\n".join(tried),
+                remedy="Check that one of these peers runs, and that no firewall stands between.",
+            )
+        if bootstrap:
+            await self._board.look_around()
+
+    async def _try_to_connect(self, peer: PeerId, addresses: Iterable[str], timeout: float) -> str:
+        """Connect and share the notice board; return why that failed, or an empty string."""
+        try:
+            await asyncio.wait_for(self._streams.connect(peer, _places(peer, addresses)), timeout)
+        except asyncio.TimeoutError:
+            return f"no answer within {timeout:g} s"
+        except UnreachableError as error:
+            return str(error)
+        await self._board.introduce(peer)
+        return ""
+
+    async def _request(self, peer: PeerId, kind: str, body: bytes, limit: int, purpose: str) -> bytes:
+        try:
+            reader, writer = await self._streams.open(peer, self._protocol)
+        except UnreachableError as error:
+            raise UnreachableError(f"Cannot reach {peer}: {error}.") from error
+        with contextlib.closing(writer):
+            # A refusal may come before the body is through, so listen while sending.
+            sent, received = self.traffic.count_sent(purpose), self.traffic.count_received(purpose)
+            sending = asyncio.ensure_future(framing.send_request(writer, kind, body, count=sent))
+            try:
+                return await framing.read_response(reader, limit=limit, count=received)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    async def _answer(self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Deal with one stream that `peer` opened."""
+        if public_key(peer) is None:
+            return  # its signatures could not be checked from its id: it is none of us
+        self._in_flight[peer] += 1
+        try:
+            crowding = self._crowding(peer)
+            if crowding <= 1:
+                await self._serve_request(peer, reader, writer)
+            elif crowding <= 2:
+                await self._refuse(reader, writer, Status.BUSY, "busy: too many requests at once")
+            # beyond that, even a refusal is too much
+        except asyncio.TimeoutError:
+            _log.debug("%s was too slow to send a request or to fetch its response", peer)
+        except (MessageError, RemoteError) as refusal:
+            await self._refuse(reader, writer, Status.REFUSED, str(refusal))
+        except ManyhandsError as error:  # the peer need not know what is wrong with our disk, nor our paths
+            _log.warning("Could not answer %s: %s", peer, error)
+            await self._refuse(reader, writer, Status.BUSY, "cannot answer now")
+        finally:
+            self._in_flight[peer] -= 1
+            if not self._in_flight[peer]:
+                del self._in_flight[peer]
+
+    def _crowding(self, peer: PeerId) -> float:
+        """Return how much of what `peer`, or all peers together, may hold is in use; above 1 is too much."""
+        return max(
+            self._in_flight[peer] / self._limits.requests_per_peer,
+            self._in_flight.total() / self._limits.requests,
+        )
+
+    async def _serve_request(
+        self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        kind, length = await asyncio.wait_for(framing.read_request_head(reader), self._limits.stall_seconds)
+        service = self._services.get(kind)
+        received = self.traffic.count_received(service.purpose if service else _REFUSED)
+        received(framing.request_head_bytes(kind))
+        if service is None:
+            raise MessageError(f"Nobody here serves {kind!r}.")
+        if length > service.limit:
+            raise MessageError(f"{kind!r} with {length} bytes is too long: {service.limit} are allowed.")
+        body = await asyncio.wait_for(
+            framing.read_body(reader, length, count=received),
+            self._limits.transfer_seconds(length),
+        )
+        response = await _while_listening(reader, service.handler(peer, body))
+        if response is None:
+            return
+        sent = self.traffic.count_sent(service.purpose)
+        await asyncio.wait_for(
+            framing.send_response(writer, Status.OK, response, count=sent),
+            self._limits.transfer_seconds(len(response)),
+        )
+
+    async def _refuse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: Status, reason: str
+    ) -> None:
+        """Send a refusal, then let the rest of the request run off: closing at once could lose it."""
+
+        async def send_and_wait() -> None:
+            count = self.traffic.count_sent(_REFUSED)
+            await framing.send_response(writer, status, framing.encode_reason(reason), count=count)
+            await framing.discard(reader)
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(send_and_wait(), _FAREWELL_SECONDS)
+
+
+def _places(peer: PeerId, addresses: Iterable[str]) -> list[str]:
+    """Return the addresses that are `peer`'s, without its id; a stranger's malformed ones are passed over."""
+    places = []
+    for address in addresses:
+        with contextlib.suppress(NetworkError):
+            place, owner = split_peer(address)
+            if owner == peer:
+                places.append(place)
+    return places
+
+
+async def _while_listening(reader: asyncio.StreamReader, answering: Awaitable[bytes]) -> bytes | None:
+    """Return what `answering` gives, or None if the other side closes the stream before that."""
+    answer = asyncio.ensure_future(answering)
+    hang_up = asyncio.ensure_future(reader.read(1))  # a second request on the stream counts as one, too
+    try:
+        await asyncio.wait({answer, hang_up}, return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else None
+    finally:
+        answer.cancel()
+        hang_up.cancel()
+        await asyncio.gather(answer, hang_up, return_exceptions=True)

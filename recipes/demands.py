@@ -1,0 +1,80 @@
+"""What a recipe asks of a volunteer's machine, estimated from the recipe alone.
+
+Estimates lean to the high side. The exchange is counted for rounds as short as their window, so that
+the bytes per day are an upper bound; a swarm of `ASSUMED_PEERS` is assumed, and the figure for any other
+size differs by at most a seventh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipes.recipe import Recipe
+from recipes.sections import ExchangeSection
+
+ASSUMED_PEERS = 8
+PROGRAM_BYTES = 900 * 10**6  # Python, torch, transformers and the network daemon
+KEPT_SNAPSHOTS = 2
+
+_SECONDS_PER_DAY = 86400
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}  # a parameter: two moments
+
+
+@dataclass(frozen=True)
+class Demands:
+    """Bytes that one volunteer needs, or moves in a day. `memory` leaves out activations."""
+
+    memory: int
+    disk: int
+    upload_per_day: int
+    download_per_day: int
+    contribution: int
+    reduced: int
+
+
+def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
+    """Return what `recipe` asks of a volunteer.
+
+    Args:
+        recipe: published or a template.
+        parameters: number of values of its model.
+        data_bytes: size of its packed data; 0 if unknown.
+    """
+    state = 4 + (4 if recipe.outer.momentum else 0)  # fp32 weights, and momentum
+    feedback = 2  # bf16
+    training = (
+        4 + 4 + _OPTIMIZER_BYTES[recipe.inner.optimizer] + 4
+    )  # weights, gradients, moments, pseudo-gradient
+    contribution = parameters * contribution_bits(recipe.exchange) / 8
+    reduced = parameters * reduced_bits(recipe.exchange) / 8
+    rounds_per_day = _SECONDS_PER_DAY / recipe.round.window_seconds
+    moved = (ASSUMED_PEERS - 1) / ASSUMED_PEERS * (contribution + reduced)
+    return Demands(
+        memory=PROGRAM_BYTES + parameters * (training + state + feedback),
+        disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + 4),
+        upload_per_day=round(moved * rounds_per_day),
+        download_per_day=round(moved * rounds_per_day),
+        contribution=round(contribution),
+        reduced=round(reduced),
+    )
+
+
+def contribution_bits(exchange: ExchangeSection) -> float:
+    """Return the expected bits a parameter of a contribution."""
+    return _frame_bits(exchange.keep, exchange.level_bits) / exchange.chunk
+
+
+def reduced_bits(exchange: ExchangeSection) -> float:
+    """Return the expected bits a parameter of a reduced segment."""
+    return _frame_bits(exchange.reduced_keep, exchange.reduced_level_bits) / exchange.chunk
+
+
+def _frame_bits(keep: int, level_bits: int, *, chunk: int = 4096) -> float:
+    """Return the expected bits of one chunk: gaps, signs, levels, the table of magnitudes, and alignment.
+
+    Gaps between kept indices are nearly geometric. Golomb and Rice's code with parameter r spends
+    r + 1 bits and one more for every 2**r that the gap holds (Rice 1979).
+    """
+    absent = 1 - keep / chunk
+    gap = min(r + 1 + absent ** (1 << r) / (1 - absent ** (1 << r)) for r in range(13))
+    return keep * (gap + 1 + level_bits) + 8 * (1 << level_bits) + 4

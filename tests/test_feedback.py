@@ -1,0 +1,330 @@
+"""Error feedback: nothing that a contribution leaves out, or that the chain does not count, is forgotten."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from peers.codec import Codec
+from peers.feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
+from peers.history import ContributionHistory, Counted, Outcome
+from peers.segment import SegmentFrame
+from recipes import merkle
+from recipes.errors import StateError
+from recipes.layout import lay_out
+
+CODEC = Codec(keep=64, level_bits=1)
+OUT = Codec(keep=32, level_bits=3)
+DECAY = 0.75
+SEGMENTS = 2
+LAYOUT = lay_out([("weight", (4 * 4096 - 100,))], segments=SEGMENTS)
+
+
+def delta(seed: int) -> NDArray[np.float32]:
+    values = np.zeros(LAYOUT.padded, dtype=np.float32)
+    values[: LAYOUT.size] = np.random.default_rng(seed).standard_normal(LAYOUT.size) * 1e-2
+    return values
+
+
+def claim(number: int) -> str:
+    return merkle.digest(str(number).encode()).hex()
+
+
+def dense(frames: Iterable[SegmentFrame]) -> NDArray[np.float32]:
+    return np.concatenate([frame.decode().dense().reshape(-1) for frame in frames])
+
+
+def close(actual: NDArray[np.float32], expected: NDArray[Any]) -> bool:
+    """Within the two last roundings to bfloat16, of values below 0.0625; contributed ones are above 0.015."""
+    return bool(np.abs(actual - expected).max() <= 2 * 2.0**-13)
+
+
+# ---------------------------------------------------------------------------------------------- the feedback
+
+
+def feedback(folder: Path, expected_root: bytes | None = None) -> ErrorFeedback:
+    return ErrorFeedback(folder, layout=LAYOUT, codec=CODEC, decay=DECAY, expected_root=expected_root)
+
+
+def all_values(of: ErrorFeedback) -> NDArray[np.float32]:
+    return np.concatenate([of.values(segment) for segment in range(SEGMENTS)])
+
+
+def nothing(segment: int) -> list[Returned]:
+    return []
+
+
+def test_what_a_contribution_leaves_out_is_sent_later(tmp_path: Path) -> None:
+    kept = feedback(tmp_path)
+    first = dense(kept.contribute(delta(1), returned=nothing))
+    assert close(all_values(kept), delta(1) - first)
+    before = all_values(kept)
+    second = dense(kept.contribute(delta(2), returned=nothing))
+    assert close(all_values(kept), np.float32(DECAY) * before + delta(2) - second)
+    untouched = np.zeros(LAYOUT.padded, dtype=np.float32)
+    assert np.count_nonzero(dense(kept.contribute(untouched, returned=nothing))) == 64 * LAYOUT.chunks
+
+
+def test_what_is_returned_is_discounted_like_the_rest(tmp_path: Path) -> None:
+    kept = feedback(tmp_path)
+    part = Returned(np.array([5, 4096], dtype=np.int64), np.array([0.5, -0.25], dtype=np.float32))
+    sent = dense(kept.contribute(delta(1), returned=lambda segment: [part, part] if segment == 1 else []))
+    expected = delta(1)
+    expected[LAYOUT.segment_slice(1)][[5, 4096]] += np.float32(DECAY) * np.array(
+        [1.0, -0.5], dtype=np.float32
+    )
+    assert close(all_values(kept), expected - sent)
+
+
+def test_the_root_is_that_of_the_files_chunks(tmp_path: Path) -> None:
+    kept = feedback(tmp_path)
+    kept.contribute(delta(1), returned=nothing)
+    content = (tmp_path / "feedback.bf16").read_bytes()
+    assert len(content) == 2 * LAYOUT.padded
+    leaves = [merkle.leaf_hash(content[start : start + 8192]) for start in range(0, len(content), 8192)]
+    assert kept.root() == merkle.root(leaves)
+
+
+def test_feedback_carries_over_to_the_next_process(tmp_path: Path) -> None:
+    kept = feedback(tmp_path)
+    assert kept.reset
+    kept.contribute(delta(1), returned=nothing)
+    assert not kept.reset
+    again = feedback(tmp_path, kept.root())
+    assert not again.reset
+    np.testing.assert_array_equal(all_values(again), all_values(kept))
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "missing"])
+def test_damaged_feedback_starts_again_from_zero_and_says_so(tmp_path: Path, damage: str) -> None:
+    kept = feedback(tmp_path)
+    kept.contribute(delta(1), returned=nothing)
+    path = tmp_path / "feedback.bf16"
+    content = bytearray(path.read_bytes())
+    content[10_001] ^= 1
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content if damage == "a flipped bit" else content[:-1])
+    again = feedback(tmp_path, kept.root())
+    assert again.reset
+    assert not all_values(again).any()
+    assert again.root() == merkle.root([merkle.leaf_hash(bytes(8192))] * LAYOUT.chunks)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
+def test_a_pseudo_gradient_that_makes_no_sense_is_refused_and_changes_nothing(
+    tmp_path: Path, value: float
+) -> None:
+    kept = feedback(tmp_path)
+    kept.contribute(delta(1), returned=nothing)
+    before = kept.root()
+    broken = delta(2)
+    broken[-200] = value
+    with pytest.raises(ValueError, match="pseudo-gradient"):
+        kept.contribute(broken, returned=nothing)
+    with pytest.raises(ValueError, match="expected float32"):
+        kept.contribute(delta(2)[:-1], returned=nothing)
+    assert feedback(tmp_path, before).root() == kept.root() == before
+
+
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1))
+def test_bfloat16_is_rounded_to_nearest_even(values: list[float]) -> None:
+    floats = np.array(values, dtype=np.float32)
+    floats[np.abs(floats) < 2.0**-64] = 0.0
+    expected = torch.from_numpy(floats).to(torch.bfloat16).to(torch.float32).numpy()
+    rounded = from_bfloat16(to_bfloat16(floats))
+    np.testing.assert_array_equal(rounded, expected)
+
+
+def test_bfloat16_ties_go_to_even() -> None:
+    ties = np.array([0x3F808000, 0x3F818000, 0xBF808000], dtype=np.uint32).view(np.float32)
+    assert to_bfloat16(ties).tolist() == [0x3F80, 0x3F82, 0xBF80]
+
+
+def test_values_that_no_codec_would_keep_fade_to_zero() -> None:
+    tiny = np.array([2.0**-65, -(2.0**-100), 1e-40, 2.0**-64], dtype=np.float32)
+    assert to_bfloat16(tiny).tolist() == [0, 0, 0, (127 - 64) << 7]
+
+
+# ----------------------------------------------------------------------------------------------- the history
+
+
+@dataclasses.dataclass
+class Swarm:
+    """What the chain says: by claim, the segments that it counts, or None while it is undecided."""
+
+    verdicts: dict[str, Mapping[int, Counted] | None] = dataclasses.field(default_factory=dict)
+    reduced: dict[str, SegmentFrame] = dataclasses.field(default_factory=dict)
+
+    @property
+    def outcome(self) -> Outcome:
+        return lambda _, claim_hash: self.verdicts[claim_hash]
+
+    def reduce(self, frame: SegmentFrame) -> str:
+        """Reduce a lone contribution's segment to fewer values; return the root of the result."""
+        reduced = SegmentFrame.encode(frame.decode().dense(), codec=OUT)
+        self.reduced[reduced.root().hex()] = reduced
+        return reduced.root().hex()
+
+
+EVERYTHING = {segment: Counted() for segment in range(SEGMENTS)}
+
+
+def history(folder: Path, depth: int = 16) -> ContributionHistory:
+    return ContributionHistory(folder, layout=LAYOUT, codec=CODEC, decay=DECAY, depth=depth)
+
+
+def contribute(
+    to: ContributionHistory, number: int, swarm: Swarm, values: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    gradient = delta(number) if values is None else values
+    built = to.contribute(number, gradient, outcome=swarm.outcome, reduced=swarm.reduced.get)
+    to.name_claim(claim(number))
+    return dense(built.frames)
+
+
+def feedback_on_disk(folder: Path) -> NDArray[np.float32]:
+    return from_bfloat16(np.fromfile(folder / "contributions" / "feedback.bf16", dtype="<u2"))
+
+
+def test_a_counted_contribution_does_not_return(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): EVERYTHING})
+    first = contribute(peer, 1, swarm)
+    second = contribute(peer, 2, swarm)
+    assert close(feedback_on_disk(tmp_path), DECAY * (delta(1) - first) + delta(2) - second)
+
+
+def test_segments_that_the_chain_did_not_count_return_once(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): {1: Counted()}, claim(2): EVERYTHING})
+    first = contribute(peer, 1, swarm)
+    lost = first.copy()
+    lost[LAYOUT.segment_slice(1)] = 0.0
+    second = contribute(peer, 2, swarm)
+    left = DECAY * (delta(1) - first + lost) + delta(2) - second
+    assert close(feedback_on_disk(tmp_path), left)
+    third = contribute(peer, 3, swarm)
+    assert close(feedback_on_disk(tmp_path), DECAY * left + delta(3) - third)
+
+
+def test_a_contribution_whose_round_has_no_block_yet_waits(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): None, claim(2): EVERYTHING})
+    first = contribute(peer, 1, swarm)
+    second = contribute(peer, 2, swarm)
+    left = DECAY * (delta(1) - first) + delta(2) - second
+    assert close(feedback_on_disk(tmp_path), left)
+    swarm.verdicts[claim(1)] = {}
+    third = contribute(peer, 3, swarm)
+    assert close(feedback_on_disk(tmp_path), DECAY * left + DECAY**2 * first + delta(3) - third)
+
+
+def test_a_contribution_that_was_never_claimed_returns(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm()
+    built = peer.contribute(1, delta(1), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    first = dense(built.frames)
+    second = contribute(history(tmp_path), 2, swarm)
+    assert close(feedback_on_disk(tmp_path), DECAY * delta(1) + delta(2) - second)
+    assert np.count_nonzero(first)
+
+
+def test_what_returned_is_taken_back_when_the_chain_counts_it_after_all(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): {}, claim(2): EVERYTHING, claim(3): EVERYTHING})
+    first = contribute(peer, 1, swarm)
+    second = contribute(peer, 2, swarm)
+    returned = DECAY * delta(1) + delta(2) - second
+    assert close(feedback_on_disk(tmp_path), returned)
+    swarm.verdicts[claim(1)] = EVERYTHING
+    third = contribute(peer, 3, swarm)
+    taken_back = DECAY * returned - DECAY**2 * first + delta(3) - third
+    assert close(feedback_on_disk(tmp_path), taken_back)
+    fourth = contribute(peer, 4, swarm)
+    assert close(feedback_on_disk(tmp_path), DECAY * taken_back + delta(4) - fourth)
+
+
+def test_values_that_the_reduced_segment_dropped_return_less_what_was_clipped(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm()
+    built = peer.contribute(1, delta(1), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    peer.name_claim(claim(1))
+    first = dense(built.frames)
+    root = swarm.reduce(built.frames[0])
+    swarm.verdicts[claim(1)] = {0: Counted(factor=0.5, reduced=root), 1: Counted()}
+    dropped = np.zeros_like(first)
+    place = LAYOUT.segment_slice(0)
+    dropped[place] = np.where(dense([swarm.reduced[root]]) == 0.0, first[place], 0.0)
+    assert 0 < np.count_nonzero(dropped) < np.count_nonzero(first[place])
+    second = contribute(peer, 2, swarm)
+    assert close(feedback_on_disk(tmp_path), DECAY * (delta(1) - first + dropped / 2) + delta(2) - second)
+
+
+def test_dropped_values_are_not_returned_again_when_their_whole_segment_is(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm()
+    built = peer.contribute(1, delta(1), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    peer.name_claim(claim(1))
+    first = dense(built.frames)
+    swarm.verdicts[claim(1)] = {
+        s: Counted(reduced=swarm.reduce(frame)) for s, frame in enumerate(built.frames)
+    }
+    second = contribute(peer, 2, swarm)
+    before = feedback_on_disk(tmp_path)
+    dropped = np.where(dense(swarm.reduced.values()) == 0.0, first, 0.0)
+
+    # The branch is lost, and with it the reduced segments; another process goes on.
+    swarm.verdicts |= {claim(1): {}, claim(2): EVERYTHING}
+    swarm.reduced.clear()
+    third = contribute(history(tmp_path), 3, swarm)
+    expected = DECAY * before + DECAY**2 * (first - dropped) + delta(3) - third
+    assert close(feedback_on_disk(tmp_path), expected)
+    assert np.count_nonzero(second)
+
+
+def test_the_frames_of_a_claim_are_kept_for_as_long_as_they_may_return(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path, depth=3), Swarm({claim(number): EVERYTHING for number in range(1, 9)})
+    frames = {number: contribute(peer, number, swarm) for number in range(1, 7)}
+    again = history(tmp_path, depth=3)
+    for number in range(1, 4):
+        assert again.frame(claim(number), 0) is None
+    for number in range(4, 7):
+        kept = [again.frame(claim(number), segment) for segment in range(SEGMENTS)]
+        np.testing.assert_array_equal(dense(frame for frame in kept if frame), frames[number])
+    folders = [path for path in (tmp_path / "contributions").iterdir() if path.is_dir()]
+    assert len(folders) == 3
+
+
+def test_a_crash_before_the_record_is_written_resets_the_feedback_but_loses_no_contribution(
+    tmp_path: Path,
+) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): {}})
+    first = contribute(peer, 1, swarm)
+    record = (tmp_path / "contributions" / "record.json").read_bytes()
+    contribute(peer, 2, swarm)
+    (tmp_path / "contributions" / "record.json").write_bytes(record)
+
+    restarted = history(tmp_path)
+    assert restarted.feedback_reset
+    built = restarted.contribute(3, delta(3), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    assert built.feedback_reset
+    expected = DECAY**2 * first + delta(3) - dense(built.frames)
+    assert close(feedback_on_disk(tmp_path), expected)
+    assert not restarted.feedback_reset
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"entries":5}'])
+def test_a_torn_record_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+    contribute(history(tmp_path), 1, Swarm())
+    (tmp_path / "contributions" / "record.json").write_bytes(content)
+    peer = history(tmp_path)
+    assert peer.feedback_reset
+    assert peer.frame(claim(1), 0) is None
+
+
+def test_there_must_be_a_contribution_before_a_claim(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="no contribution to claim"):
+        history(tmp_path).name_claim(claim(1))

@@ -1,0 +1,187 @@
+"""Pieces come from many peers at once, and no peer is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+
+from peers.framing import RemoteError
+from peers.pieces import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
+from recipes import merkle
+from recipes.errors import MessageError, StorageError, UnreachableError
+from recipes.keys import PeerId
+
+ANNA, BERT, CLEO = PeerId("anna"), PeerId("bert"), PeerId("cleo")
+CONTENTS = {f"piece {n}": bytes([n]) * 100 for n in range(20)}
+WANTED = [Wanted(name=name, hash=merkle.digest(content), size=100) for name, content in CONTENTS.items()]
+
+Answer = Callable[[Wanted], Awaitable[bytes]]
+
+
+async def honest(piece: Wanted) -> bytes:
+    await asyncio.sleep(0)
+    return CONTENTS[piece.name]
+
+
+async def lying(piece: Wanted) -> bytes:
+    return bytes(reversed(CONTENTS[piece.name][:-1])) + b"!"
+
+
+async def absent(_: Wanted) -> bytes:
+    raise UnreachableError("no answer within 5 s")
+
+
+class Fetch:
+    """One fetch from scripted peers, and everything that it told."""
+
+    def __init__(self, peers: dict[PeerId, Answer]) -> None:
+        self.peers = peers
+        self.asked: list[tuple[PeerId, str]] = []
+        self.here: dict[str, bytes] = {}
+        self.dropped: dict[PeerId, str] = {}
+        self.progress: list[FetchProgress] = []
+
+    async def ask(self, peer: PeerId, piece: Wanted) -> bytes:
+        self.asked.append((peer, piece.name))
+        return await self.peers[peer](piece)
+
+    def put(self, piece: Wanted, content: bytes) -> None:
+        self.here[piece.name] = content
+
+    async def run(
+        self, wanted: Sequence[Wanted] = WANTED, sink: Callable[[Wanted, bytes], None] | None = None
+    ) -> None:
+        await fetch_pieces(
+            wanted,
+            sources=lambda: list(self.peers),
+            ask=self.ask,
+            sink=sink or self.put,
+            already=lambda piece: piece.name in self.here,
+            progress=self.progress.append,
+            dropped=self.dropped.__setitem__,
+            pause_seconds=0,
+        )
+
+
+async def test_pieces_come_from_all_sources() -> None:
+    fetch = Fetch({ANNA: honest, BERT: honest, CLEO: honest})
+    await fetch.run()
+    assert fetch.here == CONTENTS
+    assert {peer for peer, _ in fetch.asked} == {ANNA, BERT, CLEO}
+    assert len(fetch.asked) == len(CONTENTS)
+    assert fetch.progress[0] == FetchProgress(pieces=20, present=0, fetched_bytes=0)
+    assert fetch.progress[-1] == FetchProgress(pieces=20, present=20, fetched_bytes=2000)
+
+
+async def test_a_liars_piece_is_thrown_away_and_fetched_elsewhere_and_the_liar_named() -> None:
+    fetch = Fetch({ANNA: lying, BERT: honest})
+    await fetch.run()
+    assert fetch.here == CONTENTS
+    assert list(fetch.dropped) == [ANNA]
+    assert "with the hash" in fetch.dropped[ANNA]
+    assert [peer for peer, _ in fetch.asked].count(ANNA) <= LANES  # those that were on their way
+
+
+async def test_a_piece_of_another_length_is_a_lie_too() -> None:
+    async def short(piece: Wanted) -> bytes:
+        return CONTENTS[piece.name][:-1]
+
+    fetch = Fetch({ANNA: short, BERT: honest})
+    await fetch.run()
+    assert "99 bytes" in fetch.dropped[ANNA]
+
+
+async def test_a_source_that_fails_once_is_asked_again() -> None:
+    failures = iter([UnreachableError("hung up"), RemoteError("busy")])
+
+    async def shaky(piece: Wanted) -> bytes:
+        for failure in failures:
+            raise failure
+        return CONTENTS[piece.name]
+
+    fetch = Fetch({ANNA: shaky})
+    await fetch.run()
+    assert fetch.here == CONTENTS
+    assert fetch.dropped == {}
+
+
+async def test_a_source_that_keeps_failing_is_left_out() -> None:
+    fetch = Fetch({ANNA: absent, BERT: honest})
+    await fetch.run()
+    assert fetch.here == CONTENTS
+    assert fetch.dropped == {ANNA: "no answer within 5 s"}
+    assert FAILURES <= [peer for peer, _ in fetch.asked].count(ANNA) < FAILURES + LANES
+
+
+async def test_when_nobody_is_left_each_source_is_named_with_its_reason() -> None:
+    fetch = Fetch({ANNA: absent, BERT: lying})
+    with pytest.raises(
+        UnreachableError, match=r"(?s)anna: no answer within 5 s.*bert: Piece .* with the hash"
+    ):
+        await fetch.run(WANTED[:1])
+    with pytest.raises(UnreachableError, match="Tried: nobody"):
+        await Fetch({}).run()
+
+
+async def test_an_interrupted_fetch_asks_only_for_what_is_missing() -> None:
+    fetch = Fetch({ANNA: honest})
+    fetch.here = dict(list(CONTENTS.items())[:15])
+    await fetch.run()
+    assert sorted(name for _, name in fetch.asked) == sorted(list(CONTENTS)[15:])
+    assert fetch.progress[0] == FetchProgress(pieces=20, present=15, fetched_bytes=0)
+
+
+async def test_a_source_that_turns_up_late_is_asked() -> None:
+    fetch = Fetch({})
+
+    async def introducing_bert(piece: Wanted) -> bytes:
+        fetch.peers[BERT] = honest
+        return await honest(piece)
+
+    fetch.peers[ANNA] = introducing_bert
+    await fetch.run()
+    assert BERT in {peer for peer, _ in fetch.asked}
+
+
+async def test_one_source_is_never_asked_for_more_than_a_few_pieces_at_once() -> None:
+    running = most = 0
+
+    async def counting(piece: Wanted) -> bytes:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return CONTENTS[piece.name]
+
+    await Fetch({ANNA: counting}).run()
+    assert most == LANES
+
+
+async def test_a_full_disk_ends_the_fetch_and_nothing_runs_on() -> None:
+    cancelled = asyncio.Event()
+
+    async def slow(_: Wanted) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    def full(_: Wanted, __: bytes) -> None:
+        raise StorageError("No space left on device.")
+
+    with pytest.raises(StorageError):
+        await Fetch({ANNA: slow, BERT: honest}).run(sink=full)
+    assert cancelled.is_set()
+
+
+def test_a_merkle_leaf_is_checked_by_its_leaf_hash() -> None:
+    leaf = Wanted(name="leaf", hash=merkle.leaf_hash(b"x"), size=1, is_leaf=True)
+    leaf.check(b"x")
+    with pytest.raises(MessageError):
+        leaf.check(b"y")
+    with pytest.raises(MessageError):
+        Wanted(name="plain", hash=merkle.leaf_hash(b"x"), size=1).check(b"x")

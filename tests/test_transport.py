@@ -1,0 +1,321 @@
+"""Peers ask and answer each other through real p2pd processes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers.noticeboard import Presence, sign_presence
+from peers.transport import Limits, RemoteError, Transport
+from recipes.errors import DataError, MessageError, NetworkError, UnreachableError
+from recipes.keys import PeerId, SigningKey, load_or_create_key
+
+RUN, OTHER_RUN = "ab" * 32, "cd" * 32
+LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+NOBODY = SigningKey(bytes(32)).peer_id
+
+OpenPeer = Callable[..., Awaitable[Transport]]
+
+
+@pytest.fixture
+async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
+    """Open transports on loopback, and close them after the test."""
+    async with AsyncExitStack() as peers:
+
+        async def open_one(
+            name: str, *, via: Transport | None = None, run_id: str | None = RUN, limits: Limits | None = None
+        ) -> Transport:
+            bootstrap: Sequence[str] = await via.addresses() if via else ()
+            return await peers.enter_async_context(
+                await Transport.open(
+                    key_path=tmp_path / f"{name}.key",
+                    run_id=run_id,
+                    listen=LOOPBACK,
+                    bootstrap=bootstrap,
+                    limits=limits,
+                )
+            )
+
+        yield open_one
+
+
+async def echo(_: PeerId, body: bytes) -> bytes:
+    return body
+
+
+async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
+    return Presence(
+        run=run,
+        peer=transport.peer_id,
+        addresses=await transport.addresses(),
+        round=3,
+        time=int(time.time()),
+    )
+
+
+async def test_a_request_is_answered_and_the_answerer_knows_who_asked(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+
+    async def greet(peer: PeerId, body: bytes) -> bytes:
+        return body + b" " + peer.encode()
+
+    anna.serve("greet", greet, limit=10)
+    answer = await bert.call(anna.peer_id, "greet", b"hello", limit=100, timeout=10)
+    assert answer == b"hello " + bert.peer_id.encode()
+
+
+async def test_megabytes_pass_whole_and_are_counted_by_purpose_at_both_ends(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    anna.serve("echo", echo, limit=3 << 20, purpose="segments")
+    body = os.urandom(3 << 20)
+    before = bert.traffic.statistics()
+    assert await bert.call(anna.peer_id, "echo", body, limit=3 << 20, timeout=20, purpose="segments") == body
+    asked, served = bert.traffic.statistics(), anna.traffic.statistics()
+    head_of_request, head_of_response = 1 + len("echo") + 4, 5
+    assert asked.sent == served.received == {"segments": len(body) + head_of_request}
+    assert asked.received == served.sent == {"segments": len(body) + head_of_response}
+    assert asked.sent_bytes == len(body) + head_of_request
+    assert before.sent == {}  # a snapshot stays as it was
+
+
+async def test_a_response_above_the_callers_limit_is_refused_by_the_caller(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    anna.serve("echo", echo, limit=1000)
+    with pytest.raises(MessageError, match="1000 bytes where 999 are allowed"):
+        await bert.call(anna.peer_id, "echo", bytes(1000), limit=999, timeout=10)
+
+
+async def test_requests_that_nobody_serves_or_that_are_too_long_are_refused(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    anna.serve("echo", echo, limit=1000)
+    with pytest.raises(RemoteError, match="Nobody here serves 'dance'"):
+        await bert.call(anna.peer_id, "dance", b"", limit=0, timeout=10)
+    for length in (1001, 8 << 20):  # the refusal arrives also while the body is still being sent
+        with pytest.raises(RemoteError, match="too long: 1000 are allowed"):
+            await bert.call(anna.peer_id, "echo", bytes(length), limit=0, timeout=10)
+
+
+async def test_a_handlers_refusal_is_passed_on_but_not_its_other_troubles(
+    open_peer: OpenPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+
+    async def refuse(_: PeerId, __: bytes) -> bytes:
+        raise MessageError("no such piece")
+
+    async def fail(_: PeerId, __: bytes) -> bytes:
+        raise DataError("/home/anna/.manyhands/secret is missing")
+
+    async def stumble(_: PeerId, __: bytes) -> bytes:
+        raise ZeroDivisionError("a fault")
+
+    for kind, handler in {"refuse": refuse, "fail": fail, "stumble": stumble, "echo": echo}.items():
+        anna.serve(kind, handler, limit=10)
+    with pytest.raises(RemoteError, match=r"^no such piece$"):
+        await bert.call(anna.peer_id, "refuse", b"", limit=0, timeout=10)
+    with pytest.raises(RemoteError, match=r"^cannot answer now$"):
+        await bert.call(anna.peer_id, "fail", b"", limit=0, timeout=10)
+    with caplog.at_level(logging.ERROR), pytest.raises(UnreachableError, match="hung up"):
+        await bert.call(anna.peer_id, "stumble", b"", limit=0, timeout=10)
+    assert "a fault" in caplog.text  # ours to mend
+    assert await bert.call(anna.peer_id, "echo", b"still here", limit=10, timeout=10) == b"still here"
+
+
+async def test_a_call_ends_in_time_and_then_its_handler_is_cancelled(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    cancelled = asyncio.Event()
+
+    async def never(_: PeerId, __: bytes) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return b""
+
+    anna.serve("never", never, limit=0)
+    with pytest.raises(UnreachableError, match=f"{anna.peer_id} did not answer 'never' within 0.3 s"):
+        await bert.call(anna.peer_id, "never", b"", limit=0, timeout=0.3)
+    await asyncio.wait_for(cancelled.wait(), 10)
+
+
+async def test_a_peer_cannot_hold_more_requests_than_its_share(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna", limits=Limits(requests_per_peer=2))
+    bert = await open_peer("bert", via=anna)
+    cleo = await open_peer("cleo", via=anna)
+    arrived, release = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait(_: PeerId, body: bytes) -> bytes:
+        arrived.release()
+        await release.wait()
+        return body
+
+    anna.serve("wait", wait, limit=10)
+    anna.serve("echo", echo, limit=20)
+    held = [asyncio.create_task(bert.call(anna.peer_id, "wait", b"x", limit=1, timeout=20)) for _ in range(2)]
+    for _ in held:
+        await asyncio.wait_for(arrived.acquire(), 10)
+    with pytest.raises(RemoteError, match="busy"):
+        await bert.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
+    assert await cleo.call(anna.peer_id, "echo", b"others pass", limit=20, timeout=10) == b"others pass"
+    release.set()
+    assert await asyncio.gather(*held) == [b"x", b"x"]
+    assert await bert.call(anna.peer_id, "echo", b"again", limit=10, timeout=10) == b"again"
+
+
+async def test_requests_that_stall_or_are_malformed_do_not_hold_their_stream(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna", limits=Limits(stall_seconds=0.1, slowest_bytes_per_second=1e6))
+    bert = await open_peer("bert", via=anna)
+    anna.serve("echo", echo, limit=1000)
+
+    async def answer_to(request: bytes) -> bytes:
+        reader, writer = await bert._streams.open(anna.peer_id, bert._protocol)
+        with closing(writer):
+            writer.write(request)
+            return await asyncio.wait_for(reader.read(100), 10)
+
+    for stalled in (b"", b"\x04ec", b"\x04echo\x00\x00\x00\x64half"):
+        assert await answer_to(stalled) == b""
+    assert b"255 bytes; 1 to 32 are allowed" in await answer_to(b"\xffgarbage")
+
+
+async def test_when_no_bootstrap_peer_answers_each_address_is_named_with_the_reason(tmp_path: Path) -> None:
+    tried = [f"/ip4/127.0.0.1/tcp/{port}/p2p/{NOBODY}" for port in (9, 10)]
+    with pytest.raises(UnreachableError) as caught:
+        await Transport.open(key_path=tmp_path / "key", run_id=RUN, listen=LOOPBACK, bootstrap=tried)
+    for address in tried:
+        assert f"\n  {address}: " in str(caught.value)
+    assert "connection refused" in str(caught.value)
+
+
+async def test_one_bootstrap_peer_that_answers_is_enough(open_peer: OpenPeer, tmp_path: Path) -> None:
+    anna = await open_peer("anna")
+    bootstrap = [f"/ip4/127.0.0.1/tcp/9/p2p/{NOBODY}", *await anna.addresses()]
+    async with await Transport.open(
+        key_path=tmp_path / "key", run_id=RUN, listen=LOOPBACK, bootstrap=bootstrap
+    ) as bert:
+        assert anna.peer_id in await bert.connected()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bootstrap": ["/ip4/127.0.0.1/tcp/9"]}, "'/ip4/127.0.0.1/tcp/9' is not the address of a peer"),
+        ({"bootstrap": [f"/ip4/127.0.0.256/tcp/9/p2p/{NOBODY}"]}, "'127.0.0.256' is not IPv4"),
+        ({"listen": ["127.0.0.1:31330"]}, "Must begin with /"),
+        ({"listen": LOOPBACK, "announce": ["/ip4/127.0.0.1/tcp/99999"]}, "not in range"),
+    ],
+)
+async def test_a_malformed_address_is_refused_before_anything_starts(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(NetworkError, match=words):
+        await Transport.open(key_path=tmp_path / "key", run_id=RUN, **options)
+
+
+async def test_the_death_of_p2pd_is_noticed_and_calls_say_so(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    os.kill(anna._daemon.process_id, signal.SIGKILL)
+    await asyncio.wait_for(anna.died.wait(), 10)
+    with pytest.raises(NetworkError, match="p2pd"):
+        await anna.call(NOBODY, "echo", b"", limit=0, timeout=10)
+    with pytest.raises(NetworkError, match="p2pd"):
+        await anna.addresses()
+
+
+async def test_a_peer_that_is_gone_is_unreachable(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    await anna.close()
+    with pytest.raises(UnreachableError, match=str(anna.peer_id)):
+        await bert.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
+
+
+async def test_after_close_nothing_runs_on(open_peer: OpenPeer) -> None:
+    before = asyncio.all_tasks()
+    anna = await open_peer("anna")
+    stopped = asyncio.Event()
+
+    async def wait(_: PeerId, __: bytes) -> bytes:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        return b""
+
+    anna.serve("wait", wait, limit=0)
+    await anna.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(anna._daemon.process_id, 0)
+    assert not anna._daemon.folder.exists()
+    assert asyncio.all_tasks() <= before
+
+
+async def test_peers_that_met_only_a_bootstrap_peer_find_each_other_on_the_board(open_peer: OpenPeer) -> None:
+    middle = await open_peer("middle", run_id=None)
+    anna = await open_peer("anna", via=middle)
+    bert = await open_peer("bert", via=middle)
+    assert await anna.announce(await presence_of(anna))
+    assert await bert.announce(await presence_of(bert))
+    found = await bert.roll_call()
+    assert set(found) == {anna.peer_id, bert.peer_id}
+    assert found[anna.peer_id].round == 3
+    anna.serve("echo", echo, limit=10)
+    await bert.connect(anna.peer_id, found[anna.peer_id].addresses)
+    await middle.close()
+    assert await bert.call(anna.peer_id, "echo", b"hello", limit=10, timeout=10) == b"hello"
+    assert anna.peer_id in await bert.roll_call()  # the board outlives the bootstrap peer
+
+
+async def test_only_the_writers_own_notice_gets_onto_the_board(open_peer: OpenPeer, tmp_path: Path) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    key = load_or_create_key(tmp_path / "bert.key")
+    notice = sign_presence(await presence_of(bert), key)
+    name = f"manyhands/{RUN}/peers"
+
+    async def post(name: str, subkey: str | None, value: object, seconds: float) -> bool:
+        node = bert._board._node
+        stored: bool = await node.store(name, value, time.time() + seconds, subkey=subkey, exclude_self=True)
+        return stored
+
+    assert not await post(name, anna.peer_id, notice, 60)  # as somebody else
+    assert not await post(name, None, notice, 60)  # in place of everybody's
+    assert not await post("other/key", bert.peer_id, notice, 60)
+    assert not await post(name, bert.peer_id, notice, 300)  # for too long
+    assert not await post(name, bert.peer_id, notice + b" ", 60)
+    assert not await post(name, bert.peer_id, {"presence": 1}, 60)
+    assert not await post(name, bert.peer_id, bytes(100_000), 60)
+    assert await anna.roll_call() == {}
+    assert await post(name, bert.peer_id, notice, 60)
+    assert set(await anna.roll_call()) == {bert.peer_id}
+
+
+async def test_a_board_does_not_keep_notices_of_another_run(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna, run_id=OTHER_RUN)
+    await bert.announce(await presence_of(bert, run=OTHER_RUN))
+    assert await anna._board.read(OTHER_RUN) == {}
+    assert set(await bert.roll_call()) == {bert.peer_id}
+
+
+async def test_addresses_of_other_peers_are_not_dialled_for_this_one(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert")
+    with pytest.raises(UnreachableError, match=f"Cannot reach {NOBODY} at {(await anna.addresses())[0]}"):
+        await bert.connect(NOBODY, await anna.addresses(), timeout=5)
+    assert anna.peer_id not in await bert.connected()

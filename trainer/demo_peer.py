@@ -1,0 +1,181 @@
+"""One peer of the demo: a real `trainer.join` process, watched through its event log."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from recipes.home import IDENTITY_KEY
+from recipes.keys import PeerId, load_or_create_key
+
+
+@dataclass
+class Tally:
+    """What one peer reported so far, over all its lives."""
+
+    state: str = "starting"
+    round: int = 0
+    digests: dict[int, str] = field(default_factory=dict)  # by round
+    counted_rounds: set[int] = field(default_factory=set)
+    tokens: int = 0  # trained on
+    steps: int = 0
+    loss: float = float("nan")
+    validation: dict[int, float] = field(default_factory=dict)  # by round
+    contribution_bytes: list[int] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)  # by purpose
+    received: dict[str, int] = field(default_factory=dict)
+
+
+class DemoPeer:
+    """A peer with a home folder of its own; it can be killed and started again."""
+
+    def __init__(self, name: str, folder: Path, *, run: str, port: int, address: str | None) -> None:
+        self.name = name
+        self.home = folder / name
+        self.tally = Tally()
+        self.lives = 0
+        self._run = run
+        self._port = port
+        self._address = address
+        self._process: subprocess.Popen[bytes] | None = None
+        self._events = self.home / "events.jsonl"
+        self._read = 0
+        self._sent_before: dict[str, int] = {}  # in earlier lives
+        self._received_before: dict[str, int] = {}
+        self._peak_memory = 0
+        self._windows: dict[int, int] = {}  # tokens trained on, by round
+        self.peer_id: PeerId = load_or_create_key(self.home / IDENTITY_KEY).peer_id
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> Path:
+        """What its process prints."""
+        return self.home / "log.txt"
+
+    @property
+    def peak_memory(self) -> int:
+        """Largest resident memory of the process and its network daemon seen so far, bytes."""
+        return self._peak_memory
+
+    def start(self, *, validate: bool) -> None:
+        """Start its process, for the first time or again."""
+        command = [sys.executable, "-m", "trainer.join", self._run, "--home", str(self.home)]
+        command += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
+        command += ["--events", str(self._events), "--validate-every", str(int(validate))]
+        command += ["--peer", self._address] if self._address else []
+        self._sent_before, self._received_before = dict(self.tally.sent), dict(self.tally.received)
+        self.lives += 1
+        self.tally.state = "starting" if self.lives == 1 else "starting again"
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """End its process as a power cut would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+        self.tally.state = "killed"
+
+    def leave(self) -> None:
+        """Ask its process to leave, as one Ctrl+C does; a second one makes it leave at once."""
+        if self.running and self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of its process; past the time, end it."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.tally.state = "left"
+
+    def look(self) -> None:
+        """Read what its process has reported since the last look."""
+        self._watch_memory()
+        for event in self._new_events():
+            self._take(event)
+
+    def _new_events(self) -> Sequence[dict[str, Any]]:
+        if not self._events.exists():
+            return []
+        with self._events.open("rb") as stream:
+            stream.seek(self._read)
+            content = stream.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        self._read += len(complete)
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        tally = self.tally
+        tally.sent = _added(self._sent_before, event["sent"])
+        tally.received = _added(self._received_before, event["received"])
+        match event["event"]:
+            case "Fetching":
+                tally.state = f"fetching {event['what']}"
+            case "WindowStarted":
+                tally.state = "training"
+            case "Waiting":
+                tally.state = "waiting"
+            case "WindowFinished":
+                tally.steps += event["steps"]
+                tally.loss = event["loss"]
+                self._windows[event["round"]] = event["tokens"]
+            case "Claimed":
+                tally.state = "claimed"
+                tally.contribution_bytes.append(event["contribution_bytes"])
+            case "RosterAccepted":
+                tally.state = "exchanging"
+            case "Validated":
+                tally.validation[event["round"]] = event["loss"]
+            case "BlockAdopted":
+                tally.round = event["round"]
+                tally.digests[tally.round] = event["digest"]
+                if event["phases"]:
+                    tally.phases.append(event["phases"])
+                if event["counted_segments"]:
+                    tally.counted_rounds.add(tally.round)
+                tally.tokens = sum(self._windows.get(number, 0) for number in tally.counted_rounds)
+
+    def _watch_memory(self) -> None:
+        if self._process is None or not self.running:
+            return
+        pids = [self._process.pid, *_children(self._process.pid)]
+        self._peak_memory = max(self._peak_memory, sum(_resident(pid) for pid in pids))
+
+
+def listening(log: IO[bytes]) -> bool:
+    """Say whether a peer's log shows that others can join it."""
+    return b"Others join with" in log.read()
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in one.keys() | other.keys()}
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _resident(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)

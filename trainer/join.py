@@ -1,0 +1,223 @@
+"""Join a run as a volunteer: one file, read from top to bottom, is a volunteer's whole life.
+
+    python -m trainer.join RUN --peer MULTIADDR
+
+RUN is a run id, or the folder or recipe.toml that publishing made. Everything else comes from the swarm,
+each piece checked by a hash or a signature. Ctrl+C once: finish the round, then leave. Twice: leave now.
+Started again after any kind of death, it goes on from what is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recipes.command import plain_errors
+from recipes.errors import RecipeError
+from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
+from recipes.keys import load_or_create_key
+from trainer.screen import Screen
+
+if TYPE_CHECKING:
+    from peers.node import Node
+
+LEAVING_EXIT_CODE = 130  # left at once, by a second Ctrl+C
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the volunteer asked for on the command line."""
+
+    run: str
+    peers: tuple[str, ...]
+    home: Path
+    host: str
+    port: int
+    announce: str | None
+    device: str
+    threads: int
+    validate_every: int
+    events: Path | None
+
+
+async def volunteer(wishes: Wishes, screen: Screen) -> None:
+    """Live a volunteer's life, from identity to farewell."""
+    # Imported here, because these take seconds to load and --help should not.
+    from peers.addresses import listen_address
+    from peers.assembly import assemble_node, open_state
+    from peers.crowd import Crowd
+    from peers.fetch_run import adopt_folder, fetch_run
+    from peers.serving import serve_node, serve_publication, serve_state
+    from peers.transport import Transport
+    from recipes.corpus import TokenArray
+    from recipes.layout import layout_of
+    from trainer.device import choose_device
+    from trainer.local import LocalTrainer
+
+    # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
+    key = load_or_create_key(wishes.home / IDENTITY_KEY)
+    run_id, published_in = identify_run(wishes.run)
+    folder = run_folder(wishes.home, run_id)
+    if published_in is not None:
+        adopt_folder(published_in, folder)
+
+    # 2. The network: a daemon of our own, joined to the peers that were named.
+    async with await Transport.open(
+        key_path=wishes.home / IDENTITY_KEY,
+        run_id=run_id,
+        listen=[listen_address(wishes.host, wishes.port)],
+        announce=[wishes.announce] if wishes.announce else [],
+        bootstrap=wishes.peers,
+    ) as transport:
+        screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
+        crowd = Crowd(transport, run_id)
+
+        # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked by hash and signature.
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=screen.listen)
+        recipe, manifest = run.signed.recipe, run.manifest
+        serve_publication(transport, run)
+
+        # 4. The model, on the device where it trains fastest.
+        layout = await asyncio.to_thread(layout_of, recipe)
+        device = await asyncio.to_thread(choose_device, recipe, wanted=wishes.device)
+        tokens = TokenArray(run.data, manifest, "train")
+        validation = TokenArray(run.data, manifest, "validation")
+        trainer = await asyncio.to_thread(
+            lambda: LocalTrainer(recipe, layout, tokens, run_id, device=device, validation=validation)
+        )
+
+        # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
+        #    The rest is fetched once the round engine has heard from others where the swarm is.
+        state = await asyncio.to_thread(open_state, run, layout)
+        serve_state(transport, state)
+
+        # 6. Rounds: train, claim, exchange, check, agree, apply. The round engine (peers/engine.py) says what
+        #    comes next; the node (peers/node.py) carries it out, and trains with what step 4 made.
+        node = assemble_node(
+            run,
+            key=key,
+            layout=layout,
+            state=state,
+            transport=transport,
+            crowd=crowd,
+            trainer=trainer,
+            validate_every=wishes.validate_every,
+            listener=screen.listen,
+        )
+        serve_node(node)
+        screen.watch(node.engine)
+        heed_interrupts(node, screen)
+
+        # 7. Leaving: after the round that runs, or at once; the round goes on without this peer.
+        await node.live()
+
+
+def identify_run(given: str) -> tuple[str, Path | None]:
+    """Return the run id that `given` stands for, and the publication's folder if it is on this machine.
+
+    Raises:
+        RecipeError: it is neither a run id nor a published recipe.
+    """
+    from recipes.publication import RECIPE_FILE, load_signed_recipe
+
+    if len(given) == 64 and set(given) <= set("0123456789abcdef"):
+        return given, None
+    path = Path(given).expanduser()
+    if not path.exists():
+        raise RecipeError(
+            f"{given} is neither a run id nor a file or folder here.",
+            remedy="A run id has 64 hex digits; its publisher's command printed it. Or name the published folder.",
+        )
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and path.name != RECIPE_FILE:
+        raise RecipeError(
+            f"{given} is not a published recipe.",
+            remedy="Publish it with `python -m recipes.publish`, then join the folder that this makes.",
+        )
+    return load_signed_recipe(folder).run_id, folder
+
+
+def heed_interrupts(node: Node, screen: Screen) -> None:
+    """Let the first Ctrl+C (or SIGTERM) finish the round, and the second leave now."""
+    asked = False
+
+    def interrupted() -> None:
+        nonlocal asked
+        if asked:
+            screen.say("Leaving now. The round goes on without this peer.")
+            screen.left_early = True
+            node.leave_now()
+        else:
+            asked = True
+            screen.say("Finishing the round, then leaving. Ctrl+C again leaves now.")
+            node.leave()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
+
+
+def main(
+    run: Annotated[str, typer.Argument(help="Run id, or the folder or recipe.toml that publishing made.")],
+    peer: Annotated[
+        list[str] | None, typer.Option("--peer", help="Address of a peer of the run. Repeat it for more.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Home folder. By default $MANYHANDS_HOME or ~/.manyhands.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="IP address to listen on; 0.0.0.0 is all of them.")] = "0.0.0.0",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="TCP port to listen on; 0 for any free one.")
+    ] = 0,
+    announce: Annotated[
+        str | None, typer.Option(help="Multiaddr at which others reach this machine, if it is not its own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:1 ...")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0: what torch chooses.")] = 0,
+    validate_every: Annotated[
+        int, typer.Option(min=0, help="Measure the validation loss every so many rounds; 0: never.")
+    ] = 0,
+    events: Annotated[
+        Path | None, typer.Option(help="Append what happens to this file, a JSON object a line.")
+    ] = None,
+) -> None:
+    """Join a run as a volunteer, and train until you press Ctrl+C."""
+    with plain_errors():
+        wishes = Wishes(
+            run=run,
+            peers=tuple(peer or ()),
+            home=home_folder(home),
+            host=host,
+            port=port,
+            announce=announce,
+            device=device,
+            threads=threads,
+            validate_every=validate_every,
+            events=events,
+        )
+        with lock_home(wishes.home), Screen(events=wishes.events) as screen:
+            limit_threads(wishes.threads)
+            try:
+                asyncio.run(volunteer(wishes, screen))
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                screen.left_early = True
+        if screen.left_early:
+            sys.exit(LEAVING_EXIT_CODE)
+
+
+def limit_threads(threads: int) -> None:
+    """Let torch's arithmetic use so many CPU threads; 0 leaves the choice to it."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,319 @@
+"""One window of local training: from the canonical weights, over given slots, to a pseudo-gradient.
+
+    trainer = LocalTrainer(recipe, layout, tokens, run_id, device=choose_device(recipe))
+    result = trainer.train(weights, slots, tokens_before=..., seconds=..., stop=..., progress=...)
+
+What a window computes follows from its arguments alone: the optimizer starts afresh, slots are taken in
+order, and nothing is random. So on one machine the same call gives the same losses, and on another machine
+nearly the same: that is what lets work be checked by repeating it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes.corpus import TokenArray
+from recipes.layout import Layout
+from recipes.model import build_model, flatten_into, load_flat
+from recipes.recipe import Recipe
+from recipes.slots import Range, slot_position, take, total
+from trainer.device import Device, is_out_of_memory, memory_needed_for
+from trainer.objective import next_token_loss
+from trainer.schedule import learning_rate
+
+if TYPE_CHECKING:
+    import torch
+
+Batch = npt.NDArray[np.int64]
+"""Tokens of some slots, of shape (slots, sequence_length + 1)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a window has come, told after each step."""
+
+    steps: int
+    tokens: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What a window of local training gave.
+
+    Attributes:
+        delta: the pseudo-gradient, start weights minus end weights: fp32 of shape (padded,).
+        slots_used: the slots that were trained on, a prefix of those given.
+        tokens: how many tokens these slots have.
+        losses: each step's mean loss before the step, in nats a token; not finite where it failed.
+        skipped_steps: how many steps left the weights alone, because loss or gradient was not finite.
+        seconds: wall-clock time of all steps.
+    """
+
+    delta: npt.NDArray[np.float32]
+    slots_used: tuple[Range, ...]
+    tokens: int
+    losses: tuple[float, ...]
+    skipped_steps: int
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Number of local steps, skipped ones included."""
+        return len(self.losses)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Training speed; 0 if there was no step."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class LocalTrainer:
+    """The recipe's model on one device, ready to train a window or to measure the validation loss.
+
+    Meant to be used from a worker thread while an event loop serves other peers; calls wait for each other.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        layout: Layout,
+        tokens: TokenArray,
+        run_id: str,
+        *,
+        device: Device,
+        validation: TokenArray | None = None,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            recipe: the published recipe.
+            layout: of the recipe's model.
+            tokens: the training part of the corpus.
+            run_id: 64 hex digits; with it, a slot's number means a place in `tokens`.
+            device: where and in which arithmetic to train.
+            validation: the validation part of the corpus, needed only for `validation_loss`.
+
+        Raises:
+            ModelError: the model cannot be built, or does not fit the device.
+        """
+        self._recipe = recipe
+        self._layout = layout
+        self._tokens = tokens
+        self._run_id = run_id
+        self._device = device
+        self._validation = validation
+        self._micro_batch = recipe.inner.batch_slots
+        self._busy = threading.Lock()
+        self._model = _build(recipe, device)
+
+    @property
+    def numeric_class(self) -> str:
+        """Kind of processor and precision, which this peer's claims name."""
+        return self._device.numeric_class
+
+    @property
+    def micro_batch(self) -> int:
+        """Slots that pass through the model at once: halved whenever memory ran out."""
+        return self._micro_batch
+
+    def train(
+        self,
+        weights: npt.NDArray[np.float32],
+        slots: Sequence[Range],
+        *,
+        tokens_before: int,
+        seconds: float,
+        stop: threading.Event,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> WindowResult:
+        """Train from `weights` until the time is up, the slots are exhausted or `stop` is set.
+
+        A step that has begun is finished. From the second step on, none is begun that would probably end
+        after the window: whoever comes late with its claim has worked in vain.
+
+        Args:
+            weights: fp32 of shape (padded,); only read.
+            slots: what to train on, in order. The last batch may be smaller than the others.
+            tokens_before: the chain's count of tokens at the window's start, for the learning rate.
+            seconds: length of the window.
+            stop: ends the window early; set by another thread.
+            progress: called in this thread after each step.
+
+        Raises:
+            ModelError: not even one slot at a time fits the device.
+            DataError: a piece of the corpus is missing.
+        """
+        length = self._recipe.data.sequence_length
+        with self._busy:
+            load_flat(self._model, weights)
+            self._model.train()
+            optimizer = fresh_optimizer(self._model, self._recipe)
+            losses: list[float] = []
+            used = skipped = 0
+            rest = tuple(slots)
+            started = time.monotonic()
+            elapsed = 0.0
+            while total(rest) and not stop.is_set() and _another_step_fits(len(losses), elapsed, seconds):
+                taken, rest = take(rest, self._recipe.inner.batch_slots)
+                batch = self._read(taken)
+                rate = learning_rate(self._recipe, tokens_before=tokens_before, step=len(losses))
+                loss, done = self._step(optimizer, batch, rate)
+                losses.append(loss)
+                used += len(batch)
+                skipped += not done
+                elapsed = time.monotonic() - started
+                if progress is not None:
+                    progress(Progress(steps=len(losses), tokens=used * length, loss=loss, seconds=elapsed))
+            delta = np.empty(self._layout.padded, dtype=np.float32)
+            flatten_into(self._model, delta)
+            np.subtract(weights, delta, out=delta)
+            return WindowResult(
+                delta=delta,
+                slots_used=take(slots, used)[0],
+                tokens=used * length,
+                losses=tuple(losses),
+                skipped_steps=skipped,
+                seconds=elapsed,
+            )
+
+    def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
+        """Return the mean loss of `weights` on the validation part, in nats a token, computed in fp32.
+
+        Args:
+            weights: fp32 of shape (padded,); only read.
+            limit_slots: at most so many slots are used, the same ones on every peer.
+
+        Raises:
+            ModelError: not even one slot at a time fits the device.
+            ValueError: the trainer was made without the validation part.
+        """
+        import torch
+
+        if self._validation is None:
+            raise ValueError("this trainer was made without the validation part of the corpus")
+        positions = spread(self._validation.slots, limit_slots)
+        with self._busy, torch.no_grad():
+            load_flat(self._model, weights)
+            self._model.eval()
+            loss = 0.0
+            for start in range(0, len(positions), self._recipe.inner.batch_slots):
+                chosen = positions[start : start + self._recipe.inner.batch_slots]
+                batch = np.stack([self._validation.sequence(position) for position in chosen])
+                loss += self._halving(partial(self._evaluate, batch)) * len(chosen)
+        return loss / len(positions)
+
+    def _read(self, ranges: Iterable[Range]) -> Batch:
+        numbers = (slot for start, count in ranges for slot in range(start, start + count))
+        positions = (slot_position(self._run_id, self._tokens.slots, slot) for slot in numbers)
+        return np.stack([self._tokens.sequence(position) for position in positions])
+
+    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch, rate: float) -> tuple[float, bool]:
+        """Take one optimizer step; return the loss before it, and whether the weights were changed."""
+        from torch.nn.utils import clip_grad_norm_
+
+        loss = self._halving(partial(self._accumulate, batch))
+        norm = float(clip_grad_norm_(self._model.parameters(), self._recipe.inner.clip_norm))
+        done = math.isfinite(loss) and math.isfinite(norm)
+        if done:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with memory_needed_for("the optimizer's state", self._device):
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss, done
+
+    def _accumulate(self, batch: Batch) -> float:
+        """Add the gradients of the batch's mean loss up, one micro-batch at a time; return that loss."""
+        self._model.zero_grad(set_to_none=True)  # after running out of memory, what a failed attempt left
+        loss = 0.0
+        for tokens in self._micro_batches(batch):
+            with self._device.autocast():
+                part = next_token_loss(self._model, tokens) * (len(tokens) / len(batch))
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        return loss
+
+    def _evaluate(self, batch: Batch) -> float:
+        parts = (
+            next_token_loss(self._model, tokens).item() * len(tokens) for tokens in self._micro_batches(batch)
+        )
+        return sum(parts) / len(batch)
+
+    def _micro_batches(self, batch: Batch) -> Iterable[torch.Tensor]:
+        import torch
+
+        for start in range(0, len(batch), self._micro_batch):
+            yield torch.from_numpy(batch[start : start + self._micro_batch]).to(self._device.name)
+
+    def _halving(self, work: Callable[[], float]) -> float:
+        """Return what `work` returns, halving the micro-batch and trying again while memory runs out."""
+        while self._micro_batch > 1:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the except clause, whose error would keep the failed attempt's tensors alive.
+            self._micro_batch = math.ceil(self._micro_batch / 2)
+            _release_cached_memory(self._device)
+        length = self._recipe.data.sequence_length
+        with memory_needed_for(f"one sequence of {length} tokens at a time", self._device):
+            return work()
+
+
+def fresh_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's inner optimizer without moments. Only matrices decay, not the norms' gains."""
+    import torch
+
+    parameters = list(model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.inner.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    settings: dict[str, Any] = {
+        "lr": recipe.inner.learning_rate,
+        "betas": recipe.inner.betas,
+        "eps": recipe.inner.eps,
+    }
+    if recipe.inner.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
+        return optimizer
+    return torch.optim.AdamW(groups, **settings, fused=True)
+
+
+def spread(slots: int, limit: int) -> list[int]:
+    """Return at most `limit` of the positions from 0 to slots - 1, evenly spaced, always the same ones."""
+    count = min(slots, limit)
+    return [index * slots // count for index in range(count)]
+
+
+def _build(recipe: Recipe, device: Device) -> Any:
+    with memory_needed_for("the model's weights", device):
+        model = cast(Any, build_model(recipe, device=device.name))  # transformers' methods have no types
+    model.set_attn_implementation(device.attention)
+    return model
+
+
+def _another_step_fits(steps: int, elapsed: float, seconds: float) -> bool:
+    mean = elapsed / steps if steps else 0.0
+    return elapsed + mean <= seconds
+
+
+def _release_cached_memory(device: Device) -> None:
+    import torch
+
+    if device.name != "cpu":
+        torch.cuda.empty_cache()

@@ -1,0 +1,184 @@
+"""What a volunteer sees: one line of state with what comes next, and above it what happened.
+
+On a terminal the line is alive; elsewhere only the happenings are printed, a line each.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from peers.events import (
+    BlockAdopted,
+    Diverged,
+    Event,
+    Fetching,
+    Notice,
+    Refused,
+    Rewound,
+    Validated,
+    Waiting,
+    WindowFinished,
+    WindowStarted,
+    as_json_line,
+)
+
+if TYPE_CHECKING:
+    from peers.engine import RoundEngine
+    from peers.traffic import TrafficMeter
+
+_NEXT = {
+    "syncing": "looking for the swarm's head",
+    "training": "training",
+    "claimed": "claimed; next: the leader's roster",
+    "exchanging": "exchanging segments; next: the block",
+    "applying": "applying the block; next: training",
+}
+
+
+class Screen:
+    """Listens to events, prints what a volunteer wants to know, and keeps the event log if asked to."""
+
+    def __init__(self, *, events: Path | None = None) -> None:
+        self.left_early = False
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._log: TextIO | None = events.open("a", encoding="utf-8") if events is not None else None
+        self._began = time.monotonic()
+        self._traffic: TrafficMeter | None = None
+        self._engine: RoundEngine | None = None
+        self._window: tuple[float, float] = (0.0, 0.0)  # began, seconds
+        self._fetching = ""
+        self._loss = float("nan")
+        self._rounds = 0
+        self._tokens = 0
+        self._window_tokens = 0
+
+    def __enter__(self) -> Screen:
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._line, console=self._console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self._rounds:
+            self.say(f"You contributed to {self._rounds} rounds, {self._tokens:,} tokens. Thank you.")
+        if self._log is not None:
+            self._log.close()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the line of state."""
+        self._console.print(sentence)
+        sys.stdout.flush()
+
+    def connected(self, peer_id: str, run_id: str, addresses: Sequence[str], traffic: TrafficMeter) -> None:
+        """Say who and where this peer is."""
+        self._traffic = traffic
+        self.say(f"You are {peer_id}.")
+        self.say(f"Others join with\n    python -m trainer.join {run_id} --peer {addresses[0]}")
+
+    def watch(self, engine: RoundEngine) -> None:
+        """Show the engine's phase from now on."""
+        self._engine = engine
+
+    def listen(self, event: Event) -> None:
+        """Take in an event."""
+        if self._log is not None:
+            moved = self._traffic.statistics() if self._traffic is not None else None
+            line = as_json_line(
+                event,
+                seconds=time.monotonic() - self._began,
+                sent=moved.sent if moved is not None else {},
+                received=moved.received if moved is not None else {},
+            )
+            self._log.write(line + "\n")
+            self._log.flush()
+        self._remember(event)
+        sentence = self._sentence(event)
+        if sentence:
+            self.say(sentence)
+
+    def _remember(self, event: Event) -> None:
+        match event:
+            case WindowStarted(seconds=seconds):
+                self._window = (time.monotonic(), seconds)
+            case WindowFinished(tokens=tokens, loss=loss):
+                self._loss, self._window_tokens = loss, tokens
+            case BlockAdopted(counted_segments=counted) if counted:
+                self._rounds += 1
+                self._tokens += self._window_tokens
+            case Fetching(what, done, total):
+                self._fetching = f"fetching {what}: {done} of {total} pieces" if done < total else ""
+            case _:
+                pass
+
+    def _sentence(self, event: Event) -> str:
+        match event:
+            case BlockAdopted():
+                yours = "your work counted" if event.counted_segments else "your work did not count"
+                seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in event.phases.items())
+                return (
+                    f"Round {event.round}: {event.claims} contributions, {yours}, {event.tokens:,} tokens in all"
+                    f"{', ' + seconds if seconds else ''}. State {event.digest[:12]}."
+                )
+            case Validated(round_number, loss):
+                return f"Validation loss after round {round_number}: {loss:.4f} nats a token."
+            case Waiting(round_number, reason):
+                return f"Round {round_number}: waiting, {reason}."
+            case Refused(peer, what, reason):
+                return f"Refused a {what} of {peer[-8:]}: {reason}."
+            case Rewound(round_number, to_round):
+                return f"Another branch has more electors: back from round {round_number} to {to_round}."
+            case Diverged(round_number, pieces):
+                return (
+                    f"This peer's state after round {round_number} differed from the others'. Fetched {pieces} pieces "
+                    "again; going on."
+                )
+            case Notice(text):
+                return text
+            case Fetching(what, done, total) if done == total and total:
+                return f"Fetched {what}: {total} pieces, all verified."
+            case _:
+                return ""
+
+    def _line(self) -> RenderableType:
+        return Text(self._state_of_affairs(), style="bold", no_wrap=True, overflow="ellipsis")
+
+    def _state_of_affairs(self) -> str:
+        if self._engine is None:
+            return self._fetching or "Connecting ..."
+        engine = self._engine
+        phase = engine.phase.value
+        doing = self._fetching or _NEXT[phase]
+        if phase == "training" and not self._fetching:
+            left = self._window[0] + self._window[1] - time.monotonic()
+            doing = (
+                f"training, {max(0.0, left):.0f} s left; next: claim" if engine.round.training else "waiting"
+            )
+        sent, received = self._traffic_bytes()
+        parts = [
+            f"Round {engine.chain.link(engine.head).round + 1}: {doing}",
+            f"{self._rounds} rounds, {self._tokens:,} tokens",
+            f"loss {self._loss:.3f}" if self._loss == self._loss else "",
+            f"up {sent / 1e6:.1f} MB, down {received / 1e6:.1f} MB",
+            f"{len(engine.acquaintances) + 1} peers",
+        ]
+        return " | ".join(part for part in parts if part)
+
+    def _traffic_bytes(self) -> tuple[int, int]:
+        if self._traffic is None:
+            return 0, 0
+        statistics = self._traffic.statistics()
+        return statistics.sent_bytes, statistics.received_bytes
