@@ -111,7 +111,11 @@ def assemble_node(
             chain.add(block)
     exchange = ExchangeStore(folder, form)
     history = ContributionHistory(
-        folder, layout=layout, codec=form.codec, decay=recipe.exchange.feedback_decay, depth=rules.rewind_depth
+        folder,
+        layout=layout,
+        codec=form.codec,
+        decay=recipe.exchange.feedback_decay,
+        depth=rules.rewind_depth,
     )
     head = state.block if state.clean and state.block in chain else chain.root
     engine = RoundEngine(
@@ -160,7 +164,11 @@ def assemble_node(
 def _open_chain(folder: Path, listener: Callable[[Event], None]) -> ChainStore:
     store = ChainStore(folder / CHAIN_FILE)
     if store.moved_aside is not None:
-        listener(Notice(f"The chain on disk was damaged; it was moved to {store.moved_aside} and is fetched again."))
+        listener(
+            Notice(
+                f"The chain on disk was damaged; it was moved to {store.moved_aside} and is fetched again."
+            )
+        )
     return store
 
 

@@ -98,7 +98,11 @@ class Chain:
             return fault
         if block.attempt < roster.attempt:
             return "an attempt before its own roster's"
-        known = self.electors_at(parent.hash) | set(parent.counters.rostered()) | {c.body.peer for c in roster.claims}
+        known = (
+            self.electors_at(parent.hash)
+            | set(parent.counters.rostered())
+            | {c.body.peer for c in roster.claims}
+        )
         if block.peer not in known or roster.peer not in known:
             return "led by a peer that has no part in the round"
         return self._reductions_fault(block, parent) or self._agreement_fault(block, parent)
@@ -150,7 +154,9 @@ class Chain:
     def digest_after(self, block: str) -> str | None:
         """Return the state digest after `block` that its known co-signers agree on, if any did."""
         link = self.links[block]
-        return self.genesis_digest if link.block is None else self.agreed_digest(link, self.cosignatures(block))
+        return (
+            self.genesis_digest if link.block is None else self.agreed_digest(link, self.cosignatures(block))
+        )
 
     def cosignatures(self, block: str) -> list[Signed[CoSignature]]:
         """Return the co-signatures known for `block`, in the order of their authors' names."""

@@ -110,7 +110,9 @@ class Contributor:
         """Keep the loss trace, and return the salted hash that commits to it."""
         salt = digest(self._key.sign("loss salt", f"{round_number}/{parent}".encode()))
         trace = [loss if math.isfinite(loss) else None for loss in losses]
-        write_atomic(self._folder / f"{round_number}.json", json.dumps({"salt": salt.hex(), "losses": trace}).encode())
+        write_atomic(
+            self._folder / f"{round_number}.json", json.dumps({"salt": salt.hex(), "losses": trace}).encode()
+        )
         (self._folder / f"{round_number - _TRACES_KEPT}.json").unlink(missing_ok=True)
         return digest(salt + np.asarray(losses, dtype="<f4").tobytes()).hex()
 

@@ -45,7 +45,9 @@ class Counters(Message):
 
     def electors(self, rules: Rules) -> frozenset[PeerId]:
         """Return who may lead, reduce and co-sign; genesis names them until peers have earned it."""
-        earned = {peer for peer, standing in self.peers.items() if standing.included.bit_count() >= ELECTOR_MINIMUM}
+        earned = {
+            peer for peer, standing in self.peers.items() if standing.included.bit_count() >= ELECTOR_MINIMUM
+        }
         return frozenset(earned) if earned else frozenset(rules.electors)
 
     def rostered(self) -> list[PeerId]:
@@ -112,7 +114,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     claims = {s.body.peer: s for s in block.roster.body.claims if counted[s.body.peer]}
     used = merge([slots for signed in claims.values() for slots in signed.body.slots])
     handed_out = [before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
-    free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
+    free: list[SlotRange] = list(merge([*before.leftovers, *subtract(merge(handed_out), used)]))
     cursor = before.cursor
 
     def allot(count: int) -> tuple[SlotRange, ...]:

@@ -25,9 +25,8 @@ class Crowd:
         self._connected: frozenset[PeerId] = frozenset()
 
     def peers(self) -> list[PeerId]:
-        """Return the peers that can be asked, those with an open connection first."""
-        known = [*self._connected, *(peer for peer in self._known if peer not in self._connected)]
-        return [peer for peer in known if peer != self._transport.peer_id]
+        """Return the peers that can be asked: who announced itself, or else whoever is connected."""
+        return [peer for peer in self._known or self._connected if peer != self._transport.peer_id]
 
     async def look_around(self, *, announce_round: int | None = None) -> tuple[PeerId, ...]:
         """Read the notice board, connect to whom it names, and return who takes part in the run.

@@ -258,4 +258,3 @@ Effect = (
     | Tell
     | Leave
 )
-

@@ -51,7 +51,17 @@ from peers.effects import (
     Train,
     WindowEnded,
 )
-from peers.events import BlockAdopted, BlockFinal, Claimed, Event, Notice, Refused, Rewound, Waiting, WindowStarted
+from peers.events import (
+    BlockAdopted,
+    BlockFinal,
+    Claimed,
+    Event,
+    Notice,
+    Refused,
+    Rewound,
+    Waiting,
+    WindowStarted,
+)
 from peers.messages import (
     AnyMessage,
     Block,
@@ -448,7 +458,11 @@ class RoundEngine:
             return
         body, current = link.block.body, self.round
         phases = {}
-        if link.parent == current.parent.hash and current.window_ended is not None and current.roster is not None:
+        if (
+            link.parent == current.parent.hash
+            and current.window_ended is not None
+            and current.roster is not None
+        ):
             exchanged = current.exchanged_at or self._now
             phases = {
                 "train": current.window_ended - current.started,
@@ -480,7 +494,9 @@ class RoundEngine:
         if self.me not in roster | electors:
             return
         self.cosigned_round = link.round
-        body = CoSignature(run=self.rules.run, peer=self.me, round=link.round, block=link.hash, digest=state_digest)
+        body = CoSignature(
+            run=self.rules.run, peer=self.me, round=link.round, block=link.hash, digest=state_digest
+        )
         signed = sign(self.key, body)
         self.emit(SaveCoSigned(link.round))
         self._take_cosignature(signed)
@@ -497,7 +513,11 @@ class RoundEngine:
         slots = link.counters.slots_for(self.me, self.head, self.rules)
         number = link.round + 1
         if self.leaving or seconds < SHORTEST_WINDOW * self.rules.window_seconds:
-            reason = "leaving" if self.leaving else "too little is left of this round: training starts with the next"
+            reason = (
+                "leaving"
+                if self.leaving
+                else "too little is left of this round: training starts with the next"
+            )
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
         else:

@@ -149,7 +149,9 @@ Event = (
 )
 
 
-def as_json_line(event: Event, *, seconds: float, sent: Mapping[str, int], received: Mapping[str, int]) -> str:
+def as_json_line(
+    event: Event, *, seconds: float, sent: Mapping[str, int], received: Mapping[str, int]
+) -> str:
     """Return the event as one line of JSON: its type's name, when, and the bytes moved so far by purpose.
 
     Args:

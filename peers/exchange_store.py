@@ -69,7 +69,9 @@ class _Received:
 
     roster: Roster
     frames: dict[tuple[int, PeerId], SegmentFrame] = field(default_factory=dict)
-    roots: dict[tuple[int, PeerId], tuple[bytes, ...]] = field(default_factory=dict)  # paths up from the segment
+    roots: dict[tuple[int, PeerId], tuple[bytes, ...]] = field(
+        default_factory=dict
+    )  # paths up from the segment
 
 
 class ExchangeStore:
@@ -98,7 +100,9 @@ class ExchangeStore:
         """
         frames = self._own[claim.contribution]
         proof = b"".join(path([frame.root() for frame in frames], segment))
-        return join_parts([bytes.fromhex(roster), segment.to_bytes(4, "little"), proof, frames[segment].to_bytes()])
+        return join_parts(
+            [bytes.fromhex(roster), segment.to_bytes(4, "little"), proof, frames[segment].to_bytes()]
+        )
 
     # ------------------------------------------------------------ as a reducer
 
@@ -181,7 +185,8 @@ class ExchangeStore:
         """Draw places (segment, chunk) to check, with randomness that nobody else can foresee."""
         draw = secrets.SystemRandom()
         return [
-            (draw.randrange(self.form.segments), draw.randrange(self.form.chunks_per_segment)) for _ in range(count)
+            (draw.randrange(self.form.segments), draw.randrange(self.form.chunks_per_segment))
+            for _ in range(count)
         ]
 
     def check_spot(self, roster: Roster, reduction: Reduction, chunk: int, answer: bytes) -> None:
@@ -216,7 +221,9 @@ class ExchangeStore:
             out_codec=self.form.reduced_codec,
         )
         if self.read_reduced(reduction.root).encoded[chunk] != expected:
-            raise MessageError(f"chunk {chunk} of segment {reduction.segment} is not the average of its parts")
+            raise MessageError(
+                f"chunk {chunk} of segment {reduction.segment} is not the average of its parts"
+            )
 
     def check_bound(self, roster: Roster, reduction: Reduction) -> None:
         """Check that a reduced segment is no longer than the clip bound allows.
@@ -229,7 +236,9 @@ class ExchangeStore:
         if exceeds_bound(self.read_reduced(reduction.root), bound):
             raise MessageError(f"reduced segment {reduction.segment} is beyond the clip bound")
 
-    def _weights(self, roster: Roster, segment: int, included: Sequence[int]) -> tuple[list[float], list[float]]:
+    def _weights(
+        self, roster: Roster, segment: int, included: Sequence[int]
+    ) -> tuple[list[float], list[float]]:
         """Return what each included part counts (its slots), and its clip factor."""
         norms = [claim.body.norms[segment] for claim in roster.claims]
         factors = clip_factors(norms, clip_factor=self.form.clip_factor)

@@ -3,7 +3,7 @@
 Deadlines count from the moment the roster was accepted, in units T of `transfer_seconds`:
 
     T      a reducer averages what has arrived
-    1.5 T  no word from the reducer: segments go to the backup
+    1.5 T  no word from the reducer: segments go to the backup (at once, if its result cannot be had)
     2.5 T  the backup averages what has arrived
     3 T    the leader makes the block with what it could get; then its successors, in turn
 """
@@ -82,7 +82,9 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     current.assignments = assign_reducers(claimants, current.parent.counters, engine.rules)
     current.pushed, current.stored, current.reducing, current.reductions = set(), {}, set(), {}
     current.exchanged_at = None
-    mine = any(current.own_claim is not None and claim.hash == current.own_claim.hash for claim in roster.claims)
+    mine = any(
+        current.own_claim is not None and claim.hash == current.own_claim.hash for claim in roster.claims
+    )
     engine.tell(RosterAccepted(roster.round, roster.attempt, roster.peer, len(claimants), mine))
     engine.replay_early(signed.hash)
 
@@ -102,13 +104,21 @@ def _push(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
         return
     assignment = current.assignments[segment]
     targets = [assignment.reducer]
-    if assignment.backup is not None and segment not in current.reductions:
-        if engine.reached(current.roster_at + BACKUP_AFTER * engine.rules.transfer_seconds):
-            targets.append(assignment.backup)
+    if assignment.backup is not None and _reducer_failed(engine, segment):
+        targets.append(assignment.backup)
     for target in targets:
         if (segment, target) not in current.pushed:
             current.pushed.add((segment, target))
             engine.emit(PushSegment(current.roster.hash, segment, target))
+
+
+def _reducer_failed(engine: RoundEngine, segment: int) -> bool:
+    """Say whether the segment's reducer has been silent too long, or its result cannot be had."""
+    current = engine.round
+    word = current.reductions.get(segment, {}).get(current.assignments[segment].reducer)
+    if word is not None:
+        return word.body.root in current.lost
+    return engine.reached(current.roster_at + BACKUP_AFTER * _transfer(engine))
 
 
 def _reduce(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
@@ -119,12 +129,14 @@ def _reduce(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
         return
     if engine.me == assignment.reducer:
         wait = REDUCE_AFTER
-    elif engine.me == assignment.backup and segment not in current.reductions:
+    elif engine.me == assignment.backup and _reducer_failed(engine, segment):
         wait = BACKUP_REDUCES_AFTER
     else:
         return
     arrived = current.stored.get(segment, set())
-    if arrived and (arrived >= set(claimants) or engine.reached(current.roster_at + wait * _transfer(engine))):
+    if arrived and (
+        arrived >= set(claimants) or engine.reached(current.roster_at + wait * _transfer(engine))
+    ):
         current.reducing.add(segment)
         places = tuple(place for place, peer in enumerate(claimants) if peer in arrived)
         engine.emit(Reduce(current.roster.hash, segment, places))
@@ -135,15 +147,19 @@ def _transfer(engine: RoundEngine) -> float:
 
 
 def _fetch(engine: RoundEngine, segment: int) -> None:
-    """Fetch the reduced segment that the block will most likely name."""
+    """Fetch the reduced segment that the block will most likely name; others may have it if its author is gone."""
     current = engine.round
+    if current.roster is None:
+        return
+    claimants = [claim.body.peer for claim in current.roster.body.claims if claim.body.peer != engine.me]
     for reduction in by_preference(engine, segment):
         body = reduction.body
         if body.root in current.fetched:
             return
         if body.root not in current.fetching:
             current.fetching.add(body.root)
-            engine.emit(FetchReduced(body.roster, segment, body.root, body.bytes, (body.peer,)))
+            sources = tuple(dict.fromkeys([body.peer, *claimants]))
+            engine.emit(FetchReduced(body.roster, segment, body.root, body.bytes, sources))
         if body.root not in current.lost:
             return
 

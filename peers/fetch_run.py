@@ -118,7 +118,9 @@ class _Asker:
             await self.crowd.look_around()
             for peer in self.crowd.peers():
                 try:
-                    content = await self.transport.call(peer, kind, b"", limit=limit, timeout=_CALL_SECONDS, purpose="data")
+                    content = await self.transport.call(
+                        peer, kind, b"", limit=limit, timeout=_CALL_SECONDS, purpose="data"
+                    )
                     check(content)
                 except (RecipeError, DataError, MessageError) as error:
                     self.tell(Refused(peer, kind, str(error)))
@@ -127,7 +129,10 @@ class _Asker:
                     reasons[peer] = str(error)
                 else:
                     return
-        tried = "".join(f"\n  {peer}: {reason}" for peer, reason in reasons.items()) or " Nobody was found to ask."
+        tried = (
+            "".join(f"\n  {peer}: {reason}" for peer, reason in reasons.items())
+            or " Nobody was found to ask."
+        )
         raise UnreachableError(
             f"Nobody could give the run's {kind}.{tried}",
             remedy="Check the run id, and that one of the peers named with --peer takes part in this run.",

@@ -91,7 +91,8 @@ def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
     if body.peer != key.peer_id:
         raise ValueError(f"{key.peer_id} cannot sign for {body.peer}")
     signature = key.sign(body.purpose, digest(body.canonical()))
-    return Signed[type(body)](body=body, signature=signature.hex())  # type: ignore[misc]
+    form: type[Signed[BodyT]] = Signed[type(body)]  # type: ignore[misc, assignment]
+    return form(body=body, signature=signature.hex())
 
 
 class Claim(Body):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -280,7 +281,9 @@ class Node:
         self._stop_training = threading.Event()
         self._training = self._spawn(self._train(order, previous, self._stop_training))
 
-    async def _train(self, order: do.Train, previous: asyncio.Task[None] | None, stop: threading.Event) -> None:
+    async def _train(
+        self, order: do.Train, previous: asyncio.Task[None] | None, stop: threading.Event
+    ) -> None:
         deadline = time.monotonic() + order.seconds
         if previous is not None:
             await asyncio.gather(previous, return_exceptions=True)
@@ -306,13 +309,18 @@ class Node:
         self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
         work = await self._compute(
             lambda: self._contributor.contribute(
-                window, chain=self.engine.chain, parent=order.parent, start_digest=digest,
+                window,
+                chain=self.engine.chain,
+                parent=order.parent,
+                start_digest=digest,
                 numeric_class=self._trainer.numeric_class,
             )
         )
         self.take(work)
 
-    def _validate(self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop) -> None:
+    def _validate(
+        self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop
+    ) -> None:
         every = self.settings.validate_every
         if every and round_number % every == 0:
             loss = self._trainer.validation_loss(weights, limit_slots=self.settings.validation_slots)
@@ -331,7 +339,9 @@ class Node:
         timeout = 2 * self.engine.rules.transfer_seconds
         for last_try in (False, True):
             try:
-                await self._call(effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments")
+                await self._call(
+                    effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
+                )
                 return
             except (UnreachableError, RemoteError):
                 if last_try:
@@ -364,27 +374,42 @@ class Node:
         roster, reduction = self._reduction(effect)
         if roster is None or reduction is None:
             return
-        reducer = effect.sources[0]
         try:
-            if not self.exchange.has_reduced(effect.root):
+            await self._get_reduced(effect, roster.round)
+            await self._compute(lambda: self.exchange.check_bound(roster, reduction))
+            await self._check_spots(roster, effect.roster, reduction)
+        except (UnreachableError, RemoteError) as error:
+            self.take(do.ReducedLost(effect.root, str(error)))
+        except MessageError as error:
+            self._told(Refused(reduction.peer, f"reduced segment {effect.segment}", str(error)))
+            self.take(do.ReducedLost(effect.root, str(error)))
+        else:
+            self.take(do.ReducedFetched(effect.root))
+
+    async def _get_reduced(self, effect: do.FetchReduced, round_number: int) -> None:
+        """Have a reduced segment on disk, from whichever source gives it first.
+
+        Raises:
+            UnreachableError: none of the sources answered.
+            RemoteError: none of those that answered has it.
+            MessageError: the last one asked sent something else.
+        """
+        for source in effect.sources:
+            if self.exchange.has_reduced(effect.root):
+                return
+            try:
                 data = await self._call(
-                    reducer,
+                    source,
                     "reduced",
                     bytes.fromhex(effect.root),
                     limit=self.exchange.form.reduced_limit,
                     timeout=2 * self.engine.rules.transfer_seconds,
                     purpose="segments",
                 )
-                await self._compute(lambda: self.exchange.take_reduced(roster.round, effect.root, data))
-            await self._compute(lambda: self.exchange.check_bound(roster, reduction))
-            await self._check_spots(roster, effect.roster, reduction)
-        except (UnreachableError, RemoteError) as error:
-            self.take(do.ReducedLost(effect.root, str(error)))
-        except MessageError as error:
-            self._told(Refused(reducer, f"reduced segment {effect.segment}", str(error)))
-            self.take(do.ReducedLost(effect.root, str(error)))
-        else:
-            self.take(do.ReducedFetched(effect.root))
+                await self._compute(partial(self.exchange.take_reduced, round_number, effect.root, data))
+            except (UnreachableError, RemoteError, MessageError):
+                if source == effect.sources[-1]:
+                    raise
 
     def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
         current = self.engine.round
@@ -412,11 +437,7 @@ class Node:
             except (UnreachableError, RemoteError):
                 self._unchecked.add(reduction.root)
                 continue
-            await self._compute(
-                lambda chunk=chunk, answer=answer: self.exchange.check_spot(  # type: ignore[misc]
-                    roster, reduction, chunk, answer
-                )
-            )
+            await self._compute(partial(self.exchange.check_spot, roster, reduction, chunk, answer))
 
     # ------------------------------------------------------------ state
 
@@ -483,4 +504,3 @@ class Node:
             f"The network daemon p2pd ended by itself. Its last words:\n{self.transport.last_words()}",
             remedy="Run the same command again: it goes on from what is on disk.",
         )
-

@@ -21,7 +21,7 @@ def split_parts(data: bytes, *, most: int) -> list[bytes]:
     Raises:
         MessageError: there are more than `most` parts, or the lengths do not fit the data.
     """
-    parts = []
+    parts: list[bytes] = []
     offset = 0
     while offset < len(data):
         if len(parts) == most or offset + _LENGTH.size > len(data):

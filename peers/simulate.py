@@ -102,7 +102,9 @@ class VirtualPeer:
             last_claim=self.disk.last_claim,
             now=self.world.now,
         )
-        others = tuple(peer.key.peer_id for peer in self.world.peers.values() if peer.alive and peer is not self)
+        others = tuple(
+            peer.key.peer_id for peer in self.world.peers.values() if peer.alive and peer is not self
+        )
         self.take(do.Acquainted(others))
 
     @property
@@ -217,12 +219,14 @@ class VirtualPeer:
         self.after(effect.seconds, work)
 
     def _fetch(self, effect: do.FetchReduced) -> None:
-        source = self.world.reachable(self, effect.sources[0])
-        if source is not None and effect.root in source.disk.reduced:
-            self.disk.reduced.add(effect.root)
-            self.after(2 * (self.latency + source.latency), do.ReducedFetched(effect.root))
-        else:
-            self.after(FETCH_SECONDS, do.ReducedLost(effect.root, "no answer"))
+        for tries, peer in enumerate(effect.sources):
+            source = self.world.reachable(self, peer)
+            if source is not None and effect.root in source.disk.reduced:
+                self.disk.reduced.add(effect.root)
+                delay = tries * FETCH_SECONDS + 2 * (self.latency + source.latency)
+                self.after(delay, do.ReducedFetched(effect.root))
+                return
+        self.after(FETCH_SECONDS * len(effect.sources), do.ReducedLost(effect.root, "no answer"))
 
     def _apply(self, target: str) -> None:
         """Make the state of `target`: its reduced segments come from whoever is there and has them."""
@@ -231,7 +235,9 @@ class VirtualPeer:
         chain = self.engine.chain
         ancestor = chain.common_ancestor(self.disk.head, target)
         path = chain.path(ancestor, target) or []
-        needed = {r.body.root for link in path if link.block for r in link.block.body.reductions if r is not None}
+        needed = {
+            r.body.root for link in path if link.block for r in link.block.body.reductions if r is not None
+        }
         missing = needed - self.disk.reduced
         holders = [peer for peer in self.world.peers.values() if self.world.reachable(self, peer.key.peer_id)]
         missing -= {root for peer in holders for root in peer.disk.reduced}
@@ -270,7 +276,11 @@ class World:
         self.rules = rules(electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds)
         self.peers = {
             f"p{number}": VirtualPeer(
-                self, f"p{number}", key, latency=self.random.uniform(0.005, 0.15), speed=self.random.uniform(1, 12)
+                self,
+                f"p{number}",
+                key,
+                latency=self.random.uniform(0.005, 0.15),
+                speed=self.random.uniform(1, 12),
             )
             for number, key in enumerate(keys)
         }
@@ -364,7 +374,9 @@ class World:
         """Ask for blocks; the answer takes a round trip."""
         other = self.reachable(sender, peer)
         if other is not None and other.engine is not None:
-            blocks = tuple(link.block for link in other.engine.chain.after(after_round) if link.block is not None)
+            blocks = tuple(
+                link.block for link in other.engine.chain.after(after_round) if link.block is not None
+            )
             self.deliver(other, sender.key.peer_id, do.BlocksFetched(peer, blocks[:64]))
 
     def _roll_call(self) -> None:

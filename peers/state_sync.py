@@ -114,10 +114,7 @@ class StateSync:
 
     async def _stand_below(self, target: str, chain: Chain) -> None:
         """Have the state stand at an ancestor of `target`, as near as is cheap."""
-        if self._is_below(self.state.block, target, chain) and self.state.clean:
-            if not await self._worth_a_snapshot(self.state.round, target, chain):
-                return
-        elif await self._restore_newest(target, chain):
+        if (self._is_below(self.state.block, target, chain) and self.state.clean) or await self._restore_newest(target, chain):
             if not await self._worth_a_snapshot(self.state.round, target, chain):
                 return
         if not await self._fetch_newest(target, chain) and not self.state.clean:
@@ -152,7 +149,11 @@ class StateSync:
         """Fetch the newest snapshot that peers hold and the chain vouches for, if it is newer than the state."""
         link: Link | None = chain.link(target)
         interval = self._rules.snapshot_interval
-        while link is not None and link.block is not None and (link.round > self.state.round or not self.state.clean):
+        while (
+            link is not None
+            and link.block is not None
+            and (link.round > self.state.round or not self.state.clean)
+        ):
             if link.round % interval == 0:
                 try:
                     await self._fetch_snapshot(link.round, target, chain)
@@ -187,7 +188,11 @@ class StateSync:
                 manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
             except (UnreachableError, RemoteError, MessageError):
                 continue
-            if manifest.digest().hex() == digest and manifest.round == round_number and manifest.block == block:
+            if (
+                manifest.digest().hex() == digest
+                and manifest.round == round_number
+                and manifest.block == block
+            ):
                 return manifest
         raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
 
@@ -236,7 +241,11 @@ class StateSync:
             for piece in own.pieces() if own is not None else ():
                 target = wanted.get(own.leaf(piece)) if own is not None else None
                 data = snapshots.read_piece(round_number, piece) if target is not None else None
-                if target is not None and data is not None and merkle.leaf_hash(data) == manifest.leaf(target):
+                if (
+                    target is not None
+                    and data is not None
+                    and merkle.leaf_hash(data) == manifest.leaf(target)
+                ):
                     snapshots.write_piece(manifest, target, data)
 
     # ------------------------------------------------------------ replaying blocks
@@ -267,7 +276,8 @@ class StateSync:
     async def _frames(self, link: Link) -> dict[int, SegmentFrame]:
         """Return the block's reduced segments, fetching those that are not here."""
         return {
-            segment: await self._frame(link, reduction) for segment, reduction in sorted(_reductions(link).items())
+            segment: await self._frame(link, reduction)
+            for segment, reduction in sorted(_reductions(link).items())
         }
 
     async def _frame(self, link: Link, reduction: Reduction) -> SegmentFrame:
@@ -290,7 +300,9 @@ class StateSync:
                 return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
             except (UnreachableError, RemoteError, MessageError):
                 tried.append(peer)
-        raise UnreachableError(f"No peer of {len(tried)} asked has segment {reduction.segment} of round {link.round}.")
+        raise UnreachableError(
+            f"No peer of {len(tried)} asked has segment {reduction.segment} of round {link.round}."
+        )
 
     # ------------------------------------------------------------ when this peer stands alone
 
@@ -356,4 +368,3 @@ def _agreed(round_number: int, target: str, chain: Chain) -> tuple[str, str]:
     if link.round != round_number or digest is None:
         raise StateError(f"The chain known here does not vouch for a state after round {round_number}.")
     return link.hash, digest
-

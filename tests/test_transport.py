@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from peers import framing
 from peers.noticeboard import Presence, sign_presence
 from peers.transport import Limits, RemoteError, Transport
 from recipes.errors import DataError, MessageError, NetworkError, UnreachableError
@@ -60,6 +61,15 @@ async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
         round=3,
         time=int(time.time()),
     )
+
+
+async def answer_to(request: bytes, *, asker: Transport, answerer: Transport) -> bytes:
+    """Send raw bytes on a stream of their own and read the response."""
+    reader, writer = await asker._streams.open(answerer.peer_id, asker._protocol)
+    with closing(writer):
+        writer.write(request)
+        response = framing.read_response(reader, limit=1000, count=lambda _: None)
+        return await asyncio.wait_for(response, 10)
 
 
 async def test_a_request_is_answered_and_the_answerer_knows_who_asked(open_peer: OpenPeer) -> None:
@@ -177,20 +187,21 @@ async def test_a_peer_cannot_hold_more_requests_than_its_share(open_peer: OpenPe
     assert await bert.call(anna.peer_id, "echo", b"again", limit=10, timeout=10) == b"again"
 
 
-async def test_requests_that_stall_or_are_malformed_do_not_hold_their_stream(open_peer: OpenPeer) -> None:
+async def test_a_peer_that_stalls_in_mid_request_is_cut_off(open_peer: OpenPeer) -> None:
     anna = await open_peer("anna", limits=Limits(stall_seconds=0.1, slowest_bytes_per_second=1e6))
     bert = await open_peer("bert", via=anna)
     anna.serve("echo", echo, limit=1000)
 
-    async def answer_to(request: bytes) -> bytes:
-        reader, writer = await bert._streams.open(anna.peer_id, bert._protocol)
-        with closing(writer):
-            writer.write(request)
-            return await asyncio.wait_for(reader.read(100), 10)
-
     for stalled in (b"", b"\x04ec", b"\x04echo\x00\x00\x00\x64half"):
-        assert await answer_to(stalled) == b""
-    assert b"255 bytes; 1 to 32 are allowed" in await answer_to(b"\xffgarbage")
+        with pytest.raises(asyncio.IncompleteReadError):
+            await answer_to(stalled, asker=bert, answerer=anna)
+
+
+async def test_a_malformed_request_is_refused(open_peer: OpenPeer) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    with pytest.raises(RemoteError, match="255 bytes; 1 to 32 are allowed"):
+        await answer_to(b"\xffgarbage", asker=bert, answerer=anna)
 
 
 async def test_when_no_bootstrap_peer_answers_each_address_is_named_with_the_reason(tmp_path: Path) -> None:

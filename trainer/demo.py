@@ -48,7 +48,9 @@ class Demo:
         self.publication = self._publish()
         run_id = self.publication.run_id
         port = _free_port()
-        publisher = DemoPeer("publisher", out / "peers", run=str(self.publication.folder), port=port, address=None)
+        publisher = DemoPeer(
+            "publisher", out / "peers", run=str(self.publication.folder), port=port, address=None
+        )
         address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{publisher.peer_id}"
         self.volunteers = [
             DemoPeer(f"volunteer-{number}", out / "peers", run=run_id, port=_free_port(), address=address)
@@ -78,7 +80,10 @@ class Demo:
         kill_round = max(1, self.rounds // 2 - 1)
         with Live(get_renderable=self._view, console=self.console, refresh_per_second=2) as self._live:
             self._start_first_peers(latecomer)
-            self._until(lambda: self.peers[0].tally.round >= join_round, f"Training. A volunteer joins after round {join_round}.")
+            self._until(
+                lambda: self.peers[0].tally.round >= join_round,
+                f"Training. A volunteer joins after round {join_round}.",
+            )
             latecomer.start(validate=False)
             self._until(
                 lambda: victim.tally.round >= kill_round and victim.tally.state == "training",
@@ -88,7 +93,9 @@ class Demo:
             victim.kill()
             self._pause(1.0)
             victim.start(validate=False)
-            self._until(self._finished, f"{victim.name} was killed in round {kill_round + 1} and is started again.")
+            self._until(
+                self._finished, f"{victim.name} was killed in round {kill_round + 1} and is started again."
+            )
             self.headline = "Every peer has adopted the last round. Leaving."
             for _ in range(2):
                 for peer in self.peers:
@@ -101,7 +108,9 @@ class Demo:
     def _start_first_peers(self, latecomer: DemoPeer) -> None:
         self.headline = "Starting the publisher."
         self.peers[0].start(validate=True)
-        self._until(lambda: b"Others join with" in self.peers[0].log.read_bytes(), "The publisher is starting.")
+        self._until(
+            lambda: b"Others join with" in self.peers[0].log.read_bytes(), "The publisher is starting."
+        )
         for peer in self.volunteers:
             if peer is not latecomer:
                 peer.start(validate=False)
@@ -124,11 +133,15 @@ class Demo:
             if progress > newest:
                 newest, since = progress, time.monotonic()
             if time.monotonic() - since > ROUND_SECONDS:
-                raise NetworkError(f"No round was completed for {ROUND_SECONDS:.0f} s.", remedy=self._where_to_look())
+                raise NetworkError(
+                    f"No round was completed for {ROUND_SECONDS:.0f} s.", remedy=self._where_to_look()
+                )
             for peer in self.peers:
                 if peer.lives and not peer.running and peer.tally.state != "killed":
                     tail = peer.log.read_text(errors="replace")[-2000:]
-                    raise NetworkError(f"{peer.name} ended by itself. Its last words:\n{tail}", remedy=self._where_to_look())
+                    raise NetworkError(
+                        f"{peer.name} ended by itself. Its last words:\n{tail}", remedy=self._where_to_look()
+                    )
 
     def _where_to_look(self) -> str:
         return f"Each peer's log.txt and events.jsonl are below {self.out / 'peers'}."
@@ -163,7 +176,11 @@ class Demo:
             run = run_folder(self.peers[0].home, publication.run_id)
             exported = export_model(run, self.out / "model", force=True)
             sample = generate(exported.folder, prompt=PROMPT, tokens=SAMPLE_TOKENS, seed=1)
-            losses = {number: loss for number, loss in self.peers[0].tally.validation.items() if number <= self.rounds}
+            losses = {
+                number: loss
+                for number, loss in self.peers[0].tally.validation.items()
+                if number <= self.rounds
+            }
             plot = self.out / "loss.png"
             draw_curve(plot, losses, bigram=bigram)
         return Figures(

@@ -46,7 +46,17 @@ class Figures:
 def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str) -> RenderableType:
     """Return the screen of a running demo."""
     table = Table(expand=True)
-    for column in ("peer", "what it does", "round", "counted", "tokens", "loss", "up MB", "down MB", "state digest"):
+    for column in (
+        "peer",
+        "what it does",
+        "round",
+        "counted",
+        "tokens",
+        "loss",
+        "up MB",
+        "down MB",
+        "state digest",
+    ):
         table.add_column(column, justify="left" if column in ("peer", "what it does") else "right")
     for peer in peers:
         tally = peer.tally
@@ -57,7 +67,9 @@ def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str) -> Rende
         table.add_row(peer.name, tally.state, *numbers, *moved, digest)
     validation = peers[0].tally.validation
     curve = Text(curve_of(validation, until=rounds), style="cyan")
-    return Group(Text(headline, style="bold"), table, Panel(curve, title="validation loss, nats a token, by round"))
+    return Group(
+        Text(headline, style="bold"), table, Panel(curve, title="validation loss, nats a token, by round")
+    )
 
 
 def curve_of(losses: Mapping[int, float], *, until: int) -> str:
@@ -140,7 +152,16 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
     """Return the figures for a person to read."""
     bits = bits_per_parameter(peers, figures)
     table = Table(title="What each peer did")
-    for column in ("peer", "rounds", "tokens", "steps", "sent MB", "received MB", "fp16 all-reduce MB", "digest"):
+    for column in (
+        "peer",
+        "rounds",
+        "tokens",
+        "steps",
+        "sent MB",
+        "received MB",
+        "fp16 all-reduce MB",
+        "digest",
+    ):
         table.add_column(column, justify="left" if column == "peer" else "right")
     for peer in peers:
         tally = peer.tally
@@ -177,7 +198,9 @@ def draw_curve(figures_path: Path, validation: Mapping[int, float], *, bigram: f
 
     rounds = sorted(validation)
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-    axes.plot(rounds, [validation[number] for number in rounds], marker="o", markersize=3, label="the swarm's model")
+    axes.plot(
+        rounds, [validation[number] for number in rounds], marker="o", markersize=3, label="the swarm's model"
+    )
     axes.axhline(bigram, linestyle="--", color="grey", label="bigram model, same tokens")
     axes.set_xlabel("round")
     axes.set_ylabel("validation loss, nats a token")

@@ -138,7 +138,7 @@ class Screen:
             case Waiting(round_number, reason):
                 return f"Round {round_number}: waiting, {reason}."
             case Refused(peer, what, reason):
-                return f"Refused a {what} of {peer[-8:]}: {reason}."
+                return f"Refused {what} from {peer[-8:]}: {reason.rstrip('.')}."
             case Rewound(round_number, to_round):
                 return f"Another branch has more electors: back from round {round_number} to {to_round}."
             case Diverged(round_number, pieces):
