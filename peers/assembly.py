@@ -126,6 +126,7 @@ def assemble_node(
         state_is_here=state.clean and state.block == head,
         cosigned_round=store.cosigned_round(),
         last_claim=store.last_claim(),
+        claimed_after=store.claimed_after(),
         now=time.monotonic(),
     )
     sync = StateSync(

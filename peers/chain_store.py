@@ -16,7 +16,7 @@ from recipes.errors import MessageError, StorageError
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
-CREATE TABLE IF NOT EXISTS claims (round INTEGER NOT NULL, hash TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, parent TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS promises (name TEXT PRIMARY KEY, round INTEGER NOT NULL);
 """
 
@@ -66,7 +66,7 @@ class ChainStore:
                 continue  # the disk changed it; it is fetched again from the swarm
 
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
-        """Return blocks of rounds after `after_round` as they are sent to peers, oldest first, up to a size."""
+        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size."""
         rows = self._database.execute(
             "SELECT content FROM blocks WHERE round > ? ORDER BY round, hash", (after_round,)
         )
@@ -88,14 +88,19 @@ class ChainStore:
         row = self._database.execute("SELECT round FROM promises WHERE name = 'cosigned'").fetchone()
         return int(row[0]) if row else 0
 
-    def save_claim(self, round_number: int, claim: str) -> None:
-        """Remember an own claim, to name it as the predecessor of the next."""
-        self._write("INSERT OR IGNORE INTO claims VALUES (?, ?)", (round_number, claim))
+    def save_claim(self, claim: str, *, round_number: int, parent: str) -> None:
+        """Remember an own claim on top of block `parent`, so that no second one is ever made there."""
+        self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", (claim, round_number, parent))
 
     def last_claim(self) -> str | None:
         """Return the hash of the newest own claim, if there was one."""
         row = self._database.execute("SELECT hash FROM claims ORDER BY rowid DESC LIMIT 1").fetchone()
         return str(row[0]) if row else None
+
+    def claimed_after(self) -> frozenset[str]:
+        """Return the blocks after which the newest own claims were made."""
+        rows = self._database.execute("SELECT parent FROM claims ORDER BY rowid DESC LIMIT 64")
+        return frozenset(parent for (parent,) in rows)
 
     def close(self) -> None:
         """Close the database."""

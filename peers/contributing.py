@@ -85,7 +85,7 @@ class Contributor:
         self._history.name_claim(claim)
 
     def _outcome(self, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
-        """Return which segments of a claim's contribution its round's block counted; None while there is none."""
+        """Return which segments of a claim's contribution its round's block counted, if it has a block."""
         if link is None or link.block is None:
             return None
         block = link.block.body

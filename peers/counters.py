@@ -91,9 +91,9 @@ def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
     if total(claim.slots) > total(allowed) or claim.slots != take(allowed, total(claim.slots))[0]:
         return "slots beyond its quota"
     standing = counters.peers.get(claim.peer)
-    if standing is not None and standing.nonce_commitment is not None:
-        if claim.nonce is None or digest(bytes.fromhex(claim.nonce)).hex() != standing.nonce_commitment:
-            return "does not reveal the x that it committed to"
+    owed = standing.nonce_commitment if standing is not None else None
+    if owed is not None and (claim.nonce is None or digest(bytes.fromhex(claim.nonce)).hex() != owed):
+        return "does not reveal the x that it committed to"
     return None
 
 

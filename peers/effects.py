@@ -229,6 +229,7 @@ class SaveClaim:
 
     claim: str
     round: int
+    parent: str  # the block that it builds on: after that one, never claim again
 
 
 @dataclass(frozen=True)

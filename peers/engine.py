@@ -12,7 +12,8 @@ is ended by a message or by a deadline, and every deadline has a next step, so n
                 waiting for the block   (silence: the next-ranked leader makes it)
     APPLYING    the block's state is being made                  -> co-sign, next round
 
-What a leader and a reducer do lives in leading.py and exchanging.py; which branch to follow, in chain.py.
+What a leader and a reducer do lives in leading.py and exchanging.py, how a peer follows the chain in
+following.py, and which branch is the best in chain.py.
 """
 
 from __future__ import annotations
@@ -21,28 +22,22 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peers import exchanging, leading
+from peers import exchanging, following, leading
 from peers.assignment import Assignment, leaders
 from peers.chain import Chain, Link
-from peers.counters import counted_segments
 from peers.effects import (
     Acquainted,
     Applied,
-    Apply,
     ApplyFailed,
-    AskHead,
     BlocksFetched,
     Effect,
-    FetchBlocks,
     Input,
     Leave,
     LeaveRequested,
     Received,
     ReducedFetched,
     ReducedLost,
-    SaveBlock,
     SaveClaim,
-    SaveCoSigned,
     SegmentReduced,
     SegmentStored,
     Send,
@@ -51,17 +46,7 @@ from peers.effects import (
     Train,
     WindowEnded,
 )
-from peers.events import (
-    BlockAdopted,
-    BlockFinal,
-    Claimed,
-    Event,
-    Notice,
-    Refused,
-    Rewound,
-    Waiting,
-    WindowStarted,
-)
+from peers.events import Claimed, Event, Notice, Waiting, WindowStarted
 from peers.messages import (
     AnyMessage,
     Block,
@@ -136,6 +121,7 @@ class RoundEngine:
         state_digest: str,
         cosigned_round: int,
         last_claim: str | None = None,
+        claimed_after: frozenset[str] = frozenset(),
         state_is_here: bool = True,
         now: float,
     ) -> None:
@@ -152,14 +138,15 @@ class RoundEngine:
         self.acquaintances: dict[PeerId, None] = {}
         self.round = RoundState(parent=chain.link(head), started=now)
         self.started = False
-        self._began_here = False
-        self._state_is_here = state_is_here
-        self._unavailable: dict[str, float] = {}  # block -> when to try it again
+        self.began_here = False
+        self.state_is_here = state_is_here
+        self.unavailable: dict[str, float] = {}  # block -> when to try it again
         self._early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
-        self._head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
+        self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
         self._last_claim = last_claim
-        self._asked = 0
-        self._ask_at = now
+        self._claimed_after = set(claimed_after)  # blocks after which a claim was made: never a second one
+        self.asked = 0
+        self.ask_at = now
         self._left_at: float | None = None
         self._effects: list[Effect] = []
         self._now = now
@@ -172,13 +159,13 @@ class RoundEngine:
         self._now = now
         self.wake_at = math.inf
         self._take(happened)
-        self._follow_best_branch()
+        following.follow_best_branch(self)
         if self.started:
             leading.draw_up_roster(self)
             exchanging.exchange(self)
             leading.make_block(self)
             self._claim_further()
-        self._ask_around()
+        following.ask_around(self)
         self._leave_when_done()
         return self._effects
 
@@ -242,6 +229,8 @@ class RoundEngine:
                 self._meet(sender)
                 self._receive(sender, message)
             case Acquainted(peers):
+                self.acquaintances = dict.fromkeys(self.round.parent.counters.rostered())
+                self.acquaintances.pop(self.me, None)
                 for peer in peers:
                     self._meet(peer)
             case WindowEnded():
@@ -257,14 +246,11 @@ class RoundEngine:
                 self.round.lost.add(root)
                 self.tell(Notice(f"A reduced segment could not be had: {reason}"))
             case Applied(block, state_digest, checked):
-                self._adopt(block, state_digest, checked=checked)
+                following.adopt(self, block, state_digest, checked=checked)
             case ApplyFailed(block, reason):
-                self.applying = None
-                self._unavailable[block] = self._now + self.rules.leader_seconds
-                self.tell(Notice(f"Block {block[:8]} cannot be applied yet: {reason}"))
+                following.put_off(self, block, reason)
             case BlocksFetched(sender, blocks):
-                if any([self._take_block(sender, signed, fetched=True) for signed in blocks]):
-                    self.emit(AskHead((sender,)))  # there may be more
+                following.take_fetched(self, sender, blocks)
             case LeaveRequested():
                 self.leaving = True
 
@@ -286,14 +272,14 @@ class RoundEngine:
                 else:
                     self._keep_early(body.roster, sender, message)
             case Block():
-                self._take_block(sender, message)  # type: ignore[arg-type]
+                following.take_block(self, sender, message)  # type: ignore[arg-type]
             case CoSignature():
                 if body.block in self.chain:
-                    self._take_cosignature(message)  # type: ignore[arg-type]
+                    following.take_cosignature(self, message)  # type: ignore[arg-type]
                 else:
                     self._keep_early(body.block, sender, message)
             case HeadNotice():
-                self._take_notice(sender, body)
+                following.take_notice(self, sender, body)
 
     def _meet(self, peer: PeerId) -> None:
         if peer != self.me and len(self.acquaintances) < MAX_ACQUAINTANCES:
@@ -345,7 +331,8 @@ class RoundEngine:
         )
         current.own_claim = sign(self.key, body)
         self._last_claim = current.own_claim.hash
-        self.emit(SaveClaim(self._last_claim, body.round))
+        self._claimed_after.add(self.head)
+        self.emit(SaveClaim(self._last_claim, body.round, self.head))
         leading.take_claim(self, current.own_claim)
         self._send_claim(self.leaders()[:CLAIM_LEADERS])
         self.tell(Claimed(body.round, body.contribution_bytes))
@@ -380,144 +367,19 @@ class RoundEngine:
                 return
             self._send_claim(order[: CLAIM_LEADERS + rank])
 
-    # ------------------------------------------------------------ blocks and branches
+    # ------------------------------------------------------------ beginning and leaving
 
-    def _take_block(self, sender: PeerId, signed: Signed[Block], *, fetched: bool = False) -> bool:
-        """Put a block into the chain if it is new and valid; fetch what lies between if its parent is unknown."""
-        if signed.hash in self.chain:
-            return False
-        if signed.body.parent not in self.chain:
-            if not fetched and signed.body.round > self.chain.link(self.chain.root).round:
-                self.emit(FetchBlocks(sender, self._fetch_from()))
-            return False
-        if fault := self.chain.block_fault(signed.body):
-            self.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
-            return False
-        before = self.chain.final
-        self.chain.add(signed)
-        self.emit(SaveBlock(signed))
-        self._tell_final(before)
-        self.replay_early(signed.hash)  # co-signatures; what belongs to the round on top of it is kept again
-        return True
-
-    def _take_cosignature(self, signed: Signed[CoSignature]) -> None:
-        before = self.chain.final
-        if self.chain.add_cosignature(signed):
-            self._tell_final(before)
-
-    def _tell_final(self, before: str) -> None:
-        if self.chain.final != before:
-            self.tell(BlockFinal(self.chain.link(self.chain.final).round, self.chain.final))
-            shared = self.chain.link(self.chain.common_ancestor(self.head, self.chain.final)).round
-            deepest = self.chain.link(self.chain.final).round - 2 * self.rules.rewind_depth
-            self.chain.prune(below_round=min(shared, deepest))
-
-    def _fetch_from(self) -> int:
-        """Return the round after which a peer's blocks would connect to the chain known here."""
-        tip = self.chain.link(self.chain.best_head(self.head)).round
-        return max(self.chain.link(self.chain.final).round, tip - self.rules.rewind_depth, 0)
-
-    def _follow_best_branch(self) -> None:
-        if self.applying is not None:
-            return
-        waiting = {block for block, at in self._unavailable.items() if not self.reached(at)}
-        self._unavailable = {block: at for block, at in self._unavailable.items() if block in waiting}
-        best = self.chain.best_head(self.head, waiting)
-        if best != self.head or (not self._state_is_here and self._may_start() and best not in waiting):
-            self.applying = best
-            self.emit(Apply(best))
-        elif self._state_is_here and not self._began_here and self._may_start():
-            self._begin_round()
-
-    def _may_start(self) -> bool:
-        """Say whether this peer, having just come, may take its head for the swarm's."""
-        if self.started or not self.acquaintances or self.head in self._head_age:
-            return True
-        return self.reached(self.round.started + self.rules.leader_seconds)
-
-    def _adopt(self, block: str, state_digest: str, *, checked: bool) -> None:
-        """Make `block` the head: co-sign it, and begin the next round."""
-        self.applying = None
-        self._state_is_here = True
-        if block not in self.chain:
-            return
-        link = self.chain.link(block)
-        ancestor = self.chain.common_ancestor(self.head, block) if self.head in self.chain else block
-        if ancestor != self.head:
-            self.tell(Rewound(self.chain.link(self.head).round, self.chain.link(ancestor).round))
-        self._tell_adopted(link, state_digest)
-        self.head, self.digest = block, state_digest
-        refused = self.round.roster_refused and link.parent == self.round.parent.hash
-        if link.block is not None and checked and not refused:
-            self._cosign(link, state_digest)
-        self.round = RoundState(parent=link, started=self._now)
-        self._began_here = False
-
-    def _tell_adopted(self, link: Link, state_digest: str) -> None:
-        if link.block is None:
-            return
-        body, current = link.block.body, self.round
-        phases = {}
-        if (
-            link.parent == current.parent.hash
-            and current.window_ended is not None
-            and current.roster is not None
-        ):
-            exchanged = current.exchanged_at or self._now
-            phases = {
-                "train": current.window_ended - current.started,
-                "roster": current.roster_at - current.window_ended,
-                "exchange": exchanged - current.roster_at,
-                "block": self._now - exchanged,
-            }
-        self.tell(
-            BlockAdopted(
-                round=link.round,
-                attempt=body.attempt,
-                block=link.hash,
-                digest=state_digest,
-                leader=body.peer,
-                claims=len(body.roster.body.claims),
-                counted_segments=len(counted_segments(body).get(self.me, ())),
-                empty_segments=sum(reduction is None for reduction in body.reductions),
-                tokens=link.counters.tokens,
-                phases=phases,
-            )
-        )
-
-    def _cosign(self, link: Link, state_digest: str) -> None:
-        """Co-sign a block once per height, if this peer has a say in it."""
-        if link.block is None or link.round <= self.cosigned_round:
-            return
-        roster = {signed.body.peer for signed in link.block.body.roster.body.claims}
-        electors = self.chain.electors_at(link.parent) if link.parent in self.chain else frozenset[PeerId]()
-        if self.me not in roster | electors:
-            return
-        self.cosigned_round = link.round
-        body = CoSignature(
-            run=self.rules.run, peer=self.me, round=link.round, block=link.hash, digest=state_digest
-        )
-        signed = sign(self.key, body)
-        self.emit(SaveCoSigned(link.round))
-        self._take_cosignature(signed)
-        self.send(roster | electors | set(self.acquaintances), signed)
-
-    def _begin_round(self) -> None:
+    def begin_round(self) -> None:
         """Start the window on top of the head."""
-        self.started = self._began_here = True
+        self.started = self.began_here = True
         link = self.chain.link(self.head)
-        began = min(self._now, self._head_age.get(self.head, self._now))
-        self._head_age = {}
+        began = min(self._now, self.head_age.get(self.head, self._now))
+        self.head_age = {}
         self.round = RoundState(parent=link, started=began)
         seconds = began + self.rules.window_seconds - self._now
         slots = link.counters.slots_for(self.me, self.head, self.rules)
         number = link.round + 1
-        if self.leaving or seconds < SHORTEST_WINDOW * self.rules.window_seconds:
-            reason = (
-                "leaving"
-                if self.leaving
-                else "too little is left of this round: training starts with the next"
-            )
+        if reason := self._reason_to_wait(seconds):
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
         else:
@@ -528,24 +390,15 @@ class RoundEngine:
             self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
         self.replay_early(self.head)
 
-    # ------------------------------------------------------------ heads of others
-
-    def _take_notice(self, sender: PeerId, notice: HeadNotice) -> None:
-        if len(self._head_age) < MAX_EARLY_KEYS:
-            self._head_age.setdefault(notice.block, self._now - notice.age_seconds)
-        if notice.block not in self.chain and notice.round > self.chain.link(self.chain.root).round:
-            self.emit(FetchBlocks(sender, self._fetch_from()))
-
-    def _ask_around(self) -> None:
-        """Ask for others' heads, in turn: at once when starting, then now and again."""
-        if not self.acquaintances or not self.reached(self._ask_at):
-            return
-        self._ask_at = self._now + self.rules.leader_seconds
-        self.wake_at = min(self.wake_at, self._ask_at)
-        peers = sorted(self.acquaintances)
-        self._asked += 1
-        count = len(peers) if not self.started else 1
-        self.emit(AskHead(tuple(peers[(self._asked + i) % len(peers)] for i in range(min(count, 8)))))
+    def _reason_to_wait(self, seconds: float) -> str:
+        """Say why this peer does not train in the round that begins, or return an empty string."""
+        if self.leaving:
+            return "leaving"
+        if self.head in self._claimed_after:
+            return "the claim for it was made before this peer was started again"
+        if seconds < SHORTEST_WINDOW * self.rules.window_seconds:
+            return "too little is left of it: training starts with the next"
+        return ""
 
     def _leave_when_done(self) -> None:
         """Once nothing of the round is open, and others had time to fetch what lies here, leave."""
@@ -558,10 +411,3 @@ class RoundEngine:
             self._left_at = self._now + (0.0 if alone or not self.started else self.rules.leader_seconds)
         if self.reached(self._left_at):
             self.emit(Leave())
-
-    # ------------------------------------------------------------ for leading.py and exchanging.py
-
-    def take_own_block(self, signed: Signed[Block]) -> None:
-        """Take in a block that this peer made as leader."""
-        self._take_block(self.me, signed)
-        self._follow_best_branch()

@@ -61,7 +61,7 @@ def exchange(engine: RoundEngine) -> None:
 
 
 def _accept_best_roster(engine: RoundEngine) -> None:
-    """Accept the highest attempt whose time has come: later leaders speak only when earlier ones fell silent."""
+    """Accept the highest attempt whose time has come: a leader speaks when those before fell silent."""
     current, rules = engine.round, engine.rules
     accepted = -1 if current.roster is None else current.roster.body.attempt
     for attempt in sorted(current.candidates, reverse=True):
@@ -147,7 +147,7 @@ def _transfer(engine: RoundEngine) -> float:
 
 
 def _fetch(engine: RoundEngine, segment: int) -> None:
-    """Fetch the reduced segment that the block will most likely name; others may have it if its author is gone."""
+    """Fetch the reduced segment that the block will most likely name, from its author or who has it."""
     current = engine.round
     if current.roster is None:
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peers import exchanging
+from peers import exchanging, following
 from peers.counters import claim_fault
 from peers.events import Refused
 from peers.messages import MAX_PEERS, Block, Claim, Reduction, Roster, Signed, SlotRange, sign
@@ -111,7 +111,8 @@ def make_block(engine: RoundEngine) -> None:
     signed = sign(engine.key, _block(engine, attempt))
     everybody = {claim.body.peer for claim in roster.claims} | current.ready | set(engine.acquaintances)
     engine.send(everybody, signed)
-    engine.take_own_block(signed)
+    following.take_block(engine, engine.me, signed)
+    following.follow_best_branch(engine)
 
 
 def _block(engine: RoundEngine, attempt: int) -> Block:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -38,6 +39,7 @@ from recipes.keys import PeerId, SigningKey
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
 BLOCKS_BYTES = 8 << 20  # of one answer with blocks
 MOST_BLOCKS = 4096
+TRAINING_NICENESS = 10
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
 
@@ -125,7 +127,9 @@ class Node:
         self._stop_training = threading.Event()
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._training_thread = ThreadPoolExecutor(1, thread_name_prefix="training")
+        self._training_thread = ThreadPoolExecutor(
+            1, thread_name_prefix="training", initializer=yield_to_others
+        )
         self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
         self._roster_known = asyncio.Condition()
@@ -137,7 +141,7 @@ class Node:
         """Take part until asked to leave (`leave`) and done, or until something fails for good.
 
         Raises:
-            ManyhandsError: what cannot be mended here: the disk, the network daemon, a state that will not agree.
+            ManyhandsError: what cannot be mended here: disk, network daemon, a state that will not agree.
         """
         self._spawn(self._keep_acquainted())
         self._spawn(self._watch_daemon())
@@ -237,9 +241,9 @@ class Node:
                 self.chain_store.save(block)
             case do.SaveCoSigned(round_number):
                 self.chain_store.save_cosigned_round(round_number)
-            case do.SaveClaim(claim, round_number):
+            case do.SaveClaim(claim, round_number, parent):
                 self._contributor.name_claim(claim)
-                self.chain_store.save_claim(round_number, claim)
+                self.chain_store.save_claim(claim, round_number=round_number, parent=parent)
             case do.Tell(event):
                 self._told(event)
             case do.Leave():
@@ -486,7 +490,7 @@ class Node:
         except MessageError as error:
             self._told(Refused(sender, kind, str(error)))
             raise
-        if isinstance(message, Ready | HeadNotice) or isinstance(message, Signed):
+        if isinstance(message, Ready | HeadNotice | Signed):
             self.take(do.Received(sender, message))
 
     # ------------------------------------------------------------ who is about
@@ -504,3 +508,10 @@ class Node:
             f"The network daemon p2pd ended by itself. Its last words:\n{self.transport.last_words()}",
             remedy="Run the same command again: it goes on from what is on disk.",
         )
+
+
+def yield_to_others() -> None:
+    """Lower this thread's priority: training lets the exchange, and whoever uses the machine, go first."""
+    os.setpriority(
+        os.PRIO_PROCESS, threading.get_native_id(), TRAINING_NICENESS
+    )  # Linux: a thread has its own

@@ -6,7 +6,7 @@
 
 A world is its seed: the same seed and the same faults give the same trace, event by event. Contributions
 are only names here; everything else (claims, rosters, blocks, signatures, fork choice) is the real thing.
-After every step the world checks what must always hold and raises `InvariantBroken` with the trace.
+After every step the world checks what must always hold and raises `InvariantBrokenError` with the trace.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FETCH_SECONDS = 1.0  # to learn that a source does not answer
 TRACE_LINES = 60  # shown when an invariant breaks
 
 
-class InvariantBroken(AssertionError):
+class InvariantBrokenError(AssertionError):
     """Something that must always hold did not; the message ends with the last lines of the trace."""
 
 
@@ -64,6 +64,7 @@ class Disk:
     blocks: list[Signed[Block]] = field(default_factory=list)
     cosigned_round: int = 0
     last_claim: str | None = None
+    claimed_after: set[str] = field(default_factory=set)
     head: str = genesis_hash(RUN)
     digests: dict[str, str] = field(default_factory=lambda: {genesis_hash(RUN): GENESIS_DIGEST})
     reduced: set[str] = field(default_factory=set)
@@ -100,6 +101,7 @@ class VirtualPeer:
             state_digest=self.disk.digests[self.disk.head],
             cosigned_round=self.disk.cosigned_round,
             last_claim=self.disk.last_claim,
+            claimed_after=frozenset(self.disk.claimed_after),
             now=self.world.now,
         )
         others = tuple(
@@ -183,8 +185,9 @@ class VirtualPeer:
                 self.disk.blocks.append(block)
             case do.SaveCoSigned(number):
                 self.disk.cosigned_round = number
-            case do.SaveClaim(claim):
+            case do.SaveClaim(claim, _, parent):
                 self.disk.last_claim = claim
+                self.disk.claimed_after.add(parent)
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():
@@ -272,6 +275,7 @@ class World:
         self._count = 0
         self._finals: dict[int, str] = {}
         self._digests: dict[str, str] = {}
+        self._claims: dict[tuple[PeerId, str], str] = {}
         keys = [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(peers)]
         self.rules = rules(electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds)
         self.peers = {
@@ -401,6 +405,7 @@ class World:
             self._require(known == event.block, f"two final blocks of round {event.round}")
         elif isinstance(event, RosterAccepted):
             self._require(event.claims > 0, "an empty roster")
+            self._require_claimed_once(peer)
 
     def _require_counted_once(self, peer: VirtualPeer, block: str) -> None:
         """No contribution counts twice in a chain."""
@@ -416,6 +421,13 @@ class World:
                     seen.add(claim.hash)
             current = signed.body.parent
 
+    def _require_claimed_once(self, peer: VirtualPeer) -> None:
+        """No honest peer signs two claims on top of one block, whatever befalls it."""
+        roster = peer.engine.round.roster if peer.engine is not None else None
+        for signed in roster.body.claims if roster is not None else ():
+            known = self._claims.setdefault((signed.body.peer, signed.body.parent), signed.hash)
+            self._require(known == signed.hash, f"{signed.body.peer} made two claims after one block")
+
     def _require(self, holds: bool, what: str) -> None:
         if not holds:
-            raise InvariantBroken("\n".join([what, *self.trace[-TRACE_LINES:]]))
+            raise InvariantBrokenError("\n".join([what, *self.trace[-TRACE_LINES:]]))

@@ -114,16 +114,17 @@ class StateSync:
 
     async def _stand_below(self, target: str, chain: Chain) -> None:
         """Have the state stand at an ancestor of `target`, as near as is cheap."""
-        if (self._is_below(self.state.block, target, chain) and self.state.clean) or await self._restore_newest(target, chain):
-            if not await self._worth_a_snapshot(self.state.round, target, chain):
-                return
+        below = self.state.clean and self._is_below(self.state.block, target, chain)
+        below = below or await self._restore_newest(target, chain)
+        if below and not self._worth_a_snapshot(self.state.round, target, chain):
+            return
         if not await self._fetch_newest(target, chain) and not self.state.clean:
             await self._fetch_snapshot(0, target, chain)
 
     def _is_below(self, block: str, target: str, chain: Chain) -> bool:
         return block in chain and chain.path(block, target) is not None
 
-    async def _worth_a_snapshot(self, base: int, target: str, chain: Chain) -> bool:
+    def _worth_a_snapshot(self, base: int, target: str, chain: Chain) -> bool:
         """Say whether fetching a snapshot moves fewer bytes than fetching each block's reduced segments."""
         links = _links_between(base, target, chain)
         missing = sum(
@@ -146,7 +147,7 @@ class StateSync:
         return False
 
     async def _fetch_newest(self, target: str, chain: Chain) -> bool:
-        """Fetch the newest snapshot that peers hold and the chain vouches for, if it is newer than the state."""
+        """Fetch the newest snapshot that the chain vouches for, if it is newer than the state."""
         link: Link | None = chain.link(target)
         interval = self._rules.snapshot_interval
         while (
@@ -315,7 +316,7 @@ class StateSync:
         self._divergences += 1
         if self._divergences > _DIVERGENCES:
             raise StateError(
-                f"After round {link.round}, this machine computes another state than everybody else, again and again.",
+                f"After round {link.round}, this machine again computes another state than everybody else.",
                 remedy="Its memory or processor may be faulty: run a memory test before you join again.",
             )
         agreed = [number for number in self.state.snapshots.rounds() if number <= link.round]

@@ -50,7 +50,7 @@ segments = 2
 """
 
 
-def publish_tiny(folder: Path, *, recipe: str = RECIPE) -> Publication:
+def publish_tiny(folder: Path, *, recipe: str = RECIPE, home: Path | None = None) -> Publication:
     """Publish `recipe` with a text that counts in words, into folder/run."""
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     text = folder / "text"
@@ -60,5 +60,9 @@ def publish_tiny(folder: Path, *, recipe: str = RECIPE) -> Publication:
         (text / f"{number}.txt").write_text("\n".join(lines))
     (folder / "recipe.toml").write_text(recipe)
     return publish(
-        folder / "recipe.toml", [str(text)], folder / "run", home=folder / "home", tell=lambda _: None
+        folder / "recipe.toml",
+        [str(text)],
+        folder / "run",
+        home=home or folder / "home",
+        tell=lambda _: None,
     )

@@ -9,7 +9,6 @@ Python's standard library. One volunteer joins late; another is killed in mid-ro
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import sysconfig
 import time
@@ -28,7 +27,7 @@ from recipes.errors import NetworkError, StorageError
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer
+from trainer.demo_peer import DemoPeer, free_port
 from trainer.demo_report import Figures, as_json, draw_curve, live_view, summary
 
 PROMPT = "def "
@@ -47,13 +46,10 @@ class Demo:
         self.console = console
         self.publication = self._publish()
         run_id = self.publication.run_id
-        port = _free_port()
-        publisher = DemoPeer(
-            "publisher", out / "peers", run=str(self.publication.folder), port=port, address=None
-        )
-        address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{publisher.peer_id}"
+        homes, folder = out / "peers", str(self.publication.folder)
+        publisher = DemoPeer("publisher", homes, run=folder, port=free_port(), address=None)
         self.volunteers = [
-            DemoPeer(f"volunteer-{number}", out / "peers", run=run_id, port=_free_port(), address=address)
+            DemoPeer(f"volunteer-{number}", homes, run=run_id, port=free_port(), address=publisher.address)
             for number in range(1, peers)
         ]
         self.peers = [publisher, *self.volunteers]
@@ -87,7 +83,7 @@ class Demo:
             latecomer.start(validate=False)
             self._until(
                 lambda: victim.tally.round >= kill_round and victim.tally.state == "training",
-                f"{latecomer.name} is joining. After round {kill_round}, {victim.name} is killed in mid-round.",
+                f"{latecomer.name} is joining. {victim.name} will be killed in round {kill_round + 1}.",
             )
             self._pause(3.0)
             victim.kill()
@@ -195,7 +191,7 @@ class Demo:
         )
 
     def _states_agree(self) -> bool:
-        """Say whether all peers that adopted a round hold the same digest after it, and all adopted the last."""
+        """Say whether all adopted the last round, and no two peers had different digests after any."""
         by_round: dict[int, set[str]] = {}
         for peer in self.peers:
             for number, digest in peer.tally.digests.items():
@@ -208,12 +204,6 @@ class Demo:
         for peer in self.peers:
             if peer.running:
                 peer.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(

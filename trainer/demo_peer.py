@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from recipes.home import IDENTITY_KEY
 from recipes.keys import PeerId, load_or_create_key
@@ -41,9 +42,10 @@ class DemoPeer:
         self.home = folder / name
         self.tally = Tally()
         self.lives = 0
+        self.reported: list[dict[str, Any]] = []  # every event
         self._run = run
         self._port = port
-        self._address = address
+        self._bootstrap = address
         self._process: subprocess.Popen[bytes] | None = None
         self._events = self.home / "events.jsonl"
         self._read = 0
@@ -68,12 +70,26 @@ class DemoPeer:
         """Largest resident memory of the process and its network daemon seen so far, bytes."""
         return self._peak_memory
 
-    def start(self, *, validate: bool) -> None:
-        """Start its process, for the first time or again."""
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"/ip4/127.0.0.1/tcp/{self._port}/p2p/{self.peer_id}"
+
+    @property
+    def returncode(self) -> int | None:
+        """How its process ended, or None."""
+        return self._process.poll() if self._process is not None else None
+
+    def start(self, *, validate: bool, address: str | None = None) -> None:
+        """Start its process, for the first time or again, and name a peer to it: `address`, if given.
+
+        A peer that starts again has met others: it is told of none.
+        """
         command = [sys.executable, "-m", "trainer.join", self._run, "--home", str(self.home)]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
         command += ["--events", str(self._events), "--validate-every", str(int(validate))]
-        command += ["--peer", self._address] if self._address else []
+        named = address or (self._bootstrap if self.lives == 0 else None)
+        command += ["--peer", named] if named else []
         self._sent_before, self._received_before = dict(self.tally.sent), dict(self.tally.received)
         self.lives += 1
         self.tally.state = "starting" if self.lives == 1 else "starting again"
@@ -107,6 +123,7 @@ class DemoPeer:
         """Read what its process has reported since the last look."""
         self._watch_memory()
         for event in self._new_events():
+            self.reported.append(event)
             self._take(event)
 
     def _new_events(self) -> Sequence[dict[str, Any]]:
@@ -157,9 +174,11 @@ class DemoPeer:
         self._peak_memory = max(self._peak_memory, sum(_resident(pid) for pid in pids))
 
 
-def listening(log: IO[bytes]) -> bool:
-    """Say whether a peer's log shows that others can join it."""
-    return b"Others join with" in log.read()
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:

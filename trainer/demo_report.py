@@ -123,7 +123,7 @@ def as_json(peers: Sequence[DemoPeer], figures: Figures) -> dict[str, Any]:
 
 
 def all_reduce_bytes(peer: DemoPeer, peers: int, parameters: int) -> int:
-    """Return the bytes, each way, that a ring all-reduce in fp16 at each of the peer's steps would have moved."""
+    """Return the bytes, each way, of a ring all-reduce in fp16 at each of the peer's steps."""
     return round(peer.tally.steps * 2 * (peers - 1) / peers * parameters * _FP16_BYTES)
 
 
@@ -177,10 +177,11 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in seconds_per_phase(peers).items())
     lines = [
         f"Validation loss by round: {losses}.",
-        f"It ends {verdict} that of a bigram model fitted on the same tokens: {last:.3f} against {figures.bigram:.3f}.",
+        f"It ends {verdict} that of a bigram model fitted on the same tokens: "
+        f"{last:.3f} against {figures.bigram:.3f}.",
         f"{agreement} after round {figures.rounds}, bit for bit.",
-        f"A contribution took {bits['contribution']:.4f} bits a parameter; with the reduced segments, a peer sent "
-        f"{bits['upload']:.3f} and received {bits['download']:.3f} bits a parameter and round.",
+        f"A contribution took {bits['contribution']:.4f} bits a parameter; with the reduced segments, a "
+        f"peer sent {bits['upload']:.3f} and received {bits['download']:.3f} bits a parameter and round.",
         f"A round's mean seconds: {phases}.",
         f"Model: {figures.export}",
         f"Curve: {figures.plot}",

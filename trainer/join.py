@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recipes.command import plain_errors
-from recipes.errors import RecipeError
+from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
 from recipes.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:
     from peers.node import Node
+    from peers.transport import Transport
 
 LEAVING_EXIT_CODE = 130  # left at once, by a second Ctrl+C
 
@@ -49,12 +51,10 @@ class Wishes:
 async def volunteer(wishes: Wishes, screen: Screen) -> None:
     """Live a volunteer's life, from identity to farewell."""
     # Imported here, because these take seconds to load and --help should not.
-    from peers.addresses import listen_address
     from peers.assembly import assemble_node, open_state
     from peers.crowd import Crowd
     from peers.fetch_run import adopt_folder, fetch_run
     from peers.serving import serve_node, serve_publication, serve_state
-    from peers.transport import Transport
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of
     from trainer.device import choose_device
@@ -67,18 +67,12 @@ async def volunteer(wishes: Wishes, screen: Screen) -> None:
     if published_in is not None:
         adopt_folder(published_in, folder)
 
-    # 2. The network: a daemon of our own, joined to the peers that were named.
-    async with await Transport.open(
-        key_path=wishes.home / IDENTITY_KEY,
-        run_id=run_id,
-        listen=[listen_address(wishes.host, wishes.port)],
-        announce=[wishes.announce] if wishes.announce else [],
-        bootstrap=wishes.peers,
-    ) as transport:
+    # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
+    async with await enter_network(wishes, run_id, folder, screen) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
-        crowd = Crowd(transport, run_id)
+        crowd = Crowd(transport, run_id, folder=folder)
 
-        # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked by hash and signature.
+        # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
         run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=screen.listen)
         recipe, manifest = run.signed.recipe, run.manifest
         serve_publication(transport, run)
@@ -132,7 +126,7 @@ def identify_run(given: str) -> tuple[str, Path | None]:
     if not path.exists():
         raise RecipeError(
             f"{given} is neither a run id nor a file or folder here.",
-            remedy="A run id has 64 hex digits; its publisher's command printed it. Or name the published folder.",
+            remedy="A run id has 64 hex digits; publishing printed it. Or name the published folder.",
         )
     folder = path if path.is_dir() else path.parent
     if path.is_file() and path.name != RECIPE_FILE:
@@ -141,6 +135,36 @@ def identify_run(given: str) -> tuple[str, Path | None]:
             remedy="Publish it with `python -m recipes.publish`, then join the folder that this makes.",
         )
     return load_signed_recipe(folder).run_id, folder
+
+
+async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Screen) -> Transport:
+    """Open the transport, joined to whoever answers of the peers named and of those met before.
+
+    Raises:
+        UnreachableError: peers were named, and nobody answers. Without --peer, this one waits for others.
+    """
+    from peers.addresses import listen_address
+    from peers.crowd import remembered_peers
+    from peers.transport import Transport
+
+    met = [address for addresses in remembered_peers(folder).values() for address in addresses]
+
+    async def enter(bootstrap: Sequence[str]) -> Transport:
+        return await Transport.open(
+            key_path=wishes.home / IDENTITY_KEY,
+            run_id=run_id,
+            listen=[listen_address(wishes.host, wishes.port)],
+            announce=[wishes.announce] if wishes.announce else [],
+            bootstrap=bootstrap,
+        )
+
+    try:
+        return await enter([*wishes.peers, *met])
+    except UnreachableError:
+        if wishes.peers:
+            raise
+        screen.say("None of the peers met before answers. Going on alone; they are tried again now and then.")
+        return await enter([])
 
 
 def heed_interrupts(node: Node, screen: Screen) -> None:

@@ -130,8 +130,9 @@ class Screen:
                 yours = "your work counted" if event.counted_segments else "your work did not count"
                 seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in event.phases.items())
                 return (
-                    f"Round {event.round}: {event.claims} contributions, {yours}, {event.tokens:,} tokens in all"
-                    f"{', ' + seconds if seconds else ''}. State {event.digest[:12]}."
+                    f"Round {event.round}: {event.claims} contributions, {yours}, "
+                    f"{event.tokens:,} tokens so far{', ' + seconds if seconds else ''}. "
+                    f"State {event.digest[:12]}."
                 )
             case Validated(round_number, loss):
                 return f"Validation loss after round {round_number}: {loss:.4f} nats a token."
@@ -143,8 +144,8 @@ class Screen:
                 return f"Another branch has more electors: back from round {round_number} to {to_round}."
             case Diverged(round_number, pieces):
                 return (
-                    f"This peer's state after round {round_number} differed from the others'. Fetched {pieces} pieces "
-                    "again; going on."
+                    f"This peer's state after round {round_number} differed from the others'. "
+                    f"Fetched {pieces} pieces again; going on."
                 )
             case Notice(text):
                 return text

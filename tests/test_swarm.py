@@ -1,0 +1,198 @@
+"""A real swarm: processes that train over the network on loopback, lose members, and agree bit for bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny_run import RECIPE, publish_tiny
+
+from recipes.files import write_atomic
+from recipes.home import run_folder
+from recipes.keys import PeerId
+from recipes.publication import Publication
+from trainer.demo_peer import DemoPeer, free_port
+
+PATIENCE_SECONDS = 120.0  # for anything awaited: this bounds a failing test, nothing is decided by it
+ROUNDS_RECIPE = RECIPE.replace(
+    "window_seconds = 1\nsegments = 2",
+    "window_seconds = 2\ngrace_seconds = 1.5\ntransfer_seconds = 4\nleader_seconds = 2\nsegments = 4\n"
+    "newcomer_slots = 64\nnewcomer_lanes = 16\nsnapshot_interval = 4",
+)
+
+
+class Swarm:
+    """A bootstrap peer, a publisher and volunteers."""
+
+    def __init__(self, folder: Path, *, volunteers: int) -> None:
+        self.publication: Publication = publish_tiny(folder, recipe=ROUNDS_RECIPE, home=folder / "publisher")
+        port = free_port()
+        command = [sys.executable, "-m", "peers.bootstrap", "--host", "127.0.0.1", "--port", str(port)]
+        self.bootstrap = subprocess.Popen(
+            [*command, "--home", str(folder / "bootstrap")], stdout=subprocess.PIPE, text=True
+        )
+        address = self._address_printed()
+        runs = [str(self.publication.folder)] + [self.publication.run_id] * volunteers
+        names = ["publisher"] + [f"volunteer-{number}" for number in range(1, volunteers + 1)]
+        self.peers = [
+            DemoPeer(name, folder, run=run, port=free_port(), address=address)
+            for name, run in zip(names, runs, strict=True)
+        ]
+
+    def _address_printed(self) -> str:
+        for line in self.bootstrap.stdout or ():
+            if line.strip().startswith("/ip4/"):
+                return line.strip()
+        raise AssertionError("the bootstrap peer printed no address")
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        """Watch the peers until `reached`."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not reached():
+            for peer in self.peers:
+                peer.look()
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{peer.name}:\n{peer.log.read_text()[-1500:]}" for peer in self.peers)
+                raise AssertionError(f"waited in vain; the logs end so:\n{logs}")
+            signal.sigtimedwait([], 0.1)
+
+    def until_counted(self, peers: list[DemoPeer], *, rounds: int = 1) -> None:
+        """Wait until each of `peers` was counted in `rounds` rounds that no one has seen yet."""
+        newest = max(peer.tally.round for peer in self.peers)
+        self.until(
+            lambda: all(sum(n > newest for n in peer.tally.counted_rounds) >= rounds for peer in peers)
+        )
+
+    def end(self) -> None:
+        for peer in self.peers:
+            peer.kill()
+        self.bootstrap.kill()
+        self.bootstrap.wait()
+        if self.bootstrap.stdout is not None:
+            self.bootstrap.stdout.close()
+
+    def peer(self, peer_id: PeerId) -> DemoPeer:
+        return next(peer for peer in self.peers if peer.peer_id == peer_id)
+
+    def last_leader(self) -> DemoPeer:
+        """Return the peer that led the newest round."""
+        blocks = [event for event in self.peers[1].reported if event["event"] == "BlockAdopted"]
+        return self.peer(blocks[-1]["leader"])
+
+    def digests(self) -> dict[int, set[str]]:
+        """Return the state digests that the peers reported, by round."""
+        found: dict[int, set[str]] = {}
+        for peer in self.peers:
+            for number, digest in peer.tally.digests.items():
+                found.setdefault(number, set()).add(digest)
+        return found
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
+    running = Swarm(tmp_path_factory.mktemp("swarm"), volunteers=4)
+    try:
+        for peer in running.peers[:4]:
+            peer.start(validate=False)
+        yield running
+    finally:
+        running.end()
+
+
+# The tests below are one story, in this order.
+
+
+@pytest.mark.timeout(300)
+def test_volunteers_that_know_only_the_run_id_and_a_bootstrap_peer_are_counted(swarm: Swarm) -> None:
+    swarm.until_counted(swarm.peers[:4])
+    assert all(peer.tally.sent.get("segments", 0) > 0 for peer in swarm.peers[:4])
+
+
+@pytest.mark.timeout(300)
+def test_a_newcomer_drops_a_lying_peer_and_trains_in_the_round_it_finds_or_the_next(swarm: Swarm) -> None:
+    liar, newcomer = swarm.peers[1], swarm.peers[4]
+    pieces = run_folder(liar.home, swarm.publication.run_id) / "data"
+    for piece in pieces.iterdir():
+        write_atomic(piece, bytes(len(piece.read_bytes())))
+    newcomer.start(validate=False)
+    swarm.until_counted([newcomer])
+    refused = [event for event in newcomer.reported if event["event"] == "Refused"]
+    assert {event["peer"] for event in refused if event["what"] == "data"} == {liar.peer_id}
+    found = next(event["round"] for event in newcomer.reported if event["event"] == "BlockAdopted")
+    assert min(newcomer.tally.counted_rounds) <= found + 2
+
+
+@pytest.mark.timeout(300)
+def test_the_run_survives_its_bootstrap_peer(swarm: Swarm) -> None:
+    swarm.bootstrap.kill()
+    swarm.until_counted(swarm.peers, rounds=2)
+
+
+@pytest.mark.timeout(300)
+def test_the_run_survives_its_publisher_who_comes_back_and_counts_again(swarm: Swarm) -> None:
+    publisher, others = swarm.peers[0], swarm.peers[1:]
+    publisher.kill()
+    swarm.until_counted(others, rounds=2)
+    publisher.start(validate=False)
+    swarm.until_counted([publisher])
+
+
+@pytest.mark.timeout(300)
+def test_the_run_survives_its_leader_who_comes_back_and_counts_again(swarm: Swarm) -> None:
+    leader = swarm.last_leader()
+    leader.kill()
+    swarm.until_counted([peer for peer in swarm.peers if peer is not leader], rounds=2)
+    leader.start(validate=False)
+    swarm.until_counted([leader])
+
+
+@pytest.mark.timeout(300)
+def test_a_peer_whose_state_was_changed_on_disk_heals_and_counts_again(swarm: Swarm) -> None:
+    victim = swarm.peers[2]
+    victim.kill()
+    folder = run_folder(victim.home, swarm.publication.run_id)
+    for name in ("state/weights.f32", "contributions/feedback.bf16", "peers.json"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (folder / name).write_bytes(content)
+    pieces = sorted((folder / "data").iterdir())
+    pieces[0].write_bytes(pieces[0].read_bytes()[:-1])
+    victim.start(validate=False, address=swarm.peers[1].address)
+    swarm.until_counted([victim])
+
+
+@pytest.mark.timeout(300)
+def test_one_interrupt_finishes_the_round_and_a_second_process_in_the_same_home_is_refused(
+    swarm: Swarm,
+) -> None:
+    leaver = swarm.peers[3]
+    again = subprocess.run(
+        [sys.executable, "-m", "trainer.join", swarm.publication.run_id, "--home", str(leaver.home)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 8
+    assert "already works in" in again.stderr
+    counted_before = max(leaver.tally.counted_rounds)
+    swarm.until(lambda: leaver.tally.state == "training")
+    leaver.leave()
+    swarm.until(lambda: not leaver.running)
+    leaver.look()
+    assert leaver.returncode == 0
+    assert max(leaver.tally.counted_rounds) > counted_before
+
+
+@pytest.mark.timeout(300)
+def test_no_two_peers_ever_held_different_states_after_a_round(swarm: Swarm) -> None:
+    digests = swarm.digests()
+    assert len(digests) >= 8
+    assert all(len(values) == 1 for values in digests.values()), json.dumps(
+        {number: sorted(values) for number, values in digests.items()}
+    )
