@@ -15,7 +15,6 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.10; do 
 	&& echo $$candidate && break; done)
 VENV_PYTHON := .venv/bin/python
 INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
-TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
 BENCHMARKS := $(filter-out benchmarks/__init__.py,$(wildcard benchmarks/*.py))
 
 .PHONY: demo test test-slow lint bench .venv
@@ -41,8 +40,7 @@ bench: .venv
 
 .venv: .venv/installed
 
-# Without an NVIDIA driver, torch comes first and alone, from the index that has it without gigabytes of CUDA; if
-# that index cannot be reached, pip says so and takes what its other indexes have.
+# Which build of torch comes is up to the indexes that pip is set to: see docs/dependencies.md.
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@if [ "$$(uname -sm)" != "Linux x86_64" ]; then \
 		echo "Manyhands runs on Linux x86_64: hivemind's network daemon is built for nothing else. This is $$(uname -sm)." \
@@ -53,7 +51,5 @@ bench: .venv
 	@echo "Setting up .venv with $(PYTHON): a few minutes, once."
 	@$(PYTHON) -m venv .venv
 	@$(INSTALL) pip
-	@if ! command -v nvidia-smi >/dev/null; then \
-		$(INSTALL) --no-deps --retries 1 --extra-index-url $(TORCH_FOR_CPU) torch; fi
 	@PYTHONWARNINGS=ignore $(INSTALL) --editable .[dev]  # setuptools warns of every editable installation
 	@touch $@

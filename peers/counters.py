@@ -6,17 +6,27 @@ them, and a newcomer checks those of a snapshot against the digest that the bloc
 
 Slots are handed out by a cursor that only moves forward. What a peer did not use, and what was given
 to a peer that did not show up, goes back into `leftovers`, which are handed out first: so the corpus is
-covered before it repeats, and no two rostered peers or rounds share a slot.
+covered before it repeats, and no two rostered peers or rounds share a slot. Only crumbs are given up: with
+more than `MOST_LEFTOVERS` ranges left over, the shortest are not handed out again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from peers.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
-from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW, MISS_MEMORY, QUOTA_GROWTH, QUOTA_RANGES, Rules
+from peers.rules import (
+    ELECTOR_MINIMUM,
+    ELECTOR_WINDOW,
+    MISS_MEMORY,
+    MOST_LEFTOVERS,
+    QUOTA_GROWTH,
+    QUOTA_RANGES,
+    Rules,
+)
 from recipes.keys import PeerId
 from recipes.merkle import digest
 from recipes.slots import merge, subtract, take, total
@@ -39,7 +49,7 @@ class Counters(Message):
     tokens: Count  # trained on, counted claims only
     cursor: Count  # first slot never handed out
     leftovers: tuple[SlotRange, ...]  # handed out once, and not used
-    newcomers: SlotRange  # reserved for the next round's newcomers
+    newcomers: tuple[SlotRange, ...]  # the lanes of the next round's newcomers, side by side
     beacon: Hash
     peers: Annotated[dict[PeerName, Standing], Field(max_length=4096)]
 
@@ -64,7 +74,8 @@ class Counters(Message):
         if standing is not None and standing.quota:
             return standing.quota
         draw = int.from_bytes(digest(f"lane/{parent}/{peer}".encode())[:8], "big") % rules.newcomer_lanes
-        return ((self.newcomers[0] + draw * rules.newcomer_slots, rules.newcomer_slots),)
+        lanes_from_there = take(self.newcomers, draw * rules.newcomer_slots)[1]
+        return take(lanes_from_there, rules.newcomer_slots)[0]
 
 
 def initial(rules: Rules) -> Counters:
@@ -75,7 +86,7 @@ def initial(rules: Rules) -> Counters:
         tokens=0,
         cursor=region,
         leftovers=(),
-        newcomers=(0, region),
+        newcomers=((0, region),),
         beacon=digest(f"genesis/{rules.run}".encode()).hex(),
         peers={},
     )
@@ -87,6 +98,8 @@ def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
         return "wrong round"
     if len(claim.norms) != rules.segments:
         return "wrong number of segments"
+    if not total(claim.slots):
+        return "no work behind it"
     allowed = counters.slots_for(claim.peer, claim.parent, rules)
     if total(claim.slots) > total(allowed) or claim.slots != take(allowed, total(claim.slots))[0]:
         return "slots beyond its quota"
@@ -94,6 +107,8 @@ def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
     owed = standing.nonce_commitment if standing is not None else None
     if owed is not None and (claim.nonce is None or digest(bytes.fromhex(claim.nonce)).hex() != owed):
         return "does not reveal the x that it committed to"
+    if owed is None and claim.nonce is not None:
+        return "reveals an x that it never committed to"  # chosen late, it would steer the beacon
     return None
 
 
@@ -113,19 +128,19 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     counted = counted_segments(block)
     claims = {s.body.peer: s for s in block.roster.body.claims if counted[s.body.peer]}
     used = merge([slots for signed in claims.values() for slots in signed.body.slots])
-    handed_out = [before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
-    free: list[SlotRange] = list(merge([*before.leftovers, *subtract(merge(handed_out), used)]))
+    handed_out = [*before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
+    free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
     cursor = before.cursor
 
-    def allot(count: int) -> tuple[SlotRange, ...]:
+    def allot(count: int, ranges: Sequence[SlotRange]) -> tuple[SlotRange, ...]:
+        """Take slots from some of the ranges left over, and what is missing from the cursor on."""
         nonlocal free, cursor
-        taken, rest = take(free[:QUOTA_RANGES], count)
-        free = [*rest, *free[QUOTA_RANGES:]]
-        missing = count - total(taken)
-        if missing:
+        taken = take(ranges, count)[0]
+        free = subtract(free, taken)
+        if missing := count - total(taken):
             taken = (*taken, (cursor, missing))
             cursor += missing
-        return tuple(merge(taken))
+        return merge(taken)
 
     peers = {}
     for peer in sorted(before.peers.keys() | claims.keys()):
@@ -133,21 +148,28 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         if standing.included == 0:
             continue  # forgotten after ELECTOR_WINDOW blocks of absence
         if peer in claims:
-            wish = max(rules.minimum_slots, -int(-standing.best_slots * QUOTA_GROWTH // 1))
-            standing = standing.model_copy(update={"quota": allot(wish)})
+            grown = int(standing.best_slots * QUOTA_GROWTH)
+            wish = max(rules.minimum_slots, grown, 2)  # a half more than 1 would be 1 for ever
+            standing = standing.model_copy(update={"quota": allot(wish, free[:QUOTA_RANGES])})
         peers[peer] = standing
+    # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
-    newcomers = (cursor, region)
+    newcomers = allot(region, _longest(free, QUOTA_RANGES))
     reveals = "".join(signed.body.nonce or "" for signed in claims.values())
     return Counters(
         round=before.round + 1,
         tokens=before.tokens + total(used) * rules.tokens_per_slot,
-        cursor=cursor + region,
-        leftovers=tuple(free),
+        cursor=cursor,
+        leftovers=_longest(free, MOST_LEFTOVERS),
         newcomers=newcomers,
         beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
         peers=peers,
     )
+
+
+def _longest(ranges: Sequence[SlotRange], most: int) -> tuple[SlotRange, ...]:
+    """Return the longest `most` ranges, in ascending order."""
+    return tuple(sorted(sorted(ranges, key=lambda r: (-r[1], r[0]))[:most]))
 
 
 def _stand(standing: Standing | None, claim: Signed[Claim] | None, missed: bool) -> Standing:

@@ -107,6 +107,9 @@ class StateSync:
                 digest = await self._replay(target, chain)
             except _DivergedError as diverged:
                 await self._heal(diverged.link, target, chain)
+            except UnreachableError:  # of a block too old for anybody to keep its segments
+                if not await self._fetch_newest(target, chain):
+                    raise
             else:
                 return digest
 

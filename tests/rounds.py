@@ -1,0 +1,209 @@
+"""Builders of rounds for tests: claims, rosters, reductions, blocks and co-signatures that hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from peers.assignment import assign_reducers, leaders
+from peers.chain import Chain, Link
+from peers.messages import (
+    Block,
+    Claim,
+    CoSignature,
+    Reduction,
+    Roster,
+    Signed,
+    SlotRange,
+    sign,
+)
+from peers.rules import Rules
+from peers.simulate import GENESIS_DIGEST, RUN, rules
+from recipes.keys import PeerId, SigningKey
+from recipes.merkle import digest
+from recipes.slots import take
+
+__all__ = ["GENESIS_DIGEST", "RUN", "Swarm", "keys_of", "name", "rules"]
+
+
+def name(text: str) -> str:
+    """A hash, in hex, that follows from `text`."""
+    return digest(text.encode()).hex()
+
+
+def keys_of(count: int, *, seed: str = "peer") -> list[SigningKey]:
+    """Keys that are the same in every run of the tests."""
+    return [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(count)]
+
+
+class Swarm:
+    """Some peers' keys, a chain, and what it takes to write blocks onto it."""
+
+    def __init__(self, peers: int = 4, *, segments: int = 2, genesis_digest: str = GENESIS_DIGEST) -> None:
+        self.keys = keys_of(peers)
+        self.by_id: dict[PeerId, SigningKey] = {key.peer_id: key for key in self.keys}
+        self.rules: Rules = rules(electors=(self.keys[0].peer_id,), segments=segments)
+        self.genesis_digest = genesis_digest
+        self.chain = self.fresh_chain()
+        self.digests: dict[str, str] = {self.chain.root: genesis_digest}  # after each block
+
+    def fresh_chain(self) -> Chain:
+        """Another peer's chain of the same run, which holds nothing yet."""
+        return Chain(self.rules, genesis_digest=self.genesis_digest)
+
+    @property
+    def genesis(self) -> Link:
+        return self.chain.link(self.chain.root)
+
+    # ------------------------------------------------------------ what a round is made of
+
+    def nonce(self, key: SigningKey, parent: str) -> bytes:
+        return digest(f"nonce/{key.peer_id}/{parent}".encode())
+
+    def claim(self, key: SigningKey, parent: Link, *, slots: int | None = None, **other: Any) -> Signed[Claim]:
+        """A claim that may be rostered; `slots` of its quota are used, all if not said."""
+        allowed = parent.counters.slots_for(key.peer_id, parent.hash, self.rules)
+        standing = parent.counters.peers.get(key.peer_id)
+        owed = standing is not None and standing.nonce_commitment is not None
+        used: Sequence[SlotRange] = allowed if slots is None else take(allowed, slots)[0]
+        fields: dict[str, Any] = {
+            "run": self.rules.run,
+            "peer": key.peer_id,
+            "round": parent.round + 1,
+            "parent": parent.hash,
+            "start_digest": self.digests.get(parent.hash, name("some state")),
+            "slots": tuple(used),
+            "steps": 3,
+            "numeric_class": "cpu-fp32",
+            "contribution": name(f"contribution/{key.peer_id}/{parent.hash}"),
+            "contribution_bytes": 1000,
+            "norms": (1.0,) * self.rules.segments,
+            "feedback": name("feedback"),
+            "feedback_reset": False,
+            "predecessor": None,
+            "loss_commitment": name("losses"),
+            "nonce_commitment": digest(self.nonce(key, parent.hash)).hex(),
+            "nonce": self.nonce(key, parent.parent).hex() if owed else None,
+        }
+        return sign(key, Claim(**{**fields, **other}))
+
+    def order(self, parent: Link) -> list[PeerId]:
+        """Who leads on top of `parent`, as far as the chain says."""
+        return leaders(parent.counters, self.rules)
+
+    def leader(self, parent: Link, among: Iterable[SigningKey]) -> tuple[SigningKey, int]:
+        """The first of some peers to lead on top of `parent`, and the attempt that is its own."""
+        order = self.order(parent)
+        present = list(among)
+        ranked = [key for key in present if key.peer_id in order]
+        if not ranked:
+            return present[0], len(order)
+        first = min(ranked, key=lambda key: order.index(key.peer_id))
+        return first, order.index(first.peer_id)
+
+    def roster(
+        self, claims: Sequence[Signed[Claim]], parent: Link, *, key: SigningKey | None = None, **other: Any
+    ) -> Signed[Roster]:
+        """The roster of some claims, by the first of the claimants to lead or by `key`."""
+        claimants = [self.by_id[claim.body.peer] for claim in claims]
+        leader, attempt = self.leader(parent, claimants if key is None else [key])
+        fields: dict[str, Any] = {
+            "run": self.rules.run,
+            "peer": leader.peer_id,
+            "round": parent.round + 1,
+            "parent": parent.hash,
+            "attempt": attempt,
+            "claims": tuple(claims),
+        }
+        return sign(leader, Roster(**{**fields, **other}))
+
+    def reduction(
+        self, roster: Signed[Roster], segment: int, parent: Link, *, backup: bool = False, **other: Any
+    ) -> Signed[Reduction]:
+        """A segment's reduction of all claims by its reducer, or by its backup."""
+        claimants = [claim.body.peer for claim in roster.body.claims]
+        assignment = assign_reducers(claimants, parent.counters, self.rules)[segment]
+        peer = assignment.backup if backup else assignment.reducer
+        assert peer is not None
+        fields: dict[str, Any] = {
+            "run": self.rules.run,
+            "peer": peer,
+            "roster": roster.hash,
+            "segment": segment,
+            "root": name(f"reduced/{roster.hash}/{segment}"),
+            "bytes": 1000,
+            "included": tuple(range(len(claimants))),
+        }
+        body = Reduction(**{**fields, **other})
+        return sign(self.by_id[body.peer], body)
+
+    def block(
+        self,
+        parent: Link,
+        members: Sequence[SigningKey],
+        *,
+        cosigners: Sequence[SigningKey] = (),
+        slots: Mapping[PeerId, int] | None = None,
+        roster: Signed[Roster] | None = None,
+        key: SigningKey | None = None,
+        **other: Any,
+    ) -> Signed[Block]:
+        """A block of a round in which `members` took part, all counted in every segment."""
+        if roster is None:
+            claims = [self.claim(member, parent, slots=(slots or {}).get(member.peer_id)) for member in members]
+            roster = self.roster(claims, parent)
+        leader = key or self.by_id[roster.body.peer]
+        cosignatures = [self.cosign(cosigner, parent) for cosigner in cosigners]
+        fields: dict[str, Any] = {
+            "run": self.rules.run,
+            "peer": leader.peer_id,
+            "round": parent.round + 1,
+            "attempt": roster.body.attempt,
+            "parent": parent.hash,
+            "roster": roster,
+            "reductions": tuple(
+                self.reduction(roster, segment, parent) for segment in range(self.rules.segments)
+            ),
+            "digest_before": self.digests.get(parent.hash, name("some state")),
+            "cosignatures": tuple(cosignatures),
+        }
+        return sign(leader, Block(**{**fields, **other}))
+
+    def cosign(self, key: SigningKey, link: Link, *, state: str | None = None) -> Signed[CoSignature]:
+        """A co-signature of the block at `link`."""
+        body = CoSignature(
+            run=self.rules.run,
+            peer=key.peer_id,
+            round=link.round,
+            block=link.hash,
+            digest=state or self.digests.get(link.hash, name("some state")),
+        )
+        return sign(key, body)
+
+    # ------------------------------------------------------------ growing the chain
+
+    def add(self, signed: Signed[Block]) -> Link:
+        """Put a block into the chain, which must find no fault with it."""
+        assert self.chain.block_fault(signed.body) is None
+        link = self.chain.add(signed)
+        self.digests[link.hash] = name(f"state after {link.hash}")
+        return link
+
+    def grow(
+        self,
+        parent: Link,
+        members: Sequence[SigningKey],
+        rounds: int = 1,
+        *,
+        cosigned: bool = True,
+        **other: Any,
+    ) -> Link:
+        """Write some rounds of `members` onto `parent`; if `cosigned`, each block is by all of them."""
+        link = parent
+        for _ in range(rounds):
+            cosigners = members if cosigned and link.block is not None and link.round > parent.round else ()
+            link = self.add(self.block(link, members, cosigners=cosigners, **other))
+            if cosigned:
+                for member in members:
+                    self.chain.add_cosignature(self.cosign(member, link))
+        return link

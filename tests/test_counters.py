@@ -1,0 +1,367 @@
+"""The chain's memory: who may use which slots, who elects, and what it costs to remember."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from rounds import Swarm, keys_of, name
+
+from peers.chain import Link
+from peers.counters import Counters, advance, claim_fault, counted_segments, initial
+from peers.messages import Claim, SlotRange
+from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW, MOST_LEFTOVERS, QUOTA_GROWTH, QUOTA_RANGES
+from peers.snapshots import MAX_COUNTERS_BYTES
+from recipes.keys import SigningKey
+from recipes.slots import merge, total
+
+Attendance = Callable[[int], list[SigningKey]]
+
+
+def slots_in(ranges: tuple[SlotRange, ...]) -> set[int]:
+    return {slot for start, count in ranges for slot in range(start, start + count)}
+
+
+def follow(
+    swarm: Swarm,
+    rounds: int,
+    *,
+    attendance: Attendance | None = None,
+    portion: Callable[[int], float] = lambda _: 1.0,
+) -> list[tuple[Link, set[int]]]:
+    """Write rounds in which everybody present uses a portion of its quota; return them with the slots used.
+
+    Newcomers that draw a lane that is taken already wait a round, as their leader would have it.
+    """
+    link, history = swarm.genesis, []
+    for number in range(rounds):
+        chosen, used = [], set[int]()
+        for key in attendance(number) if attendance else swarm.keys:
+            allowed = link.counters.slots_for(key.peer_id, link.hash, swarm.rules)
+            claim = swarm.claim(key, link, slots=max(1, int(total(allowed) * portion(number))))
+            if not slots_in(claim.body.slots) & used:
+                chosen.append(claim)
+                used |= slots_in(claim.body.slots)
+        block = swarm.block(link, (), roster=swarm.roster(chosen, link))
+        link = Link(block.hash, link.hash, advance(link.counters, block.body, frozenset(), swarm.rules), block)
+        history.append((link, used))
+    return history
+
+
+def test_nobody_has_a_standing_at_genesis_and_the_recipes_electors_elect() -> None:
+    swarm = Swarm(3)
+    counters = initial(swarm.rules)
+    assert counters.peers == {}
+    assert counters.electors(swarm.rules) == set(swarm.rules.electors)
+    assert counters.tokens == counters.round == 0
+
+
+def test_the_quotas_of_a_round_are_disjoint_from_each_other_and_from_the_newcomers_lanes() -> None:
+    swarm = Swarm(6)
+    dice = random.Random(1)
+    for link, _ in follow(
+        swarm, 25, attendance=lambda _: dice.sample(swarm.keys, 4), portion=lambda _: dice.random()
+    ):
+        quotas = [slots_in(standing.quota) for standing in link.counters.peers.values()]
+        quotas += [slots_in(link.counters.newcomers), slots_in(link.counters.leftovers)]
+        assert sum(map(len, quotas)) == len(set().union(*quotas))
+        assert max(map(max, filter(None, quotas))) < link.counters.cursor
+
+
+def test_no_slot_is_used_twice_over_the_rounds() -> None:
+    swarm = Swarm(6)
+    dice = random.Random(2)
+    seen: set[int] = set()
+    for _, used in follow(
+        swarm, 40, attendance=lambda _: dice.sample(swarm.keys, 5), portion=lambda _: dice.random()
+    ):
+        assert used
+        assert not used & seen
+        seen |= used
+
+
+def test_what_was_not_used_is_handed_out_before_the_cursor_moves() -> None:
+    swarm = Swarm(2)
+    (first, _), (second, used) = follow(swarm, 2, portion=lambda _: 0.5)
+    unused = slots_in(first.counters.newcomers) | slots_in(first.counters.leftovers)
+    unused |= {slot for standing in first.counters.peers.values() for slot in slots_in(standing.quota)}
+    handed_out = {slot for standing in second.counters.peers.values() for slot in slots_in(standing.quota)}
+    assert handed_out <= unused - used
+    assert min(handed_out) == min(unused - used)
+
+
+def test_slots_of_a_peer_that_did_not_show_up_go_to_others() -> None:
+    swarm = Swarm(3)
+    gone = swarm.keys[2].peer_id
+    history = follow(swarm, 8, attendance=lambda number: swarm.keys[: 3 if number < 2 else 2])
+    lost = slots_in(history[1][0].counters.peers[gone].quota)
+    assert lost
+    assert lost <= set().union(*(used for _, used in history[2:]))
+
+
+def test_the_slots_of_a_contribution_that_counts_nowhere_are_used_again() -> None:
+    swarm = Swarm(2)
+    claims = [swarm.claim(key, swarm.genesis, slots=5) for key in swarm.keys]
+    roster = swarm.roster(claims, swarm.genesis)
+    only_first = tuple(swarm.reduction(roster, segment, swarm.genesis, included=(0,)) for segment in (0, 1))
+    block = swarm.block(swarm.genesis, (), roster=roster, reductions=only_first)
+    after = advance(swarm.genesis.counters, block.body, frozenset(), swarm.rules)
+    assert after.tokens == 5 * swarm.rules.tokens_per_slot
+    assert swarm.keys[1].peer_id not in after.peers
+    given = [*after.newcomers, *after.leftovers, *after.peers[swarm.keys[0].peer_id].quota]
+    assert slots_in(claims[1].body.slots) <= slots_in(tuple(given))
+    assert not slots_in(claims[0].body.slots) & slots_in(tuple(given))
+
+
+def test_the_corpus_is_covered_before_it_repeats() -> None:
+    """Everybody uses a part of its quota, somebody is always away: still no slot below is left behind."""
+    swarm = Swarm(4)
+    dice = random.Random(3)
+    corpus = 2000
+    seen: set[int] = set()
+    for link, used in follow(
+        swarm, 400, attendance=lambda _: dice.sample(swarm.keys, 3), portion=lambda _: dice.choice([0.4, 0.7])
+    ):
+        seen |= used
+        if len(seen & set(range(corpus))) == corpus:
+            break
+    assert set(range(corpus)) <= seen
+    assert len(seen - set(range(corpus))) < corpus
+    assert link.counters.cursor < 4 * corpus
+
+
+def test_a_newcomer_has_a_lane_of_its_own_and_draws_another_each_round() -> None:
+    swarm = Swarm(40)
+    counters = initial(swarm.rules)
+    lanes = [counters.slots_for(key.peer_id, name("parent"), swarm.rules) for key in swarm.keys]
+    ((start, length),) = counters.newcomers
+    for ((first, count),) in lanes:
+        assert count == swarm.rules.newcomer_slots
+        assert start <= first <= start + length - count
+        assert (first - start) % count == 0
+    assert len(set(lanes)) > 20
+    assert lanes[0] != counters.slots_for(swarm.keys[0].peer_id, name("another parent"), swarm.rules) or (
+        lanes[1] != counters.slots_for(swarm.keys[1].peer_id, name("another parent"), swarm.rules)
+    )
+
+
+def test_a_peer_counted_last_time_has_a_quota_and_one_that_was_not_is_a_newcomer() -> None:
+    swarm = Swarm(2)
+    history = follow(swarm, 3, attendance=lambda number: swarm.keys[: 2 if number < 2 else 1])
+    stayed, left = (swarm.keys[number].peer_id for number in (0, 1))
+    counters = history[-1][0].counters
+    assert counters.slots_for(stayed, name("parent"), swarm.rules) == counters.peers[stayed].quota
+    ((start, _),) = counters.slots_for(left, name("parent"), swarm.rules)
+    assert start in slots_in(counters.newcomers)
+
+
+def test_a_quota_grows_by_half_of_the_best_so_far_and_never_below_the_minimum() -> None:
+    swarm = Swarm(1)
+    me = swarm.keys[0].peer_id
+    best = 0
+    for number, (link, used) in enumerate(follow(swarm, 12, portion=lambda n: 0.1 if n in (0, 6, 7) else 1.0)):
+        best = max(best, len(used))
+        quota = total(link.counters.peers[me].quota)
+        assert quota <= max(swarm.rules.minimum_slots, QUOTA_GROWTH * best)
+        assert quota >= swarm.rules.minimum_slots
+        if number > 8:
+            assert quota > len(used)
+    assert best > 20
+
+
+def test_a_quota_is_pieced_together_from_few_ranges() -> None:
+    swarm = Swarm(6)
+    dice = random.Random(4)
+    for link, _ in follow(
+        swarm, 40, attendance=lambda _: dice.sample(swarm.keys, 5), portion=lambda _: dice.random()
+    ):
+        assert max(len(standing.quota) for standing in link.counters.peers.values()) <= QUOTA_RANGES + 1
+
+
+def test_electors_stand_in_enough_of_the_last_blocks() -> None:
+    swarm = Swarm(2)
+    steady, visitor = swarm.keys
+    history = follow(
+        swarm,
+        ELECTOR_WINDOW + ELECTOR_MINIMUM,
+        attendance=lambda number: [steady, visitor] if number < ELECTOR_MINIMUM else [steady],
+        portion=lambda _: 0.5,
+    )
+    for number, (link, _) in enumerate(history, start=1):
+        electors = link.counters.electors(swarm.rules)
+        if number < ELECTOR_MINIMUM:
+            assert electors == set(swarm.rules.electors)
+        else:
+            assert steady.peer_id in electors
+            assert (visitor.peer_id in electors) == (number <= ELECTOR_WINDOW)
+
+
+def test_a_peer_is_forgotten_after_a_window_of_absence() -> None:
+    swarm = Swarm(2)
+    visitor = swarm.keys[1].peer_id
+    history = follow(
+        swarm,
+        ELECTOR_WINDOW + 1,
+        attendance=lambda number: swarm.keys[: 1 if number else 2],
+        portion=lambda _: 0.5,
+    )
+    assert visitor in history[ELECTOR_WINDOW - 1][0].counters.peers
+    assert visitor not in history[ELECTOR_WINDOW][0].counters.peers
+
+
+def test_a_reducer_that_failed_is_remembered_for_a_while() -> None:
+    swarm = Swarm(2)
+    failed = swarm.keys[0].peer_id
+    block = swarm.block(swarm.genesis, swarm.keys)
+    after = advance(swarm.genesis.counters, block.body, frozenset({failed}), swarm.rules)
+    assert after.peers[failed].misses == 1
+    assert after.peers[swarm.keys[1].peer_id].misses == 0
+
+
+def test_everybody_computes_the_same_counters() -> None:
+    swarm = Swarm(4)
+    block = swarm.block(swarm.genesis, swarm.keys)
+    one, other = (advance(swarm.genesis.counters, block.body, frozenset(), swarm.rules) for _ in range(2))
+    assert one.canonical() == other.canonical()
+    assert Counters.model_validate_json(one.canonical()) == one
+
+
+def test_the_beacon_follows_from_what_the_claims_reveal() -> None:
+    swarm = Swarm(2)
+    (first, _), (second, _) = follow(swarm, 2)
+    assert first.counters.beacon != second.counters.beacon != initial(swarm.rules).beacon
+    again = advance(first.counters, second.block.body, frozenset(), swarm.rules) if second.block else None
+    assert again is not None
+    assert again.beacon == second.counters.beacon
+
+
+def test_counted_segments_name_each_claimants_place() -> None:
+    swarm = Swarm(3)
+    claims = [swarm.claim(key, swarm.genesis) for key in swarm.keys]
+    roster = swarm.roster(claims, swarm.genesis)
+    reductions = (swarm.reduction(roster, 0, swarm.genesis, included=(0, 2)), None)
+    block = swarm.block(swarm.genesis, (), roster=roster, reductions=reductions)
+    counted = counted_segments(block.body)
+    assert [counted[key.peer_id] for key in swarm.keys] == [{0}, frozenset(), {0}]
+
+
+# ---------------------------------------------------------------- claims
+
+
+def second_round() -> tuple[Swarm, Link]:
+    swarm = Swarm(2)
+    return swarm, swarm.grow(swarm.genesis, swarm.keys)
+
+
+def fault(swarm: Swarm, parent: Link, number: int = 0, **other: object) -> str | None:
+    claim: Claim = swarm.claim(swarm.keys[number], parent, **other).body  # type: ignore[arg-type]
+    return claim_fault(claim, parent.counters, swarm.rules)
+
+
+def test_a_claim_within_its_quota_stands() -> None:
+    swarm, parent = second_round()
+    assert fault(swarm, parent) is None
+    assert fault(swarm, parent, slots=1) is None
+
+
+def test_a_claim_for_another_round_is_refused() -> None:
+    swarm, parent = second_round()
+    assert fault(swarm, parent, round=3) == "wrong round"
+
+
+def test_a_claim_without_a_norm_for_each_segment_is_refused() -> None:
+    swarm, parent = second_round()
+    assert fault(swarm, parent, norms=(1.0,)) == "wrong number of segments"
+
+
+def test_a_claim_of_no_work_is_refused() -> None:
+    """Its weight would be zero, and nobody can average parts that weigh nothing."""
+    swarm, parent = second_round()
+    assert fault(swarm, parent, slots=0) == "no work behind it"
+
+
+@pytest.mark.parametrize("how", ["one more", "another's", "from the middle", "twice", "an empty range"])
+def test_a_claim_to_other_slots_than_its_quota_is_refused(how: str) -> None:
+    swarm, parent = second_round()
+    mine, other = (parent.counters.peers[key.peer_id].quota for key in swarm.keys)
+    ((start, count),) = merge(mine)
+    used = {
+        "one more": ((start, count + 1),),
+        "another's": other,
+        "from the middle": ((start + 1, count - 1),),
+        "twice": ((start, 2), (start, 2)),
+        "an empty range": ((start, count), (start + count, 0)),
+    }
+    claim = swarm.claim(swarm.keys[0], parent).body.model_copy(update={"slots": used[how]})
+    assert claim_fault(claim, parent.counters, swarm.rules) == "slots beyond its quota"
+
+
+def test_a_claim_must_reveal_the_x_behind_the_last_one() -> None:
+    swarm, parent = second_round()
+    for nonce in (None, name("something else")):
+        assert fault(swarm, parent, nonce=nonce) == "does not reveal the x that it committed to"
+
+
+def test_a_newcomer_has_nothing_to_reveal_so_that_it_cannot_steer_the_beacon() -> None:
+    swarm = Swarm(1)
+    assert fault(swarm, swarm.genesis, nonce=name("ground until it suits")) == (
+        "reveals an x that it never committed to"
+    )
+
+
+# ---------------------------------------------------------------- what remembering costs
+
+
+def test_counters_stay_small_over_many_rounds_of_random_attendance() -> None:
+    swarm = Swarm(12)
+    dice = random.Random(5)
+    history = follow(
+        swarm,
+        500,
+        attendance=lambda _: dice.sample(swarm.keys, dice.randint(1, 4)),
+        portion=lambda _: dice.random(),
+    )
+    last = history[-1][0].counters
+    assert max(len(link.counters.leftovers) for link, _ in history) <= 100
+    assert len(last.peers) <= 12
+    assert len(last.canonical()) < 20_000
+
+
+def test_strangers_that_come_once_cannot_make_everybody_remember_crumbs() -> None:
+    """Each round fresh identities, each of which uses one slot of its lane and never returns."""
+    swarm = Swarm(1)
+    counters = initial(swarm.rules)
+    block = swarm.block(swarm.genesis, swarm.keys, slots={swarm.keys[0].peer_id: 1}).body
+    for number in range(60):
+        lanes = sorted(slots_in(counters.newcomers))[:: swarm.rules.newcomer_slots]
+        template = block.roster.body.claims[0]
+        claims = tuple(
+            template.model_copy(
+                update={
+                    "body": template.body.model_copy(
+                        update={"peer": keys_of(1, seed=f"{number}/{lane}")[0].peer_id, "slots": ((lane, 1),)}
+                    )
+                }
+            )
+            for lane in lanes
+        )
+        roster = block.roster.model_copy(
+            update={"body": block.roster.body.model_copy(update={"claims": claims})}
+        )
+        everybody = tuple(range(len(claims)))
+        reductions = tuple(
+            r.model_copy(update={"body": r.body.model_copy(update={"included": everybody})})
+            for r in block.reductions
+            if r is not None
+        )
+        counters = advance(
+            counters,
+            block.model_copy(update={"roster": roster, "reductions": reductions}),
+            frozenset(),
+            swarm.rules,
+        )
+        assert len(counters.leftovers) <= MOST_LEFTOVERS
+        assert len(counters.peers) <= ELECTOR_WINDOW * len(claims)
+    assert len(counters.canonical()) < MAX_COUNTERS_BYTES
+    assert len(counters.leftovers) == MOST_LEFTOVERS or len(counters.leftovers) < 200

@@ -1,0 +1,243 @@
+"""What another peer sends: taken apart without trust, whatever the bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from peers.messages import KINDS, HeadNotice, Message, Ready, Signed, kind_of, parse, sign
+from recipes.errors import MessageError
+from rounds import RUN, Swarm, keys_of, name
+
+
+def round_of_three() -> dict[str, Message]:
+    """One message of each kind, all of them good."""
+    swarm = Swarm(3)
+    first = swarm.grow(swarm.genesis, swarm.keys)
+    block = swarm.block(first, swarm.keys, cosigners=swarm.keys)
+    roster = block.body.roster
+    return {
+        "ready": Ready(round=2, parent=first.hash),
+        "head": HeadNotice(round=1, block=first.hash, age_seconds=2.5),
+        "claim": roster.body.claims[0],
+        "roster": roster,
+        "reduction": swarm.reduction(roster, 1, first),
+        "block": block,
+        "cosignature": swarm.cosign(swarm.keys[1], first),
+    }
+
+
+MESSAGES = round_of_three()
+ALL_KINDS = pytest.mark.parametrize("kind", sorted(MESSAGES))
+SIGNED_KINDS = pytest.mark.parametrize(
+    "kind", sorted(kind for kind, message in MESSAGES.items() if isinstance(message, Signed))
+)
+
+
+def altered(kind: str, change: Callable[[Any], object]) -> bytes:
+    """A good message of `kind`, as JSON after `change`."""
+    document = json.loads(MESSAGES[kind].canonical())
+    change(document)
+    return json.dumps(document).encode()
+
+
+def test_there_is_a_good_message_of_every_kind() -> None:
+    assert MESSAGES.keys() == KINDS.keys()
+
+
+@ALL_KINDS
+def test_a_message_survives_the_way_over_the_wire(kind: str) -> None:
+    content = MESSAGES[kind].canonical()
+    message = parse(kind, content, run=RUN)
+    assert message == MESSAGES[kind]
+    assert message.canonical() == content
+    assert kind_of(message) == kind
+
+
+@ALL_KINDS
+def test_more_bytes_than_a_kind_may_have_are_not_even_read(kind: str) -> None:
+    content = MESSAGES[kind].canonical()
+    padded = content + b" " * (KINDS[kind][1] + 1 - len(content))
+    with pytest.raises(MessageError, match="are allowed"):
+        parse(kind, padded, run=RUN)
+    parse(kind, padded[:-1], run=RUN)
+
+
+@ALL_KINDS
+def test_unknown_keys_are_refused(kind: str) -> None:
+    with pytest.raises(MessageError, match="malformed"):
+        parse(kind, altered(kind, lambda document: document.update(extra=1)), run=RUN)
+
+
+@SIGNED_KINDS
+def test_unknown_keys_in_a_body_are_refused(kind: str) -> None:
+    with pytest.raises(MessageError, match="malformed"):
+        parse(kind, altered(kind, lambda document: document["body"].update(extra=1)), run=RUN)
+
+
+@ALL_KINDS
+def test_half_a_message_is_refused(kind: str) -> None:
+    content = MESSAGES[kind].canonical()
+    with pytest.raises(MessageError, match="malformed"):
+        parse(kind, content[: len(content) // 2], run=RUN)
+
+
+@SIGNED_KINDS
+def test_a_message_of_another_run_is_refused(kind: str) -> None:
+    with pytest.raises(MessageError, match="another run"):
+        parse(kind, MESSAGES[kind].canonical(), run=name("another run"))
+
+
+@SIGNED_KINDS
+def test_a_body_that_its_author_did_not_sign_is_refused(kind: str) -> None:
+    changes = {"claim": "steps", "roster": "attempt", "reduction": "bytes", "block": "attempt"}
+    field = changes.get(kind, "round")
+    with pytest.raises(MessageError, match="does not hold"):
+        parse(kind, altered(kind, lambda document: document["body"].update({field: 9})), run=RUN)
+
+
+def test_a_signature_is_good_for_its_own_kind_alone() -> None:
+    """Two kinds with bodies of the same bytes would otherwise share a signature."""
+    stolen = json.loads(MESSAGES["reduction"].canonical())["signature"]
+    with pytest.raises(MessageError, match="does not hold"):
+        parse("claim", altered("claim", lambda document: document.update(signature=stolen)), run=RUN)
+
+
+def resigned(change: Callable[[Any], object]) -> bytes:
+    """A block that holds forged parts, but whose own signature is its leader's."""
+    block = MESSAGES["block"]
+    assert isinstance(block, Signed)
+    document = json.loads(block.body.canonical())
+    change(document)
+    leader = next(key for key in keys_of(3) if key.peer_id == block.body.peer)
+    return sign(leader, type(block.body).model_validate_json(json.dumps(document))).canonical()
+
+
+FORGERIES: dict[str, Callable[[Any], object]] = {
+    "the roster": lambda body: body["roster"]["body"].update(attempt=7),
+    "a claim in the roster": lambda body: body["roster"]["body"]["claims"][1]["body"].update(steps=10**6),
+    "a reduction": lambda body: body["reductions"][1]["body"].update(bytes=1),
+    "a co-signature": lambda body: body["cosignatures"][2]["body"].update(digest="0" * 64),
+    "a co-signature's author": lambda body: body["cosignatures"][0]["body"].update(
+        peer=body["cosignatures"][1]["body"]["peer"]
+    ),
+}
+
+
+@pytest.mark.parametrize("part", FORGERIES)
+def test_a_forgery_anywhere_inside_a_block_is_refused(part: str) -> None:
+    parse("block", resigned(lambda _: None), run=RUN)
+    with pytest.raises(MessageError, match="does not hold"):
+        parse("block", resigned(FORGERIES[part]), run=RUN)
+
+
+def test_a_part_of_another_run_inside_a_block_is_refused() -> None:
+    """Its author did sign it, but for another run."""
+    swarm = Swarm(3)
+    foreign = swarm.claim(swarm.keys[2], swarm.genesis, run=name("another run"))
+    claims = [swarm.claim(swarm.keys[0], swarm.genesis), foreign]
+    block = swarm.block(swarm.genesis, (), roster=swarm.roster(claims, swarm.genesis))
+    with pytest.raises(MessageError, match="another run"):
+        parse("block", block.canonical(), run=RUN)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1", "true", '"1"', "null"])
+def test_a_norm_that_is_no_length_is_refused(number: str) -> None:
+    content = MESSAGES["claim"].canonical().replace(b'"norms":[1,', b'"norms":[' + number.encode() + b",")
+    with pytest.raises(MessageError, match="malformed"):
+        parse("claim", content, run=RUN)
+
+
+@pytest.mark.parametrize("number", ["-1", str(2**53), "1.5", "1.0", "true", "1" * 5000])
+def test_a_count_that_is_none_is_refused(number: str) -> None:
+    content = MESSAGES["ready"].canonical().replace(b'"round":2', b'"round":' + number.encode())
+    with pytest.raises(MessageError, match="malformed|allowed"):
+        parse("ready", content, run=RUN)
+
+
+def test_endless_nesting_is_refused() -> None:
+    with pytest.raises(MessageError, match="malformed"):
+        parse("claim", b'{"body":' * 8000, run=RUN)
+
+
+def test_longer_lists_than_a_claim_may_have_are_refused() -> None:
+    for field, item in (("norms", 1.0), ("slots", [1, 1])):
+        content = altered("claim", lambda document: document["body"].update({field: [item] * 1025}))  # noqa: B023
+        with pytest.raises(MessageError, match="malformed"):
+            parse("claim", content, run=RUN)
+
+
+@pytest.mark.parametrize("peer", ["", "12D3Koo", "12D3Koo" + "1" * 45, "12D3Koo" + "0" * 45, "Q" * 52, "x\n"])
+def test_a_peer_that_is_none_is_refused(peer: str) -> None:
+    with pytest.raises(MessageError):
+        parse("claim", altered("claim", lambda document: document["body"].update(peer=peer)), run=RUN)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(MessageError, match="unknown kind"):
+        parse("gossip", b"{}", run=RUN)
+
+
+def test_nobody_signs_for_somebody_else() -> None:
+    mine, other = keys_of(2)
+    swarm = Swarm(2)
+    body = swarm.claim(mine, swarm.genesis).body
+    assert sign(mine, body).holds()
+    with pytest.raises(ValueError, match="cannot sign for"):
+        sign(other, body)
+
+
+def test_a_message_cannot_be_changed_after_its_signature_was_checked() -> None:
+    claim = MESSAGES["claim"]
+    assert isinstance(claim, Signed)
+    with pytest.raises(ValidationError):
+        claim.body.steps = 10**6
+
+
+# ---------------------------------------------------------------- any bytes at all
+
+
+def quiet(kind: str, content: bytes) -> None:
+    try:
+        parse(kind, content, run=RUN).canonical()
+    except MessageError:
+        pass
+
+
+@ALL_KINDS
+@given(content=st.binary(max_size=2000))
+@settings(max_examples=30, deadline=None)
+def test_any_bytes_are_refused_politely(kind: str, content: bytes) -> None:
+    quiet(kind, content)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@ALL_KINDS
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_value_in_any_place_is_refused_politely(kind: str, data: st.DataObject) -> None:
+    """Walk into a good message at random, and put something else there."""
+    document = json.loads(MESSAGES[kind].canonical())
+    here = document
+    while True:
+        inside: list[Any] = list(here) if isinstance(here, dict) else list(range(len(here)))
+        if not inside:
+            break
+        key = data.draw(st.sampled_from(inside))
+        if not isinstance(here[key], dict | list) or data.draw(st.booleans()):
+            here[key] = data.draw(JSON_VALUES)
+            break
+        here = here[key]
+    quiet(kind, json.dumps(document).encode())
