@@ -8,7 +8,7 @@ nothing at A.
 
 A block is final, with all before it, once more than half of the electors *of its last final ancestor*
 co-signed it: were it those of its parent, a cut-off minority could elect itself and then finalise its
-own branch. Where nothing became final for `rewind_depth` blocks, the ancestor that deep stands in.
+own branch. While that majority is away, rounds go on, but nothing becomes final.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from peers.assignment import assign_reducers, missed_reducers
+from peers.assignment import assign_reducers, leaders, missed_reducers
 from peers.counters import Counters, advance, claim_fault, initial
-from peers.messages import Block, CoSignature, Roster, Signed
+from peers.messages import MAX_COSIGNATURES, Block, CoSignature, Reduction, Roster, Signed
 from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
@@ -45,6 +45,16 @@ def genesis_hash(run: str) -> str:
     return digest(f"genesis/{run}".encode()).hex()
 
 
+def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
+    """Say what is wrong with the list of parts that a reduction of `roster` holds, or None."""
+    included = reduction.included
+    if not included or list(included) != sorted(set(included)):
+        return "a malformed list of parts"
+    if included[-1] >= len(roster.claims):
+        return "a part from outside the roster"
+    return None
+
+
 class Chain:
     """The tree of valid blocks that this peer knows, and whom it saw co-sign them."""
 
@@ -57,6 +67,7 @@ class Chain:
         self.final = root.hash  # the newest final block
         self._finals = {root.hash}
         self._children: dict[str, list[str]] = {}
+        self._at_round: dict[int, set[str]] = {}  # the blocks of each round
         self._cosignatures: dict[str, dict[PeerId, Signed[CoSignature]]] = {}
         self._latest: dict[PeerId, CoSignature] = {}
         self.equivocators: set[PeerId] = set()
@@ -94,18 +105,30 @@ class Chain:
         roster = block.roster.body
         if block.round != parent.round + 1:
             return "wrong round"
+        if not self._stands_on(block.parent, self.final):
+            return "on a branch that a final block rules out"
         if fault := self.roster_fault(roster, parent):
             return fault
+        return (
+            self._leader_fault(block, parent)
+            or self._reductions_fault(block, parent)
+            or self._agreement_fault(block, parent)
+        )
+
+    def _leader_fault(self, block: Block, parent: Link) -> str | None:
+        """Say why this block is not its leader's to make.
+
+        Whom the chain ranks has one attempt, that of its rank; anybody else comes after all of them.
+        """
+        roster = block.roster.body
         if block.attempt < roster.attempt:
             return "an attempt before its own roster's"
-        known = (
-            self.electors_at(parent.hash)
-            | set(parent.counters.rostered())
-            | {c.body.peer for c in roster.claims}
-        )
-        if block.peer not in known or roster.peer not in known:
-            return "led by a peer that has no part in the round"
-        return self._reductions_fault(block, parent) or self._agreement_fault(block, parent)
+        order = leaders(parent.counters, self.rules)
+        for led in (roster, block):
+            rank = order.index(led.peer) if led.peer in order else len(order)
+            if led.attempt != rank and min(led.attempt, rank) < len(order):
+                return "an attempt that is not its leader's"
+        return None
 
     def _reductions_fault(self, block: Block, parent: Link) -> str | None:
         roster = block.roster.body
@@ -120,10 +143,8 @@ class Chain:
                 return f"segment {segment}: a reduction of something else"
             if body.peer not in (assigned.reducer, assigned.backup):
                 return f"segment {segment}: reduced by a peer that was not asked to"
-            if not body.included or list(body.included) != sorted(set(body.included)):
-                return f"segment {segment}: a malformed list of parts"
-            if body.included[-1] >= len(roster.claims):
-                return f"segment {segment}: a part from outside the roster"
+            if fault := parts_fault(body, roster):
+                return f"segment {segment}: {fault}"
         return None
 
     def _agreement_fault(self, block: Block, parent: Link) -> str | None:
@@ -163,9 +184,10 @@ class Chain:
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
 
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top of it may carry."""
-        allowed = self._may_cosign(link)
-        return [signed for signed in self.cosignatures(link.hash) if signed.body.peer in allowed]
+        """Return the known co-signatures of `link` that a block on top of it may carry, electors' first."""
+        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
+        by_weight = sorted(self.cosignatures(link.hash), key=lambda signed: signed.body.peer not in electors)
+        return by_weight[:MAX_COSIGNATURES]
 
     def _may_cosign(self, link: Link) -> frozenset[PeerId]:
         """Return those with a say in `link`: its parent's electors, and its own roster."""
@@ -182,6 +204,7 @@ class Chain:
         link = Link(signed.hash, block.parent, advance(parent.counters, block, missed, self.rules), signed)
         self.links[link.hash] = link
         self._children.setdefault(parent.hash, []).append(link.hash)
+        self._at_round.setdefault(link.round, set()).add(link.hash)
         for cosignature in block.cosignatures:
             self.add_cosignature(cosignature)
         return link
@@ -189,23 +212,26 @@ class Chain:
     def add_cosignature(self, signed: Signed[CoSignature]) -> bool:
         """Record a co-signature of a known block; say whether it was new and counts.
 
-        Two by one peer at one height are proof of fraud: its word then weighs nothing.
+        Only those with a say in the block are heard. Two by one peer at one height are proof of fraud: its
+        word then weighs nothing.
         """
         body = signed.body
         link = self.links.get(body.block)
-        if link is None or link.block is None or link.round != body.round:
+        if link is None or link.round != body.round or body.peer not in self._may_cosign(link):
             return False
         known = self._cosignatures.setdefault(body.block, {})
         if body.peer in known:
             return False
-        latest = self._latest.get(body.peer)
-        if latest is not None and latest.round == body.round and latest.block != body.block:
-            self.equivocators.add(body.peer)
+        for sibling in self._at_round.get(link.round, set()) - {link.hash}:
+            if body.peer in self._cosignatures.get(sibling, {}):
+                self.equivocators.add(body.peer)
         known[body.peer] = signed
+        latest = self._latest.get(body.peer)
         if latest is None or body.round > latest.round:
             self._latest[body.peer] = body
         electors = self.electors_at(self._anchor(link))
-        if 2 * len((electors - self.equivocators) & known.keys()) > len(electors):
+        behind = (electors - self.equivocators) & known.keys()
+        if 2 * len(behind) > len(electors) and self._stands_on(link.hash, self.final):
             self._make_final(link)
         return True
 
@@ -214,11 +240,9 @@ class Chain:
         return block in self._finals
 
     def _anchor(self, link: Link) -> str:
-        """Return the block whose electors finalise `link`: its last final ancestor, within the depth."""
+        """Return the block whose electors finalise `link`: its last final ancestor."""
         current = link.parent
-        for _ in range(self.rules.rewind_depth):
-            if current in self._finals or self.links[current].parent not in self.links:
-                break
+        while current not in self._finals and self.links[current].parent in self.links:
             current = self.links[current].parent
         return current
 
@@ -227,20 +251,26 @@ class Chain:
         while current in self.links and current not in self._finals:
             self._finals.add(current)
             current = self.links[current].parent
-        if self.links[self.final].round < link.round:
-            self.final = link.hash
+        self.final = link.hash
+
+    def _stands_on(self, block: str, ancestor: str) -> bool:
+        """Say whether `block` is `ancestor` or comes after it."""
+        floor = self.links[ancestor].round
+        while block in self.links and self.links[block].round > floor:
+            block = self.links[block].parent
+        return block == ancestor
 
     def best_head(self, head: str, unavailable: Collection[str] = ()) -> str:
         """Return the head of the branch to follow, for a peer that stands at `head`.
 
-        Blocks that cannot be applied here are passed over, and nothing deeper than `rewind_depth`
-        below `head` is undone.
+        Blocks that cannot be applied here are passed over. What is final is followed from any depth; for
+        anything else, nothing deeper than `rewind_depth` below `head` is undone.
         """
-        floor = self.links[head].round - self.rules.rewind_depth
-        while head in self.links and self.links[head].round > max(floor, self.links[self.final].round):
-            head = self.links[head].parent
-        if self.links[head].round <= self.links[self.final].round:
+        if not self._stands_on(head, self.final):
             head = self.final
+        floor = max(self.links[head].round - self.rules.rewind_depth, self.links[self.final].round)
+        while self.links[head].round > floor:
+            head = self.links[head].parent
         while True:
             children = [child for child in self._children.get(head, []) if child not in unavailable]
             if not children:
@@ -306,11 +336,12 @@ class Chain:
             trunk = self.links[trunk].parent
         keep = self._descendants(trunk)
         for block in [block for block in self.links if block not in keep]:
-            del self.links[block]
+            self._at_round.get(self.links.pop(block).round, set()).discard(block)
             self._children.pop(block, None)
             self._cosignatures.pop(block, None)
             self._finals.discard(block)
         self.root = trunk
+        self._at_round = {number: blocks for number, blocks in self._at_round.items() if blocks}
         self._latest = {peer: latest for peer, latest in self._latest.items() if latest.block in self.links}
 
     def _descendants(self, block: str) -> set[str]:

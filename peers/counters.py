@@ -21,6 +21,7 @@ from peers.messages import Block, Claim, Count, Hash, Message, PeerName, Signed,
 from peers.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
+    LANE_RANGES,
     MISS_MEMORY,
     MOST_LEFTOVERS,
     QUOTA_GROWTH,
@@ -154,7 +155,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         peers[peer] = standing
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
-    newcomers = allot(region, _longest(free, QUOTA_RANGES))
+    newcomers = allot(region, _longest(free, LANE_RANGES))
     reveals = "".join(signed.body.nonce or "" for signed in claims.values())
     return Counters(
         round=before.round + 1,

@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections import deque
@@ -118,8 +119,9 @@ class Daemon:
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
         if self._process.returncode is None:
+            # Not Process.terminate, which reaps a process that has ended already, behind asyncio's back.
             with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+                os.kill(self._process.pid, signal.SIGTERM)
             try:
                 await asyncio.wait_for(self._drain_until_exit(), _STOP_SECONDS)
             except asyncio.TimeoutError:

@@ -393,7 +393,7 @@ class RoundEngine:
     def _reason_to_wait(self, seconds: float) -> str:
         """Say why this peer does not train in the round that begins, or return an empty string."""
         if self.leaving:
-            return "leaving"
+            return "you asked to leave"
         if self.head in self._claimed_after:
             return "the claim for it was made before this peer was started again"
         if seconds < SHORTEST_WINDOW * self.rules.window_seconds:

@@ -40,10 +40,13 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
 
 
 def take_fetched(engine: RoundEngine, sender: PeerId, blocks: Sequence[Signed[Block]]) -> None:
-    """Take in the blocks that a peer was asked for; ask again, since there may be more."""
-    new = [take_block(engine, sender, signed, fetched=True) for signed in blocks]
-    if any(new):
-        engine.emit(AskHead((sender,)))
+    """Take in blocks that were asked for, and ask for those after them, or below if they do not connect."""
+    new = [signed for signed in blocks if take_block(engine, sender, signed, fetched=True)]
+    final = engine.chain.link(engine.chain.final).round
+    if new:
+        engine.emit(FetchBlocks(sender, new[-1].body.round))
+    elif blocks and blocks[0].body.parent not in engine.chain and blocks[0].body.round > final + 1:
+        engine.emit(FetchBlocks(sender, final))  # its branch left ours deeper than we asked
 
 
 def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:

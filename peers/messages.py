@@ -36,6 +36,7 @@ SlotRange = tuple[Count, Count]  # first slot, number of slots
 MAX_PEERS = 64  # of one group; larger swarms are groups of groups
 MAX_SEGMENTS = 1024
 MAX_RANGES = 64
+MAX_COSIGNATURES = 2 * MAX_PEERS
 MAX_BLOCK_BYTES = 4 << 20
 MAX_MESSAGE_BYTES = MAX_BLOCK_BYTES
 
@@ -156,7 +157,9 @@ class Block(Body):
     roster: Signed[Roster]
     reductions: Annotated[tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS)]
     digest_before: Hash  # what the parent's co-signers agree on
-    cosignatures: Annotated[tuple[Signed[CoSignature], ...], Field(max_length=2 * MAX_PEERS)]  # of the parent
+    cosignatures: Annotated[
+        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES)
+    ]  # of the parent
 
 
 class Ready(Message):

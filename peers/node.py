@@ -120,6 +120,7 @@ class Node:
         self._listener = listener
         self._run = engine.rules.run
         self._left = asyncio.Event()
+        self._finished = False
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -137,8 +138,8 @@ class Node:
 
     # ------------------------------------------------------------ life
 
-    async def live(self) -> None:
-        """Take part until asked to leave (`leave`) and done, or until something fails for good.
+    async def live(self) -> bool:
+        """Take part until asked to leave and done; say whether the last round was finished.
 
         Raises:
             ManyhandsError: what cannot be mended here: disk, network daemon, a state that will not agree.
@@ -151,6 +152,7 @@ class Node:
             await self._end()
         if self._failure is not None:
             raise self._failure
+        return self._finished
 
     def leave(self) -> None:
         """Finish the round, hand over, and leave."""
@@ -247,6 +249,7 @@ class Node:
             case do.Tell(event):
                 self._told(event)
             case do.Leave():
+                self._finished = True
                 self._left.set()
 
     def _told(self, event: Event) -> None:

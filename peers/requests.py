@@ -12,6 +12,7 @@ from peers.messages import MAX_PEERS
 from recipes.errors import MessageError
 
 PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters")
+_ROUNDS = 2**53  # of messages.Count
 _ROUND = struct.Struct("<Q")
 _PIECE = struct.Struct("<QBI")
 _SPOT = struct.Struct("<32sII")
@@ -40,10 +41,10 @@ def decode_round(body: bytes) -> int:
     """Return the round's number in `body`.
 
     Raises:
-        MessageError: it is not 8 bytes.
+        MessageError: it is not 8 bytes, or more than any round has.
     """
     (round_number,) = _unpack(_ROUND, body)
-    return int(round_number)
+    return _round_in_reach(round_number)
 
 
 def encode_piece(round_number: int, piece: Piece) -> bytes:
@@ -60,7 +61,7 @@ def decode_piece(body: bytes) -> tuple[int, Piece]:
     round_number, kind, index = _unpack(_PIECE, body)
     if kind >= len(PIECE_KINDS):
         raise MessageError(f"there are no pieces of kind {kind}")
-    return round_number, Piece(PIECE_KINDS[kind], index)
+    return _round_in_reach(round_number), Piece(PIECE_KINDS[kind], index)
 
 
 def encode_spot_check(spot: SpotCheck) -> bytes:
@@ -81,6 +82,12 @@ def decode_spot_check(body: bytes) -> SpotCheck:
         raise MessageError("a spot check with half a place")
     places = struct.unpack(f"<{len(rest) // 2}H", rest)
     return SpotCheck(roster.hex(), segment, chunk, places)
+
+
+def _round_in_reach(round_number: int) -> int:
+    if round_number >= _ROUNDS:
+        raise MessageError(f"there is no round {round_number}")
+    return round_number
 
 
 def _places(included: Sequence[int]) -> bytes:

@@ -11,6 +11,7 @@ ELECTOR_MINIMUM = 4  # of them, in how many a peer stands before it may lead, re
 CLAIM_LEADERS = 3  # a claim goes to this many ranked leaders at once
 QUOTA_GROWTH = 1.5  # next quota over the best verified so far
 QUOTA_RANGES = 8  # leftover ranges that one quota is pieced together from, at most
+LANE_RANGES = 32  # leftover ranges that the newcomers' lanes are pieced together from, at most
 MOST_LEFTOVERS = 1024  # ranges of unused slots that the counters remember
 MISS_MEMORY = 8  # blocks for which a reducer that failed is asked last
 

@@ -378,9 +378,7 @@ class World:
         """Ask for blocks; the answer takes a round trip."""
         other = self.reachable(sender, peer)
         if other is not None and other.engine is not None:
-            blocks = tuple(
-                link.block for link in other.engine.chain.after(after_round) if link.block is not None
-            )
+            blocks = tuple(block for block in other.disk.blocks if block.body.round > after_round)
             self.deliver(other, sender.key.peer_id, do.BlocksFetched(peer, blocks[:64]))
 
     def _roll_call(self) -> None:

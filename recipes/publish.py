@@ -209,7 +209,7 @@ def main(
         Path | None, typer.Option(help="Home folder. By default $MANYHANDS_HOME or ~/.manyhands.")
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Go on as the run's first peer.")] = False,
-    host: Annotated[
+    reached_at: Annotated[
         str | None, typer.Option(help="IPv4 address at which volunteers reach this machine.")
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port of the first peer.")] = DEFAULT_PORT,
@@ -229,16 +229,18 @@ def main(
                 packed=lambda done, total: bar.update(task, completed=done, total=total),
             )
     passed_on = ["--port", str(port)]
-    passed_on += ["--announce", f"/ip4/{host}/tcp/{port}"] if host else []
+    passed_on += ["--announce", f"/ip4/{reached_at}/tcp/{port}"] if reached_at else []
     passed_on += ["--home", str(home)] if home else []
     peer = published(publication.recipe).electors[0]
-    address = f"/ip4/{host or _outward_address()}/tcp/{port}/p2p/{peer}"
+    address = f"/ip4/{reached_at or _outward_address()}/tcp/{port}/p2p/{peer}"
     print(f"\nRun id: {publication.run_id}\n")
     if not serve:
         print(f"Start its first peer with\n\n    python -m trainer.join {folder} {' '.join(passed_on)}\n")
     print(f"Volunteers join with\n\n    python -m trainer.join {publication.run_id} --peer {address}")
-    if host is None:
-        print("\nThat address is for this machine's own network. For volunteers elsewhere, give --host.")
+    if reached_at is None:
+        print(
+            "\nThat address is for this machine's own network. For volunteers elsewhere, give --reached-at."
+        )
     if serve:
         command = [sys.executable, "-m", "trainer.join", str(folder), *passed_on]
         sys.stdout.flush()

@@ -60,7 +60,9 @@ class Swarm:
     def nonce(self, key: SigningKey, parent: str) -> bytes:
         return digest(f"nonce/{key.peer_id}/{parent}".encode())
 
-    def claim(self, key: SigningKey, parent: Link, *, slots: int | None = None, **other: Any) -> Signed[Claim]:
+    def claim(
+        self, key: SigningKey, parent: Link, /, *, slots: int | None = None, **other: Any
+    ) -> Signed[Claim]:
         """A claim that may be rostered; `slots` of its quota are used, all if not said."""
         allowed = parent.counters.slots_for(key.peer_id, parent.hash, self.rules)
         standing = parent.counters.peers.get(key.peer_id)
@@ -102,7 +104,7 @@ class Swarm:
         return first, order.index(first.peer_id)
 
     def roster(
-        self, claims: Sequence[Signed[Claim]], parent: Link, *, key: SigningKey | None = None, **other: Any
+        self, claims: Sequence[Signed[Claim]], parent: Link, /, *, key: SigningKey | None = None, **other: Any
     ) -> Signed[Roster]:
         """The roster of some claims, by the first of the claimants to lead or by `key`."""
         claimants = [self.by_id[claim.body.peer] for claim in claims]
@@ -118,7 +120,7 @@ class Swarm:
         return sign(leader, Roster(**{**fields, **other}))
 
     def reduction(
-        self, roster: Signed[Roster], segment: int, parent: Link, *, backup: bool = False, **other: Any
+        self, roster: Signed[Roster], segment: int, parent: Link, /, *, backup: bool = False, **other: Any
     ) -> Signed[Reduction]:
         """A segment's reduction of all claims by its reducer, or by its backup."""
         claimants = [claim.body.peer for claim in roster.body.claims]
@@ -141,6 +143,7 @@ class Swarm:
         self,
         parent: Link,
         members: Sequence[SigningKey],
+        /,
         *,
         cosigners: Sequence[SigningKey] = (),
         slots: Mapping[PeerId, int] | None = None,
@@ -150,7 +153,8 @@ class Swarm:
     ) -> Signed[Block]:
         """A block of a round in which `members` took part, all counted in every segment."""
         if roster is None:
-            claims = [self.claim(member, parent, slots=(slots or {}).get(member.peer_id)) for member in members]
+            used = slots or {}
+            claims = [self.claim(member, parent, slots=used.get(member.peer_id)) for member in members]
             roster = self.roster(claims, parent)
         leader = key or self.by_id[roster.body.peer]
         cosignatures = [self.cosign(cosigner, parent) for cosigner in cosigners]

@@ -192,7 +192,7 @@ def test_the_command_prints_the_run_id_and_the_line_that_joins(tmp_path: Path) -
         "--data",
         str(tmp_path / "texts"),
     ]
-    options = ["--out", str(tmp_path / "out"), "--host", "198.51.100.7", "--port", "4001"]
+    options = ["--out", str(tmp_path / "out"), "--reached-at", "198.51.100.7", "--port", "4001"]
     environment = {**os.environ, "MANYHANDS_HOME": str(tmp_path / "home")}
     done = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

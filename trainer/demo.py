@@ -220,7 +220,7 @@ def main(
     folder = out or Path("demo") / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     console = Console(stderr=as_json_line, highlight=False)
     with plain_errors():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StorageError(f"{folder} exists already.", remedy="Name another folder with --out.")
         demo = Demo(peers=peers, rounds=rounds, out=folder.absolute(), console=console)
         try:

@@ -92,7 +92,7 @@ class DemoPeer:
         command += ["--peer", named] if named else []
         self._sent_before, self._received_before = dict(self.tally.sent), dict(self.tally.received)
         self.lives += 1
-        self.tally.state = "starting" if self.lives == 1 else "starting again"
+        self.tally.state = "starting" if self.lives == 1 else "restarting"
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
@@ -142,7 +142,7 @@ class DemoPeer:
         tally.received = _added(self._received_before, event["received"])
         match event["event"]:
             case "Fetching":
-                tally.state = f"fetching {event['what']}"
+                tally.state = "fetching"
             case "WindowStarted":
                 tally.state = "training"
             case "Waiting":

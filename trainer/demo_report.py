@@ -15,6 +15,7 @@ from rich.text import Text
 from trainer.demo_peer import DemoPeer
 
 _CURVE_HEIGHT = 10
+_CURVE_WIDTH = 64  # characters: it fits a terminal of 80 columns
 _FP16_BYTES = 2
 
 
@@ -46,24 +47,14 @@ class Figures:
 def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str) -> RenderableType:
     """Return the screen of a running demo."""
     table = Table(expand=True)
-    for column in (
-        "peer",
-        "what it does",
-        "round",
-        "counted",
-        "tokens",
-        "loss",
-        "up MB",
-        "down MB",
-        "state digest",
-    ):
-        table.add_column(column, justify="left" if column in ("peer", "what it does") else "right")
+    for column in ("peer", "doing", "round", "counted", "tokens", "loss", "up MB", "down MB", "state"):
+        table.add_column(column, justify="left" if column in ("peer", "doing") else "right", no_wrap=True)
     for peer in peers:
         tally = peer.tally
-        digest = tally.digests.get(tally.round, "")[:10]
+        digest = tally.digests.get(tally.round, "")[:8]
         loss = f"{tally.loss:.3f}" if tally.loss == tally.loss else "-"
         numbers = [str(tally.round), str(len(tally.counted_rounds)), f"{tally.tokens:,}", loss]
-        moved = [f"{sum(side.values()) / 1e6:.2f}" for side in (tally.sent, tally.received)]
+        moved = [f"{sum(side.values()) / 1e6:.1f}" for side in (tally.sent, tally.received)]
         table.add_row(peer.name, tally.state, *numbers, *moved, digest)
     validation = peers[0].tally.validation
     curve = Text(curve_of(validation, until=rounds), style="cyan")
@@ -78,7 +69,7 @@ def curve_of(losses: Mapping[int, float], *, until: int) -> str:
         return "\n" * _CURVE_HEIGHT
     low, high = min(losses.values()), max(losses.values())
     span = max(high - low, 1e-9)
-    width = max(1, min(4, 100 // (until + 1)))
+    width = max(1, min(4, _CURVE_WIDTH // (until + 1)))
     rows = [[" "] * ((until + 1) * width) for _ in range(_CURVE_HEIGHT)]
     for number, loss in losses.items():
         row = round((high - loss) / span * (_CURVE_HEIGHT - 1))
@@ -168,8 +159,8 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
         dense = all_reduce_bytes(peer, len(peers), figures.parameters)
         moved = [f"{sum(side.values()) / 1e6:.2f}" for side in (tally.sent, tally.received)]
         numbers = [str(len(tally.counted_rounds)), f"{tally.tokens:,}", str(tally.steps)]
-        digest = tally.digests.get(figures.rounds, "")[:16]
-        table.add_row(f"{peer.name} {peer.peer_id[-6:]}", *numbers, *moved, f"{dense / 1e6:,.0f}", digest)
+        digest = tally.digests.get(figures.rounds, "")[:8]
+        table.add_row(peer.name, *numbers, *moved, f"{dense / 1e6:,.0f}", digest)
     losses = ", ".join(f"{number}: {loss:.3f}" for number, loss in sorted(figures.validation.items()))
     last = figures.validation.get(max(figures.validation, default=0), float("nan"))
     verdict = "below" if last < figures.bigram else "NOT below"
@@ -182,6 +173,7 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
         f"{agreement} after round {figures.rounds}, bit for bit.",
         f"A contribution took {bits['contribution']:.4f} bits a parameter; with the reduced segments, a "
         f"peer sent {bits['upload']:.3f} and received {bits['download']:.3f} bits a parameter and round.",
+        "All-reduce is what a ring all-reduce in fp16 at every step would have sent, and received.",
         f"A round's mean seconds: {phases}.",
         f"Model: {figures.export}",
         f"Curve: {figures.plot}",

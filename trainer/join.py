@@ -3,8 +3,10 @@
     python -m trainer.join RUN --peer MULTIADDR
 
 RUN is a run id, or the folder or recipe.toml that publishing made. Everything else comes from the swarm,
-each piece checked by a hash or a signature. Ctrl+C once: finish the round, then leave. Twice: leave now.
-Started again after any kind of death, it goes on from what is on disk.
+each piece checked by a hash or a signature. Ctrl+C once: finish the round, then leave. Twice, or before the
+first round: leave now. Started again after any kind of death, it goes on from what is on disk.
+
+The life itself is `volunteer`. `main`, at the end, takes the lock on the home folder and calls it.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ if TYPE_CHECKING:
     from peers.node import Node
     from peers.transport import Transport
 
-LEAVING_EXIT_CODE = 130  # left at once, by a second Ctrl+C
+LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the volunteer asked for on the command line."""
+    """What the volunteer asked for on the command line, as `--help` explains it."""
 
     run: str
     peers: tuple[str, ...]
@@ -48,8 +50,8 @@ class Wishes:
     events: Path | None
 
 
-async def volunteer(wishes: Wishes, screen: Screen) -> None:
-    """Live a volunteer's life, from identity to farewell."""
+async def volunteer(wishes: Wishes, screen: Screen) -> bool:
+    """Live a volunteer's life, from identity to farewell; say whether its last round was finished."""
     # Imported here, because these take seconds to load and --help should not.
     from peers.assembly import assemble_node, open_state
     from peers.crowd import Crowd
@@ -75,7 +77,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> None:
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
         run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=screen.listen)
         recipe, manifest = run.signed.recipe, run.manifest
-        serve_publication(transport, run)
+        serve_publication(transport, run)  # from here on, others may have from us what we have
 
         # 4. The model, on the device where it trains fastest.
         layout = await asyncio.to_thread(layout_of, recipe)
@@ -87,12 +89,17 @@ async def volunteer(wishes: Wishes, screen: Screen) -> None:
         )
 
         # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
-        #    The rest is fetched once the round engine has heard from others where the swarm is.
+        #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
         state = await asyncio.to_thread(open_state, run, layout)
         serve_state(transport, state)
 
-        # 6. Rounds: train, claim, exchange, check, agree, apply. The round engine (peers/engine.py) says what
-        #    comes next; the node (peers/node.py) carries it out, and trains with what step 4 made.
+        # 6. Rounds. The round engine (peers/engine.py) decides what is next, the node (peers/node.py) does it:
+        #      train     the window's slots, with the trainer of step 4        trainer/local.py
+        #      claim     compress, commit and sign, before anyone sees it      peers/contributing.py
+        #      exchange  segments to their reducers, reduced segments back     peers/exchanging.py
+        #      check     recompute random chunks of what reducers made         peers/exchange_store.py
+        #      agree     the leader's block, and co-signatures under it        peers/leading.py, following.py
+        #      apply     the same step on the same bits, everywhere            peers/state_sync.py
         node = assemble_node(
             run,
             key=key,
@@ -106,10 +113,10 @@ async def volunteer(wishes: Wishes, screen: Screen) -> None:
         )
         serve_node(node)
         screen.watch(node.engine)
-        heed_interrupts(node, screen)
 
-        # 7. Leaving: after the round that runs, or at once; the round goes on without this peer.
-        await node.live()
+        # 7. Leaving: after the round that runs, or at once. The swarm goes on either way.
+        heed_interrupts(node, screen)
+        return await node.live()
 
 
 def identify_run(given: str) -> tuple[str, Path | None]:
@@ -175,7 +182,6 @@ def heed_interrupts(node: Node, screen: Screen) -> None:
         nonlocal asked
         if asked:
             screen.say("Leaving now. The round goes on without this peer.")
-            screen.left_early = True
             node.leave_now()
         else:
             asked = True
@@ -228,11 +234,10 @@ def main(
         with lock_home(wishes.home), Screen(events=wishes.events) as screen:
             limit_threads(wishes.threads)
             try:
-                asyncio.run(volunteer(wishes, screen))
+                finished = asyncio.run(volunteer(wishes, screen))
             except (KeyboardInterrupt, asyncio.CancelledError):
-                screen.left_early = True
-        if screen.left_early:
-            sys.exit(LEAVING_EXIT_CODE)
+                finished = False
+        sys.exit(0 if finished else LEFT_AT_ONCE)
 
 
 def limit_threads(threads: int) -> None:

@@ -18,7 +18,9 @@ def generate(model_folder: Path, *, prompt: str, tokens: int, seed: int, tempera
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     model: Any = AutoModelForCausalLM.from_pretrained(model_folder, local_files_only=True)
     generator = torch.Generator().manual_seed(seed)

@@ -30,6 +30,7 @@ from peers.events import (
     WindowStarted,
     as_json_line,
 )
+from recipes.errors import StorageError
 
 if TYPE_CHECKING:
     from peers.engine import RoundEngine
@@ -48,10 +49,9 @@ class Screen:
     """Listens to events, prints what a volunteer wants to know, and keeps the event log if asked to."""
 
     def __init__(self, *, events: Path | None = None) -> None:
-        self.left_early = False
         self._console = Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
-        self._log: TextIO | None = events.open("a", encoding="utf-8") if events is not None else None
+        self._log = _open_log(events) if events is not None else None
         self._began = time.monotonic()
         self._traffic: TrafficMeter | None = None
         self._engine: RoundEngine | None = None
@@ -137,7 +137,7 @@ class Screen:
             case Validated(round_number, loss):
                 return f"Validation loss after round {round_number}: {loss:.4f} nats a token."
             case Waiting(round_number, reason):
-                return f"Round {round_number}: waiting, {reason}."
+                return f"Not training in round {round_number}: {reason}."
             case Refused(peer, what, reason):
                 return f"Refused {what} from {peer[-8:]}: {reason.rstrip('.')}."
             case Rewound(round_number, to_round):
@@ -183,3 +183,13 @@ class Screen:
             return 0, 0
         statistics = self._traffic.statistics()
         return statistics.sent_bytes, statistics.received_bytes
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write the events to {path}: {error.strerror}.", remedy="Name another file with --events."
+        ) from error

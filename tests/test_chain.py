@@ -1,0 +1,561 @@
+"""The chain: what makes a block valid, which branch wins, what is final, and what may be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from rounds import GENESIS_DIGEST, Swarm, keys_of, name
+
+from peers.assignment import missed_reducers
+from peers.chain import Chain, Link
+from peers.messages import MAX_COSIGNATURES, Block, Roster, Signed
+from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
+from recipes.keys import SigningKey
+from recipes.slots import total
+
+
+def elected(peers: int = 5) -> tuple[Swarm, Link]:
+    """A swarm in which all peers are electors, and its head, which is final."""
+    swarm = Swarm(peers)
+    link = swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
+    assert swarm.chain.electors_at(link.hash) == {key.peer_id for key in swarm.keys}
+    assert swarm.chain.final == link.hash
+    return swarm, link
+
+
+def cosign(swarm: Swarm, link: Link, keys: Sequence[SigningKey], *, chain: Chain | None = None) -> None:
+    for key in keys:
+        (chain or swarm.chain).add_cosignature(swarm.cosign(key, link))
+
+
+def copied(swarm: Swarm, blocks: Sequence[Link]) -> Chain:
+    """Another peer's chain that holds these blocks, and what co-signatures they carry."""
+    chain = swarm.fresh_chain()
+    for link in blocks:
+        assert link.block is not None
+        chain.add(link.block)
+    return chain
+
+
+def trunk(swarm: Swarm, link: Link) -> list[Link]:
+    path = swarm.chain.path(swarm.genesis.hash, link.hash)
+    assert path is not None
+    return path
+
+
+# ---------------------------------------------------------------- rosters
+
+RosterCase = Callable[[Swarm, Link], tuple[Signed[Roster], str]]
+
+
+def foreign_place(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
+    claims = [swarm.claim(key, parent) for key in swarm.keys]
+    return swarm.roster(claims, parent, round=parent.round + 2), "another place in the chain"
+
+
+def foreign_parent(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
+    claims = [swarm.claim(key, parent) for key in swarm.keys]
+    return swarm.roster(claims, parent, parent=name("elsewhere")), "another place in the chain"
+
+
+def peer_twice(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
+    claims = [swarm.claim(swarm.keys[0], parent, slots=count) for count in (1, 2)]
+    return swarm.roster(claims, parent), "lists a peer twice"
+
+
+def claim_from_elsewhere(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
+    claims = [
+        swarm.claim(swarm.keys[0], parent),
+        swarm.claim(swarm.keys[1], parent, parent=name("elsewhere")),
+    ]
+    return swarm.roster(claims, parent), "starts from another block"
+
+
+def claim_at_fault(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
+    claims = [swarm.claim(swarm.keys[0], parent), swarm.claim(swarm.keys[1], parent, slots=0)]
+    return swarm.roster(claims, parent), f"{swarm.keys[1].peer_id}: no work"
+
+
+@pytest.mark.parametrize(
+    "case", [foreign_place, foreign_parent, peer_twice, claim_from_elsewhere, claim_at_fault]
+)
+def test_a_roster_at_fault_is_refused_with_its_reason(case: RosterCase) -> None:
+    swarm = Swarm(3)
+    parent = swarm.grow(swarm.genesis, swarm.keys)
+    roster, reason = case(swarm, parent)
+    assert reason in (swarm.chain.roster_fault(roster.body, parent) or "")
+    block = swarm.block(parent, (), roster=roster)
+    assert reason in (swarm.chain.block_fault(block.body) or "")
+
+
+def test_two_newcomers_in_one_lane_cannot_both_be_rostered() -> None:
+    swarm = Swarm(1)
+    lanes: dict[Any, SigningKey] = {}
+    for key in keys_of(200, seed="newcomer"):
+        slots = swarm.genesis.counters.slots_for(key.peer_id, swarm.genesis.hash, swarm.rules)
+        if slots in lanes:
+            both = [lanes[slots], key]
+            break
+        lanes[slots] = key
+    swarm.by_id.update({key.peer_id: key for key in both})
+    claims = [swarm.claim(key, swarm.genesis) for key in both]
+    roster = swarm.roster(claims, swarm.genesis)
+    assert swarm.chain.roster_fault(roster.body, swarm.genesis) == "two claims used the same slots"
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def test_a_good_block_has_no_fault() -> None:
+    swarm, head = elected()
+    assert swarm.chain.block_fault(swarm.block(head, swarm.keys, cosigners=swarm.keys).body) is None
+
+
+def changed_block(swarm: Swarm, parent: Link, **other: Any) -> Block:
+    return swarm.block(parent, swarm.keys, cosigners=swarm.keys, **other).body
+
+
+def test_a_block_of_another_round_is_refused() -> None:
+    swarm, head = elected(3)
+    assert swarm.chain.block_fault(changed_block(swarm, head, round=head.round + 2)) == "wrong round"
+
+
+def test_a_leader_has_the_attempt_of_its_rank_alone() -> None:
+    """Otherwise anybody could make block after block before their leaders speak."""
+    swarm, head = elected()
+    order = swarm.order(head)
+    claims = [swarm.claim(key, head) for key in swarm.keys]
+    for rank, peer in enumerate(order):
+        roster = swarm.roster(claims, head, key=swarm.by_id[peer])
+        assert roster.body.attempt == rank
+        assert swarm.chain.block_fault(swarm.block(head, (), roster=roster).body) is None
+        for wrong in {0, 1, rank + 1, len(order)} - {rank}:
+            roster = swarm.roster(claims, head, key=swarm.by_id[peer], attempt=wrong)
+            fault = swarm.chain.block_fault(swarm.block(head, (), roster=roster).body)
+            assert fault == "an attempt that is not its leader's"
+
+
+def test_who_has_no_rank_leads_after_all_who_have_one() -> None:
+    swarm, head = elected(3)
+    stranger = SigningKey(bytes(32))
+    swarm.by_id[stranger.peer_id] = stranger
+    claims = [swarm.claim(stranger, head)]
+    late = swarm.block(head, (), roster=swarm.roster(claims, head))
+    assert late.body.attempt == len(swarm.order(head))
+    assert swarm.chain.block_fault(late.body) is None
+    early = swarm.block(head, (), roster=swarm.roster(claims, head, attempt=0))
+    assert swarm.chain.block_fault(early.body) == "an attempt that is not its leader's"
+
+
+def test_a_successor_goes_on_from_the_roster_of_a_leader_before_it() -> None:
+    swarm, head = elected()
+    first, second, third = swarm.order(head)[:3]
+    claims = [swarm.claim(key, head) for key in swarm.keys]
+    roster = swarm.roster(claims, head, key=swarm.by_id[second])
+    successor = swarm.block(head, (), roster=roster, key=swarm.by_id[third], attempt=2)
+    assert swarm.chain.block_fault(successor.body) is None
+    predecessor = swarm.block(head, (), roster=roster, key=swarm.by_id[first], attempt=0)
+    assert swarm.chain.block_fault(predecessor.body) == "an attempt before its own roster's"
+
+
+def reductions_changed(**other: Any) -> Callable[[Swarm, Link, Signed[Roster]], tuple[Any, ...]]:
+    def change(swarm: Swarm, parent: Link, roster: Signed[Roster]) -> tuple[Any, ...]:
+        return (swarm.reduction(roster, 0, parent, **other), swarm.reduction(roster, 1, parent))
+
+    return change
+
+
+def by_an_outsider(swarm: Swarm, parent: Link, roster: Signed[Roster]) -> tuple[Any, ...]:
+    asked = {
+        swarm.reduction(roster, 0, parent).body.peer,
+        swarm.reduction(roster, 0, parent, backup=True).body.peer,
+    }
+    other = next(key.peer_id for key in swarm.keys if key.peer_id not in asked)
+    return (swarm.reduction(roster, 0, parent, peer=other), None)
+
+
+REDUCTION_FAULTS = {
+    "wrong number of segments": lambda swarm, parent, roster: (swarm.reduction(roster, 0, parent),),
+    "segment 0: a reduction of something else": reductions_changed(segment=1),
+    "segment 0: a reduction of something else ": reductions_changed(roster=name("another roster")),
+    "segment 0: reduced by a peer that was not asked to": by_an_outsider,
+    "segment 0: a malformed list of parts": reductions_changed(included=()),
+    "segment 0: a malformed list of parts ": reductions_changed(included=(1, 0)),
+    "segment 0: a malformed list of parts  ": reductions_changed(included=(1, 1)),
+    "segment 0: a part from outside the roster": reductions_changed(included=(0, 5)),
+    "segment 0: a part from outside the roster ": reductions_changed(included=(2**53 - 1,)),
+}
+
+
+@pytest.mark.parametrize("reason", REDUCTION_FAULTS)
+def test_a_block_with_reductions_at_fault_is_refused_with_its_reason(reason: str) -> None:
+    swarm, head = elected()
+    roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
+    reductions = REDUCTION_FAULTS[reason](swarm, head, roster)  # type: ignore[no-untyped-call]
+    block = swarm.block(head, (), roster=roster, reductions=reductions)
+    assert swarm.chain.block_fault(block.body) == reason.rstrip()
+
+
+def test_empty_segments_and_those_of_a_backup_are_fine() -> None:
+    swarm, head = elected()
+    roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
+    backup = swarm.reduction(roster, 1, head, backup=True)
+    block = swarm.block(head, (), roster=roster, reductions=(None, backup))
+    assert swarm.chain.block_fault(block.body) is None
+    missed = missed_reducers(block.body, head.counters, swarm.rules)
+    assert missed == {swarm.reduction(roster, segment, head).body.peer for segment in (0, 1)}
+    after = swarm.add(block)
+    assert {peer for peer, standing in after.counters.peers.items() if standing.misses} == missed
+
+
+def test_co_signatures_of_another_block_twice_or_by_outsiders_are_refused() -> None:
+    swarm, head = elected(4)
+    outsider = SigningKey(bytes(32))
+    before = swarm.chain.link(head.parent)
+    cases = {
+        "co-signatures twice or from outsiders": [
+            [swarm.cosign(swarm.keys[0], head)] * 2,
+            [swarm.cosign(outsider, head)],
+        ],
+        "co-signatures of another block": [[swarm.cosign(swarm.keys[0], before)]],
+    }
+    for reason, lists in cases.items():
+        for signatures in lists:
+            block = changed_block(swarm, head, cosignatures=tuple(signatures))
+            assert swarm.chain.block_fault(block) == reason
+
+
+def test_the_largest_group_of_electors_decides_which_digest_is_right() -> None:
+    swarm, head = elected(5)
+    right, wrong = swarm.digests[head.hash], name("a leader's own idea")
+    signatures = [swarm.cosign(key, head) for key in swarm.keys[:3]]
+    signatures += [swarm.cosign(key, head, state=wrong) for key in swarm.keys[3:]]
+    assert swarm.chain.agreed_digest(head, signatures) == right
+    for claimed, reason in ((right, None), (wrong, "another digest than its co-signatures agree on")):
+        block = changed_block(swarm, head, cosignatures=tuple(signatures), digest_before=claimed)
+        assert swarm.chain.block_fault(block) == reason
+
+
+def test_the_word_of_electors_on_a_digest_outweighs_that_of_newcomers() -> None:
+    swarm, head = elected(3)
+    newcomers = keys_of(5, seed="newcomer")
+    swarm.by_id.update({key.peer_id: key for key in newcomers})
+    link = swarm.grow(head, [swarm.keys[0], *newcomers], cosigned=False)
+    signatures = [swarm.cosign(key, link, state=name("theirs")) for key in newcomers]
+    assert swarm.chain.agreed_digest(link, signatures) == name("theirs")
+    signatures.append(swarm.cosign(swarm.keys[0], link))
+    assert swarm.chain.agreed_digest(link, signatures) == swarm.digests[link.hash]
+
+
+def test_the_first_block_starts_from_the_recipes_state() -> None:
+    swarm = Swarm(2)
+    for digest_before, fits in ((GENESIS_DIGEST, True), (name("another state"), False)):
+        block = swarm.block(swarm.genesis, swarm.keys, digest_before=digest_before)
+        assert (swarm.chain.block_fault(block.body) is None) == fits
+
+
+def test_a_block_carries_at_most_so_many_co_signatures_the_electors_first() -> None:
+    swarm, head = elected(3)
+    crowd = keys_of(MAX_COSIGNATURES, seed="crowd")
+    swarm.by_id.update({key.peer_id: key for key in crowd})
+    link = head
+    for start in range(0, len(crowd), 64):  # as many as one roster holds take part, in turn
+        lanes: dict[Any, SigningKey] = {}
+        for key in crowd[start : start + 64]:
+            lanes.setdefault(link.counters.slots_for(key.peer_id, link.hash, swarm.rules), key)
+        link = swarm.grow(link, [swarm.keys[0], *list(lanes.values())[:60]], cosigned=False)
+    cosign(swarm, link, [*crowd, *swarm.keys])
+    admissible = swarm.chain.admissible_cosignatures(link)
+    assert len(admissible) <= MAX_COSIGNATURES
+    assert {signed.body.peer for signed in admissible[:3]} == {key.peer_id for key in swarm.keys}
+    assert (
+        swarm.chain.block_fault(swarm.block(link, [swarm.keys[0]], cosignatures=tuple(admissible)).body)
+        is None
+    )
+
+
+# ---------------------------------------------------------------- which branch
+
+
+def fork(swarm: Swarm, parent: Link, *members: Sequence[SigningKey]) -> list[Link]:
+    """Children of one block, nobody's co-signature on any."""
+    return [swarm.grow(parent, group, cosigned=False) for group in members]
+
+
+def test_without_a_word_from_anyone_the_earlier_attempt_wins() -> None:
+    swarm, head = elected()
+    order = [swarm.by_id[peer] for peer in swarm.order(head)]
+    late, early = fork(swarm, head, order[1:], order)
+    assert swarm.chain.best_head(head.hash) == early.hash
+    assert swarm.chain.best_head(late.hash) == early.hash
+
+
+def test_ties_are_decided_the_same_way_by_everybody() -> None:
+    swarm, head = elected()
+    one, other = fork(swarm, head, swarm.keys, swarm.keys[:4])
+    same_attempt = [link.block.body.attempt for link in (one, other) if link.block]
+    for order in ([one, other], [other, one]):
+        chain = copied(swarm, [*trunk(swarm, head), *order])
+        expected = min((one, other), key=lambda link: (same_attempt[link is other], link.hash))
+        assert chain.best_head(head.hash) == expected.hash
+
+
+def test_the_branch_with_more_electors_behind_it_wins() -> None:
+    swarm, head = elected()
+    order = [swarm.by_id[peer] for peer in swarm.order(head)]
+    early, late = fork(swarm, head, order, order[1:])
+    cosign(swarm, early, order[:1])
+    cosign(swarm, late, order[1:3])
+    assert swarm.chain.best_head(early.hash) == late.hash
+
+
+def test_a_longer_branch_is_no_better_for_its_length() -> None:
+    swarm, head = elected()
+    order = [swarm.by_id[peer] for peer in swarm.order(head)]
+    favoured, lonely = fork(swarm, head, order, order[4:])
+    cosign(swarm, favoured, order[1:3])
+    longer = swarm.grow(lonely, order[4:], 5, cosigned=True)
+    assert swarm.chain.best_head(longer.hash) == favoured.hash
+
+
+def test_each_electors_latest_co_signature_counts() -> None:
+    swarm, head = elected()
+    order = [swarm.by_id[peer] for peer in swarm.order(head)]
+    one, other = fork(swarm, head, order, order[1:])
+    cosign(swarm, one, order[1:3])
+    cosign(swarm, other, order[3:4])
+    assert swarm.chain.best_head(head.hash) == one.hash
+    further = swarm.grow(other, order[1:], cosigned=False)
+    cosign(swarm, further, order[1:2])  # came over
+    assert swarm.chain.best_head(head.hash) == further.hash
+
+
+def test_peers_that_became_electors_after_the_fork_weigh_nothing_at_it() -> None:
+    swarm, head = elected(3)
+    newcomers = keys_of(6, seed="newcomer")
+    swarm.by_id.update({key.peer_id: key for key in newcomers})
+    honest, taken = fork(swarm, head, swarm.keys, [swarm.keys[0], *newcomers])
+    cosign(swarm, honest, swarm.keys[1:2])
+    crowd = swarm.grow(taken, [swarm.keys[0], *newcomers], ELECTOR_MINIMUM, cosigned=False)
+    assert swarm.chain.electors_at(crowd.hash) >= {key.peer_id for key in newcomers}
+    cosign(swarm, crowd, newcomers)
+    assert swarm.chain.best_head(crowd.hash) == honest.hash
+
+
+def test_who_co_signs_two_blocks_of_one_round_weighs_nothing() -> None:
+    swarm, head = elected(5)
+    order = [swarm.by_id[peer] for peer in swarm.order(head)]
+    one, other = fork(swarm, head, order, order[1:])
+    cosign(swarm, other, order[1:3])
+    cosign(swarm, one, order[3:4])
+    assert swarm.chain.best_head(head.hash) == other.hash
+    cosign(swarm, one, order[1:3])
+    assert swarm.chain.equivocators == {key.peer_id for key in order[1:3]}
+    assert swarm.chain.best_head(head.hash) == one.hash
+
+
+def test_two_faced_words_are_noticed_even_if_a_later_word_lies_between() -> None:
+    swarm, head = elected(5)
+    one, other = fork(swarm, head, swarm.keys, swarm.keys[:4])
+    liar = swarm.keys[0]
+    cosign(swarm, one, [liar])
+    cosign(swarm, swarm.grow(one, swarm.keys, cosigned=False), [liar])
+    cosign(swarm, other, [liar])
+    assert swarm.chain.equivocators == {liar.peer_id}
+
+
+def test_a_block_that_cannot_be_applied_here_is_passed_over() -> None:
+    swarm, head = elected()
+    best, next_best = sorted(
+        fork(swarm, head, swarm.keys, swarm.keys[:4]),
+        key=lambda link: swarm.chain.best_head(head.hash) != link.hash,
+    )
+    assert swarm.chain.best_head(head.hash, {best.hash}) == next_best.hash
+    assert swarm.chain.best_head(head.hash, {best.hash, next_best.hash}) == head.hash
+
+
+def test_a_co_signature_of_somebody_without_a_say_is_not_kept() -> None:
+    """Otherwise strangers could fill the memory with words that weigh nothing."""
+    swarm, head = elected(3)
+    for key in keys_of(5, seed="stranger"):
+        assert not swarm.chain.add_cosignature(swarm.cosign(key, head))
+    assert len(swarm.chain.cosignatures(head.hash)) == 3
+
+
+def test_a_co_signature_counts_once_and_only_for_the_round_of_its_block() -> None:
+    swarm, head = elected(3)
+    link = swarm.grow(head, swarm.keys, cosigned=False)
+    signed = swarm.cosign(swarm.keys[0], link)
+    assert swarm.chain.add_cosignature(signed)
+    assert not swarm.chain.add_cosignature(signed)
+    unknown = Link(name("unknown"), head.hash, link.counters, None)
+    assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], unknown))
+    wrong = Link(link.hash, head.hash, head.counters, None)
+    assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], wrong))
+
+
+# ---------------------------------------------------------------- what is final
+
+
+def test_more_than_half_of_the_electors_make_a_block_final_and_all_before_it() -> None:
+    swarm, head = elected(4)
+    middle = swarm.grow(head, swarm.keys, cosigned=False)
+    tip = swarm.grow(middle, swarm.keys, cosigned=False)
+    cosign(swarm, tip, swarm.keys[:2])
+    assert swarm.chain.final == head.hash
+    cosign(swarm, tip, swarm.keys[2:3])
+    assert swarm.chain.final == tip.hash
+    assert swarm.chain.is_final(middle.hash)
+
+
+def test_a_word_carried_by_the_next_block_counts() -> None:
+    swarm, head = elected(3)
+    middle = swarm.grow(head, swarm.keys, cosigned=False)
+    tip = swarm.add(swarm.block(middle, swarm.keys, cosigners=swarm.keys[:2]))
+    assert swarm.chain.final == middle.hash
+    other = copied(swarm, trunk(swarm, tip))
+    assert other.is_final(middle.hash)
+
+
+def test_equivocators_finalise_nothing() -> None:
+    swarm, head = elected(3)
+    one, other = fork(swarm, head, swarm.keys, swarm.keys[:2])
+    cosign(swarm, other, swarm.keys[:1])
+    cosign(swarm, one, swarm.keys[:2])
+    assert swarm.chain.final == head.hash
+    cosign(swarm, one, swarm.keys[2:])
+    assert swarm.chain.final == one.hash
+
+
+def test_a_cut_off_minority_that_elected_itself_cannot_finalise() -> None:
+    """On its own branch it is all the electors there are, once the others' presence lies too far back."""
+    swarm, head = elected(5)
+    minority = swarm.keys[:2]
+    link = swarm.grow(head, minority, ELECTOR_WINDOW + swarm.rules.rewind_depth)
+    assert swarm.chain.electors_at(link.hash) == {key.peer_id for key in minority}
+    assert swarm.chain.final == head.hash
+
+
+def test_a_branch_on_which_others_became_final_is_out_of_reach() -> None:
+    """However long a branch grows and whomever it elects: what became final here stays."""
+    swarm, head = elected(5)
+    honest = swarm.grow(head, swarm.keys[:3], cosigned=False)
+    lone = swarm.keys[4:]
+    minority = swarm.grow(head, lone, cosigned=False)
+    cosign(swarm, honest, swarm.keys[:3])
+    assert swarm.chain.final == honest.hash
+    late = swarm.block(minority, lone)
+    assert swarm.chain.block_fault(late.body) == "on a branch that a final block rules out"
+    assert swarm.chain.best_head(minority.hash) == honest.hash
+
+
+# ---------------------------------------------------------------- going back, forgetting
+
+
+def test_nothing_deeper_than_the_rewind_depth_is_undone() -> None:
+    swarm, head = elected(5)
+    depth = swarm.rules.rewind_depth
+    chain = copied(swarm, trunk(swarm, head))
+    assert chain.final != head.hash  # nobody's word came with it
+    tips = {}
+    for length in (depth, depth + 1):
+        link = head
+        for _ in range(length):
+            link = swarm.grow(link, swarm.keys[:1], cosigned=False)
+        tips[length] = link
+        for block in trunk(swarm, link):
+            if block.hash not in chain:
+                assert block.block is not None
+                chain.add(block.block)
+    favoured = swarm.grow(head, swarm.keys[1:], cosigned=False)
+    assert favoured.block is not None
+    chain.add(favoured.block)
+    cosign(swarm, favoured, swarm.keys[1:3], chain=chain)
+    assert chain.best_head(tips[depth].hash) == favoured.hash
+    assert chain.best_head(tips[depth + 1].hash) != favoured.hash
+
+
+def test_what_became_final_elsewhere_is_followed_from_any_depth() -> None:
+    swarm, head = elected(5)
+    chain = copied(swarm, trunk(swarm, head))
+    link = head
+    for _ in range(swarm.rules.rewind_depth + 1):
+        link = swarm.grow(link, swarm.keys[:1], cosigned=False)
+        assert link.block is not None
+        chain.add(link.block)
+    favoured = swarm.grow(head, swarm.keys[1:], cosigned=False)
+    assert favoured.block is not None
+    chain.add(favoured.block)
+    cosign(swarm, favoured, swarm.keys, chain=chain)
+    assert chain.final == favoured.hash
+    assert chain.best_head(link.hash) == favoured.hash
+
+
+def test_forgetting_old_rounds_keeps_the_final_branch_and_what_grows_on_it() -> None:
+    swarm, head = elected(4)
+    old_side = fork(swarm, head, swarm.keys[:1])[0]
+    link = swarm.grow(head, swarm.keys, 6)
+    side = fork(swarm, link, swarm.keys[:3], swarm.keys[:2])
+    chain = swarm.chain
+    chain.prune(below_round=link.round - 2)
+    assert chain.link(chain.root).round == link.round - 2
+    assert old_side.hash not in chain
+    assert head.hash not in chain
+    assert chain.final == link.hash
+    assert {found.hash for found in chain.after(link.round)} == {found.hash for found in side}
+    assert chain.is_final(link.hash)
+    assert len(chain.cosignatures(link.hash)) == 4
+    assert chain.path(chain.root, side[0].hash) is not None
+    assert chain.common_ancestor(side[0].hash, side[1].hash) == link.hash
+
+
+def test_the_chain_goes_on_after_forgetting() -> None:
+    swarm, head = elected(4)
+    link = swarm.grow(head, swarm.keys, 3)
+    swarm.chain.prune(below_round=link.round)
+    assert swarm.chain.root == link.hash
+    assert swarm.chain.best_head(link.hash) == link.hash
+    tip = swarm.grow(link, swarm.keys, 3)
+    assert swarm.chain.final == tip.hash
+    swarm.chain.prune(below_round=link.round - 1)  # nothing is left down there
+    assert swarm.chain.root == link.hash
+
+
+def test_what_a_chain_holds_is_bounded_if_old_rounds_are_forgotten() -> None:
+    swarm, link = elected(3)
+    sizes = []
+    for _ in range(30):
+        fork(swarm, link, swarm.keys[:1])
+        link = swarm.grow(link, swarm.keys)
+        swarm.chain.prune(below_round=link.round - 5)
+        sizes.append(sum(map(len, (swarm.chain.links, swarm.chain._finals, swarm.chain._cosignatures))))
+    assert max(sizes[10:]) == sizes[10]
+
+
+def test_a_path_leads_only_upwards_from_an_ancestor() -> None:
+    swarm, head = elected(3)
+    tip = swarm.grow(head, swarm.keys, 2)
+    path = swarm.chain.path(head.hash, tip.hash)
+    assert path is not None
+    assert [link.round for link in path] == [head.round + 1, head.round + 2]
+    assert swarm.chain.path(tip.hash, head.hash) is None
+    assert swarm.chain.path(tip.hash, tip.hash) == []
+
+
+def test_the_state_after_a_block_is_what_its_co_signers_say() -> None:
+    swarm, head = elected(3)
+    link = swarm.grow(head, swarm.keys, cosigned=False)
+    assert swarm.chain.digest_after(link.hash) is None
+    cosign(swarm, link, swarm.keys[:1])
+    assert swarm.chain.digest_after(link.hash) == swarm.digests[link.hash]
+    assert swarm.chain.digest_after(swarm.genesis.hash) == GENESIS_DIGEST
+
+
+def test_a_round_counts_only_the_slots_of_those_it_includes() -> None:
+    swarm, head = elected(3)
+    link = swarm.grow(head, swarm.keys)
+    assert link.block is not None
+    used = sum(total(claim.body.slots) for claim in link.block.body.roster.body.claims)
+    assert link.counters.tokens - head.counters.tokens == used * swarm.rules.tokens_per_slot

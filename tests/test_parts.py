@@ -1,0 +1,91 @@
+"""Joined parts and fixed-size requests: what comes back is what was sent, and nothing else is taken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peers.manifest import Piece
+from peers.messages import MAX_PEERS
+from peers.parts import join_parts, split_parts
+from peers.requests import (
+    PIECE_REQUEST_BYTES,
+    ROUND_BYTES,
+    SPOT_REQUEST_BYTES,
+    SpotCheck,
+    decode_piece,
+    decode_round,
+    decode_spot_check,
+    encode_piece,
+    encode_round,
+    encode_spot_check,
+)
+from recipes.errors import MessageError
+
+
+@given(parts=st.lists(st.binary(max_size=40), max_size=8))
+def test_what_was_joined_comes_apart_again(parts: list[bytes]) -> None:
+    assert split_parts(join_parts(parts), most=8) == parts
+
+
+def test_more_parts_than_allowed_are_refused() -> None:
+    with pytest.raises(MessageError, match="more parts"):
+        split_parts(join_parts([b""] * 3), most=2)
+
+
+@pytest.mark.parametrize("torn", [b"\x01", b"\x01\x00\x00", b"\x01\x00\x00\x00", b"\xff\xff\xff\xff123"])
+def test_a_torn_part_is_refused(torn: bytes) -> None:
+    with pytest.raises(MessageError):
+        split_parts(join_parts([b"whole"]) + torn, most=8)
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_come_apart_or_are_refused(data: bytes) -> None:
+    try:
+        assert join_parts(split_parts(data, most=16)) == data
+    except MessageError:
+        pass
+
+
+@given(round_number=st.integers(0, 2**53 - 1))
+def test_a_round_survives_the_way(round_number: int) -> None:
+    assert len(encode_round(round_number)) == ROUND_BYTES
+    assert decode_round(encode_round(round_number)) == round_number
+
+
+@pytest.mark.parametrize("piece", [Piece("weights", 7), Piece("momentum", 2**32 - 1), Piece("counters", 0)])
+def test_a_request_for_a_piece_survives_the_way(piece: Piece) -> None:
+    body = encode_piece(12, piece)
+    assert len(body) == PIECE_REQUEST_BYTES
+    assert decode_piece(body) == (12, piece)
+
+
+def test_a_spot_check_of_the_largest_roster_survives_the_way() -> None:
+    spot = SpotCheck("ab" * 32, 1023, 2**31, tuple(range(MAX_PEERS)))
+    body = encode_spot_check(spot)
+    assert len(body) == SPOT_REQUEST_BYTES
+    assert decode_spot_check(body) == spot
+
+
+def test_a_round_that_no_chain_reaches_is_refused() -> None:
+    """A database counts in 63 bits, a message in 53."""
+    for number in (2**53, 2**64 - 1):
+        with pytest.raises(MessageError, match="no round"):
+            decode_round(number.to_bytes(8, "little"))
+        with pytest.raises(MessageError, match="no round"):
+            decode_piece(number.to_bytes(8, "little") + bytes(5))
+
+
+def test_pieces_of_an_unknown_kind_are_refused() -> None:
+    with pytest.raises(MessageError, match="kind 3"):
+        decode_piece(bytes(8) + b"\x03" + bytes(4))
+
+
+@given(body=st.binary(max_size=220))
+def test_any_bytes_are_a_request_or_are_refused(body: bytes) -> None:
+    for decode in (decode_round, decode_piece, decode_spot_check):
+        try:
+            decode(body)
+        except MessageError:
+            pass
