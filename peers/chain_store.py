@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from peers.messages import Block, Signed, parse
 from recipes.errors import MessageError, StorageError
@@ -35,6 +36,8 @@ class ChainStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._database = _open(path)
+            except sqlite3.OperationalError:
+                raise  # a full or read-only disk: the chain itself is whole
             except sqlite3.DatabaseError:
                 self.moved_aside = path.with_suffix(".damaged")
                 path.rename(self.moved_aside)
@@ -52,27 +55,29 @@ class ChainStore:
             StorageError: the disk refused.
         """
         row = (block.hash, block.body.round, block.canonical())
-        self._write("INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", row)
+        self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", row)
 
     def blocks(self, *, run: str, after_round: int = 0) -> Iterator[Signed[Block]]:
-        """Yield the blocks of rounds after `after_round`, parents first; damaged ones are left out."""
-        rows = self._database.execute(
-            "SELECT content FROM blocks WHERE round > ? ORDER BY round, hash", (after_round,)
-        )
-        for (content,) in rows:
+        """Yield the blocks of rounds after `after_round`, parents first; damaged ones are left out.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        for content in self._contents(after_round):
             try:
                 yield parse("block", content, run=run)  # type: ignore[misc]
             except MessageError:
                 continue  # the disk changed it; it is fetched again from the swarm
 
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
-        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size."""
-        rows = self._database.execute(
-            "SELECT content FROM blocks WHERE round > ? ORDER BY round, hash", (after_round,)
-        )
+        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
+
+        Raises:
+            StorageError: the disk refused.
+        """
         chosen: list[bytes] = []
         size = 0
-        for (content,) in rows:
+        for content in self._contents(after_round):
             size += len(content) + 4
             if size > most_bytes:
                 break
@@ -85,8 +90,8 @@ class ChainStore:
 
     def cosigned_round(self) -> int:
         """Return the last round that this peer co-signed; 0 if none."""
-        row = self._database.execute("SELECT round FROM promises WHERE name = 'cosigned'").fetchone()
-        return int(row[0]) if row else 0
+        rows = self._read("SELECT round FROM promises WHERE name = 'cosigned'")
+        return next((int(number) for (number,) in rows), 0)
 
     def save_claim(self, claim: str, *, round_number: int, parent: str) -> None:
         """Remember an own claim on top of block `parent`, so that no second one is ever made there."""
@@ -94,17 +99,27 @@ class ChainStore:
 
     def last_claim(self) -> str | None:
         """Return the hash of the newest own claim, if there was one."""
-        row = self._database.execute("SELECT hash FROM claims ORDER BY rowid DESC LIMIT 1").fetchone()
-        return str(row[0]) if row else None
+        rows = self._read("SELECT hash FROM claims ORDER BY rowid DESC LIMIT 1")
+        return next((str(claim) for (claim,) in rows), None)
 
     def claimed_after(self) -> frozenset[str]:
         """Return the blocks after which the newest own claims were made."""
-        rows = self._database.execute("SELECT parent FROM claims ORDER BY rowid DESC LIMIT 64")
+        rows = self._read("SELECT parent FROM claims ORDER BY rowid DESC LIMIT 64")
         return frozenset(parent for (parent,) in rows)
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def _contents(self, after_round: int) -> Iterator[bytes]:
+        statement = "SELECT content FROM blocks WHERE round > ? ORDER BY round, hash"
+        return (content for (content,) in self._read(statement, (after_round,)))
+
+    def _read(self, statement: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from error
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         try:

@@ -226,11 +226,13 @@ class ExchangeStore:
             )
 
     def check_bound(self, roster: Roster, reduction: Reduction) -> None:
-        """Check that a reduced segment is no longer than the clip bound allows.
+        """Check that a reduced segment has the size that its author says, and is within the clip bound.
 
         Raises:
-            MessageError: it is.
+            MessageError: it is not.
         """
+        if len(self.reduced_bytes(reduction.root)) != reduction.bytes:
+            raise MessageError(f"reduced segment {reduction.segment} has another size than announced")
         norms = [claim.body.norms[reduction.segment] for claim in roster.claims]
         bound = clip_bound(norms, clip_factor=self.form.clip_factor)
         if exceeds_bound(self.read_reduced(reduction.root), bound):
@@ -269,13 +271,13 @@ class ExchangeStore:
         Raises:
             MessageError: it is missing, or the disk changed it; it must be fetched again.
         """
-        frame = SegmentFrame.parse(
-            self.reduced_bytes(root), codec=self.form.reduced_codec, chunks=self.form.chunks_per_segment
-        )
-        if frame.root().hex() != root:
-            self._reduced.pop(root).unlink(missing_ok=True)
-            raise MessageError("a reduced segment was damaged on disk")
-        return frame
+        data = self.reduced_bytes(root)
+        try:
+            return self._parse_reduced(root, data)
+        except MessageError as error:
+            if file := self._reduced.pop(root, None):
+                file.unlink(missing_ok=True)
+            raise MessageError("a reduced segment was damaged on disk") from error
 
     def take_reduced(self, round_number: int, root: str, data: bytes) -> None:
         """Check and keep a reduced segment that a peer sent.
@@ -284,9 +286,7 @@ class ExchangeStore:
             MessageError: the bytes are not those that `root` names.
             StorageError: the disk refused.
         """
-        frame = SegmentFrame.parse(data, codec=self.form.reduced_codec, chunks=self.form.chunks_per_segment)
-        if frame.root().hex() != root:
-            raise MessageError("not the reduced segment that was asked for")
+        self._parse_reduced(root, data)
         self._write(round_number, root, data)
 
     def forget_reduced(self, *, before_round: int) -> None:
@@ -295,6 +295,12 @@ class ExchangeStore:
             if folder.name.isdigit() and int(folder.name) < before_round:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._reduced = {root: file for root, file in self._reduced.items() if file.parent != folder}
+
+    def _parse_reduced(self, root: str, data: bytes) -> SegmentFrame:
+        frame = SegmentFrame.parse(data, codec=self.form.reduced_codec, chunks=self.form.chunks_per_segment)
+        if frame.root().hex() != root:
+            raise MessageError("not the reduced segment that was asked for")
+        return frame
 
     def _write(self, round_number: int, root: str, data: bytes) -> None:
         file = self._folder / str(round_number) / root

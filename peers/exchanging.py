@@ -13,10 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.assignment import assign_reducers
+from peers.chain import parts_fault
 from peers.effects import FetchReduced, PushSegment, Reduce, SegmentReduced
 from peers.events import Refused, RosterAccepted
-from peers.messages import Reduction, Roster, Signed, sign
+from peers.messages import MAX_PEERS, Reduction, Roster, Signed, sign
 from recipes.keys import PeerId
+from recipes.slots import merge, total
 
 if TYPE_CHECKING:
     from peers.engine import RoundEngine
@@ -41,8 +43,9 @@ def take_roster(engine: RoundEngine, signed: Signed[Roster]) -> None:
     if roster.attempt != rank and min(roster.attempt, rank) < ranked_by_chain:
         engine.tell(Refused(roster.peer, "roster", "an attempt that is not its own"))
         return
-    if len(current.candidates) < MAX_CANDIDATES:
-        current.candidates.setdefault(roster.attempt, signed)
+    current.candidates.setdefault(roster.attempt, signed)
+    if len(current.candidates) > MAX_CANDIDATES:
+        del current.candidates[max(current.candidates)]  # the last whose turn would come
 
 
 def exchange(engine: RoundEngine) -> None:
@@ -78,7 +81,7 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     claimants = [claim.body.peer for claim in roster.claims]
     current.roster = signed
     current.roster_at = engine.now
-    current.roster_refused = _leaves_out_too_many(engine, set(claimants))
+    current.roster_refused = _leaves_out_too_many(engine, roster)
     current.assignments = assign_reducers(claimants, current.parent.counters, engine.rules)
     current.pushed, current.stored, current.reducing, current.reductions = set(), {}, set(), {}
     current.exchanged_at = None
@@ -89,12 +92,21 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     engine.replay_early(signed.hash)
 
 
-def _leaves_out_too_many(engine: RoundEngine, claimants: set[PeerId]) -> bool:
-    """Say whether the roster omits claims that the leader must have had, as far as this peer can tell."""
+def _leaves_out_too_many(engine: RoundEngine, roster: Roster) -> bool:
+    """Say whether the roster omits claims that its leader must have had and could have taken."""
+    if len(roster.claims) == MAX_PEERS:
+        return False
+    claimants = {claim.body.peer for claim in roster.claims}
+    used = [slots for claim in roster.claims for slots in claim.body.slots]
     settled = engine.now - engine.rules.grace_seconds / 2
-    held = {peer for peer, (_, arrived) in engine.round.claims.items() if arrived <= settled}
-    omitted = len(held - claimants)
-    return omitted > max(1, TOLERATED_OMISSIONS * len(held))
+    start = roster.claims[0].body.start_digest
+    omitted = 0
+    for peer, (signed, arrived) in engine.round.claims.items():
+        slots = signed.body.slots
+        disjoint = total(merge([*used, *slots])) == total(used) + total(slots)
+        if peer not in claimants and arrived <= settled and disjoint and signed.body.start_digest == start:
+            omitted += 1
+    return omitted > max(1, TOLERATED_OMISSIONS * len(engine.round.claims))
 
 
 def _push(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
@@ -188,11 +200,14 @@ def announce(engine: RoundEngine, done: SegmentReduced) -> None:
 def take_reduction(engine: RoundEngine, signed: Signed[Reduction]) -> None:
     """Keep the word of a segment's reducer or backup on the accepted roster; its first one stands."""
     current, body = engine.round, signed.body
-    if body.segment >= len(current.assignments):
+    if current.roster is None or body.segment >= len(current.assignments):
         return
     assignment = current.assignments[body.segment]
     if body.peer not in (assignment.reducer, assignment.backup):
         engine.tell(Refused(body.peer, "reduction", "the segment was not given to it"))
+        return
+    if fault := parts_fault(body, current.roster.body):
+        engine.tell(Refused(body.peer, "reduction", fault))
         return
     current.reductions.setdefault(body.segment, {}).setdefault(body.peer, signed)
 

@@ -30,7 +30,8 @@ def take_claim(engine: RoundEngine, signed: Signed[Claim]) -> None:
     if fault := claim_fault(claim, current.parent.counters, engine.rules):
         engine.tell(Refused(claim.peer, "claim", fault))
         return
-    if len(current.claims) < 2 * MAX_PEERS:
+    known = current.parent.counters.peers
+    if claim.peer in known or len(current.claims.keys() - known.keys()) < 2 * MAX_PEERS:
         current.claims[claim.peer] = (signed, engine.now)
 
 
@@ -72,12 +73,17 @@ def _claims_are_in(engine: RoundEngine, rank: int) -> bool:
 
 
 def _compatible_claims(engine: RoundEngine) -> list[Signed[Claim]]:
-    """Return the claims that start from the agreed state and share no slots, by their peers' names."""
+    """Return the claims that start from the agreed state and share no slots.
+
+    They come by their peers' names, those whom the chain knows first: newcomers cannot crowd them out.
+    """
     current = engine.round
     start = engine.chain.digest_after(current.parent.hash) or engine.digest
     chosen: list[Signed[Claim]] = []
     used: list[SlotRange] = []
-    for peer, (signed, _) in sorted(current.claims.items()):
+    known = current.parent.counters.peers
+    for peer in sorted(current.claims, key=lambda peer: (peer not in known, peer)):
+        signed, _ = current.claims[peer]
         slots = list(signed.body.slots)
         if signed.body.start_digest != start:
             engine.tell(Refused(peer, "claim", "started from another state"))

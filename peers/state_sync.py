@@ -99,6 +99,7 @@ class StateSync:
 
         Raises:
             UnreachableError: what is needed can be had from nobody, for now.
+            MessageError: a block on the way starts from a state that nobody vouches for.
             StateError: this machine computes another state than everybody else.
         """
         while True:
@@ -108,7 +109,8 @@ class StateSync:
             except _DivergedError as diverged:
                 await self._heal(diverged.link, target, chain)
             except UnreachableError:  # of a block too old for anybody to keep its segments
-                if not await self._fetch_newest(target, chain):
+                above = self.state.round if self.state.clean else 0
+                if not await self._fetch_newest(target, chain, above=above):
                     raise
             else:
                 return digest
@@ -121,7 +123,8 @@ class StateSync:
         below = below or await self._restore_newest(target, chain)
         if below and not self._worth_a_snapshot(self.state.round, target, chain):
             return
-        if not await self._fetch_newest(target, chain) and not self.state.clean:
+        newest = await self._fetch_newest(target, chain, above=self.state.round if below else 0)
+        if not newest and not below:
             await self._fetch_snapshot(0, target, chain)
 
     def _is_below(self, block: str, target: str, chain: Chain) -> bool:
@@ -149,16 +152,11 @@ class StateSync:
                 return True
         return False
 
-    async def _fetch_newest(self, target: str, chain: Chain) -> bool:
-        """Fetch the newest snapshot that the chain vouches for, if it is newer than the state."""
+    async def _fetch_newest(self, target: str, chain: Chain, *, above: int) -> bool:
+        """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one."""
         link: Link | None = chain.link(target)
-        interval = self._rules.snapshot_interval
-        while (
-            link is not None
-            and link.block is not None
-            and (link.round > self.state.round or not self.state.clean)
-        ):
-            if link.round % interval == 0:
+        while link is not None and link.round > above:
+            if link.round % self._rules.snapshot_interval == 0:
                 try:
                     await self._fetch_snapshot(link.round, target, chain)
                 except (UnreachableError, MessageError) as error:
@@ -261,11 +259,15 @@ class StateSync:
             raise StateError("The state does not stand below the block that it is brought to.")
         here = chain.link(self.state.block)
         digest = await asyncio.to_thread(self._digest, here)
-        if links and links[0].block is None:
-            raise StateError("A chain does not pass through its own beginning twice.")
         for link in links:
             block = link.block.body if link.block is not None else None
-            if block is None or block.digest_before != digest:
+            if block is None:
+                raise StateError("A chain does not pass through its own beginning twice.")
+            if block.digest_before != digest:
+                if block.digest_before != chain.digest_after(link.parent):  # its leader stands alone with it
+                    raise MessageError(
+                        f"Nobody vouches for the state that block {link.hash[:8]} starts from."
+                    )
                 raise _DivergedError(chain.link(link.parent))
             frames = await self._frames(link)
             await asyncio.to_thread(self.state.apply, frames, round_number=link.round, block=link.hash)
@@ -361,7 +363,7 @@ def _agreed(round_number: int, target: str, chain: Chain) -> tuple[str, str]:
     """Return the block of that round below `target`, and the digest after it that the chain vouches for.
 
     Raises:
-        StateError: the chain here does not reach so far back, or nobody co-signed yet.
+        UnreachableError: the chain here does not reach so far back, or nobody co-signed yet.
     """
     child = ""
     link = chain.link(target)
@@ -370,5 +372,5 @@ def _agreed(round_number: int, target: str, chain: Chain) -> tuple[str, str]:
     signed = chain.link(child).block if child else None
     digest = signed.body.digest_before if signed is not None else chain.digest_after(link.hash)
     if link.round != round_number or digest is None:
-        raise StateError(f"The chain known here does not vouch for a state after round {round_number}.")
+        raise UnreachableError(f"The chain known here does not vouch for a state after round {round_number}.")
     return link.hash, digest

@@ -126,6 +126,17 @@ def test_a_partition_heals_into_one_chain() -> None:
     assert max(rounds.values()) - min(rounds.values()) <= 1
 
 
+@pytest.mark.parametrize("rounds", [8, 25])
+def test_a_peer_that_trained_on_alone_comes_back_however_long_it_was_cut_off(rounds: int) -> None:
+    world = swarm(1, peers=4)
+    until = rounds * 22.0
+    world.partition({"p3"}, at=0.05, until=until)
+    world.run(until_round=10**6, at_most_seconds=until + 200)
+    newest = [world.round_of(name) for name in world.peers]
+    assert max(newest) - min(newest) <= 1
+    assert world.peers["p3"].key.peer_id in counted_segments(world.head_block("p0"))
+
+
 def test_a_peer_on_a_lost_branch_rewinds() -> None:
     world = swarm(13, peers=7)
     world.run(until_round=6)

@@ -142,18 +142,9 @@ def seconds_per_phase(peers: Sequence[DemoPeer]) -> dict[str, float]:
 def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
     """Return the figures for a person to read."""
     bits = bits_per_parameter(peers, figures)
-    table = Table(title="What each peer did")
-    for column in (
-        "peer",
-        "rounds",
-        "tokens",
-        "steps",
-        "sent MB",
-        "received MB",
-        "fp16 all-reduce MB",
-        "digest",
-    ):
-        table.add_column(column, justify="left" if column == "peer" else "right")
+    table = Table(title="What each peer did, and what an fp16 all-reduce at every step would have moved")
+    for column in ("peer", "rounds", "tokens", "steps", "sent MB", "got MB", "all-reduce MB", "state"):
+        table.add_column(column, justify="left" if column == "peer" else "right", no_wrap=True)
     for peer in peers:
         tally = peer.tally
         dense = all_reduce_bytes(peer, len(peers), figures.parameters)
@@ -173,7 +164,6 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
         f"{agreement} after round {figures.rounds}, bit for bit.",
         f"A contribution took {bits['contribution']:.4f} bits a parameter; with the reduced segments, a "
         f"peer sent {bits['upload']:.3f} and received {bits['download']:.3f} bits a parameter and round.",
-        "All-reduce is what a ring all-reduce in fp16 at every step would have sent, and received.",
         f"A round's mean seconds: {phases}.",
         f"Model: {figures.export}",
         f"Curve: {figures.plot}",

@@ -93,7 +93,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
         state = await asyncio.to_thread(open_state, run, layout)
         serve_state(transport, state)
 
-        # 6. Rounds. The round engine (peers/engine.py) decides what is next, the node (peers/node.py) does it:
+        # 6. Rounds. The round engine (peers/engine.py) says what is next, the node (peers/node.py) does it:
         #      train     the window's slots, with the trainer of step 4        trainer/local.py
         #      claim     compress, commit and sign, before anyone sees it      peers/contributing.py
         #      exchange  segments to their reducers, reduced segments back     peers/exchanging.py

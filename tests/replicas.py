@@ -1,0 +1,194 @@
+"""A small swarm in memory for tests of the canonical state: peers that hold it, and serve it to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rounds import Swarm, name
+
+from peers.chain import Link
+from peers.codec import Codec
+from peers.counters import initial
+from peers.events import Event
+from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.framing import RemoteError
+from peers.segment import SegmentFrame
+from peers.serving import Answer, serve_state
+from peers.snapshots import SnapshotStore
+from peers.state import CanonicalState
+from peers.state_sync import StateSync, genesis_digest
+from recipes import merkle
+from recipes.errors import MessageError, UnreachableError
+from recipes.keys import PeerId, SigningKey
+from recipes.layout import PIECE_BYTES, lay_out
+from recipes.sections import OuterSection
+
+LAYOUT = lay_out([("weight", (3, 64 * 4096))], segments=3)  # three segments, each exactly one piece
+PIECES = 3
+OUTER = OuterSection(learning_rate=0.5)
+FORM = ExchangeFormat(
+    codec=Codec(keep=4, level_bits=1),
+    reduced_codec=Codec(keep=4, level_bits=1),
+    segments=LAYOUT.segments,
+    chunks_per_segment=LAYOUT.chunks_per_segment,
+    clip_factor=2.0,
+)
+Alter = Callable[[bytes], bytes]
+
+
+def first_weights() -> bytes:
+    return np.linspace(-1, 1, LAYOUT.padded, dtype="<f4").tobytes()
+
+
+def weights_root() -> bytes:
+    content = first_weights()
+    pieces = [content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES)]
+    return merkle.root([merkle.leaf_hash(piece) for piece in pieces])
+
+
+class World:
+    """The chain that all replicas know, and the replicas by name."""
+
+    def __init__(self, folder: Path, *, snapshot_interval: int = 4, peers: int = 3) -> None:
+        self.folder = folder
+        self.swarm = Swarm(peers, segments=LAYOUT.segments)
+        rules = replace(self.swarm.rules, snapshot_interval=snapshot_interval)
+        genesis = genesis_digest(
+            weights_root=weights_root(),
+            counters=initial(rules).canonical(),
+            layout=LAYOUT,
+            has_momentum=False,
+        )
+        self.swarm = Swarm(peers, segments=LAYOUT.segments, genesis_digest=genesis)
+        self.swarm.rules = rules
+        self.swarm.chain = self.swarm.fresh_chain()
+        self.chain = self.swarm.chain
+        self.replicas: dict[PeerId, Replica] = {}
+
+    def replica(self, number: int, *, genesis: bool = True) -> Replica:
+        """Another peer; with `genesis`, it has the first weights."""
+        key = self.swarm.keys[number] if number < len(self.swarm.keys) else SigningKey(bytes([number] * 32))
+        peer = Replica(self, key, self.folder / str(number), genesis=genesis)
+        self.replicas[key.peer_id] = peer
+        return peer
+
+    async def round(
+        self, parent: Link, writer: Replica, *, seed: int, announced: int | None = None, cosigned: bool = True
+    ) -> Link:
+        """Write a round onto `parent`: its reduced segments lie with `writer`, which applies it.
+
+        `announced` is the size that each reduction claims to have, if not the true one.
+        """
+        swarm, members = self.swarm, self.swarm.keys
+        swarm.digests[parent.hash] = await writer.sync.bring_to(parent.hash, self.chain)
+        roster = swarm.roster([swarm.claim(key, parent, slots=1) for key in members], parent)
+        reductions = []
+        for segment in range(LAYOUT.segments):
+            values = np.zeros((LAYOUT.chunks_per_segment, 4096), dtype=np.float32)
+            values[:, :8] = np.random.default_rng([seed, segment]).standard_normal((len(values), 8))
+            frame = SegmentFrame.encode(values, codec=FORM.reduced_codec)
+            data = frame.to_bytes()
+            writer.exchange.take_reduced(parent.round + 1, frame.root().hex(), data)
+            size = len(data) if announced is None else announced
+            reductions.append(swarm.reduction(roster, segment, parent, root=frame.root().hex(), bytes=size))
+        cosigners = members if cosigned and parent.block is not None else ()
+        link = self.chain.add(
+            swarm.block(parent, (), roster=roster, reductions=tuple(reductions), cosigners=cosigners)
+        )
+        swarm.digests[link.hash] = await writer.sync.bring_to(link.hash, self.chain)
+        for key in members:
+            if cosigned:
+                self.chain.add_cosignature(swarm.cosign(key, link))
+        return link
+
+    async def rounds(self, parent: Link, writer: Replica, count: int, *, seed: int = 0) -> list[Link]:
+        """Write several rounds."""
+        links: list[Link] = []
+        for number in range(count):
+            links.append(await self.round(links[-1] if links else parent, writer, seed=100 * seed + number))
+        return links
+
+
+class Replica:
+    """One peer's state, exchange and snapshots, and what others asked of it."""
+
+    def __init__(self, world: World, key: SigningKey, folder: Path, *, genesis: bool) -> None:
+        self.world, self.key, self.folder = world, key, folder
+        self.events: list[Event] = []
+        self.asked: list[str] = []
+        self.lies: dict[str, Alter] = {}  # by kind: what becomes of an answer
+        self.sources: list[Replica] = []
+        if genesis:
+            (folder / "snapshots" / "0").mkdir(parents=True)
+            (folder / "snapshots" / "0" / "weights.f32").write_bytes(first_weights())
+        self.open()
+        if genesis:
+            counters = initial(world.swarm.rules).canonical()
+            self.state.adopt_genesis(counters, block=world.chain.root, weights_root=weights_root())
+
+    def open(self) -> None:
+        """Open what is on disk, as after a restart."""
+        self.state = CanonicalState(self.folder, layout=LAYOUT, outer=OUTER)
+        self.exchange = ExchangeStore(self.folder, FORM)
+        self._answers: dict[str, Answer] = {"reduced": self._reduced}
+        serve_state(self, self.state)  # type: ignore[arg-type]
+        self.sync = StateSync(
+            self.state,
+            self.exchange,
+            rules=self.world.swarm.rules,
+            layout=LAYOUT,
+            has_momentum=False,
+            call=self._call,
+            sources=self._who_is_about,
+            tell=self.events.append,
+        )
+
+    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
+        """Stand in for Transport.serve."""
+        self._answers[kind] = handler
+
+    async def bring_to(self, link: Link) -> str:
+        return await self.sync.bring_to(link.hash, self.world.chain)
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        return self.state.snapshots
+
+    def told(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _who_is_about(self) -> Sequence[PeerId]:
+        return [source.key.peer_id for source in self.sources]
+
+    async def _reduced(self, _: PeerId, body: bytes) -> bytes:
+        return self.exchange.reduced_bytes(body.hex())
+
+    async def _call(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes:
+        """Stand in for Transport.call: only those among the sources can be reached."""
+        source = next((source for source in self.sources if source.key.peer_id == peer), None)
+        if source is None:
+            raise UnreachableError(f"no way to {peer}")
+        source.asked.append(kind)
+        try:
+            answer = await source._answers[kind](self.key.peer_id, body)
+        except MessageError as refusal:
+            raise RemoteError(str(refusal)) from refusal
+        answer = source.lies.get(kind, lambda truth: truth)(answer)
+        if len(answer) > limit:
+            raise MessageError("a longer answer than allowed")
+        return answer
+
+
+def flipped(data: bytes) -> bytes:
+    """The same bytes but for one bit."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def another_name(_: bytes) -> bytes:
+    """Something that has nothing to do with the question."""
+    return name("something else").encode()

@@ -1,0 +1,306 @@
+"""Bringing the state to a block: the cheapest way there is, and never on anybody's word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from replicas import FORM, LAYOUT, PIECES, Replica, World, another_name, flipped
+from rounds import name
+
+from peers.chain import Link
+from peers.events import Diverged, Notice, Refused
+from peers.segment import SegmentFrame
+from recipes.errors import MessageError, StateError, UnreachableError
+
+HUGE = 2**40  # announced for a reduced segment, it makes a snapshot the cheaper way
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def genesis(world: World) -> Link:
+    return world.swarm.genesis
+
+
+def digest(world: World, link: Link) -> str:
+    """The state after `link`, as its writer computed it."""
+    return world.swarm.digests[link.hash]
+
+
+def damage(path: Path, piece: int = 0) -> None:
+    """Flip a bit of a piece in a file of values."""
+    with path.open("r+b") as stream:
+        stream.seek((piece << 20) + 5)
+        (value,) = stream.read(1)
+        stream.seek(-1, 1)
+        stream.write(bytes([value ^ 1]))
+
+
+async def test_one_block_on_is_applied_with_what_is_here(world: World) -> None:
+    writer = world.replica(0)
+    (link,) = await world.rounds(genesis(world), writer, 1)
+    assert await writer.bring_to(link) == digest(world, link) != world.swarm.genesis_digest
+    assert (writer.state.round, writer.state.block) == (1, link.hash)
+    assert await writer.bring_to(link) == digest(world, link)  # there already
+    assert writer.events == []
+
+
+async def test_who_lags_behind_catches_up_by_reduced_segments(world: World) -> None:
+    writer, late = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 5)
+    late.sources = [writer]
+    assert await late.bring_to(links[-1]) == digest(world, links[-1])
+    np.testing.assert_array_equal(late.state.weights, writer.state.weights)
+    assert set(writer.asked) == {"reduced"}
+    assert len(writer.asked) == 5 * LAYOUT.segments
+    assert late.snapshots.rounds() == [0, 4]
+
+
+async def test_what_is_far_behind_fetches_a_snapshot_when_that_moves_fewer_bytes(world: World) -> None:
+    writer, late = world.replica(0), world.replica(1)
+    links: list[Link] = []
+    for number in range(6):
+        parent = links[-1] if links else genesis(world)
+        links.append(await world.round(parent, writer, seed=number, announced=HUGE))
+    late.sources = [writer]
+    assert await late.bring_to(links[-1]) == digest(world, links[-1])
+    assert writer.asked.count("piece") == PIECES
+    assert writer.asked.count("reduced") == 2 * LAYOUT.segments  # rounds 5 and 6
+    assert 4 in late.snapshots.rounds()
+
+
+async def test_a_newcomer_without_any_weights_starts_from_a_snapshot(world: World) -> None:
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    newcomer.sources = [writer]
+    assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
+    assert newcomer.snapshots.rounds() == [4]
+
+
+async def test_a_newcomer_to_a_young_run_starts_from_the_first_weights(world: World) -> None:
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 2)
+    newcomer.sources = [writer]
+    assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
+    assert newcomer.snapshots.rounds() == [0]
+
+
+async def test_the_newest_block_needs_nobodys_word_yet(world: World) -> None:
+    """A block that nobody co-signed yet, at a round of snapshots: the state comes by way of the one before."""
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 7)
+    head = await world.round(links[-1], writer, seed=50, cosigned=False)
+    assert head.round % world.swarm.rules.snapshot_interval == 0
+    newcomer.sources = [writer]
+    assert await newcomer.bring_to(head) == digest(world, head)
+
+
+async def test_pieces_that_are_here_already_are_not_fetched(world: World) -> None:
+    """From genesis to round 4, only the last two segments changed."""
+    writer, late = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 5)
+    late.sources = [writer]
+    await late.bring_to(links[-1])
+    damage(late.folder / "snapshots" / "4" / "weights.f32", piece=1)
+    damage(late.folder / "state" / "weights.f32")
+    late.open()
+    writer.asked.clear()
+    assert not late.state.clean
+    assert await late.bring_to(links[-1]) == digest(world, links[-1])
+    assert writer.asked.count("piece") == 1
+
+
+async def test_a_state_torn_by_a_crash_is_restored_from_the_own_snapshot(world: World) -> None:
+    writer = world.replica(0)
+    links = await world.rounds(genesis(world), writer, 6)
+    damage(writer.folder / "state" / "weights.f32", piece=2)
+    writer.open()
+    assert not writer.state.clean
+    assert await writer.bring_to(links[-1]) == digest(world, links[-1])
+    assert writer.events == []
+
+
+@pytest.mark.parametrize("lie", [flipped, another_name])
+async def test_a_source_that_lies_with_a_reduced_segment_is_passed_over(world: World, lie: object) -> None:
+    writer, liar, late = world.replica(0), world.replica(1), world.replica(2)
+    links = await world.rounds(genesis(world), writer, 2)
+    liar.sources = [writer]
+    await liar.bring_to(links[-1])
+    liar.lies["reduced"] = lie  # type: ignore[assignment]
+    late.sources = [liar, writer]
+    assert await late.bring_to(links[-1]) == digest(world, links[-1])
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "piece"])
+async def test_a_source_that_lies_with_a_snapshot_or_a_piece_is_passed_over(world: World, kind: str) -> None:
+    writer, liar, newcomer = world.replica(0), world.replica(1), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    liar.sources = [writer]
+    await liar.bring_to(links[-1])
+    liar.lies[kind] = flipped
+    newcomer.sources = [liar, writer]
+    assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
+    refused = newcomer.told(Refused)
+    assert [event.peer for event in refused if isinstance(event, Refused)] == (
+        [liar.key.peer_id] if kind == "piece" else []
+    )
+
+
+async def test_a_snapshot_of_another_state_is_not_taken_from_anyone(world: World) -> None:
+    """Well-formed and complete, but not what the chain vouches for."""
+    writer, other, newcomer = world.replica(0), world.replica(1), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    branch = await world.rounds(genesis(world), other, 5, seed=9)
+    newcomer.sources = [other, writer]
+    assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
+    assert digest(world, branch[-1]) != digest(world, links[-1])
+    assert other.asked.count("snapshot") >= 1
+    assert other.asked.count("piece") in range(PIECES + 1)  # by hash, any source of a piece is good
+
+
+async def test_a_rewind_ends_in_the_state_that_going_there_directly_gives(world: World) -> None:
+    one, other, third = world.replica(0), world.replica(1), world.replica(2)
+    links = await world.rounds(genesis(world), one, 5)
+    third.sources = [one]
+    await third.bring_to(links[1])
+    branch = await world.rounds(links[1], third, 4, seed=5)
+    assert branch[-1].round == 6
+    one.sources, other.sources = [third], [one, third]
+    assert await one.bring_to(branch[-1]) == digest(world, branch[-1])
+    assert await other.bring_to(branch[-1]) == digest(world, branch[-1])
+    np.testing.assert_array_equal(one.state.weights, third.state.weights)
+    assert await one.bring_to(links[-1]) == digest(world, links[-1])  # and back
+
+
+async def test_a_rewind_below_every_own_snapshot_fetches_one(world: World) -> None:
+    """Who came by a snapshot cannot go back beyond it on its own."""
+    one, other, newcomer = world.replica(0), world.replica(1), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), one, 5)
+    branch = await world.rounds(genesis(world), other, 5, seed=3)
+    newcomer.sources = [one]
+    await newcomer.bring_to(links[-1])
+    assert newcomer.snapshots.rounds() == [4]
+    newcomer.sources = [other]
+    assert await newcomer.bring_to(branch[-1]) == digest(world, branch[-1])
+
+
+async def test_what_nobody_has_can_be_had_later(world: World) -> None:
+    writer, late = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 2)
+    with pytest.raises(UnreachableError, match="segment 0 of round 1"):
+        await late.bring_to(links[-1])
+    late.sources = [writer]
+    assert await late.bring_to(links[-1]) == digest(world, links[-1])
+
+
+async def test_a_newcomer_that_reaches_nobody_can_try_again(world: World) -> None:
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    with pytest.raises(UnreachableError):
+        await newcomer.bring_to(links[-1])
+    newcomer.sources = [writer]
+    assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
+
+
+async def test_a_state_older_than_the_chain_known_here_can_be_had_later(world: World) -> None:
+    """Old rounds were forgotten, and nobody with a newer snapshot answers: not this machine's fault."""
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 7)
+    world.chain.prune(below_round=6)
+    with pytest.raises(UnreachableError):
+        await newcomer.bring_to(links[-1])
+
+
+# ---------------------------------------------------------------- a state unlike everybody else's
+
+
+def corrupt(replica: Replica, links: list[Link], *, segment: int) -> None:
+    """Have a replica compute something else than everybody: its state is whole, but wrong."""
+    wrong = SegmentFrame.encode(
+        np.full((LAYOUT.chunks_per_segment, 4096), 0.25, dtype=np.float32), codec=FORM.reduced_codec
+    )
+    replica.state.apply({segment: wrong}, round_number=links[-1].round, block=links[-1].hash)
+
+
+async def test_a_state_that_diverged_heals_from_the_own_snapshot(world: World) -> None:
+    writer, other = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 5)
+    other.sources = [writer]
+    await other.bring_to(links[-1])
+    corrupt(other, links, segment=1)
+    links.append(await world.round(links[-1], writer, seed=60))
+    assert await other.bring_to(links[-1]) == digest(world, links[-1])
+    assert other.told(Diverged) == [Diverged(round=5, pieces=0)]
+
+
+async def test_a_diverged_state_that_was_snapshot_heals_by_the_pieces_that_differ(world: World) -> None:
+    writer, other = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 3)
+    other.sources = [writer]
+    await other.bring_to(links[-1])
+    links += await world.rounds(links[-1], writer, 1, seed=6)
+    await other.bring_to(links[-1])
+    corrupt(other, links, segment=1)
+    other.state.save_snapshot(links[-1].counters.canonical())
+    links.append(await world.round(links[-1], writer, seed=60))
+    writer.asked.clear()
+    assert await other.bring_to(links[-1]) == digest(world, links[-1])
+    assert other.told(Diverged) == [Diverged(round=4, pieces=1)]
+    assert writer.asked.count("piece") == 1
+
+
+async def test_a_machine_that_diverges_again_and_again_is_told_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, faulty = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 3)
+    faulty.sources = [writer]
+    true_apply = faulty.state.apply
+
+    def miscompute(frames: dict[int, SegmentFrame], *, round_number: int, block: str) -> None:
+        true_apply({1: frames[0], 0: frames[1]}, round_number=round_number, block=block)
+
+    monkeypatch.setattr(faulty.state, "apply", miscompute)
+    with pytest.raises(StateError, match="another state than everybody else"):
+        await faulty.bring_to(links[-1])
+    assert len(faulty.told(Diverged)) == 2
+
+
+async def test_a_leader_that_lies_about_the_state_before_does_not_make_others_doubt_theirs(
+    world: World,
+) -> None:
+    """Nobody co-signed what it says: its block is left alone, however often it is tried."""
+    writer = world.replica(0)
+    links = await world.rounds(genesis(world), writer, 2)
+    false = world.chain.add(
+        world.swarm.block(links[-1], world.swarm.keys, digest_before=name("a state of its own"))
+    )
+    for _ in range(4):
+        with pytest.raises(MessageError, match="Nobody vouches"):
+            await writer.bring_to(false)
+    assert writer.told(Diverged) == []
+    assert await writer.bring_to(links[-1]) == digest(world, links[-1])
+
+
+async def test_reduced_segments_are_worth_keeping_back_to_the_older_snapshot(world: World) -> None:
+    writer = world.replica(0)
+    links = await world.rounds(genesis(world), writer, 3)
+    assert writer.sync.oldest_needed_round() == 0
+    await world.rounds(links[-1], writer, 18, seed=2)
+    assert writer.snapshots.rounds() == [0, 16, 20]
+    assert writer.sync.oldest_needed_round() == min(16, 21 - world.swarm.rules.rewind_depth)
+
+
+async def test_a_snapshot_that_cannot_be_had_is_told(world: World) -> None:
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    writer.lies["snapshot"] = flipped
+    newcomer.sources = [writer]
+    with pytest.raises(UnreachableError):
+        await newcomer.bring_to(links[-1])
+    notices = [event.text for event in newcomer.told(Notice) if isinstance(event, Notice)]
+    assert any("No snapshot of round 4" in text for text in notices)
