@@ -160,7 +160,7 @@ def _publish(home: Path) -> Publication:
     text.write_bytes(b"\n".join(file.read_bytes() for file in files)[:_TEXT_BYTES])
     template = home / "recipe.toml"
     content = locate_recipe("stdlib-tiny").read_text()
-    template.write_text(content.replace("window_seconds = 10", f"window_seconds = {_WINDOW_SECONDS}"))
+    template.write_text(content.replace("window_seconds = 5", f"window_seconds = {_WINDOW_SECONDS}"))
     return publish(template, [str(text)], home / "run", home=home / "peer-1", tell=lambda _: None)
 
 

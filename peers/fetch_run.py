@@ -76,7 +76,9 @@ def adopt_folder(source: Path, folder: Path) -> None:
             try:
                 target.hardlink_to(origin)
             except OSError:  # another file system
-                shutil.copyfile(origin, target)
+                torn = target.with_name(f".{target.name}.copying")
+                shutil.copyfile(origin, torn)
+                torn.replace(target)
         except OSError as error:
             raise StorageError(
                 f"Cannot copy {origin} to {target}: {error.strerror}.",

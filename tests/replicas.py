@@ -1,4 +1,4 @@
-"""A small swarm in memory for tests of the canonical state: peers that hold it, and serve it to each other."""
+"""A small swarm in memory for tests of the canonical state: peers that hold it, and serve each other."""
 
 from __future__ import annotations
 
@@ -178,7 +178,8 @@ class Replica:
             answer = await source._answers[kind](self.key.peer_id, body)
         except MessageError as refusal:
             raise RemoteError(str(refusal)) from refusal
-        answer = source.lies.get(kind, lambda truth: truth)(answer)
+        if lie := source.lies.get(kind):
+            answer = lie(answer)
         if len(answer) > limit:
             raise MessageError("a longer answer than allowed")
         return answer

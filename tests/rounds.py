@@ -58,7 +58,8 @@ class Swarm:
     # ------------------------------------------------------------ what a round is made of
 
     def nonce(self, key: SigningKey, parent: str) -> bytes:
-        return digest(f"nonce/{key.peer_id}/{parent}".encode())
+        """The x of a peer's claim on top of `parent`, as its engine would choose it."""
+        return digest(key.sign("nonce", f"{self.rules.run}/{parent}".encode()))
 
     def claim(
         self, key: SigningKey, parent: Link, /, *, slots: int | None = None, **other: Any

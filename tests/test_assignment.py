@@ -17,7 +17,7 @@ PEERS = [key.peer_id for key in keys_of(12)]
 RULES = rules(electors=(PEERS[0],), segments=8)
 
 
-def counters(number: int = 0, **standings: Standing) -> Counters:
+def counters(number: int = 0, /, **standings: Standing) -> Counters:
     """Counters with a beacon of their own."""
     peers = {PEERS[int(place[1:])]: standing for place, standing in standings.items()}
     return initial(RULES).model_copy(update={"beacon": name(f"beacon {number}"), "peers": peers})

@@ -193,7 +193,7 @@ REDUCTION_FAULTS = {
 def test_a_block_with_reductions_at_fault_is_refused_with_its_reason(reason: str) -> None:
     swarm, head = elected()
     roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
-    reductions = REDUCTION_FAULTS[reason](swarm, head, roster)  # type: ignore[no-untyped-call]
+    reductions = REDUCTION_FAULTS[reason](swarm, head, roster)
     block = swarm.block(head, (), roster=roster, reductions=reductions)
     assert swarm.chain.block_fault(block.body) == reason.rstrip()
 

@@ -26,10 +26,14 @@ def blocks(rounds: int = 3) -> list[Signed[Block]]:
     return found
 
 
-def filled(path: Path, chain: list[Signed[Block]]) -> ChainStore:
-    store = ChainStore(path)
+def save_all(store: ChainStore, chain: list[Signed[Block]]) -> None:
     for block in chain:
         store.save(block)
+
+
+def filled(path: Path, chain: list[Signed[Block]]) -> ChainStore:
+    store = ChainStore(path)
+    save_all(store, chain)
     return store
 
 
@@ -151,8 +155,7 @@ def test_a_full_disk_is_a_storage_error_and_loses_nothing(tmp_path: Path) -> Non
     (pages,) = store._database.execute("PRAGMA page_count").fetchone()
     store._database.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageError, match="full"):
-        for block in chain[2:]:
-            store.save(block)
+        save_all(store, chain[2:])
     assert list(store.blocks(run=RUN))[:2] == chain[:2]
 
 

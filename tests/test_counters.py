@@ -126,11 +126,11 @@ def test_the_corpus_is_covered_before_it_repeats() -> None:
         swarm, 400, attendance=lambda _: dice.sample(swarm.keys, 3), portion=lambda _: dice.choice([0.4, 0.7])
     ):
         seen |= used
-        if len(seen & set(range(corpus))) == corpus:
+        assert link.counters.cursor < 4 * corpus
+        if set(range(corpus)) <= seen:
             break
     assert set(range(corpus)) <= seen
     assert len(seen - set(range(corpus))) < corpus
-    assert link.counters.cursor < 4 * corpus
 
 
 def test_a_newcomer_has_a_lane_of_its_own_and_draws_another_each_round() -> None:

@@ -373,4 +373,4 @@ def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
 
 def test_spots_are_drawn_all_over_the_segments(tmp_path: Path) -> None:
     spots = ExchangeStore(tmp_path, FORM).draw_spots(400)
-    assert {spot for spot in spots} == {(s, c) for s in range(SEGMENTS) for c in range(CHUNKS)}
+    assert set(spots) == {(s, c) for s in range(SEGMENTS) for c in range(CHUNKS)}

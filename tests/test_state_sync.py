@@ -90,7 +90,7 @@ async def test_a_newcomer_to_a_young_run_starts_from_the_first_weights(world: Wo
 
 
 async def test_the_newest_block_needs_nobodys_word_yet(world: World) -> None:
-    """A block that nobody co-signed yet, at a round of snapshots: the state comes by way of the one before."""
+    """A block that nobody co-signed yet, at a round of snapshots: the one before leads to it."""
     writer, newcomer = world.replica(0), world.replica(7, genesis=False)
     links = await world.rounds(genesis(world), writer, 7)
     head = await world.round(links[-1], writer, seed=50, cosigned=False)

@@ -94,8 +94,8 @@ def as_json(peers: Sequence[DemoPeer], figures: Figures) -> dict[str, Any]:
         "plot": str(figures.plot),
         "sample": figures.sample,
         "peers": {
-            peer.name: {
-                "peer_id": peer.peer_id,
+            peer.peer_id: {
+                "name": peer.name,
                 "state_digest": peer.tally.digests.get(figures.rounds),
                 "rounds": len(peer.tally.counted_rounds),
                 "tokens": peer.tally.tokens,

@@ -1,0 +1,313 @@
+"""Getting all that a recipe names: from a folder at hand, or from peers of whom some lie."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from rounds import keys_of
+from tiny_run import RECIPE
+
+import peers.fetch_run
+from peers.events import Event, Fetching, Refused
+from peers.fetch_run import Run, adopt_folder, fetch_run
+from peers.framing import RemoteError
+from peers.parts import join_parts, split_parts
+from peers.serving import Answer, serve_publication
+from recipes.errors import MessageError, StorageError, UnreachableError
+from recipes.keys import PeerId
+from recipes.publication import Publication, load_publication
+from recipes.publish import publish
+
+Alter = Callable[[bytes], bytes]
+HONEST, LIAR, EMPTY, GONE = (key.peer_id for key in keys_of(4))
+
+
+@pytest.fixture(scope="module")
+def publication(tmp_path_factory: pytest.TempPathFactory) -> Publication:
+    """A run with several pieces of data."""
+    folder = tmp_path_factory.mktemp("publication")
+    text = folder / "text"
+    text.mkdir()
+    for number in range(8):
+        (text / f"{number}.txt").write_text("".join(f"{number} x {n} = {number * n}\n" for n in range(5_500)))
+    (folder / "recipe.toml").write_text(RECIPE)
+    published = publish(
+        folder / "recipe.toml", [str(text)], folder / "run", home=folder / "home", tell=lambda _: None
+    )
+    assert len(published.manifest.train.pieces) > 1
+    return published
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again at once."""
+    monkeypatch.setattr(peers.fetch_run, "_PAUSE_SECONDS", 0.0)
+
+
+class Network:
+    """Stands in for the transport and the crowd: peers that answer in this process."""
+
+    def __init__(self, *about: PeerId) -> None:
+        self.about = list(about)
+        self.answers: dict[PeerId, dict[str, Answer]] = {}
+        self.lies: dict[PeerId, dict[str, Alter]] = {}
+        self.asked: list[tuple[PeerId, str]] = []
+        self.looks = 0
+        self._serving = HONEST
+
+    def hold(self, peer: PeerId, publication: Publication, **lies: Alter) -> None:
+        """Let a peer serve a publication, with some kinds of answers altered."""
+        self._serving = peer
+        run = Run(publication.folder, publication.signed, publication.manifest)
+        serve_publication(self, run)  # type: ignore[arg-type]
+        self.lies[peer] = dict(lies)
+
+    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
+        self.answers.setdefault(self._serving, {})[kind] = handler
+
+    async def call(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes:
+        self.asked.append((peer, kind))
+        if peer == GONE:
+            raise UnreachableError("nobody is there")
+        answer: Callable[[PeerId, bytes], Awaitable[bytes]] | None = self.answers.get(peer, {}).get(kind)
+        if answer is None:
+            raise RemoteError("does not take part in this run")
+        content = await answer(peer, body)
+        if lie := self.lies[peer].get(kind):
+            content = lie(content)
+        if len(content) > limit:
+            raise MessageError("a longer answer than allowed")
+        return content
+
+    def peers(self) -> list[PeerId]:
+        return self.about
+
+    async def look_around(self) -> tuple[PeerId, ...]:
+        self.looks += 1
+        return tuple(self.about)
+
+
+async def fetch(publication: Publication, folder: Path, network: Network) -> tuple[Run, list[Event]]:
+    events: list[Event] = []
+    run = await fetch_run(
+        publication.run_id,
+        folder,
+        transport=network,  # type: ignore[arg-type]
+        crowd=network,  # type: ignore[arg-type]
+        tell=events.append,
+    )
+    return run, events
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = ("recipe.toml", "recipe.sig", "tokenizer.json", "manifest.json")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in [*(folder / name for name in names), *(folder / "data").iterdir()]
+    }
+
+
+# ---------------------------------------------------------------- a folder at hand
+
+
+def test_a_folder_is_adopted_with_all_that_it_holds(publication: Publication, tmp_path: Path) -> None:
+    adopt_folder(publication.folder, tmp_path / "run")
+    assert load_publication(tmp_path / "run").run_id == publication.run_id
+    adopt_folder(publication.folder, tmp_path / "run")  # once more does no harm
+
+
+def test_a_folder_on_another_file_system_is_copied(
+    publication: Publication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    adopt_folder(publication.folder, tmp_path / "run")
+    assert load_publication(tmp_path / "run").run_id == publication.run_id
+    assert not (tmp_path / "run" / "recipe.toml").samefile(publication.folder / "recipe.toml")
+
+
+def test_a_copy_that_is_cut_short_leaves_nothing_that_looks_whole(
+    publication: Publication, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tear(origin: Path, target: Path) -> None:
+        target.write_bytes(origin.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "hardlink_to", refuse)
+        patch.setattr("shutil.copyfile", tear)
+        with pytest.raises(StorageError, match="No space left"):
+            adopt_folder(publication.folder, tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.toml").exists()
+    adopt_folder(publication.folder, tmp_path / "run")
+    assert load_publication(tmp_path / "run").run_id == publication.run_id
+
+
+async def test_what_a_folder_at_hand_lacks_is_fetched(publication: Publication, tmp_path: Path) -> None:
+    adopt_folder(publication.folder, tmp_path / "run")
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    network = Network(HONEST)
+    network.hold(HONEST, publication)
+    await fetch(publication, tmp_path / "run", network)
+    assert network.asked == [(HONEST, "tokenizer")]
+    assert files(tmp_path / "run") == files(publication.folder)
+
+
+async def test_with_everything_at_hand_nobody_is_asked(publication: Publication, tmp_path: Path) -> None:
+    adopt_folder(publication.folder, tmp_path / "run")
+    network = Network()
+    run, _ = await fetch(publication, tmp_path / "run", network)
+    assert (network.asked, network.looks) == ([], 0)
+    assert run.manifest == publication.manifest
+
+
+# ---------------------------------------------------------------- from the swarm
+
+
+async def test_everything_is_fetched_from_a_peer_that_has_it(
+    publication: Publication, tmp_path: Path
+) -> None:
+    network = Network(GONE, EMPTY, HONEST)
+    network.hold(HONEST, publication)
+    run, events = await fetch(publication, tmp_path / "run", network)
+    assert files(run.folder) == files(publication.folder)
+    assert run.signed == publication.signed
+    pieces = len(list((publication.folder / "data").iterdir()))
+    progress = [event for event in events if isinstance(event, Fetching)]
+    assert progress[-1] == Fetching("data", pieces, pieces)
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def signed_by_somebody_else(content: bytes) -> bytes:
+    recipe, signature = split_parts(content, most=2)
+    document = json.loads(signature)
+    document["signatures"][0]["peer"] = LIAR
+    return join_parts([recipe, json.dumps(document).encode()])
+
+
+def another_recipe(content: bytes) -> bytes:
+    recipe, signature = split_parts(content, most=2)
+    return join_parts([recipe.replace(b"learning_rate", b"learning_rate "), signature])
+
+
+LIES: list[tuple[str, Alter]] = [
+    ("recipe", flipped),
+    ("recipe", another_recipe),
+    ("recipe", signed_by_somebody_else),
+    ("recipe", lambda _: b""),
+    ("recipe", lambda _: b"\xff" * 100),
+    ("tokenizer", flipped),
+    ("tokenizer", lambda _: b"{}"),
+    ("manifest", flipped),
+    ("manifest", lambda _: b"[]"),
+    ("data", flipped),
+    ("data", lambda content: content[:-1]),
+    ("data", lambda _: b""),
+]
+
+
+@pytest.mark.parametrize(("kind", "lie"), LIES)
+async def test_a_liar_is_named_and_passed_over(
+    publication: Publication, tmp_path: Path, kind: str, lie: Alter
+) -> None:
+    network = Network(LIAR, HONEST)
+    network.hold(HONEST, publication)
+    network.hold(LIAR, publication, **{kind: lie})
+    run, events = await fetch(publication, tmp_path / "run", network)
+    assert files(run.folder) == files(publication.folder)
+    refused = {(event.peer, event.what) for event in events if isinstance(event, Refused)}
+    assert refused == {(LIAR, kind)}
+
+
+async def test_an_interrupted_fetch_goes_on_where_it_stopped(
+    publication: Publication, tmp_path: Path
+) -> None:
+    network = Network(LIAR)
+    served: list[bytes] = []
+
+    def dries_up(content: bytes) -> bytes:
+        served.append(content)
+        return content if len(served) == 1 else b""
+
+    network.hold(LIAR, publication, data=dries_up)
+    with pytest.raises(UnreachableError):
+        await fetch(publication, tmp_path / "run", network)
+    have = [path.name for path in (tmp_path / "run" / "data").iterdir()]
+    assert len(have) == 1
+    again = Network(HONEST)
+    again.hold(HONEST, publication)
+    await fetch(publication, tmp_path / "run", again)
+    assert files(tmp_path / "run") == files(publication.folder)
+    pieces = len(list((publication.folder / "data").iterdir()))
+    assert again.asked == [(HONEST, "data")] * (pieces - 1)
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "recipe.sig", "tokenizer.json", "manifest.json", "data"])
+async def test_what_the_disk_damaged_is_fetched_again(
+    publication: Publication, tmp_path: Path, name: str
+) -> None:
+    network = Network(HONEST)
+    network.hold(HONEST, publication)
+    await fetch(publication, tmp_path / "run", network)
+    path = tmp_path / "run" / name
+    path = next(path.iterdir()) if path.is_dir() else path
+    path.write_bytes(flipped(path.read_bytes()))
+    network.asked.clear()
+    await fetch(publication, tmp_path / "run", network)
+    assert files(tmp_path / "run") == files(publication.folder)
+    assert len(network.asked) == 1
+
+
+async def test_if_nobody_has_it_each_one_tried_is_named_with_the_reason(
+    publication: Publication, tmp_path: Path
+) -> None:
+    network = Network(GONE, EMPTY, LIAR)
+    network.hold(LIAR, publication, recipe=another_recipe)
+    with pytest.raises(UnreachableError) as raised:
+        await fetch(publication, tmp_path / "run", network)
+    text = str(raised.value)
+    assert f"{GONE}: nobody is there" in text
+    assert f"{EMPTY}: does not take part in this run" in text
+    assert f"{LIAR}: sent what it must not" in text
+    assert "--peer" in raised.value.remedy
+
+
+async def test_if_nobody_is_about_it_says_so(publication: Publication, tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError, match="Nobody was found to ask"):
+        await fetch(publication, tmp_path / "run", Network())
+
+
+async def test_a_peer_that_turns_up_a_moment_later_is_asked(publication: Publication, tmp_path: Path) -> None:
+    class Slow(Network):
+        async def look_around(self) -> tuple[PeerId, ...]:
+            self.about = [HONEST] if self.looks >= 2 else []
+            return await super().look_around()
+
+    network = Slow()
+    network.hold(HONEST, publication)
+    run, _ = await fetch(publication, tmp_path / "run", network)
+    assert files(run.folder) == files(publication.folder)
+
+
+async def test_a_full_disk_ends_the_fetch_instead_of_blaming_peers(
+    publication: Publication, tmp_path: Path
+) -> None:
+    (tmp_path / "run").write_text("in the way")
+    network = Network(HONEST)
+    network.hold(HONEST, publication)
+    with pytest.raises(StorageError):
+        await fetch(publication, tmp_path / "run", network)
