@@ -188,6 +188,16 @@ async def test_a_rewind_below_every_own_snapshot_fetches_one(world: World) -> No
     assert await newcomer.bring_to(branch[-1]) == digest(world, branch[-1])
 
 
+async def test_a_rewind_below_every_snapshot_begins_again_from_the_first_weights(world: World) -> None:
+    one, other, newcomer = world.replica(0), world.replica(1), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), one, 5)
+    branch = await world.rounds(genesis(world), other, 3, seed=3)
+    newcomer.sources = [one]
+    await newcomer.bring_to(links[-1])
+    newcomer.sources = [other]
+    assert await newcomer.bring_to(branch[-1]) == digest(world, branch[-1])
+
+
 async def test_what_nobody_has_can_be_had_later(world: World) -> None:
     writer, late = world.replica(0), world.replica(1)
     links = await world.rounds(genesis(world), writer, 2)

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 _NEXT = {
     "syncing": "looking for the swarm's head",
     "training": "training",
-    "claimed": "claimed; next: the leader's roster",
-    "exchanging": "exchanging segments; next: the block",
-    "applying": "applying the block; next: training",
+    "claimed": "claimed, then the roster",
+    "exchanging": "exchanging, then the block",
+    "applying": "applying, then training",
 }
 
 
@@ -166,15 +166,15 @@ class Screen:
         if phase == "training" and not self._fetching:
             left = self._window[0] + self._window[1] - time.monotonic()
             doing = (
-                f"training, {max(0.0, left):.0f} s left; next: claim" if engine.round.training else "waiting"
+                f"training, {max(0.0, left):.0f} s left, then claim" if engine.round.training else "waiting"
             )
         sent, received = self._traffic_bytes()
         parts = [
             f"Round {engine.chain.link(engine.head).round + 1}: {doing}",
-            f"{self._rounds} rounds, {self._tokens:,} tokens",
-            f"loss {self._loss:.3f}" if self._loss == self._loss else "",
-            f"up {sent / 1e6:.1f} MB, down {received / 1e6:.1f} MB",
+            f"{self._rounds} rounds, {_short(self._tokens)} tokens",
+            f"loss {self._loss:.2f}" if self._loss == self._loss else "",
             f"{len(engine.acquaintances) + 1} peers",
+            f"up {sent / 1e6:.1f}, down {received / 1e6:.1f} MB",
         ]
         return " | ".join(part for part in parts if part)
 
@@ -183,6 +183,14 @@ class Screen:
             return 0, 0
         statistics = self._traffic.statistics()
         return statistics.sent_bytes, statistics.received_bytes
+
+
+def _short(count: int) -> str:
+    """Return a count in at most four digits: 950, 12.3k, 4.5M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def _open_log(path: Path) -> TextIO:

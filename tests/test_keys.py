@@ -1,0 +1,87 @@
+"""Keys and peer ids: libp2p's formats, signatures bound to their purpose, private files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import IdentityError, StorageError
+from recipes.files import write_atomic
+from recipes.keys import PeerId, SigningKey, load_or_create_key, public_key, verify
+
+
+def test_a_key_file_and_its_peer_id_are_those_of_the_libp2p_specification() -> None:
+    # The Ed25519 test vector of libp2p's peer-ids specification.
+    content = bytes.fromhex(
+        "080112407e0830617c4a7de83925dfb2694556b12936c477a0e1feb2e148ec9da60fee7d"
+        "1ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e"
+    )
+    key = SigningKey.from_file_bytes(content)
+    assert key.file_bytes() == content
+    public = public_key(key.peer_id)
+    assert public is not None
+    assert public.hex() == "1ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e"
+    assert key.peer_id.startswith("12D3Koo")
+
+
+def test_a_signature_holds_for_its_author_purpose_and_body_alone() -> None:
+    key, other = SigningKey(bytes(32)), SigningKey(bytes([1]) * 32)
+    signature = key.sign("claim", b"body")
+    assert verify(key.peer_id, "claim", b"body", signature)
+    assert not verify(other.peer_id, "claim", b"body", signature)
+    assert not verify(key.peer_id, "block", b"body", signature)
+    assert not verify(key.peer_id, "claim", b"bodY", signature)
+    assert not verify(key.peer_id, "claim", b"body", signature[:-1])
+
+
+@pytest.mark.parametrize(
+    "peer", ["", "12D3Koo", "0OIl", "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "é"]
+)
+def test_what_holds_no_ed25519_key_verifies_nothing(peer: str) -> None:
+    assert public_key(PeerId(peer)) is None
+    assert not verify(PeerId(peer), "claim", b"", bytes(64))
+
+
+def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "identity.key"
+    key = load_or_create_key(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load_or_create_key(path).peer_id == key.peer_id
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    load_or_create_key(path)
+    path.chmod(0o644)
+    with pytest.raises(IdentityError, match="chmod 600"):
+        load_or_create_key(path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 68, None])
+def test_a_damaged_key_file_is_refused_and_left_as_it_is(tmp_path: Path, damage: bytes | None) -> None:
+    path = tmp_path / "identity.key"
+    if damage is None:  # its public half is another key's
+        damage = SigningKey(bytes(32)).file_bytes()[:36] + bytes(32)
+    write_atomic(path, damage, mode=0o600)
+    with pytest.raises(IdentityError, match=r"identity\.key"):
+        load_or_create_key(path)
+    assert path.read_bytes() == damage
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_debris(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

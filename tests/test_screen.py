@@ -1,0 +1,151 @@
+"""What volunteers and the demo's audience read."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from peers.events import BlockAdopted, Claimed, Refused, Validated, Waiting, WindowFinished
+from recipes.errors import RecipeError, StorageError
+from recipes.keys import PeerId
+from trainer.demo_peer import DemoPeer
+from trainer.demo_report import Figures, all_reduce_bytes, as_json, curve_of, live_view, summary
+from trainer.join import identify_run
+from trainer.screen import Screen
+
+PEER = PeerId("12D3KooWCQ3hPXK6YR9pXuqGv5536geuXU1kndtmf2XLbCetXM2K")
+
+
+def adopted(round_number: int, *, counted: int) -> BlockAdopted:
+    return BlockAdopted(
+        round=round_number,
+        attempt=0,
+        block="b" * 64,
+        digest="d" * 64,
+        leader=PEER,
+        claims=4,
+        counted_segments=counted,
+        empty_segments=0,
+        tokens=123_456,
+        phases={"train": 10.0, "roster": 0.2, "exchange": 0.8, "block": 0.2},
+    )
+
+
+def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen() as screen:
+        screen.listen(WindowFinished(7, 12, 4096, 2.5, 10.0))
+        screen.listen(adopted(7, counted=8))
+        screen.listen(adopted(8, counted=0))
+        screen.listen(Waiting(9, "you asked to leave"))
+        screen.listen(Refused(PEER, "claim", "slots beyond its quota"))
+        screen.listen(Validated(8, 2.25))
+    said = capsys.readouterr().out
+    assert "Round 7: 4 contributions, your work counted, 123,456 tokens so far, train 10.0 s" in said
+    assert "Round 8: 4 contributions, your work did not count" in said
+    assert "Not training in round 9: you asked to leave." in said
+    assert f"Refused claim from {PEER[-8:]}: slots beyond its quota." in said
+    assert "Validation loss after round 8: 2.2500 nats a token." in said
+    assert "You contributed to 1 rounds, 4,096 tokens." in said
+
+
+def test_events_are_logged_a_json_object_a_line(tmp_path: Path) -> None:
+    log = tmp_path / "new" / "events.jsonl"
+    with Screen(events=log) as screen:
+        screen.listen(Claimed(3, 26_000))
+        screen.listen(WindowFinished(3, 2, 64, float("nan"), 1.0))
+    first, second = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (first["event"], first["round"], first["contribution_bytes"]) == ("Claimed", 3, 26_000)
+    assert second["seconds"] == 1.0
+    assert second["at_seconds"] >= first["at_seconds"]
+
+
+def test_a_log_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--events"):
+        Screen(events=tmp_path / "file" / "events.jsonl")
+
+
+def test_what_is_no_run_is_refused_with_what_would_be(tmp_path: Path) -> None:
+    assert identify_run("ab" * 32) == ("ab" * 32, None)
+    with pytest.raises(RecipeError, match="64 hex digits"):
+        identify_run("AB" * 32)
+    template = tmp_path / "mine.toml"
+    template.write_text("version = 1")
+    with pytest.raises(RecipeError, match=r"recipes\.publish"):
+        identify_run(str(template))
+
+
+def test_the_curve_falls_from_the_upper_left_to_the_lower_right() -> None:
+    lines = curve_of({0: 5.0, 1: 4.0, 2: 3.0}, until=2).splitlines()
+    columns = [line.index("●") for line in lines if "●" in line]
+    assert columns == sorted(columns)
+    assert len(columns) == 3
+    assert lines[0].strip().startswith("5.000")
+    assert max(len(line) for line in curve_of(dict.fromkeys(range(1000), 1.0), until=999).splitlines()) > 0
+
+
+def peer_with_story(folder: Path) -> DemoPeer:
+    """Return a peer whose process wrote an event log, without a process."""
+    peer = DemoPeer("volunteer-1", folder, run="0" * 64, port=1, address=None)
+    events = [
+        {"event": "WindowFinished", "round": 1, "steps": 10, "tokens": 1000, "loss": 3.0},
+        {"event": "Claimed", "round": 1, "contribution_bytes": 500},
+        {"event": "Validated", "round": 1, "loss": 2.9},
+        {
+            "event": "BlockAdopted",
+            "round": 1,
+            "digest": "d" * 64,
+            "phases": {"train": 4.0, "exchange": 1.0},
+            "counted_segments": 8,
+        },
+    ]
+    lines = [
+        json.dumps({**event, "sent": {"segments": 700}, "received": {"segments": 900}}) for event in events
+    ]
+    (folder / "volunteer-1" / "events.jsonl").write_text("\n".join(lines) + "\n{torn")
+    peer.look()
+    return peer
+
+
+def test_the_demo_reads_a_peers_story_from_its_log_and_not_a_torn_line(tmp_path: Path) -> None:
+    tally = peer_with_story(tmp_path).tally
+    assert (tally.round, tally.tokens, tally.steps, tally.loss) == (1, 1000, 10, 3.0)
+    assert tally.counted_rounds == {1}
+    assert tally.validation == {1: 2.9}
+
+
+def test_the_demos_result_names_each_peer_and_its_bytes(tmp_path: Path) -> None:
+    peer = peer_with_story(tmp_path)
+    figures = Figures(
+        rounds=1,
+        parameters=10_000,
+        validation={0: 5.0, 1: 2.9},
+        bigram=3.1,
+        agreed=True,
+        export=tmp_path / "model",
+        sample="def f():",
+        plot=tmp_path / "loss.png",
+    )
+    result = as_json([peer], figures)
+    assert result["states_agree"] is True
+    assert result["validation_loss"] == {"0": 5.0, "1": 2.9}
+    bits = {"contribution": 0.4, "upload": 0.56, "download": 0.72}
+    assert result["bits_per_parameter_per_round"] == pytest.approx(bits)
+    assert result["peers"][peer.peer_id]["sent_bytes"] == 700
+    assert result["peers"][peer.peer_id]["state_digest"] == "d" * 64
+    text = io.StringIO()
+    console = Console(file=text, width=80)
+    console.print(live_view([peer], rounds=1, headline="Training."), summary([peer], figures))
+    assert "It ends below that of a bigram model" in text.getvalue()
+    assert "All survivors hold the same state after round 1, bit for bit." in " ".join(
+        text.getvalue().split()
+    )
+
+
+def test_an_all_reduce_at_each_step_moves_twice_the_model_less_a_share(tmp_path: Path) -> None:
+    peer = peer_with_story(tmp_path)
+    assert all_reduce_bytes(peer, 4, 10_000) == 10 * 2 * 3 // 4 * 10_000 * 2
