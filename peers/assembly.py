@@ -109,6 +109,10 @@ def assemble_node(
     for block in store.blocks(run=rules.run):
         if block.body.parent in chain and chain.block_fault(block.body) is None:
             chain.add(block)
+    below = chain.link(chain.final).round - 2 * rules.rewind_depth
+    if state.block in chain:
+        below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
+    chain.prune(below_round=below)
     exchange = ExchangeStore(folder, form)
     history = ContributionHistory(
         folder,
@@ -125,8 +129,7 @@ def assemble_node(
         state_digest=_digest_at(state, chain, head) or genesis,
         state_is_here=state.clean and state.block == head,
         cosigned_round=store.cosigned_round(),
-        last_claim=store.last_claim(),
-        claimed_after=store.claimed_after(),
+        own_claims=store.claims(run=rules.run),
         now=time.monotonic(),
     )
     sync = StateSync(

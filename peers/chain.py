@@ -8,7 +8,9 @@ nothing at A.
 
 A block is final, with all before it, once more than half of the electors *of its last final ancestor*
 co-signed it: were it those of its parent, a cut-off minority could elect itself and then finalise its
-own branch. While that majority is away, rounds go on, but nothing becomes final.
+own branch. Volunteers come and go, so that majority may be gone for good: where nothing became final for
+`settled_depth` blocks, the ancestor that deep stands in. Who trained apart for longer than that has ruled the
+others' branch out, and must be told to start afresh.
 """
 
 from __future__ import annotations
@@ -106,7 +108,10 @@ class Chain:
         if block.round != parent.round + 1:
             return "wrong round"
         if not self._stands_on(block.parent, self.final):
-            return "on a branch that a final block rules out"
+            return (
+                "on a branch that a final block rules out here. If most others are on it, this peer trained "
+                "apart from them for too long: delete the run's folder and join again"
+            )
         if fault := self.roster_fault(roster, parent):
             return fault
         return (
@@ -179,6 +184,15 @@ class Chain:
             self.genesis_digest if link.block is None else self.agreed_digest(link, self.cosignatures(block))
         )
 
+    def children(self, block: str) -> list[str]:
+        """Return the known blocks on top of `block`."""
+        return list(self._children.get(block, []))
+
+    def has_backing(self, block: str) -> bool:
+        """Say whether an elector co-signed `block`."""
+        electors = self.electors_at(self.links[block].parent)
+        return bool((electors - self.equivocators) & self._cosignatures.get(block, {}).keys())
+
     def cosignatures(self, block: str) -> list[Signed[CoSignature]]:
         """Return the co-signatures known for `block`, in the order of their authors' names."""
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
@@ -240,9 +254,11 @@ class Chain:
         return block in self._finals
 
     def _anchor(self, link: Link) -> str:
-        """Return the block whose electors finalise `link`: its last final ancestor."""
+        """Return the block whose electors finalise `link`: its last final ancestor, within reach."""
         current = link.parent
-        while current not in self._finals and self.links[current].parent in self.links:
+        for _ in range(self.rules.settled_depth):
+            if current in self._finals or self.links[current].parent not in self.links:
+                break
             current = self.links[current].parent
         return current
 

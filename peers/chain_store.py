@@ -6,18 +6,20 @@ before or after, never between. What is damaged all the same is moved aside, and
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers.messages import Block, Signed, parse
+from peers.messages import Block, Claim, Signed, parse
 from recipes.errors import MessageError, StorageError
 
+_CLAIMS_KEPT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
-CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, parent TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS promises (name TEXT PRIMARY KEY, round INTEGER NOT NULL);
 """
 
@@ -88,24 +90,30 @@ class ChainStore:
         """Remember, for good, that this round is co-signed."""
         self._write("INSERT OR REPLACE INTO promises VALUES ('cosigned', ?)", (round_number,))
 
-    def cosigned_round(self) -> int:
-        """Return the last round that this peer co-signed; 0 if none."""
+    def cosigned_round(self) -> int | None:
+        """Return the last round that this peer co-signed: 0 if none, None if a damaged file forgot it."""
+        if self.moved_aside is not None:
+            return None
         rows = self._read("SELECT round FROM promises WHERE name = 'cosigned'")
         return next((int(number) for (number,) in rows), 0)
 
-    def save_claim(self, claim: str, *, round_number: int, parent: str) -> None:
-        """Remember an own claim on top of block `parent`, so that no second one is ever made there."""
-        self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", (claim, round_number, parent))
+    def save_claim(self, claim: Signed[Claim]) -> None:
+        """Remember an own claim, so that no second one is ever made on top of the same block."""
+        row = (claim.hash, claim.body.round, claim.canonical())
+        self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
 
-    def last_claim(self) -> str | None:
-        """Return the hash of the newest own claim, if there was one."""
-        rows = self._read("SELECT hash FROM claims ORDER BY rowid DESC LIMIT 1")
-        return next((str(claim) for (claim,) in rows), None)
+    def claims(self, *, run: str) -> list[Signed[Claim]]:
+        """Return the newest own claims, oldest first; damaged ones are left out.
 
-    def claimed_after(self) -> frozenset[str]:
-        """Return the blocks after which the newest own claims were made."""
-        rows = self._read("SELECT parent FROM claims ORDER BY rowid DESC LIMIT 64")
-        return frozenset(parent for (parent,) in rows)
+        Raises:
+            StorageError: the disk refused.
+        """
+        rows = self._read("SELECT content FROM claims ORDER BY rowid DESC LIMIT ?", (_CLAIMS_KEPT,))
+        found: list[Signed[Claim]] = []
+        for (content,) in rows:
+            with contextlib.suppress(MessageError):
+                found.append(parse("claim", content, run=run))  # type: ignore[arg-type]
+        return found[::-1]
 
     def close(self) -> None:
         """Close the database."""

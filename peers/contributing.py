@@ -14,6 +14,7 @@ from peers.chain import Chain, Link
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
 from peers.history import ContributionHistory, Counted
+from peers.messages import Claim, Signed
 from peers.reduction import clip_factors
 from peers.segment import SegmentFrame, contribution_root
 from recipes.errors import MessageError
@@ -83,6 +84,18 @@ class Contributor:
     def name_claim(self, claim: str) -> None:
         """Note which claim commits to the newest contribution, before anybody sees it."""
         self._history.name_claim(claim)
+
+    def recall(self, claim: Signed[Claim]) -> None:
+        """Take the segments of a contribution that was claimed before a restart from disk.
+
+        Raises:
+            MessageError: they are no longer there.
+        """
+        frames = [self._history.frame(claim.hash, segment) for segment in range(len(claim.body.norms))]
+        whole = tuple(frame for frame in frames if frame is not None)
+        if len(whole) != len(frames):
+            raise MessageError("the contribution that was claimed is no longer on disk")
+        self._exchange.hold(claim.body.contribution, whole)
 
     def _outcome(self, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
         """Return which segments of a claim's contribution its round's block counted, if it has a block."""

@@ -24,6 +24,7 @@ from peers.rules import (
     LANE_RANGES,
     MISS_MEMORY,
     MOST_LEFTOVERS,
+    MOST_WINDOW_TOKENS,
     QUOTA_GROWTH,
     QUOTA_RANGES,
     Rules,
@@ -151,6 +152,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         if peer in claims:
             grown = int(standing.best_slots * QUOTA_GROWTH)
             wish = max(rules.minimum_slots, grown, 2)  # a half more than 1 would be 1 for ever
+            wish = min(wish, max(1, MOST_WINDOW_TOKENS // rules.tokens_per_slot))
             standing = standing.model_copy(update={"quota": allot(wish, free[:QUOTA_RANGES])})
         peers[peer] = standing
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
@@ -159,7 +161,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     reveals = "".join(signed.body.nonce or "" for signed in claims.values())
     return Counters(
         round=before.round + 1,
-        tokens=before.tokens + total(used) * rules.tokens_per_slot,
+        tokens=min(before.tokens + total(used) * rules.tokens_per_slot, 2**53 - 1),
         cursor=cursor,
         leftovers=_longest(free, MOST_LEFTOVERS),
         newcomers=newcomers,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peers.events import Event
-from peers.messages import AnyMessage, Block, Signed, SlotRange
+from peers.messages import AnyMessage, Block, Claim, Signed, SlotRange
 from recipes.keys import PeerId
 
 # ---------------------------------------------------------------- inputs: what happened
@@ -225,11 +225,9 @@ class SaveCoSigned:
 
 @dataclass(frozen=True)
 class SaveClaim:
-    """Keep on disk, before anybody sees the claim, that it commits to the newest contribution."""
+    """Keep a claim on disk, before anybody sees it: on top of its parent there is never to be another."""
 
-    claim: str
-    round: int
-    parent: str  # the block that it builds on: after that one, never claim again
+    claim: Signed[Claim]
 
 
 @dataclass(frozen=True)

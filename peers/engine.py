@@ -19,6 +19,7 @@ following.py, and which branch is the best in chain.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -67,6 +68,9 @@ from recipes.slots import total
 MAX_ACQUAINTANCES = 256
 MAX_EARLY_KEYS = 64
 MAX_EARLY_EACH = 512
+MAX_EARLY_OF_ONE = 16  # sender, for one key
+MAX_EARLY_ROSTERS = 32
+MAX_OWN_CLAIMS = 64
 SHORTEST_WINDOW = 0.3  # of a window: with less left, a newcomer waits for the next round
 
 
@@ -119,9 +123,8 @@ class RoundEngine:
         chain: Chain,
         head: str,
         state_digest: str,
-        cosigned_round: int,
-        last_claim: str | None = None,
-        claimed_after: frozenset[str] = frozenset(),
+        cosigned_round: int | None,
+        own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
         now: float,
     ) -> None:
@@ -143,8 +146,7 @@ class RoundEngine:
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
         self._early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
-        self._last_claim = last_claim
-        self._claimed_after = set(claimed_after)  # blocks after which a claim was made: never a second one
+        self._own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
         self.asked = 0
         self.ask_at = now
         self._left_at: float | None = None
@@ -258,7 +260,7 @@ class RoundEngine:
         body = message.body if isinstance(message, Signed) else message
         match body:
             case Ready(round=_, parent=parent):
-                if self._here_or_early(parent, sender, message):
+                if self._here_or_early(parent, sender, message) and len(self.round.ready) < MAX_ACQUAINTANCES:
                     self.round.ready.add(sender)
             case Claim():
                 if self._here_or_early(body.parent, sender, message):
@@ -300,8 +302,18 @@ class RoundEngine:
         if key not in self._early and len(self._early) >= MAX_EARLY_KEYS:
             del self._early[next(iter(self._early))]
         waiting = self._early.setdefault(key, [])
+        if sum(other == sender for other, _ in waiting) >= MAX_EARLY_OF_ONE or self._is_bulk(message):
+            return
         if len(waiting) < MAX_EARLY_EACH:
             waiting.append((sender, message))
+
+    def _is_bulk(self, message: AnyMessage) -> bool:
+        """Say whether a roster, which is large, comes on top of as many as may wait."""
+        if not isinstance(message, Signed) or not isinstance(message.body, Roster):
+            return False
+        waiting = (other for messages in self._early.values() for _, other in messages)
+        rosters = (other for other in waiting if isinstance(other, Signed) and isinstance(other.body, Roster))
+        return sum(1 for _ in rosters) >= MAX_EARLY_ROSTERS
 
     def replay_early(self, key: str) -> None:
         """Take in what came before the block or roster `key` was known here."""
@@ -324,18 +336,33 @@ class RoundEngine:
             run=self.rules.run,
             peer=self.me,
             round=counters.round + 1,
-            predecessor=self._last_claim,
+            predecessor=self._predecessor(),
             nonce_commitment=digest(self._nonce(self.head)).hex(),
             nonce=self._owed_nonce(),
             **fields,
         )
         current.own_claim = sign(self.key, body)
-        self._last_claim = current.own_claim.hash
-        self._claimed_after.add(self.head)
-        self.emit(SaveClaim(self._last_claim, body.round, self.head))
+        self._own_claims[self.head] = current.own_claim
+        if len(self._own_claims) > MAX_OWN_CLAIMS:
+            del self._own_claims[next(iter(self._own_claims))]
+        self.emit(SaveClaim(current.own_claim))
         leading.take_claim(self, current.own_claim)
         self._send_claim(self.leaders()[:CLAIM_LEADERS])
         self.tell(Claimed(body.round, body.contribution_bytes))
+
+    def _claim_again(self) -> None:
+        """Send the claim that was made on top of the head before this peer was started again."""
+        current = self.round
+        current.own_claim = self._own_claims[self.head]
+        current.window_ended = self._now
+        current.ready.add(self.me)
+        leading.take_claim(self, current.own_claim)
+        self._send_claim(self.leaders()[:CLAIM_LEADERS])
+
+    def _predecessor(self) -> str | None:
+        """Return the hash of this peer's newest claim."""
+        newest = next(reversed(self._own_claims.values()), None)
+        return newest.hash if newest is not None else None
 
     def _nonce(self, parent: str) -> bytes:
         """Return this peer's x for the round after `parent`: secret, and known again after a restart."""
@@ -382,6 +409,8 @@ class RoundEngine:
         if reason := self._reason_to_wait(seconds):
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
+            if self.head in self._own_claims and not self.leaving:
+                self._claim_again()
         else:
             self.round.training = True
             self.round.ready.add(self.me)
@@ -394,8 +423,8 @@ class RoundEngine:
         """Say why this peer does not train in the round that begins, or return an empty string."""
         if self.leaving:
             return "you asked to leave"
-        if self.head in self._claimed_after:
-            return "the claim for it was made before this peer was started again"
+        if self.head in self._own_claims:
+            return "the claim for it was made before this peer was started again, and is sent again"
         if seconds < SHORTEST_WINDOW * self.rules.window_seconds:
             return "too little is left of it: training starts with the next"
         return ""

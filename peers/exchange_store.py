@@ -92,6 +92,10 @@ class ExchangeStore:
         while len(self._own) > _MAX_ROSTERS:
             del self._own[next(iter(self._own))]
 
+    def holds(self, root: str) -> bool:
+        """Say whether an own contribution's segments are at hand."""
+        return root in self._own
+
     def push_content(self, claim: Claim, segment: int, roster: str) -> bytes:
         """Return what goes to the reducer: roster, segment, the path to the claim's root, the frame.
 

@@ -81,7 +81,8 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     claimants = [claim.body.peer for claim in roster.claims]
     current.roster = signed
     current.roster_at = engine.now
-    current.roster_refused = _leaves_out_too_many(engine, roster)
+    settled = engine.now - engine.rules.grace_seconds / 2
+    current.roster_refused = leaves_out_too_many(engine, roster, until=settled)
     current.assignments = assign_reducers(claimants, current.parent.counters, engine.rules)
     current.pushed, current.stored, current.reducing, current.reductions = set(), {}, set(), {}
     current.exchanged_at = None
@@ -92,19 +93,18 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     engine.replay_early(signed.hash)
 
 
-def _leaves_out_too_many(engine: RoundEngine, roster: Roster) -> bool:
-    """Say whether the roster omits claims that its leader must have had and could have taken."""
+def leaves_out_too_many(engine: RoundEngine, roster: Roster, *, until: float) -> bool:
+    """Say whether the roster omits claims that arrived `until` then, and that its leader could have taken."""
     if len(roster.claims) == MAX_PEERS:
         return False
     claimants = {claim.body.peer for claim in roster.claims}
     used = [slots for claim in roster.claims for slots in claim.body.slots]
-    settled = engine.now - engine.rules.grace_seconds / 2
     start = roster.claims[0].body.start_digest
     omitted = 0
     for peer, (signed, arrived) in engine.round.claims.items():
         slots = signed.body.slots
         disjoint = total(merge([*used, *slots])) == total(used) + total(slots)
-        if peer not in claimants and arrived <= settled and disjoint and signed.body.start_digest == start:
+        if peer not in claimants and arrived <= until and disjoint and signed.body.start_digest == start:
             omitted += 1
     return omitted > max(1, TOLERATED_OMISSIONS * len(engine.round.claims))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from peers import exchanging
+from peers.assignment import leaders
 from peers.chain import Link
 from peers.counters import counted_segments
 from peers.effects import Apply, AskHead, FetchBlocks, SaveBlock, SaveCoSigned
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from peers.engine import RoundEngine
 
 MAX_NOTICES = 64
+MAX_SIBLINGS = 16  # blocks on top of one, by leaders whom the chain does not rank
 _ASKED_AT_THE_START = 8  # peers
 
 
@@ -31,12 +34,19 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
     if fault := chain.block_fault(signed.body):
         engine.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
         return False
+    if len(chain.children(signed.body.parent)) >= MAX_SIBLINGS and not _is_ranked(engine, signed.body):
+        return False
     before = chain.final
     chain.add(signed)
     engine.emit(SaveBlock(signed))
     _tell_final(engine, before)
     engine.replay_early(signed.hash)  # co-signatures; what belongs to the round on top of it is kept again
     return True
+
+
+def _is_ranked(engine: RoundEngine, block: Block) -> bool:
+    """Say whether the block's leader is one whom the chain itself ranks."""
+    return block.peer in leaders(engine.chain.link(block.parent).counters, engine.rules)
 
 
 def take_fetched(engine: RoundEngine, sender: PeerId, blocks: Sequence[Signed[Block]]) -> None:
@@ -59,7 +69,7 @@ def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
     """Note where another peer stands; fetch its blocks if they are not known here."""
     chain = engine.chain
-    if len(engine.head_age) < MAX_NOTICES:
+    if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
         engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
     if notice.block not in chain and notice.round > chain.link(chain.root).round:
         engine.emit(FetchBlocks(sender, _fetch_from(engine)))
@@ -83,6 +93,7 @@ def follow_best_branch(engine: RoundEngine) -> None:
         return
     waiting = {block for block, at in engine.unavailable.items() if not engine.reached(at)}
     engine.unavailable = {block: at for block, at in engine.unavailable.items() if block in waiting}
+    waiting |= _premature(engine)
     best = engine.chain.best_head(engine.head, waiting)
     first_state = not engine.state_is_here and best not in waiting
     if best != engine.head or (first_state and _may_start(engine)):
@@ -90,6 +101,21 @@ def follow_best_branch(engine: RoundEngine) -> None:
         engine.emit(Apply(best))
     elif engine.state_is_here and not engine.began_here and _may_start(engine):
         engine.begin_round()
+
+
+def _premature(engine: RoundEngine) -> set[str]:
+    """Return the blocks on top of the head by leaders whose turn has not come, and which no elector backs."""
+    if not engine.started:
+        return set()
+    patience = engine.silence_base() + engine.rules.grace_seconds - engine.rules.leader_seconds
+    early = set()
+    for child in engine.chain.children(engine.head):
+        signed = engine.chain.link(child).block
+        attempt = signed.body.attempt if signed is not None and signed.body.peer != engine.me else 0
+        turn = patience + attempt * engine.rules.leader_seconds
+        if attempt and not engine.chain.has_backing(child) and not engine.reached(turn):
+            early.add(child)
+    return early
 
 
 def put_off(engine: RoundEngine, block: str, reason: str) -> None:
@@ -106,7 +132,8 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
     engine.applying = None
     engine.state_is_here = True
     chain = engine.chain
-    if block not in chain:
+    if block not in chain:  # pruned meanwhile
+        engine.state_is_here = False
         return
     link = chain.link(block)
     ancestor = chain.common_ancestor(engine.head, block) if engine.head in chain else block
@@ -114,11 +141,24 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
         engine.tell(Rewound(chain.link(engine.head).round, chain.link(ancestor).round))
     _tell_adopted(engine, link, state_digest)
     engine.head, engine.digest = block, state_digest
-    refused = engine.round.roster_refused and link.parent == engine.round.parent.hash
-    if link.block is not None and checked and not refused:
+    if (
+        engine.cosigned_round is None
+    ):  # what was co-signed is forgotten: not the first head found, nor the next
+        engine.cosigned_round = link.round + 1
+    if link.block is not None and checked and not _leaves_out_too_many(engine, link.block.body):
         _cosign(engine, link, link.block.body, state_digest)
     engine.round = RoundState(parent=link, started=engine.now)
     engine.began_here = False
+
+
+def _leaves_out_too_many(engine: RoundEngine, block: Block) -> bool:
+    """Say whether the block's roster omits claims that this peer held in time."""
+    current = engine.round
+    if block.parent != current.parent.hash:
+        return False
+    if current.roster is not None and current.roster.hash == block.roster.hash:
+        return current.roster_refused
+    return exchanging.leaves_out_too_many(engine, block.roster.body, until=engine.silence_base())
 
 
 def _may_start(engine: RoundEngine) -> bool:
@@ -147,7 +187,7 @@ def _tell_final(engine: RoundEngine, before: str) -> None:
 
 def _cosign(engine: RoundEngine, link: Link, block: Block, state_digest: str) -> None:
     """Co-sign a block once per height, if this peer has a say in it."""
-    if link.round <= engine.cosigned_round:
+    if engine.cosigned_round is None or link.round <= engine.cosigned_round:
         return
     roster = {signed.body.peer for signed in block.roster.body.claims}
     electors = engine.chain.electors_at(link.parent) if link.parent in engine.chain else frozenset[PeerId]()

@@ -28,7 +28,7 @@ from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
 from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
 from peers.exchange_store import ExchangeStore
-from peers.messages import HeadNotice, Ready, Reduction, Roster, Signed, SlotRange, kind_of, parse
+from peers.messages import Block, HeadNotice, Ready, Reduction, Roster, Signed, SlotRange, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import SpotCheck, encode_round, encode_spot_check
 from peers.state_sync import StateSync
@@ -243,9 +243,9 @@ class Node:
                 self.chain_store.save(block)
             case do.SaveCoSigned(round_number):
                 self.chain_store.save_cosigned_round(round_number)
-            case do.SaveClaim(claim, round_number, parent):
-                self._contributor.name_claim(claim)
-                self.chain_store.save_claim(claim, round_number=round_number, parent=parent)
+            case do.SaveClaim(claim):
+                self._contributor.name_claim(claim.hash)
+                self.chain_store.save_claim(claim)
             case do.Tell(event):
                 self._told(event)
             case do.Leave():
@@ -339,6 +339,8 @@ class Node:
         claim = self.engine.round.own_claim
         if claim is None:
             return
+        if not self.exchange.holds(claim.body.contribution):  # claimed before a restart
+            await self._compute(partial(self._contributor.recall, claim))
         content = self.exchange.push_content(claim.body, effect.segment, effect.roster)
         if effect.reducer == self.key.peer_id:
             await self.accept_segment(self.key.peer_id, content)
@@ -367,8 +369,23 @@ class Node:
                     self._roster_known.wait_for(lambda: self.exchange.knows(roster)),
                     self.engine.rules.transfer_seconds,
                 )
+        self._must_reduce(roster, split_parts(content, most=4))
         roster, segment = await self._compute(lambda: self.exchange.take_push(sender, content))
         self.take(do.SegmentStored(roster, segment, sender))
+
+    def _must_reduce(self, roster: str, parts: list[bytes]) -> None:
+        """Check that a pushed segment is this peer's to reduce, now or as a backup.
+
+        Raises:
+            MessageError: it is not.
+        """
+        current = self.engine.round
+        segment = int.from_bytes(parts[1][:4], "little") if len(parts) > 1 else 0
+        if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
+            raise MessageError("a segment of no roster at hand")
+        assignment = current.assignments[segment]
+        if self.key.peer_id not in (assignment.reducer, assignment.backup):
+            raise MessageError(f"segment {segment} is not this peer's to reduce")
 
     async def _reduce(self, effect: do.Reduce) -> None:
         root, size = await self._compute(
@@ -479,8 +496,14 @@ class Node:
     async def _fetch_blocks(self, peer: PeerId, after_round: int) -> None:
         request = encode_round(after_round)
         answer = await self._call(peer, "blocks", request, limit=BLOCKS_BYTES, timeout=60.0)
-        blocks = [parse("block", part, run=self._run) for part in split_parts(answer, most=MOST_BLOCKS)]
-        self.take(do.BlocksFetched(peer, tuple(blocks)))  # type: ignore[arg-type]
+        blocks: list[Signed[Block]] = []
+        for part in split_parts(answer, most=MOST_BLOCKS):
+            try:
+                blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]
+            except MessageError as error:
+                self._told(Refused(peer, "block", str(error)))
+                break  # those before it may be good
+        self.take(do.BlocksFetched(peer, tuple(blocks)))
 
     def receive(self, sender: PeerId, kind: str, content: bytes) -> None:
         """Take in a message from another peer.

@@ -9,6 +9,7 @@ from recipes.keys import PeerId
 ELECTOR_WINDOW = 32  # blocks looked back on
 ELECTOR_MINIMUM = 4  # of them, in how many a peer stands before it may lead, reduce and co-sign
 CLAIM_LEADERS = 3  # a claim goes to this many ranked leaders at once
+MOST_WINDOW_TOKENS = 1 << 30  # of one peer, however fast it says it is
 QUOTA_GROWTH = 1.5  # next quota over the best verified so far
 QUOTA_RANGES = 8  # leftover ranges that one quota is pieced together from, at most
 LANE_RANGES = 32  # leftover ranges that the newcomers' lanes are pieced together from, at most
@@ -35,5 +36,10 @@ class Rules:
 
     @property
     def rewind_depth(self) -> int:
-        """D: how many blocks at most are ever undone."""
+        """D: how many blocks that are not final are undone at most."""
         return max(16, self.snapshot_interval)
+
+    @property
+    def settled_depth(self) -> int:
+        """How deep a block lies, at most, whose electors still decide what is final."""
+        return 4 * self.rewind_depth

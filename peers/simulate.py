@@ -23,7 +23,7 @@ from peers.chain import Chain, Link, genesis_hash
 from peers.counters import counted_segments
 from peers.engine import RoundEngine
 from peers.events import BlockAdopted, BlockFinal, RosterAccepted
-from peers.messages import Block, HeadNotice, Signed
+from peers.messages import Block, Claim, HeadNotice, Signed
 from peers.rules import Rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
@@ -63,8 +63,7 @@ class Disk:
 
     blocks: list[Signed[Block]] = field(default_factory=list)
     cosigned_round: int = 0
-    last_claim: str | None = None
-    claimed_after: set[str] = field(default_factory=set)
+    claims: list[Signed[Claim]] = field(default_factory=list)
     head: str = genesis_hash(RUN)
     digests: dict[str, str] = field(default_factory=lambda: {genesis_hash(RUN): GENESIS_DIGEST})
     reduced: set[str] = field(default_factory=set)
@@ -100,8 +99,7 @@ class VirtualPeer:
             head=self.disk.head,
             state_digest=self.disk.digests[self.disk.head],
             cosigned_round=self.disk.cosigned_round,
-            last_claim=self.disk.last_claim,
-            claimed_after=frozenset(self.disk.claimed_after),
+            own_claims=self.disk.claims,
             now=self.world.now,
         )
         others = tuple(
@@ -185,9 +183,8 @@ class VirtualPeer:
                 self.disk.blocks.append(block)
             case do.SaveCoSigned(number):
                 self.disk.cosigned_round = number
-            case do.SaveClaim(claim, _, parent):
-                self.disk.last_claim = claim
-                self.disk.claimed_after.add(parent)
+            case do.SaveClaim(claim):
+                self.disk.claims.append(claim)
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():

@@ -113,6 +113,7 @@ class StateSync:
                 if not await self._fetch_newest(target, chain, above=above):
                     raise
             else:
+                self._divergences = 0
                 return digest
 
     # ------------------------------------------------------------ finding a base

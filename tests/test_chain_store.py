@@ -41,14 +41,14 @@ def test_the_chain_survives_being_closed(tmp_path: Path) -> None:
     chain = blocks()
     store = filled(tmp_path / "chain.sqlite", chain)
     store.save_cosigned_round(3)
-    store.save_claim(name("claim"), round_number=4, parent=chain[-1].hash)
+    claim = chain[-1].body.roster.body.claims[0]
+    store.save_claim(claim)
     store.close()
     again = ChainStore(tmp_path / "chain.sqlite")
     assert again.moved_aside is None
     assert list(again.blocks(run=RUN)) == chain
     assert again.cosigned_round() == 3
-    assert again.last_claim() == name("claim")
-    assert again.claimed_after() == {chain[-1].hash}
+    assert again.claims(run=RUN) == [claim]
 
 
 def test_the_chain_survives_a_crash_before_anything_was_closed(tmp_path: Path) -> None:
@@ -66,8 +66,7 @@ def test_a_new_chain_is_empty(tmp_path: Path) -> None:
     assert list(store.blocks(run=RUN)) == []
     assert store.contents(after_round=0, most_bytes=10**6) == []
     assert store.cosigned_round() == 0
-    assert store.last_claim() is None
-    assert store.claimed_after() == frozenset()
+    assert store.claims(run=RUN) == []
 
 
 def test_blocks_come_parents_first_and_only_those_asked_for(tmp_path: Path) -> None:
@@ -89,12 +88,15 @@ def test_an_answer_with_blocks_has_a_bounded_size(tmp_path: Path) -> None:
         assert sum(sizes[: len(found) + 1]) > most or len(found) == 4
 
 
-def test_the_last_claim_is_the_newest(tmp_path: Path) -> None:
+def test_the_newest_own_claims_are_kept_oldest_first_without_damaged_ones(tmp_path: Path) -> None:
+    claims = [block.body.roster.body.claims[0] for block in blocks(4)]
     store = ChainStore(tmp_path / "chain.sqlite")
-    for number in range(100):
-        store.save_claim(name(f"claim {number}"), round_number=number, parent=name(f"block {number}"))
-    assert store.last_claim() == name("claim 99")
-    assert {name("block 99"), name("block 40")} <= store.claimed_after()
+    for claim in claims:
+        store.save_claim(claim)
+    store.close()
+    with sqlite3.connect(tmp_path / "chain.sqlite") as database:
+        database.execute("UPDATE claims SET content = x'00' WHERE hash = ?", (claims[1].hash,))
+    assert ChainStore(tmp_path / "chain.sqlite").claims(run=RUN) == [claims[0], *claims[2:]]
 
 
 def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path) -> None:

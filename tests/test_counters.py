@@ -11,7 +11,14 @@ from rounds import Swarm, keys_of, name
 from peers.chain import Link
 from peers.counters import Counters, advance, claim_fault, counted_segments, initial
 from peers.messages import Claim, SlotRange
-from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW, MOST_LEFTOVERS, QUOTA_GROWTH, QUOTA_RANGES
+from peers.rules import (
+    ELECTOR_MINIMUM,
+    ELECTOR_WINDOW,
+    MOST_LEFTOVERS,
+    MOST_WINDOW_TOKENS,
+    QUOTA_GROWTH,
+    QUOTA_RANGES,
+)
 from peers.snapshots import MAX_COUNTERS_BYTES
 from recipes.keys import SigningKey
 from recipes.slots import merge, total
@@ -369,3 +376,12 @@ def test_strangers_that_come_once_cannot_make_everybody_remember_crumbs() -> Non
         assert len(counters.peers) <= ELECTOR_WINDOW * len(claims)
     assert len(counters.canonical()) < MAX_COUNTERS_BYTES
     assert len(counters.leftovers) == MOST_LEFTOVERS or len(counters.leftovers) < 200
+
+
+def test_whoever_claims_its_whole_quota_every_round_comes_to_a_bound() -> None:
+    swarm = Swarm(1)
+    link = swarm.genesis
+    for _ in range(100):
+        link = swarm.grow(link, swarm.keys)
+    standing = link.counters.peers[swarm.keys[0].peer_id]
+    assert total(standing.quota) * swarm.rules.tokens_per_slot <= MOST_WINDOW_TOKENS

@@ -175,3 +175,17 @@ def test_mixed_faults_break_nothing_and_the_swarm_goes_on(seed: int) -> None:
     living = [name for name, peer in world.peers.items() if peer.alive]
     assert len(living) >= 3
     assert min(world.round_of(name) for name in living) >= 12
+
+
+@pytest.mark.parametrize("peers", [1, 4])
+def test_a_swarm_of_which_everybody_dies_between_claim_and_block_goes_on(peers: int) -> None:
+    world = swarm(15, peers=peers)
+    world.run(until_round=2)
+    seen = len(world.trace)
+    while sum("Claimed(round=3" in line for line in world.trace[seen:]) < peers:
+        world.run(until_round=10**6, at_most_seconds=world.now + 0.01)
+    for name in world.peers:
+        world.crash(name, at=world.now)
+        world.restart(name, at=world.now + 5)
+    world.run(until_round=5, at_most_seconds=world.now + 300)
+    assert min(world.round_of(name) for name in world.peers) >= 5

@@ -1,6 +1,6 @@
 """A whole swarm on this machine: publish a recipe, join it, and see one real model learn.
 
-    python -m trainer.demo [--peers 5] [--rounds 28] [--out DIR] [--json]
+    python -m trainer.demo [--peers 5] [--rounds 48] [--out DIR] [--json]
 
 A publisher and volunteers run as separate processes on loopback and train `stdlib-tiny` on the source of
 Python's standard library. One volunteer joins late; another is killed in mid-round and started again.
@@ -208,7 +208,7 @@ class Demo:
 
 def main(
     peers: Annotated[int, typer.Option(min=3, max=16, help="Peers in all: a publisher and volunteers.")] = 5,
-    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Rounds to train.")] = 28,
+    rounds: Annotated[int, typer.Option(min=3, max=1000, help="Rounds to train.")] = 48,
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything that is made; by default demo/DATE-TIME here.")
     ] = None,
