@@ -30,8 +30,9 @@ from recipes.publish import publish
 from trainer.demo_peer import DemoPeer, free_port
 from trainer.demo_report import Figures, as_json, draw_curve, live_view, summary
 
-PROMPT = "def "
+PROMPT = "class "
 SAMPLE_TOKENS = 400
+TEMPERATURE = 0.8  # a small model of bytes, asked to be surer of itself, only indents
 START_SECONDS = 90.0  # for a peer to start
 ROUND_SECONDS = 120.0  # without a new round anywhere, something is wrong
 _LOOK_SECONDS = 0.5
@@ -171,7 +172,9 @@ class Demo:
             bigram = bigram_loss(train, validation, vocabulary=recipe.tokenizer.vocab_size)
             run = run_folder(self.peers[0].home, publication.run_id)
             exported = export_model(run, self.out / "model", force=True)
-            sample = generate(exported.folder, prompt=PROMPT, tokens=SAMPLE_TOKENS, seed=1)
+            sample = generate(
+                exported.folder, prompt=PROMPT, tokens=SAMPLE_TOKENS, seed=4, temperature=TEMPERATURE
+            )
             losses = {
                 number: loss
                 for number, loss in self.peers[0].tally.validation.items()

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.demo_peer import DemoPeer
+from trainer.screen import short_count
 
 _CURVE_HEIGHT = 10
 _CURVE_WIDTH = 64  # characters: it fits a terminal of 80 columns
@@ -46,14 +47,14 @@ class Figures:
 
 def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str) -> RenderableType:
     """Return the screen of a running demo."""
-    table = Table(expand=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("peer", "doing", "round", "counted", "tokens", "loss", "up MB", "down MB", "state"):
         table.add_column(column, justify="left" if column in ("peer", "doing") else "right", no_wrap=True)
     for peer in peers:
         tally = peer.tally
-        digest = tally.digests.get(tally.round, "")[:8]
+        digest = tally.digests.get(tally.round, "")[:6]
         loss = f"{tally.loss:.3f}" if tally.loss == tally.loss else "-"
-        numbers = [str(tally.round), str(len(tally.counted_rounds)), f"{tally.tokens:,}", loss]
+        numbers = [str(tally.round), str(len(tally.counted_rounds)), short_count(tally.tokens), loss]
         moved = [f"{sum(side.values()) / 1e6:.1f}" for side in (tally.sent, tally.received)]
         table.add_row(peer.name, tally.state, *numbers, *moved, digest)
     validation = peers[0].tally.validation
@@ -142,8 +143,9 @@ def seconds_per_phase(peers: Sequence[DemoPeer]) -> dict[str, float]:
 def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
     """Return the figures for a person to read."""
     bits = bits_per_parameter(peers, figures)
-    table = Table(title="What each peer did, and what an fp16 all-reduce at every step would have moved")
-    for column in ("peer", "rounds", "tokens", "steps", "sent MB", "got MB", "all-reduce MB", "state"):
+    title = "What each peer did, and what an fp16 all-reduce at every step would have moved"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("peer", "rounds", "tokens", "steps", "sent MB", "got MB", "fp16 MB", "state"):
         table.add_column(column, justify="left" if column == "peer" else "right", no_wrap=True)
     for peer in peers:
         tally = peer.tally

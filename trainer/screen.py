@@ -171,7 +171,7 @@ class Screen:
         sent, received = self._traffic_bytes()
         parts = [
             f"Round {engine.chain.link(engine.head).round + 1}: {doing}",
-            f"{self._rounds} rounds, {_short(self._tokens)} tokens",
+            f"{self._rounds} rounds, {short_count(self._tokens)} tokens",
             f"loss {self._loss:.2f}" if self._loss == self._loss else "",
             f"{len(engine.acquaintances) + 1} peers",
             f"up {sent / 1e6:.1f}, down {received / 1e6:.1f} MB",
@@ -185,7 +185,7 @@ class Screen:
         return statistics.sent_bytes, statistics.received_bytes
 
 
-def _short(count: int) -> str:
+def short_count(count: int) -> str:
     """Return a count in at most four digits: 950, 12.3k, 4.5M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
