@@ -8,14 +8,12 @@ the next input. Heavy arithmetic runs in one worker thread (`_compute`), trainin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -28,9 +26,10 @@ from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
 from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
 from peers.exchange_store import ExchangeStore
-from peers.messages import Block, HeadNotice, Ready, Reduction, Roster, Signed, SlotRange, kind_of, parse
+from peers.exchange_tasks import ExchangeTasks
+from peers.messages import Block, HeadNotice, Ready, Signed, SlotRange, kind_of, parse
 from peers.parts import split_parts
-from peers.requests import SpotCheck, encode_round, encode_spot_check
+from peers.requests import encode_round
 from peers.state_sync import StateSync
 from peers.transport import RemoteError, Transport
 from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
@@ -131,9 +130,16 @@ class Node:
         self._training_thread = ThreadPoolExecutor(
             1, thread_name_prefix="training", initializer=yield_to_others
         )
-        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
-        self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
-        self._roster_known = asyncio.Condition()
+        self.exchange_tasks = ExchangeTasks(
+            engine=engine,
+            store=exchange,
+            contributor=contributor,
+            spot_checks=settings.spot_checks,
+            call=self._call,
+            compute=self._compute,
+            take=self.take,
+            tell=listener,
+        )
         self._adopted_at = time.monotonic()
 
     # ------------------------------------------------------------ life
@@ -227,11 +233,11 @@ class Node:
                 for peer in peers:
                     self._spawn(self._send(peer, kind_of(message), content))
             case do.PushSegment():
-                self._spawn(self._push(effect))
+                self._spawn(self.exchange_tasks.push(effect))
             case do.Reduce():
-                self._spawn(self._reduce(effect))
+                self._spawn(self.exchange_tasks.reduce(effect))
             case do.FetchReduced():
-                self._spawn(self._fetch_reduced(effect))
+                self._spawn(self.exchange_tasks.fetch_reduced(effect))
             case do.Apply(block):
                 self._spawn(self._apply(block))
             case do.AskHead(peers):
@@ -257,17 +263,10 @@ class Node:
         if isinstance(event, RosterAccepted):
             roster = self.engine.round.roster
             if roster is not None:
-                self.exchange.begin(roster)
-                self._spots[roster.hash] = self.exchange.draw_spots(self.settings.spot_checks)
-                self._spawn(self._announce_roster())
+                self._spawn(self.exchange_tasks.begin(roster))
         elif isinstance(event, BlockAdopted):
             self._adopted_at = time.monotonic()
         self._listener(event)
-
-    async def _announce_roster(self) -> None:
-        """Let segments in that came before their roster."""
-        async with self._roster_known:
-            self._roster_known.notify_all()
 
     async def _call(
         self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
@@ -333,136 +332,6 @@ class Node:
             loss = self._trainer.validation_loss(weights, limit_slots=self.settings.validation_slots)
             loop.call_soon_threadsafe(self._listener, Validated(round_number, loss))
 
-    # ------------------------------------------------------------ exchange
-
-    async def _push(self, effect: do.PushSegment) -> None:
-        claim = self.engine.round.own_claim
-        if claim is None:
-            return
-        if not self.exchange.holds(claim.body.contribution):  # claimed before a restart
-            await self._compute(partial(self._contributor.recall, claim))
-        content = self.exchange.push_content(claim.body, effect.segment, effect.roster)
-        if effect.reducer == self.key.peer_id:
-            await self.accept_segment(self.key.peer_id, content)
-            return
-        timeout = 2 * self.engine.rules.transfer_seconds
-        for last_try in (False, True):
-            try:
-                await self._call(
-                    effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
-                )
-                return
-            except (UnreachableError, RemoteError):
-                if last_try:
-                    raise
-
-    async def accept_segment(self, sender: PeerId, content: bytes) -> None:
-        """Take in a segment to reduce; one that overtook its roster waits at the door for a while.
-
-        Raises:
-            MessageError: it is not what its claim committed to, or its roster never came.
-        """
-        roster = split_parts(content, most=4)[0].hex() if content else ""
-        async with self._roster_known:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._roster_known.wait_for(lambda: self.exchange.knows(roster)),
-                    self.engine.rules.transfer_seconds,
-                )
-        self._must_reduce(roster, split_parts(content, most=4))
-        roster, segment = await self._compute(lambda: self.exchange.take_push(sender, content))
-        self.take(do.SegmentStored(roster, segment, sender))
-
-    def _must_reduce(self, roster: str, parts: list[bytes]) -> None:
-        """Check that a pushed segment is this peer's to reduce, now or as a backup.
-
-        Raises:
-            MessageError: it is not.
-        """
-        current = self.engine.round
-        segment = int.from_bytes(parts[1][:4], "little") if len(parts) > 1 else 0
-        if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
-            raise MessageError("a segment of no roster at hand")
-        assignment = current.assignments[segment]
-        if self.key.peer_id not in (assignment.reducer, assignment.backup):
-            raise MessageError(f"segment {segment} is not this peer's to reduce")
-
-    async def _reduce(self, effect: do.Reduce) -> None:
-        root, size = await self._compute(
-            lambda: self.exchange.reduce(effect.roster, effect.segment, effect.included)
-        )
-        self.take(do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
-
-    async def _fetch_reduced(self, effect: do.FetchReduced) -> None:
-        """Fetch a reduced segment of the round at hand, and check it before saying that it is here."""
-        roster, reduction = self._reduction(effect)
-        if roster is None or reduction is None:
-            return
-        try:
-            await self._get_reduced(effect, roster.round)
-            await self._compute(lambda: self.exchange.check_bound(roster, reduction))
-            await self._check_spots(roster, effect.roster, reduction)
-        except (UnreachableError, RemoteError) as error:
-            self.take(do.ReducedLost(effect.root, str(error)))
-        except MessageError as error:
-            self._told(Refused(reduction.peer, f"reduced segment {effect.segment}", str(error)))
-            self.take(do.ReducedLost(effect.root, str(error)))
-        else:
-            self.take(do.ReducedFetched(effect.root))
-
-    async def _get_reduced(self, effect: do.FetchReduced, round_number: int) -> None:
-        """Have a reduced segment on disk, from whichever source gives it first.
-
-        Raises:
-            UnreachableError: none of the sources answered.
-            RemoteError: none of those that answered has it.
-            MessageError: the last one asked sent something else.
-        """
-        for source in effect.sources:
-            if self.exchange.has_reduced(effect.root):
-                return
-            try:
-                data = await self._call(
-                    source,
-                    "reduced",
-                    bytes.fromhex(effect.root),
-                    limit=self.exchange.form.reduced_limit,
-                    timeout=2 * self.engine.rules.transfer_seconds,
-                    purpose="segments",
-                )
-                await self._compute(partial(self.exchange.take_reduced, round_number, effect.root, data))
-            except (UnreachableError, RemoteError, MessageError):
-                if source == effect.sources[-1]:
-                    raise
-
-    def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
-        current = self.engine.round
-        if current.roster is None or current.roster.hash != effect.roster:
-            return None, None
-        heard = current.reductions.get(effect.segment, {}).values()
-        found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
-        return current.roster.body, found.body if found is not None else None
-
-    async def _check_spots(self, roster: Roster, roster_hash: str, reduction: Reduction) -> None:
-        """Recompute the chunks that the draw gave this segment, from the reducer's inputs.
-
-        Raises:
-            MessageError: the reducer's own evidence convicts it.
-        """
-        for segment, chunk in self._spots.get(roster_hash, []):
-            if segment != reduction.segment:
-                continue
-            body = encode_spot_check(SpotCheck(roster_hash, segment, chunk, reduction.included))
-            limit = self.exchange.form.check_limit(len(reduction.included))
-            try:
-                answer = await self._call(
-                    reduction.peer, "check", body, limit=limit, timeout=MESSAGE_TIMEOUT, purpose="spot checks"
-                )
-            except (UnreachableError, RemoteError):
-                self._unchecked.add(reduction.root)
-                continue
-            await self._compute(partial(self.exchange.check_spot, roster, reduction, chunk, answer))
-
     # ------------------------------------------------------------ state
 
     async def _apply(self, block: str) -> None:
@@ -474,8 +343,8 @@ class Node:
             self.take(do.ApplyFailed(block, str(error)))
             return
         roots = {r.body.root for r in link.block.body.reductions if r is not None} if link.block else set()
-        checked = not roots & self._unchecked if live else self.engine.chain.is_final(block)
-        self._unchecked -= roots
+        answered = self.exchange_tasks.settle(roots)
+        checked = answered if live else self.engine.chain.is_final(block)
         self.exchange.forget_reduced(before_round=self._state.oldest_needed_round())
         self.take(do.Applied(block, digest, checked))
 

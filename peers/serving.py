@@ -67,7 +67,7 @@ def serve_node(node: Node) -> None:
         return join_parts(chain_store.contents(after_round=decode_round(content), most_bytes=BLOCKS_BYTES))
 
     async def segment(sender: PeerId, content: bytes) -> bytes:
-        await node.accept_segment(sender, content)
+        await node.exchange_tasks.accept(sender, content)
         return b""
 
     async def reduced(_: PeerId, content: bytes) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from peers.chain import Chain, Link
 from peers.events import Diverged, Event, Fetching, Notice, Refused
@@ -26,7 +25,7 @@ from peers.requests import encode_piece, encode_round
 from peers.rules import Rules
 from peers.segment import SegmentFrame
 from peers.state import CanonicalState
-from peers.transport import RemoteError
+from peers.transport import Call, RemoteError
 from recipes import merkle
 from recipes.errors import MessageError, StateError, UnreachableError
 from recipes.keys import PeerId
@@ -35,14 +34,6 @@ from recipes.layout import PIECE_BYTES, Layout
 _CALL_SECONDS = 30.0
 _PIECE_SECONDS = 600.0  # a slow link may need that long for a mebibyte
 _DIVERGENCES = 2  # from an agreed base, before giving up
-
-
-class Call(Protocol):
-    """Transport.call."""
-
-    async def __call__(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
-    ) -> bytes: ...
 
 
 class _DivergedError(Exception):

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from peers import framing
 from peers.addresses import by_usefulness, split_peer
@@ -29,7 +30,7 @@ from peers.traffic import TrafficMeter
 from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
 from recipes.keys import PeerId, load_or_create_key, public_key
 
-__all__ = ["Limits", "RemoteError", "Transport"]
+__all__ = ["Call", "Limits", "RemoteError", "Transport"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +61,14 @@ class _Service:
     handler: Handler
     limit: int
     purpose: str
+
+
+class Call(Protocol):
+    """`Transport.call`, for those who need nothing else of the transport."""
+
+    async def __call__(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes: ...
 
 
 class Transport:

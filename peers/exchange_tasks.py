@@ -1,0 +1,213 @@
+"""The exchange's slow work: moving segments, averaging them, checking what others made of them.
+
+The round engine orders it (effects.py) and hears how it went; this module talks to the peers, and has the
+arithmetic done in the node's worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from peers import effects as do
+from peers.contributing import Contributor
+from peers.engine import RoundEngine
+from peers.events import Event, Refused
+from peers.exchange_store import ExchangeStore
+from peers.messages import Reduction, Roster, Signed
+from peers.parts import split_parts
+from peers.requests import SpotCheck, encode_spot_check
+from peers.transport import Call, RemoteError
+from recipes.errors import MessageError, UnreachableError
+from recipes.keys import PeerId
+
+_CHECK_SECONDS = 10.0
+_ROSTERS_KEPT = 3
+
+
+class ExchangeTasks:
+    """One peer's part in the exchange, as the engine orders it."""
+
+    def __init__(
+        self,
+        *,
+        engine: RoundEngine,
+        store: ExchangeStore,
+        contributor: Contributor,
+        spot_checks: int,
+        call: Call,
+        compute: Callable[[Callable[[], Any]], Awaitable[Any]],
+        take: Callable[[do.Input], None],
+        tell: Callable[[Event], None],
+    ) -> None:
+        """Put it together.
+
+        Args:
+            engine: whose round it is; only read.
+            store: keeps and checks the bytes.
+            contributor: has the own contribution.
+            spot_checks: chunks to recompute in a round.
+            call: sends a request to a peer.
+            compute: runs arithmetic off the event loop.
+            take: hands the engine an input.
+            tell: tells the listeners.
+        """
+        self._engine = engine
+        self._store = store
+        self._contributor = contributor
+        self._spot_checks = spot_checks
+        self._call = call
+        self._compute = compute
+        self._take = take
+        self._tell = tell
+        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
+        self._roster_known = asyncio.Condition()
+
+    async def begin(self, roster: Signed[Roster]) -> None:
+        """Make room for a roster's segments, draw what to check, and let in what came before it."""
+        self._store.begin(roster)
+        self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)
+        while len(self._spots) > _ROSTERS_KEPT:
+            del self._spots[next(iter(self._spots))]
+        async with self._roster_known:
+            self._roster_known.notify_all()
+
+    def settle(self, roots: set[str]) -> bool:
+        """Say whether every spot check of these reduced segments was answered, and forget them."""
+        checked = not roots & self._unchecked
+        self._unchecked -= roots
+        return checked
+
+    async def push(self, effect: do.PushSegment) -> None:
+        """Send an own segment to its reducer."""
+        claim = self._engine.round.own_claim
+        if claim is None:
+            return
+        if not self._store.holds(claim.body.contribution):  # claimed before a restart
+            await self._compute(partial(self._contributor.recall, claim))
+        content = self._store.push_content(claim.body, effect.segment, effect.roster)
+        if effect.reducer == self._engine.me:
+            await self.accept(self._engine.me, content)
+            return
+        timeout = 2 * self._engine.rules.transfer_seconds
+        for last_try in (False, True):
+            try:
+                await self._call(
+                    effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
+                )
+                return
+            except (UnreachableError, RemoteError):
+                if last_try:
+                    raise
+
+    async def accept(self, sender: PeerId, content: bytes) -> None:
+        """Take in a segment to reduce; one that overtook its roster waits at the door for a while.
+
+        Raises:
+            MessageError: it is not what its claim committed to, or its roster never came.
+        """
+        roster = split_parts(content, most=4)[0].hex() if content else ""
+        async with self._roster_known:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    self._roster_known.wait_for(lambda: self._store.knows(roster)),
+                    self._engine.rules.transfer_seconds,
+                )
+        self._must_reduce(roster, split_parts(content, most=4))
+        roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
+        self._take(do.SegmentStored(roster, segment, sender))
+
+    def _must_reduce(self, roster: str, parts: list[bytes]) -> None:
+        """Check that a pushed segment is this peer's to reduce, now or as a backup.
+
+        Raises:
+            MessageError: it is not.
+        """
+        current = self._engine.round
+        segment = int.from_bytes(parts[1][:4], "little") if len(parts) > 1 else 0
+        if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
+            raise MessageError("a segment of no roster at hand")
+        assignment = current.assignments[segment]
+        if self._engine.me not in (assignment.reducer, assignment.backup):
+            raise MessageError(f"segment {segment} is not this peer's to reduce")
+
+    async def reduce(self, effect: do.Reduce) -> None:
+        """Average a segment."""
+        root, size = await self._compute(
+            lambda: self._store.reduce(effect.roster, effect.segment, effect.included)
+        )
+        self._take(do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
+
+    async def fetch_reduced(self, effect: do.FetchReduced) -> None:
+        """Fetch a reduced segment of the round at hand, and check it before saying that it is here."""
+        roster, reduction = self._reduction(effect)
+        if roster is None or reduction is None:
+            return
+        try:
+            await self._get_reduced(effect, roster.round)
+            await self._compute(lambda: self._store.check_bound(roster, reduction))
+            await self._check_spots(roster, effect.roster, reduction)
+        except (UnreachableError, RemoteError) as error:
+            self._take(do.ReducedLost(effect.root, str(error)))
+        except MessageError as error:
+            self._tell(Refused(reduction.peer, f"reduced segment {effect.segment}", str(error)))
+            self._take(do.ReducedLost(effect.root, str(error)))
+        else:
+            self._take(do.ReducedFetched(effect.root))
+
+    async def _get_reduced(self, effect: do.FetchReduced, round_number: int) -> None:
+        """Have a reduced segment on disk, from whichever source gives it first.
+
+        Raises:
+            UnreachableError: none of the sources answered.
+            RemoteError: none of those that answered has it.
+            MessageError: the last one asked sent something else.
+        """
+        for source in effect.sources:
+            if self._store.has_reduced(effect.root):
+                return
+            try:
+                data = await self._call(
+                    source,
+                    "reduced",
+                    bytes.fromhex(effect.root),
+                    limit=self._store.form.reduced_limit,
+                    timeout=2 * self._engine.rules.transfer_seconds,
+                    purpose="segments",
+                )
+                await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))
+            except (UnreachableError, RemoteError, MessageError):
+                if source == effect.sources[-1]:
+                    raise
+
+    def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
+        current = self._engine.round
+        if current.roster is None or current.roster.hash != effect.roster:
+            return None, None
+        heard = current.reductions.get(effect.segment, {}).values()
+        found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
+        return current.roster.body, found.body if found is not None else None
+
+    async def _check_spots(self, roster: Roster, roster_hash: str, reduction: Reduction) -> None:
+        """Recompute the chunks that the draw gave this segment, from the reducer's inputs.
+
+        Raises:
+            MessageError: the reducer's own evidence convicts it.
+        """
+        for segment, chunk in self._spots.get(roster_hash, []):
+            if segment != reduction.segment:
+                continue
+            body = encode_spot_check(SpotCheck(roster_hash, segment, chunk, reduction.included))
+            limit = self._store.form.check_limit(len(reduction.included))
+            try:
+                answer = await self._call(
+                    reduction.peer, "check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks"
+                )
+            except (UnreachableError, RemoteError):
+                self._unchecked.add(reduction.root)
+                continue
+            await self._compute(partial(self._store.check_spot, roster, reduction, chunk, answer))
