@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from peers.transport import Transport
 
 LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
+ONE_SIGNAL_SECONDS = 0.5  # supervisors signal a process and its group: that counts once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,8 @@ async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Scree
             bootstrap=bootstrap,
         )
 
+    if not wishes.peers and not met:
+        screen.say("No other peer is known: this one begins alone. To join others, name one with --peer.")
     try:
         return await enter([*wishes.peers, *met])
     except UnreachableError:
@@ -176,19 +179,19 @@ async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Scree
 
 def heed_interrupts(node: Node, screen: Screen) -> None:
     """Let the first Ctrl+C (or SIGTERM) finish the round, and the second leave now."""
-    asked = False
+    loop = asyncio.get_running_loop()
+    asked_at: float | None = None
 
     def interrupted() -> None:
-        nonlocal asked
-        if asked:
-            screen.say("Leaving now. The round goes on without this peer.")
-            node.leave_now()
-        else:
-            asked = True
+        nonlocal asked_at
+        if asked_at is None:
+            asked_at = loop.time()
             screen.say("Finishing the round, then leaving. Ctrl+C again leaves now.")
             node.leave()
+        elif loop.time() - asked_at > ONE_SIGNAL_SECONDS:
+            screen.say("Leaving now. The round goes on without this peer.")
+            node.leave_now()
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
 
