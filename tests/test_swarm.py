@@ -198,3 +198,19 @@ def test_no_two_peers_ever_held_different_states_after_a_round(swarm: Swarm) -> 
     assert all(len(values) == 1 for values in digests.values()), json.dumps(
         {number: sorted(values) for number, values in digests.items()}
     )
+
+
+@pytest.mark.timeout(300)
+def test_a_peer_whose_state_changes_under_it_says_so_fetches_what_differs_and_counts_again(
+    swarm: Swarm,
+) -> None:
+    victim = swarm.peers[1]
+    weights = run_folder(victim.home, swarm.publication.run_id) / "state" / "weights.f32"
+    with weights.open("r+b") as stream:  # the file that the running process has mapped
+        stream.seek(4000)
+        stream.write(b"\x00\x00\x80\x3f" * 50)
+    swarm.until(lambda: any(event["event"] == "Diverged" for event in victim.reported))
+    swarm.until_counted([victim])
+    newest = victim.tally.round
+    others = {peer.tally.digests[newest] for peer in swarm.peers if newest in peer.tally.digests}
+    assert len(others) == 1
