@@ -1,8 +1,8 @@
 """The words between the round engine and the world: what happens to it, and what it wants done.
 
 The engine (engine.py) is a pure state machine. The world hands it *inputs*; it answers with *effects*,
-to be carried out in order. Whoever binds the engine to a world (node.py to real peers, simulate.py to
-virtual ones) implements the effects and reports how they went as further inputs.
+to be carried out in order. Whoever binds the engine to a world (node.py to real peers, virtual_peer.py
+to virtual ones) implements the effects and reports how they went as further inputs.
 """
 
 from __future__ import annotations

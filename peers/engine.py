@@ -202,9 +202,12 @@ class RoundEngine:
         return False
 
     def silence_base(self) -> float:
-        """Return the time from which this round's leaders' silence is counted."""
-        ended = self.round.window_ended
-        return ended if ended is not None else self.round.started + self.rules.window_seconds
+        """Return the time from which this round's leaders' silence is counted.
+
+        Who has used up its slots early waits for the others: the whole window is theirs.
+        """
+        full = self.round.started + self.rules.window_seconds
+        return max(full, self.round.window_ended or full)
 
     def leaders(self) -> list[PeerId]:
         """Return this round's leaders in the order of their turn."""

@@ -18,7 +18,8 @@ from peers.messages import (
     sign,
 )
 from peers.rules import Rules
-from peers.simulate import GENESIS_DIGEST, RUN, rules
+from peers.virtual_disk import GENESIS_DIGEST, RUN
+from peers.world import rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import take

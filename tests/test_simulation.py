@@ -7,7 +7,7 @@ import random
 import pytest
 
 from peers.counters import counted_segments
-from peers.simulate import World
+from peers.world import World
 
 
 def swarm(seed: int, *, peers: int, present: int | None = None) -> World:
@@ -28,9 +28,9 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another() -> None:
     traces = []
     for seed in (3, 3, 4):
         world = swarm(seed, peers=4)
-        world.loss = 0.05
+        world.links.loss = 0.05
         world.crash("p2", at=33.3)
-        world.restart("p2", at=47.0)
+        world.start("p2", at=47.0)
         world.run(until_round=6)
         traces.append(world.trace)
     assert traces[0] == traces[1] != traces[2]
@@ -73,7 +73,7 @@ def test_a_peer_killed_in_mid_round_comes_back_and_counts_again(victim: str) -> 
     world.crash(victim, at=45.0)
     world.run(until_round=5)
     assert world.round_of("p2") >= 5
-    world.restart(victim, at=world.now + 1)
+    world.start(victim, at=world.now + 1)
     world.run(until_round=9)
     assert len({world.round_of(name) for name in world.peers}) <= 2
     assert world.peers[victim].key.peer_id in counted_segments(world.head_block(victim))
@@ -165,12 +165,12 @@ def test_mixed_faults_break_nothing_and_the_swarm_goes_on(seed: int) -> None:
     dice = random.Random(seed)
     for number in range(6):
         world.start(f"p{number}", at=dice.uniform(0, 30) if number else 0.0)
-    world.loss = dice.choice([0.0, 0.01, 0.05])
-    world.duplication = dice.choice([0.0, 0.1])
+    world.links.loss = dice.choice([0.0, 0.01, 0.05])
+    world.links.duplication = dice.choice([0.0, 0.1])
     for _ in range(6):
         name, time = f"p{dice.randrange(6)}", dice.uniform(20, 120)
         world.crash(name, at=time)
-        world.restart(name, at=time + dice.choice([1, 5, 20]))
+        world.start(name, at=time + dice.choice([1, 5, 20]))
     world.run(until_round=12, at_most_seconds=500)
     living = [name for name, peer in world.peers.items() if peer.alive]
     assert len(living) >= 3
@@ -186,6 +186,6 @@ def test_a_swarm_of_which_everybody_dies_between_claim_and_block_goes_on(peers: 
         world.run(until_round=10**6, at_most_seconds=world.now + 0.01)
     for name in world.peers:
         world.crash(name, at=world.now)
-        world.restart(name, at=world.now + 5)
+        world.start(name, at=world.now + 5)
     world.run(until_round=5, at_most_seconds=world.now + 300)
     assert min(world.round_of(name) for name in world.peers) >= 5

@@ -1,0 +1,163 @@
+"""What must hold in every world, checked while it runs: the oracle of the simulator.
+
+Only honest peers are held to it. A broken invariant raises `InvariantBrokenError` with the end of the trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.counters import counted_segments
+from peers.engine import (
+    MAX_ACQUAINTANCES,
+    MAX_EARLY_EACH,
+    MAX_EARLY_KEYS,
+    MAX_OWN_CLAIMS,
+    RoundEngine,
+)
+from peers.events import BlockAdopted, BlockFinal, Event, RosterAccepted
+from peers.exchanging import MAX_CANDIDATES
+from peers.following import MAX_NOTICES, MAX_SIBLINGS
+from peers.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
+from peers.rules import Rules
+from recipes.keys import PeerId
+
+if TYPE_CHECKING:
+    from peers.virtual_peer import VirtualPeer
+    from peers.world import World
+
+TRACE_LINES = 60  # shown when an invariant breaks
+_BLOCKS_A_ROUND = 2 * MAX_PEERS  # far more than any world shows: a chain beyond it grows without bound
+
+
+class InvariantBrokenError(AssertionError):
+    """Something that must always hold did not; the message ends with the last lines of the trace."""
+
+    def __init__(self, what: str, lines: list[str]) -> None:
+        super().__init__("\n".join([what, *lines]))
+        self.what = what
+        self.lines = lines
+
+
+class Watch:
+    """Sees everything that happens in a world, and remembers what it takes to find it wrong."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._digests: dict[str, str] = {}  # by block
+        self._finals: dict[int, str] = {}  # by round
+        self._checked: set[str] = set()  # final blocks whose ancestors were looked at
+        self._claims: dict[tuple[PeerId, str], str] = {}  # by peer and parent
+        self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
+        self._counted: dict[str, frozenset[str]] = {}  # by block: claims counted up to it
+
+    def require(self, holds: bool, what: str) -> None:
+        """Raise unless something holds.
+
+        Raises:
+            InvariantBrokenError: it does not.
+        """
+        if not holds:
+            raise InvariantBrokenError(what, self._world.trace[-TRACE_LINES:])
+
+    # ------------------------------------------------------------ on what a peer says
+
+    def said(self, peer: VirtualPeer, message: AnyMessage) -> None:
+        """Check a message that leaves a peer: whoever is honest never contradicts itself."""
+        if peer.liar is not None or not isinstance(message, Signed):
+            return
+        body = message.body
+        if isinstance(body, Claim):
+            known = self._claims.setdefault((peer.id, body.parent), message.hash)
+            self.require(known == message.hash, f"{peer.name} made two claims after block {body.parent[:8]}")
+        elif isinstance(body, CoSignature):
+            known = self._words.setdefault((peer.id, body.round), body.block)
+            self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")
+
+    def told(self, peer: VirtualPeer, event: Event) -> None:
+        """Check what an honest peer's engine tells."""
+        if peer.liar is not None:
+            return
+        if isinstance(event, BlockAdopted):
+            known = self._digests.setdefault(event.block, event.digest)
+            self.require(known == event.digest, f"two digests for block {event.block[:8]}")
+            self._require_counted_once(peer, event.block)
+        elif isinstance(event, BlockFinal):
+            self._require_one_final(peer, event)
+        elif isinstance(event, RosterAccepted):
+            self.require(event.claims > 0, "an empty roster")
+
+    def _require_counted_once(self, peer: VirtualPeer, block: str) -> None:
+        """No contribution counts twice in a chain."""
+        chain = peer.running.chain
+        path = []
+        current = block
+        while current not in self._counted and (signed := chain.link(current).block) is not None:
+            path.append(signed)
+            if signed.body.parent not in chain:
+                break
+            current = signed.body.parent
+        so_far = self._counted.get(current, frozenset())
+        for signed in reversed(path):
+            counted = counted_segments(signed.body)
+            new = [claim.hash for claim in signed.body.roster.body.claims if counted[claim.body.peer]]
+            twice = so_far & set(new)
+            self.require(not twice and len(set(new)) == len(new), f"{len(twice)} claims counted twice")
+            so_far = self._counted[signed.hash] = so_far | frozenset(new)
+
+    def turns_to(self, peer: VirtualPeer, block: str) -> None:
+        """Check where a peer's state is being brought: who stands on what is final goes on standing on it."""
+        chain, head = peer.running.chain, peer.running.head
+        if peer.liar is None and head in chain and chain.common_ancestor(head, chain.final) == chain.final:
+            stays = chain.common_ancestor(block, chain.final) == chain.final
+            self.require(stays, f"{peer.name} leaves the final block {chain.final[:8]}")
+
+    def _require_one_final(self, peer: VirtualPeer, event: BlockFinal) -> None:
+        """No two peers hold different blocks of a round final, unless they were apart for very long.
+
+        With a block, all before it are final.
+        """
+        chain, block = peer.running.chain, event.block
+        fork: tuple[int, str, str] | None = None
+        while block in chain and (link := chain.link(block)).block is not None:
+            known = self._finals.setdefault(link.round, block)
+            if known != block:
+                fork = (link.round, known, block)
+            elif block in self._checked:
+                break
+            self._checked.add(block)
+            block = link.parent
+        if fork is not None:
+            number, known, block = fork
+            excused = event.round - number > self._world.rules.settled_depth
+            self.require(excused, f"two final blocks of round {number}: {known[:8]} and {block[:8]}")
+
+    # ------------------------------------------------------------ after every step
+
+    def after_step(self, peer: VirtualPeer) -> None:
+        """Check that whatever others can make an engine keep is bounded."""
+        if peer.liar is not None:
+            return
+        for what, length, most in _bounds(peer.running, self._world.rules):
+            self.require(length <= most, f"{peer.name} keeps {length} {what}; at most {most} are allowed")
+
+
+def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
+    """Return what an engine keeps of others' making: what it is, how many, and the most there may be."""
+    current, chain = engine.round, engine.chain
+    early = engine._early
+    known = len(current.parent.counters.peers)
+    depth = 2 * rules.rewind_depth + rules.settled_depth
+    return [
+        ("acquaintances", len(engine.acquaintances), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("ready peers", len(current.ready), MAX_ACQUAINTANCES + 1),
+        ("claims", len(current.claims), known + 2 * MAX_PEERS),
+        ("own claims", len(engine._own_claims), MAX_OWN_CLAIMS),
+        ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
+        ("head notices", len(engine.head_age), MAX_NOTICES),
+        ("keys of early messages", len(early), MAX_EARLY_KEYS),
+        ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),
+        ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
+        ("blocks not applied", len(engine.unavailable), depth * _BLOCKS_A_ROUND),
+        ("blocks", len(chain.links), depth * _BLOCKS_A_ROUND),
+    ]

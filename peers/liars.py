@@ -1,0 +1,156 @@
+"""Peers of a simulated world that depart from the protocol, each in one way.
+
+A liar runs the production engine; what the engine wants done is altered before it is carried out. It signs
+with its own key only, so nothing here forges a signature: that is what signatures are for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from peers import effects as do
+from peers.messages import AnyMessage, Block, CoSignature, HeadNotice, Ready, Signed, sign
+from recipes.keys import PeerId
+from recipes.merkle import digest
+
+if TYPE_CHECKING:
+    from peers.virtual_peer import VirtualPeer
+
+_REMEMBERED = 300  # messages
+_REPLAYED = 4  # at a time
+_FLOOD = 12
+
+
+class Lie(str, Enum):
+    """The ways to lie."""
+
+    TWO_BLOCKS = "two-blocks"  # as leader, shows one block to one half and another to the rest
+    CONSPIRE = "conspire"  # with its like, shows each half of the world a block and co-signs both
+    FALSE_DIGEST = "false-digest"  # co-signs a state that nobody has
+    SILENT_REDUCER = "silent-reducer"  # never reduces
+    WITHHOLD = "withhold"  # reduces, announces, and serves nothing
+    MISCOMPUTE = "miscompute"  # reduces to something else than the average
+    NO_SEGMENTS = "no-segments"  # claims, and sends nothing
+    REPLAY = "replay"  # sends old messages again
+    FLOOD = "flood"  # sends messages about blocks and rosters that do not exist
+
+
+class Liar:
+    """One liar's manner, and what it remembers for it."""
+
+    def __init__(self, lie: Lie, seed: int) -> None:
+        self.lie = lie
+        self._chance = random.Random(seed)
+        self._heard: deque[AnyMessage] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def withholds(self) -> bool:
+        return self.lie is Lie.WITHHOLD
+
+    @property
+    def miscomputes(self) -> bool:
+        return self.lie is Lie.MISCOMPUTE
+
+    def alter(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]:
+        """Return what is done in place of `effect`."""
+        match self.lie:
+            case Lie.NO_SEGMENTS if isinstance(effect, do.PushSegment):
+                return []
+            case Lie.SILENT_REDUCER if isinstance(effect, do.Reduce):
+                return []
+            case Lie.REPLAY if isinstance(effect, do.Send):
+                return [effect, *self._replay(peer, effect)]
+            case Lie.FLOOD if isinstance(effect, do.Send):
+                return [effect, *self._flood(peer)]
+            case Lie.FALSE_DIGEST if isinstance(effect, do.Send):
+                return [self._with_false_digest(peer, effect)]
+            case Lie.TWO_BLOCKS if isinstance(effect, do.Send):
+                return self._two_blocks(peer, effect)
+            case Lie.CONSPIRE:
+                return self._conspire(peer, effect)
+        return [effect]
+
+    def _replay(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+        self._heard.append(effect.message)
+        # Blocks carry what others said: their rosters and co-signatures are replayed too.
+        for signed in peer.disk.blocks[-1:]:
+            self._heard += [signed, signed.body.roster, *signed.body.cosignatures]
+        others = peer.world.ids_alive(besides=peer)
+        return [do.Send(others, self._chance.choice(self._heard)) for _ in range(_REPLAYED)]
+
+    def _flood(self, peer: VirtualPeer) -> list[do.Effect]:
+        others = peer.world.ids_alive(besides=peer)
+        round_number = peer.running.round.parent.round
+        sent: list[do.Effect] = []
+        for _ in range(_FLOOD):
+            nowhere = digest(self._chance.randbytes(32)).hex()
+            far = round_number + self._chance.choice([0, 1, 2, 1000, 2**40])
+            word = CoSignature(
+                run=peer.world.rules.run, peer=peer.id, round=far, block=nowhere, digest=nowhere
+            )
+            messages: list[AnyMessage] = [
+                Ready(round=far, parent=nowhere),
+                HeadNotice(round=far, block=nowhere, age_seconds=self._chance.uniform(0, 1e6)),
+                sign(peer.key, word),
+            ]
+            own = peer.running.round.own_claim
+            if own is not None:
+                messages.append(sign(peer.key, own.body.model_copy(update={"parent": nowhere, "round": far})))
+            sent.append(do.Send(others, self._chance.choice(messages)))
+        return sent
+
+    def _with_false_digest(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
+        if not isinstance(effect.message, Signed) or not isinstance(effect.message.body, CoSignature):
+            return effect
+        false = effect.message.body.model_copy(update={"digest": digest(b"a state that nobody has").hex()})
+        return do.Send(effect.peers, sign(peer.key, false))
+
+    def _two_blocks(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Block) or len(effect.peers) < 2:
+            return [effect]
+        other = message.body.model_copy(update={"reductions": (None, *message.body.reductions[1:])})
+        half = len(effect.peers) // 2
+        return [
+            do.Send(effect.peers[:half], message),
+            do.Send(effect.peers[half:], sign(peer.key, other)),
+        ]
+
+    def _conspire(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]:
+        """Give each half of the world a block and a majority of its own, and let neither see the other's."""
+        if isinstance(effect, do.SaveBlock):
+            return [effect, self._word_for(peer, effect.block)]
+        if not isinstance(effect, do.Send) or not isinstance(effect.message, Signed):
+            return [effect]
+        body = effect.message.body
+        if isinstance(body, CoSignature):
+            return []
+        if not isinstance(body, Block) or body.peer != peer.id or body.reductions[0] is None:
+            return [effect]
+        other = sign(peer.key, body.model_copy(update={"reductions": (None, *body.reductions[1:])}))
+        return [
+            do.Send(_half(peer, upper=False), effect.message),
+            do.Send(_half(peer, upper=True), other),
+            self._word_for(peer, other),
+        ]
+
+    def _word_for(self, peer: VirtualPeer, block: Signed[Block]) -> do.Send:
+        """Co-sign a block, whatever else was co-signed, and let only its half of the world know."""
+        word = CoSignature(
+            run=peer.world.rules.run,
+            peer=peer.id,
+            round=block.body.round,
+            block=block.hash,
+            digest=peer.running.digest,
+        )
+        return do.Send(_half(peer, upper=block.body.reductions[0] is None), sign(peer.key, word))
+
+
+def _half(peer: VirtualPeer, *, upper: bool) -> tuple[PeerId, ...]:
+    """Return the peers of one half of the world, as all conspirators divide it."""
+    everybody = [other.id for other in peer.world.peers.values()]
+    middle = len(everybody) // 2
+    return tuple(other for other in (everybody[middle:] if upper else everybody[:middle]) if other != peer.id)

@@ -1,0 +1,80 @@
+"""What a virtual peer keeps across its deaths, and what a bad death takes from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from peers.chain import Chain, Link, genesis_hash
+from peers.messages import Block, Claim, Signed
+from peers.rules import Rules
+from recipes.merkle import digest
+
+RUN = digest(b"a simulated run").hex()
+GENESIS = genesis_hash(RUN)
+GENESIS_DIGEST = digest(b"a simulated genesis state").hex()
+_TORN_BLOCKS = 3  # newest ones lost, at most
+
+
+class DiskAfter(str, Enum):
+    """What is left of a disk after a crash."""
+
+    KEPT = "kept"
+    TORN = "torn"  # the newest blocks, segments and states are damaged; promises, written with care, are not
+    LOST = "lost"  # nothing is left but the key
+
+
+@dataclass
+class Disk:
+    """One peer's files. `cosigned_round` is None once a lost disk took the memory of it."""
+
+    blocks: list[Signed[Block]] = field(default_factory=list)
+    cosigned_round: int | None = 0
+    claims: list[Signed[Claim]] = field(default_factory=list)
+    head: str = GENESIS  # after which the state stands
+    digests: dict[str, str] = field(default_factory=lambda: {GENESIS: GENESIS_DIGEST})  # states to go back to
+    reduced: dict[str, int] = field(default_factory=dict)  # segment's root -> its round
+
+    def torn(self) -> Disk:
+        """Return what is left when the newest items of everything but the promises are damaged."""
+        kept = max(0, len(self.blocks) - _TORN_BLOCKS)
+        blocks = self.blocks[:kept]
+        newest = max((signed.body.round for signed in blocks), default=0)
+        known = {GENESIS, *(signed.hash for signed in blocks)}
+        digests = {block: state for block, state in self.digests.items() if block in known}
+        return Disk(
+            blocks=blocks,
+            cosigned_round=self.cosigned_round,
+            claims=self.claims,
+            head=next(reversed(digests)),
+            digests=digests,
+            reduced={root: number for root, number in self.reduced.items() if number <= newest},
+        )
+
+    def chain(self, rules: Rules) -> Chain:
+        """Return the chain of the blocks here; those whose parents are gone are left out."""
+        chain = Chain(rules, genesis_digest=GENESIS_DIGEST)
+        for signed in self.blocks:
+            if signed.body.parent in chain and chain.block_fault(signed.body) is None:
+                chain.add(signed)
+        return chain
+
+    def forget(self, *, before_round: int, chain: Chain) -> None:
+        """Drop segments and states that nobody needs any more."""
+        self.reduced = {root: number for root, number in self.reduced.items() if number >= before_round}
+        self.digests = {
+            block: state
+            for block, state in self.digests.items()
+            if block == self.head or (block in chain and chain.link(block).round >= before_round)
+        }
+
+
+def roots_of(link: Link) -> set[str]:
+    """Return the roots of the reduced segments that a block names."""
+    return {r.body.root for r in link.block.body.reductions if r is not None} if link.block else set()
+
+
+def next_digest(before: str, link: Link) -> str:
+    """Return the digest of the state after `link`, which stands on one with the digest `before`."""
+    roots = [r.body.root if r is not None else "-" for r in link.block.body.reductions] if link.block else []
+    return digest(f"{before}/{roots}/{link.counters.canonical()!r}".encode()).hex()

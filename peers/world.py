@@ -1,0 +1,251 @@
+"""A world of virtual peers, time and links, in which the production round engine runs unchanged.
+
+    world = World(seed=7, peers=5)
+    world.crash("p2", at=31.0); world.start("p2", at=60.0)
+    world.run(until_round=10)
+
+A world is its seed: the same seed and the same faults give the same trace, event by event. Contributions
+are only names here; everything else (claims, rosters, blocks, signatures, fork choice) is the real thing.
+After every step the world checks what must always hold (invariants.py).
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import re
+from collections.abc import Callable
+from functools import partial
+
+from peers import effects as do
+from peers.events import BlockAdopted, Event, Rewound
+from peers.invariants import Watch
+from peers.messages import Block
+from peers.rules import Rules
+from peers.virtual_disk import RUN, DiskAfter
+from peers.virtual_links import Links, home_line
+from peers.virtual_peer import VirtualPeer
+from recipes.keys import PeerId, SigningKey
+from recipes.merkle import digest
+
+ROLL_CALL_SECONDS = 10.0
+CONTRIBUTION_BYTES = 100_000
+_HASH = re.compile(r"\b[0-9a-f]{64}\b")
+_REQUEST_BYTES = 60
+_BLOCK_BYTES = 20_000  # in an answer of many
+
+
+def rules(*, electors: tuple[PeerId, ...], segments: int = 4, window_seconds: float = 10.0) -> Rules:
+    """Return rules for a world of small rounds."""
+    return Rules(
+        run=RUN,
+        segments=segments,
+        window_seconds=window_seconds,
+        grace_seconds=3.0,
+        transfer_seconds=4.0,
+        leader_seconds=4.0,
+        tokens_per_slot=128,
+        minimum_slots=8,
+        newcomer_slots=16,
+        newcomer_lanes=64,
+        snapshot_interval=16,
+        electors=electors,
+    )
+
+
+class World:
+    """Virtual time, links and peers; `seed` decides everything that the caller does not."""
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        peers: int,
+        segments: int = 4,
+        window_seconds: float = 10.0,
+        contribution_bytes: int = CONTRIBUTION_BYTES,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.trace: list[str] = []
+        self.events: list[tuple[float, str, Event]] = []  # when, whose, what
+        self.steps = 0
+        self.contribution_bytes = contribution_bytes
+        self.links = Links(self.random)
+        self.watch = Watch(self)
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._moved = True  # since it was last looked who has reached what
+        keys = [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(peers)]
+        self.rules = rules(electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds)
+        self.peers = {
+            f"p{number}": VirtualPeer(
+                self, f"p{number}", key, line=home_line(self.random), speed=self.random.uniform(1, 12)
+            )
+            for number, key in enumerate(keys)
+        }
+        self.by_id = {peer.id: peer for peer in self.peers.values()}
+        self.at(0.0, self._roll_call)
+
+    # ------------------------------------------------------------ what a scenario says
+
+    def start(self, name: str, *, at: float = 0.0) -> None:
+        """Let a peer join, or come back with what its disk holds, at a time."""
+        self.at(at, lambda: None if self.peers[name].alive else self._begin(name))
+
+    def crash(self, name: str, *, at: float, disk: DiskAfter = DiskAfter.KEPT) -> None:
+        """Kill a peer at a time."""
+
+        def die() -> None:
+            self.remark(f"{name} dies; its disk is {disk.value}")
+            self.peers[name].stop(disk)
+            self._moved = True
+
+        self.at(at, die)
+
+    def pause(self, name: str, *, at: float, until: float, clock_stops: bool) -> None:
+        """Let a peer stand still for a while: a stopped process, or a laptop whose clock sleeps with it."""
+
+        def fall_asleep() -> None:
+            self.remark(
+                f"{name} stands still for {until - at:.1f} s{', its clock too' if clock_stops else ''}"
+            )
+            self.peers[name].pause(until=until, clock_stops=clock_stops)
+
+        self.at(at, fall_asleep)
+
+    def partition(self, one: set[str], *, at: float, until: float, one_way: bool = False) -> None:
+        """Cut the peers in `one` off from all others for a while; one way: they hear, and are not heard."""
+        inside = sorted(one)
+        outside = [name for name in self.peers if name not in one]
+
+        def both(change: Callable[[list[str], list[str]], None], remark: str) -> None:
+            self.remark(remark)
+            change(inside, outside)
+            if not one_way:
+                change(outside, inside)
+
+        how = "is not heard by" if one_way else "is cut off from"
+        self.at(at, partial(both, self.links.cut, f"{' '.join(inside)} {how} {' '.join(outside)}"))
+        self.at(until, partial(both, self.links.heal, f"{' '.join(inside)} can talk to the others again"))
+
+    def run(self, *, until_round: int, at_most_seconds: float = 3600.0) -> None:
+        """Run until every living honest peer has adopted `until_round`, or virtual time is up.
+
+        Raises:
+            InvariantBrokenError: something that must always hold did not.
+        """
+        self._moved = True
+        while self._queue and self.now < at_most_seconds:
+            if self._moved and self._all_reached(until_round):
+                return
+            self.now, _, action = heapq.heappop(self._queue)
+            self.steps += 1
+            action()
+
+    def _all_reached(self, round_number: int) -> bool:
+        self._moved = False
+        rounds = [self.round_of(peer.name) for peer in self.honest() if peer.alive]
+        return bool(rounds) and min(rounds) >= round_number
+
+    def honest(self) -> list[VirtualPeer]:
+        """Return the peers that keep to the protocol."""
+        return [peer for peer in self.peers.values() if peer.liar is None]
+
+    def round_of(self, name: str) -> int:
+        """Return the round of a living peer's head; -1 if it is dead."""
+        engine = self.peers[name].engine
+        return -1 if engine is None else engine.chain.link(engine.head).round
+
+    def block_at(self, name: str, round_number: int) -> str:
+        """Return the block of a round in a living peer's chain; empty if it is pruned or not there yet."""
+        engine = self.peers[name].running
+        block = engine.head
+        while block in engine.chain and engine.chain.link(block).round > round_number:
+            block = engine.chain.link(block).parent
+        return block if block in engine.chain and engine.chain.link(block).round == round_number else ""
+
+    def head_block(self, name: str) -> Block:
+        """Return the block at a living peer's head."""
+        engine = self.peers[name].engine
+        signed = engine.chain.link(engine.head).block if engine is not None else None
+        if signed is None:
+            raise LookupError(f"{name} is at genesis, or not alive")
+        return signed.body
+
+    def ids_alive(self, *, besides: VirtualPeer) -> tuple[PeerId, ...]:
+        """Return the ids of all others that live."""
+        return tuple(peer.id for peer in self.peers.values() if peer.alive and peer is not besides)
+
+    # ------------------------------------------------------------ time and links
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Have something happen at a virtual time."""
+        self._count += 1
+        heapq.heappush(self._queue, (time, self._count, action))
+
+    def reachable(self, sender: VirtualPeer, receiver: VirtualPeer) -> bool:
+        """Say whether what is sent now can arrive."""
+        return receiver.answers and not self.links.is_cut(sender.name, receiver.name)
+
+    def deliver(self, sender: VirtualPeer, receiver: VirtualPeer, happened: do.Input, size: int) -> None:
+        """Carry an input to another peer: late, perhaps twice, perhaps not at all."""
+        for _ in range(self.links.copies()):
+            if receiver.alive and not self.links.is_cut(sender.name, receiver.name):
+                arrival = self.links.arrival(sender.line, receiver.line, size, self.now)
+                receiver.at(arrival, partial(receiver.take, happened), from_outside=True)
+
+    def ask_head(self, sender: VirtualPeer, other: VirtualPeer) -> None:
+        """Ask for a head; the answer comes as a message."""
+
+        def answer() -> None:
+            notice = other.head_notice()
+            if notice is not None:
+                self.deliver(other, sender, do.Received(other.id, notice), _REQUEST_BYTES)
+
+        self._ask(sender, other, answer)
+
+    def ask_blocks(self, sender: VirtualPeer, other: VirtualPeer, after_round: int) -> None:
+        """Ask for blocks; the answer comes as an input."""
+
+        def answer() -> None:
+            found = other.blocks_after(after_round)
+            self.deliver(other, sender, found, _REQUEST_BYTES + _BLOCK_BYTES * len(found.blocks))
+
+        self._ask(sender, other, answer)
+
+    def _ask(self, sender: VirtualPeer, other: VirtualPeer, answer: Callable[[], None]) -> None:
+        if self.reachable(sender, other) and self.links.copies():
+            arrival = self.links.arrival(sender.line, other.line, _REQUEST_BYTES, self.now)
+            other.at(arrival, answer, from_outside=True)
+
+    def _begin(self, name: str) -> None:
+        self.remark(f"{name} starts")
+        self.peers[name].start()
+
+    def _roll_call(self) -> None:
+        """The notice board: now and again everybody learns who is about."""
+        living = tuple(peer.id for peer in self.peers.values() if peer.alive)
+        for peer in self.peers.values():
+            if peer.answers:
+                peer.take(do.Acquainted(living))
+        self.at(self.now + ROLL_CALL_SECONDS, self._roll_call)
+
+    # ------------------------------------------------------------ the trace
+
+    def remark(self, text: str) -> None:
+        """Write what the scenario does into the trace."""
+        self.trace.append(f"{self.now:9.3f} -- {text}")
+
+    def readable(self, line: str) -> str:
+        """Return a line of the trace with names for ids, and short hashes."""
+        for peer in self.peers.values():
+            line = line.replace(peer.id, peer.name)
+        return _HASH.sub(lambda found: found[0][:8], line)
+
+    def note(self, peer: VirtualPeer, event: Event) -> None:
+        """Write what a peer tells into the trace, and check it."""
+        self.trace.append(f"{self.now:9.3f} {peer.name} {event}")
+        self.events.append((self.now, peer.name, event))
+        self._moved = self._moved or isinstance(event, BlockAdopted | Rewound)
+        self.watch.told(peer, event)

@@ -1,0 +1,178 @@
+"""Drawn faults and liars: whole worlds in which nothing breaks, and the command that runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from peers import simulate
+from peers.faults import Fault
+from peers.invariants import InvariantBrokenError
+from peers.liars import Liar, Lie
+from peers.scenario import prepare, recovery_bound, run_world
+from peers.virtual_disk import DiskAfter
+from peers.world import World
+
+LONE_LIES = [lie for lie in Lie if lie is not Lie.CONSPIRE]
+
+
+def among_liars(lie: Lie, *, seed: int = 1, peers: int = 7) -> World:
+    world = World(seed=seed, peers=peers)
+    for name in world.peers:
+        world.start(name)
+    for name in ("p2", "p5"):
+        world.peers[name].liar = Liar(lie, seed)
+    return world
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_the_swarm_outlives_each_fault(fault: Fault) -> None:
+    outcome = run_world(seed=1, peers=6, rounds=5, faults={fault})[1]
+    assert outcome.broken == ""
+    assert outcome.rounds >= 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_swarm_outlives_all_faults_at_once(seed: int) -> None:
+    outcome = run_world(seed=seed, peers=5 + seed, rounds=6, faults=list(Fault))[1]
+    assert outcome.broken == ""
+
+
+@pytest.mark.parametrize("lie", LONE_LIES)
+def test_rounds_go_on_among_liars(lie: Lie) -> None:
+    world = among_liars(lie)
+    bound = 7 * recovery_bound(world.rules, liars=2) / 5
+    world.run(until_round=7, at_most_seconds=bound)
+    assert min(world.round_of(peer.name) for peer in world.honest()) >= 7
+
+
+def test_a_reducer_that_serves_nothing_is_replaced_by_its_backup() -> None:
+    world = among_liars(Lie.WITHHOLD)
+    world.run(until_round=8)
+    liars = {peer.id for peer in world.peers.values() if peer.liar is not None}
+    block = world.head_block("p0")
+    made = {reduction.body.peer for reduction in block.reductions if reduction is not None}
+    assert made
+    assert not made & liars
+
+
+def test_a_false_reduction_is_never_counted() -> None:
+    world = among_liars(Lie.MISCOMPUTE)
+    world.run(until_round=8)
+    liars = {peer.id for peer in world.peers.values() if peer.liar is not None}
+    engine = world.peers["p0"].running
+    for link in engine.chain.after(0):
+        assert link.block is not None
+        if link.block.body.peer not in liars:
+            assert not {r.body.peer for r in link.block.body.reductions if r is not None} & liars
+
+
+def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:
+    world = among_liars(Lie.FLOOD)
+    world.run(until_round=6)  # the bounds are checked after every step
+    assert len(world.peers["p0"].running._early) > 1
+
+
+def test_electors_who_conspire_can_make_two_final_blocks() -> None:
+    """A known limit: finality is a bare majority, so it withstands no elector that signs twice unseen."""
+    world = among_liars(Lie.CONSPIRE, seed=2)
+    with pytest.raises(InvariantBrokenError, match="two final blocks"):
+        world.run(until_round=20, at_most_seconds=500)
+
+
+def test_a_first_elector_started_again_out_of_hearing_can_make_a_second_final_block() -> None:
+    """A known limit: it forgot its own co-signature of round 4, and asks the electors of round 3: itself."""
+    world = World(seed=0, peers=5)
+    for name in world.peers:
+        world.start(name)
+    world.run(until_round=4)
+    died = world.now + 0.4
+    world.crash("p0", at=died)
+    world.partition({"p0"}, at=died, until=died + 60)
+    world.start("p0", at=died + 1)
+    with pytest.raises(InvariantBrokenError, match="two final blocks of round 5"):
+        world.run(until_round=10**6, at_most_seconds=died + 160)
+
+
+def test_who_lost_its_disk_and_kept_its_key_can_claim_twice() -> None:
+    """A known limit: the first claim is forgotten, and the others still stand on the block below it."""
+    world = World(seed=0, peers=5)
+    for name in world.peers:
+        world.start(name)
+    world.peers["p3"].speed = 50
+    world.run(until_round=6)
+    while not any("p3 Claimed(round=7" in line for line in world.trace):
+        world.run(until_round=10**6, at_most_seconds=world.now + 0.05)
+    world.crash("p3", at=world.now, disk=DiskAfter.LOST)
+    world.start("p3", at=world.now + 0.2)
+    with pytest.raises(InvariantBrokenError, match="p3 made two claims"):
+        world.run(until_round=9)
+
+
+def test_leaving_a_fault_out_leaves_the_others_as_they_were() -> None:
+    remarks = []
+    for faults in ({Fault.CRASH, Fault.PARTITION}, {Fault.CRASH}):
+        world, peace_at = prepare(seed=5, peers=6, rounds=5, faults=faults)
+        world.run(until_round=10**6, at_most_seconds=peace_at)
+        remarks.append([line for line in world.trace if " dies" in line])
+    assert remarks[0] == remarks[1] != []
+
+
+# ---------------------------------------------------------------- the command
+
+app = Typer()
+app.command()(simulate.main)
+
+
+def test_the_command_tells_of_one_world() -> None:
+    told = CliRunner().invoke(app, ["--seed", "3", "--peers", "4", "--rounds", "2", "--faults", "crash,slow"])
+    assert told.exit_code == 0, told.output
+    assert "round 1: block" in told.output
+    assert "dies; its disk is kept" in told.output
+    assert "No invariant broke." in told.output
+
+
+def test_the_command_counts_many_worlds() -> None:
+    told = CliRunner().invoke(
+        app, ["--seeds", "0..2", "--peers", "2..3", "--rounds", "1", "--faults", "none"]
+    )
+    assert told.exit_code == 0, told.output
+    assert "Simulated worlds" in told.output
+
+
+@pytest.mark.parametrize("wrong", [["--faults", "rain"], ["--seeds", "9..3"], ["--peers", "0"]])
+def test_the_command_says_what_it_does_not_understand(wrong: list[str]) -> None:
+    told = CliRunner().invoke(app, wrong)
+    assert told.exit_code == 2
+
+
+def test_a_broken_world_is_told_with_its_seed_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peers.scenario.ROUNDS_TO_RECOVER", 0)
+    told = CliRunner().invoke(app, ["--seed", "3", "--peers", "3", "--rounds", "1", "--faults", "none"])
+    assert told.exit_code == simulate.BROKEN
+    assert "Seed 3, 3 peers" in told.output
+    assert "BROKEN" in told.output
+
+
+def test_a_world_is_its_seed_in_every_process() -> None:
+    command = (
+        "import hashlib; from peers.faults import Fault; from peers.scenario import run_world; "
+        "world, _ = run_world(seed=4, peers=6, rounds=3, faults=list(Fault)); "
+        "print(hashlib.sha256('\\n'.join(world.trace).encode()).hexdigest())"
+    )
+    traces = {
+        subprocess.run(
+            [sys.executable, "-c", command],
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("1", "2")
+    }
+    assert len(traces) == 1
