@@ -8,6 +8,7 @@ the next input. Heavy arithmetic runs in one worker thread (`_compute`), trainin
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -311,7 +312,8 @@ class Node:
         )
         if stop.is_set():
             return
-        loss = float(np.mean(window.losses)) if window.losses else float("nan")
+        finite = [loss for loss in window.losses if math.isfinite(loss)]  # a step that failed has none
+        loss = float(np.mean(finite)) if finite else float("nan")
         self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
         work = await self._compute(
             lambda: self._contributor.contribute(

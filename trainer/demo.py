@@ -33,7 +33,6 @@ from trainer.demo_report import Figures, as_json, draw_curve, live_view, summary
 PROMPT = "class "
 SAMPLE_TOKENS = 400
 TEMPERATURE = 0.8  # a small model of bytes, asked to be surer of itself, only indents
-START_SECONDS = 90.0  # for a peer to start
 ROUND_SECONDS = 120.0  # without a new round anywhere, something is wrong
 _LOOK_SECONDS = 0.5
 
