@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from peers.chain import Chain, genesis_hash
+from peers.chain import Chain, build_chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.codec import Codec
 from peers.contributing import Contributor
@@ -18,7 +18,7 @@ from peers.exchange_store import ExchangeFormat, ExchangeStore
 from peers.fetch_run import Run
 from peers.history import ContributionHistory
 from peers.node import Node, NodeSettings, Trainer
-from peers.rules import Rules
+from peers.rules import Bounds, Rules
 from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
 from peers.transport import Transport
@@ -28,6 +28,7 @@ from recipes.layout import Layout
 from recipes.recipe import Recipe, published
 
 CHAIN_FILE = "chain.sqlite"
+CLAIMED_FOLDER = "claimed"
 
 
 def rules_of(recipe: Recipe, run_id: str) -> Rules:
@@ -36,15 +37,16 @@ def rules_of(recipe: Recipe, run_id: str) -> Rules:
         run=run_id,
         segments=recipe.round.segments,
         window_seconds=recipe.round.window_seconds,
-        grace_seconds=recipe.round.grace_seconds,
-        transfer_seconds=recipe.round.transfer_seconds,
-        leader_seconds=recipe.round.leader_seconds,
+        grace=Bounds(*recipe.round.grace_seconds),
+        transfer=Bounds(*recipe.round.transfer_seconds),
+        leader=Bounds(*recipe.round.leader_seconds),
         tokens_per_slot=recipe.data.sequence_length,
         minimum_slots=recipe.round.minimum_slots,
         newcomer_slots=recipe.round.newcomer_slots,
         newcomer_lanes=recipe.round.newcomer_lanes,
         snapshot_interval=recipe.round.snapshot_interval,
         electors=published(recipe).electors,
+        owners=recipe.run.owners,
     )
 
 
@@ -105,10 +107,12 @@ def assemble_node(
         layout=layout,
         has_momentum=has_momentum,
     )
-    chain = Chain(rules, genesis_digest=genesis)
-    for block in store.blocks(run=rules.run):
-        if block.body.parent in chain and chain.block_fault(block.body) is None:
-            chain.add(block)
+    checkpoint = store.checkpoint(run=rules.run)
+
+    def load() -> Chain:
+        return load_chain(store, rules, genesis_digest=genesis)
+
+    chain = load()
     below = chain.link(chain.final).round - 2 * rules.rewind_depth
     if state.block in chain:
         below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
@@ -128,7 +132,8 @@ def assemble_node(
         head=head,
         state_digest=_digest_at(state, chain, head) or genesis,
         state_is_here=state.clean and state.block == head,
-        cosigned_round=store.cosigned_round(),
+        promise=store.promise(),
+        checkpoint=checkpoint,
         own_claims=store.claims(run=rules.run),
         now=time.monotonic(),
     )
@@ -162,11 +167,29 @@ def assemble_node(
         trainer=trainer,
         settings=settings,
         listener=listener,
+        load_chain=load,
+    )
+
+
+def load_chain(store: ChainStore, rules: Rules, *, genesis_digest: str) -> Chain:
+    """Return the chain of the blocks on disk, with what is final by them, by memory, or by an owner's word.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    return build_chain(
+        Chain(rules, genesis_digest=genesis_digest),
+        store.blocks(run=rules.run),
+        final=store.final(),
+        checkpoint=store.checkpoint(run=rules.run),
+        evidence=store.evidence(run=rules.run).values(),
     )
 
 
 def _open_chain(folder: Path, listener: Callable[[Event], None]) -> ChainStore:
-    store = ChainStore(folder / CHAIN_FILE)
+    # Beside the runs, so that it stays when a run's folder is deleted and the key is kept.
+    marker = folder.parent.parent / CLAIMED_FOLDER / folder.name
+    store = ChainStore(folder / CHAIN_FILE, marker=marker)
     if store.moved_aside is not None:
         listener(
             Notice(

@@ -1,45 +1,70 @@
 """The chain of blocks: what makes a block valid, which branch to follow, and what is final.
 
 Pure and in memory: a block tree above the last pruned block, with the co-signatures known for each.
-Fork choice: between two branches from an ancestor A, the one with more of A's electors behind it wins,
-each elector counted where its latest co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the
-latest message of each voter: Buterin et al. 2020, Gasper). Peers that joined the electors after A weigh
-nothing at A.
 
-A block is final, with all before it, once more than half of the electors *of its last final ancestor*
-co-signed it: were it those of its parent, a cut-off minority could elect itself and then finalise its
-own branch. Volunteers come and go, so that majority may be gone for good: where nothing became final for
-`settled_depth` blocks, the ancestor that deep stands in. Who trained apart for longer than that has ruled the
-others' branch out, and must be told to start afresh.
+Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches from
+an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
+co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et al.
+2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a peer leaves
+its branch only for one that is justified, or that more than half of the last final block's electors stand on.
+
+What is final is never undone. Three things make a block final: two quorums in a row; the time that passed while
+this peer itself went through `settled_depth` rounds in which nothing became final (`settle`); and the owner's
+signature under a checkpoint (`decree`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peers.assignment import assign_reducers, leaders, missed_reducers
 from peers.counters import Counters, advance, claim_fault, initial
-from peers.messages import MAX_COSIGNATURES, Block, CoSignature, Reduction, Roster, Signed
+from peers.finality import Finality, begin, show
+from peers.messages import (
+    MAX_COSIGNATURES,
+    Block,
+    Checkpoint,
+    CoSignature,
+    Evidence,
+    Reduction,
+    Roster,
+    Signed,
+)
 from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
 from recipes.slots import merge, total
 
+RULED_OUT = (
+    "on a branch that a final block rules out here. If most others are on it, this peer trained apart from them for "
+    "too long: ask the run's owner for a checkpoint (python -m peers.checkpoint)"
+)
+
 
 @dataclass(frozen=True)
 class Link:
-    """A block in its place: `counters` are those after it. Genesis has no block."""
+    """A block in its place: `counters` and `finality` are those after it. Genesis has no block."""
 
     hash: str
     parent: str
     counters: Counters
     block: Signed[Block] | None
+    finality: Finality
 
     @property
     def round(self) -> int:
         return self.counters.round
+
+
+@dataclass(frozen=True)
+class KeptFinal:
+    """A block that was final before a restart; `settled` if time alone made it so."""
+
+    round: int
+    block: str
+    settled: bool
 
 
 def genesis_hash(run: str) -> str:
@@ -63,16 +88,27 @@ class Chain:
     def __init__(self, rules: Rules, *, genesis_digest: str) -> None:
         self.rules = rules
         self.genesis_digest = genesis_digest
-        root = Link(genesis_hash(rules.run), "", initial(rules), None)
+        genesis = genesis_hash(rules.run)
+        counters = initial(rules)
+        root = Link(genesis, "", counters, None, begin(genesis, 0, counters.electors(rules)))
         self.root = root.hash
         self.links: dict[str, Link] = {root.hash: root}
         self.final = root.hash  # the newest final block
+        self.justified = root.hash  # the newest block known to be justified, on top of the final one
         self._finals = {root.hash}
+        self._decreed: tuple[int, str] | None = None  # round and hash of a final block that is not here yet
         self._children: dict[str, list[str]] = {}
         self._at_round: dict[int, set[str]] = {}  # the blocks of each round
         self._cosignatures: dict[str, dict[PeerId, Signed[CoSignature]]] = {}
         self._latest: dict[PeerId, CoSignature] = {}
-        self.equivocators: set[PeerId] = set()
+        self.equivocations: dict[PeerId, tuple[Signed[CoSignature], Signed[CoSignature]]] = {}
+        self._version = 0  # counts what may change the fork choice
+        self._best: tuple[tuple[int, str, frozenset[str]], str] | None = None
+
+    @property
+    def equivocators(self) -> set[PeerId]:
+        """Return those who co-signed two blocks of one round: their word weighs nothing."""
+        return set(self.equivocations)
 
     def __contains__(self, block: str) -> bool:
         return block in self.links
@@ -101,6 +137,11 @@ class Chain:
             return "two claims used the same slots"
         return None
 
+    def rules_out(self, signed: Signed[Block]) -> bool:
+        """Say whether a block takes the place of one that is final and not here yet."""
+        decreed = self._decreed
+        return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
+
     def block_fault(self, block: Block) -> str | None:
         """Say what is wrong with a block whose parent is known, or None."""
         parent = self.links[block.parent]
@@ -108,10 +149,7 @@ class Chain:
         if block.round != parent.round + 1:
             return "wrong round"
         if not self._stands_on(block.parent, self.final):
-            return (
-                "on a branch that a final block rules out here. If most others are on it, this peer trained "
-                "apart from them for too long: delete the run's folder and join again"
-            )
+            return RULED_OUT
         if fault := self.roster_fault(roster, parent):
             return fault
         return (
@@ -156,7 +194,7 @@ class Chain:
         if parent.block is None:
             fits = block.digest_before == self.genesis_digest and not block.cosignatures
             return None if fits else "does not start from the genesis state"
-        allowed = self._may_cosign(parent)
+        allowed = self.may_cosign(parent)
         signers = [signed.body.peer for signed in block.cosignatures]
         if len(set(signers)) != len(signers) or not allowed.issuperset(signers):
             return "co-signatures twice or from outsiders"
@@ -198,30 +236,63 @@ class Chain:
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
 
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top of it may carry, electors' first."""
+        """Return the known co-signatures of `link` that a block on top of it may carry, the weighty ones first."""
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        by_weight = sorted(self.cosignatures(link.hash), key=lambda signed: signed.body.peer not in electors)
+        weighty = electors | link.finality.electorate.members
+        by_weight = sorted(self.cosignatures(link.hash), key=lambda signed: signed.body.peer not in weighty)
         return by_weight[:MAX_COSIGNATURES]
 
-    def _may_cosign(self, link: Link) -> frozenset[PeerId]:
-        """Return those with a say in `link`: its parent's electors, and its own roster."""
+    def may_cosign(self, link: Link) -> frozenset[PeerId]:
+        """Return those with a say in `link`: its electorate, its parent's electors, and its own roster."""
         if link.block is None:
             return frozenset()
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        return electors | {claim.body.peer for claim in link.block.body.roster.body.claims}
+        roster = {claim.body.peer for claim in link.block.body.roster.body.claims}
+        return link.finality.electorate.members | electors | roster
 
     def add(self, signed: Signed[Block]) -> Link:
         """Put a valid block (see `block_fault`) into the tree, with the co-signatures that it carries."""
         block = signed.body
         parent = self.links[block.parent]
         missed = missed_reducers(block, parent.counters, self.rules)
-        link = Link(signed.hash, block.parent, advance(parent.counters, block, missed, self.rules), signed)
+        counters = advance(parent.counters, block, missed, self.rules)
+        link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block))
         self.links[link.hash] = link
         self._children.setdefault(parent.hash, []).append(link.hash)
         self._at_round.setdefault(link.round, set()).add(link.hash)
+        self._version += 1
         for cosignature in block.cosignatures:
             self.add_cosignature(cosignature)
+        self._note(link)
+        if self._decreed == (link.round, link.hash):
+            self._make_final(link)
+            self._decreed = None
         return link
+
+    def _finality(self, parent: Link, block: Block) -> Finality:
+        return show(
+            parent.finality,
+            parent=parent.hash,
+            grandparent=parent.parent,
+            round_number=block.round,
+            signers=frozenset(signed.body.peer for signed in block.cosignatures),
+            electors_at=self.electors_at,
+        )
+
+    def _note(self, link: Link) -> None:
+        """Take in what the chain shows at `link`, if it stands on what is final here."""
+        if not self._stands_on(link.hash, self.final):
+            return
+        if link.finality.final in self.links:
+            self._make_final(self.links[link.finality.final])
+        self._note_justified(link.finality.justified)
+
+    def _note_justified(self, block: str) -> None:
+        known = self.links.get(block)
+        if known is not None and self._stands_on(block, self.final):
+            best = self.links[self.justified]
+            if (known.round, known.hash) > (best.round, best.hash):
+                self.justified = block
 
     def add_cosignature(self, signed: Signed[CoSignature]) -> bool:
         """Record a co-signature of a known block; say whether it was new and counts.
@@ -231,43 +302,81 @@ class Chain:
         """
         body = signed.body
         link = self.links.get(body.block)
-        if link is None or link.round != body.round or body.peer not in self._may_cosign(link):
+        if link is None or link.round != body.round or body.peer not in self.may_cosign(link):
             return False
         known = self._cosignatures.setdefault(body.block, {})
         if body.peer in known:
             return False
         for sibling in self._at_round.get(link.round, set()) - {link.hash}:
-            if body.peer in self._cosignatures.get(sibling, {}):
-                self.equivocators.add(body.peer)
+            if (other := self._cosignatures.get(sibling, {}).get(body.peer)) is not None:
+                self.convict(other, signed)
         known[body.peer] = signed
+        self._version += 1
         latest = self._latest.get(body.peer)
         if latest is None or body.round > latest.round:
             self._latest[body.peer] = body
-        electors = self.electors_at(self._anchor(link))
-        behind = (electors - self.equivocators) & known.keys()
-        if 2 * len(behind) > len(electors) and self._stands_on(link.hash, self.final):
-            self._make_final(link)
+        honest = known.keys() - self.equivocations.keys()
+        if link.finality.electorate.agrees(honest) and self._stands_on(link.hash, self.final):
+            if link.finality.justified == link.parent and link.parent in self.links:
+                self._make_final(self.links[link.parent])
+            self._note_justified(link.hash)
         return True
+
+    def take_evidence(self, evidence: Evidence) -> None:
+        """Note whom kept evidence convicts."""
+        one, other = evidence.one, evidence.other
+        if evidence.convicts() and isinstance(one.body, CoSignature):
+            self.convict(one, other)  # type: ignore[arg-type]
+
+    def convict(self, one: Signed[CoSignature], other: Signed[CoSignature]) -> None:
+        """Let the author of two co-signatures of different blocks of one round weigh nothing from now on."""
+        if one.body.peer not in self.equivocations:
+            self.equivocations[one.body.peer] = (one, other)
+            self._version += 1
 
     def is_final(self, block: str) -> bool:
         """Say whether `block` can no longer be undone."""
         return block in self._finals
 
-    def _anchor(self, link: Link) -> str:
-        """Return the block whose electors finalise `link`: its last final ancestor, within reach."""
-        current = link.parent
-        for _ in range(self.rules.settled_depth):
-            if current in self._finals or self.links[current].parent not in self.links:
-                break
-            current = self.links[current].parent
-        return current
-
     def _make_final(self, link: Link) -> None:
+        if link.round <= self.links[self.final].round or not self._stands_on(link.hash, self.final):
+            return
         current = link.hash
         while current in self.links and current not in self._finals:
             self._finals.add(current)
             current = self.links[current].parent
         self.final = link.hash
+        self._version += 1
+        if not self._stands_on(self.justified, self.final):
+            self.justified = self.final
+            for other in self.after(link.round):
+                self._note_justified(other.finality.justified)
+
+    def decree(self, round_number: int, block: str) -> None:
+        """Take a block for final without a quorum: an owner's checkpoint, or what was final before a restart.
+
+        One that is not here yet becomes final when it comes, and no other block of its round is let in. Whoever
+        holds a final block that contradicts it has to build the chain anew, and decree before adding blocks.
+        """
+        link = self.links.get(block)
+        if link is not None:
+            self._make_final(link)
+        elif round_number > self.links[self.final].round:
+            self._decreed = (round_number, block)
+
+    def settle(self, block: str) -> None:
+        """Take a block for final because too much time passed without any: its own electors go on from it."""
+        self._make_final(self.links[block])
+        link = self.links[block]
+        self.justified = block
+        finality = begin(block, link.round, self.electors_at(block))
+        self.links[block] = replace(link, finality=finality)
+        for other in self.after(link.round):
+            if other.block is not None and other.parent in self.links and self._stands_on(other.hash, block):
+                renewed = replace(other, finality=self._finality(self.links[other.parent], other.block.body))
+                self.links[other.hash] = renewed
+                self._note(renewed)
+        self._version += 1
 
     def _stands_on(self, block: str, ancestor: str) -> bool:
         """Say whether `block` is `ancestor` or comes after it."""
@@ -279,26 +388,55 @@ class Chain:
     def best_head(self, head: str, unavailable: Collection[str] = ()) -> str:
         """Return the head of the branch to follow, for a peer that stands at `head`.
 
-        Blocks that cannot be applied here are passed over. What is final is followed from any depth; for
-        anything else, nothing deeper than `rewind_depth` below `head` is undone.
+        Blocks that cannot be applied here are passed over.
         """
-        if not self._stands_on(head, self.final):
-            head = self.final
-        floor = max(self.links[head].round - self.rules.rewind_depth, self.links[self.final].round)
-        while self.links[head].round > floor:
-            head = self.links[head].parent
-        while True:
-            children = [child for child in self._children.get(head, []) if child not in unavailable]
-            if not children:
-                return head
-            head = children[0] if len(children) == 1 else self._heaviest(head, children)
+        question = (self._version, head, frozenset(unavailable))
+        if self._best is None or self._best[0] != question:
+            self._best = (question, self._choose(head, unavailable))
+        return self._best[1]
 
-    def _heaviest(self, ancestor: str, children: list[str]) -> str:
+    def _choose(self, head: str, unavailable: Collection[str]) -> str:
+        current = self.final if self.justified in unavailable else self.justified
+        floor = self.links[head].round - self.rules.rewind_depth if head in self.links else 0
+        own = self._branch_of(head, self.links[current].round)
+        while True:
+            children = [child for child in self._children.get(current, []) if child not in unavailable]
+            if not children:
+                return current
+            below = own.get(self.links[current].round + 1)
+            if len(children) == 1:
+                current = children[0]
+            elif below in children and self.links[current].round < floor:
+                current = self._prevailing(current, children) or below
+            else:
+                current = self._heaviest(current, children)
+
+    def _branch_of(self, head: str, floor: int) -> dict[int, str]:
+        """Return the blocks from `head` down to round `floor`, by round."""
+        found: dict[int, str] = {}
+        while head in self.links and self.links[head].round > floor:
+            found[self.links[head].round] = head
+            head = self.links[head].parent
+        return found
+
+    def _prevailing(self, ancestor: str, children: list[str]) -> str | None:
+        """Return the branch that more than half of the last final block's electors stand on, if there is one."""
+        electors = self.electors_at(self.final) - self.equivocations.keys()
+        weight = self._weights(ancestor, children, electors)
+        best = max(children, key=lambda child: weight[child])
+        return best if 2 * weight[best] > len(electors) else None
+
+    def _weights(self, ancestor: str, children: list[str], electors: Iterable[PeerId]) -> dict[str, int]:
         weight = dict.fromkeys(children, 0)
-        for elector in self.electors_at(ancestor) - self.equivocators:
+        for elector in electors:
             latest = self._latest.get(elector)
             if latest is not None and (branch := self._branch(latest.block, ancestor)) in weight:
                 weight[branch] += 1
+        return weight
+
+    def _heaviest(self, ancestor: str, children: list[str]) -> str:
+        electors = self.electors_at(ancestor) - self.equivocations.keys()
+        weight = self._weights(ancestor, children, electors)
         return min(children, key=lambda child: (-weight[child], self._attempt(child), child))
 
     def _attempt(self, block: str) -> int:
@@ -359,6 +497,7 @@ class Chain:
         self.root = trunk
         self._at_round = {number: blocks for number, blocks in self._at_round.items() if blocks}
         self._latest = {peer: latest for peer, latest in self._latest.items() if latest.block in self.links}
+        self._version += 1
 
     def _descendants(self, block: str) -> set[str]:
         found, queue = {block}, [block]
@@ -367,3 +506,30 @@ class Chain:
                 found.add(child)
                 queue.append(child)
         return found
+
+
+def build_chain(
+    chain: Chain,
+    blocks: Iterable[Signed[Block]],
+    *,
+    final: KeptFinal | None,
+    checkpoint: Signed[Checkpoint] | None,
+    evidence: Iterable[Evidence],
+) -> Chain:
+    """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.
+
+    An owner's checkpoint goes before what was final here, unless that is newer.
+    """
+    if checkpoint is not None and (final is None or final.round <= checkpoint.body.round):
+        chain.decree(checkpoint.body.round, checkpoint.body.block)
+    elif final is not None:
+        chain.decree(final.round, final.block)
+    for signed in blocks:
+        known = signed.body.parent in chain and not chain.rules_out(signed)
+        if known and chain.block_fault(signed.body) is None:
+            chain.add(signed)
+    if final is not None and final.settled and chain.final == final.block:
+        chain.settle(final.block)
+    for proof in evidence:
+        chain.take_evidence(proof)
+    return chain

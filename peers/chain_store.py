@@ -1,4 +1,4 @@
-"""The chain on disk: blocks, and the one promise that a crash must not forget.
+"""The chain on disk: blocks, and what a crash must not forget: own claims, the promise, what is final.
 
 An SQLite database in WAL mode (sqlite.org/wal.html): each write is one transaction, so a crash leaves it
 before or after, never between. What is damaged all the same is moved aside, and the chain is fetched again.
@@ -7,33 +7,45 @@ before or after, never between. What is damaged all the same is moved aside, and
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peers.messages import Block, Claim, Signed, parse
+from peers.chain import KeptFinal
+from peers.finality import Promise
+from peers.messages import Block, Checkpoint, Claim, Evidence, Signed, parse
 from recipes.errors import MessageError, StorageError
+from recipes.files import write_atomic
+from recipes.keys import PeerId
 
 _CLAIMS_KEPT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
 CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS promises (name TEXT PRIMARY KEY, round INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 
 
 class ChainStore:
-    """The blocks of one run that this peer holds, and the last round that it co-signed."""
+    """The blocks of one run that this peer holds, and what it must remember of its own part."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, marker: Path | None = None) -> None:
         """Open the database at `path`, or make it. A damaged one is kept aside under another name.
+
+        Args:
+            path: the file.
+            marker: a file elsewhere that says that this peer has claimed before, should `path` be lost.
 
         Raises:
             StorageError: it can be neither opened nor made.
         """
         self.moved_aside: Path | None = None
+        self.forgot = False  # whether this peer may have claimed and co-signed what is not here
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -42,6 +54,7 @@ class ChainStore:
                 raise  # a full or read-only disk: the chain itself is whole
             except sqlite3.DatabaseError:
                 self.moved_aside = path.with_suffix(".damaged")
+                self.forgot = True
                 path.rename(self.moved_aside)
                 for leftover in ("-wal", "-shm"):
                     path.with_name(path.name + leftover).unlink(missing_ok=True)
@@ -49,6 +62,9 @@ class ChainStore:
         except (OSError, sqlite3.Error) as error:
             raise _refused(path, error) from error
         self._path = path
+        self._marker = marker
+        if marker is not None and marker.exists() and not any(self._read("SELECT 1 FROM claims LIMIT 1")):
+            self.forgot = True
 
     def save(self, block: Signed[Block]) -> None:
         """Keep a block.
@@ -86,19 +102,67 @@ class ChainStore:
             chosen.append(content)
         return chosen
 
-    def save_cosigned_round(self, round_number: int) -> None:
-        """Remember, for good, that this round is co-signed."""
-        self._write("INSERT OR REPLACE INTO promises VALUES ('cosigned', ?)", (round_number,))
+    def save_promise(self, promise: Promise) -> None:
+        """Remember, for good, what co-signatures made so far demand of later ones."""
+        self._remember("promise", asdict(promise))
 
-    def cosigned_round(self) -> int | None:
-        """Return the last round that this peer co-signed: 0 if none, None if a damaged file forgot it."""
-        if self.moved_aside is not None:
+    def promise(self) -> Promise | None:
+        """Return the promise that stands: an empty one if nothing was co-signed, None if that is forgotten."""
+        if self.forgot:
             return None
-        rows = self._read("SELECT round FROM promises WHERE name = 'cosigned'")
-        return next((int(number) for (number,) in rows), 0)
+        kept = self._recall("promise")
+        return Promise(**kept) if kept is not None else Promise()
+
+    def save_final(self, final: KeptFinal) -> None:
+        """Remember, for good, the newest final block."""
+        self._remember("final", asdict(final))
+
+    def final(self) -> KeptFinal | None:
+        """Return the newest block that was final, or None if none is remembered."""
+        kept = self._recall("final")
+        return KeptFinal(**kept) if kept is not None else None
+
+    def save_checkpoint(self, checkpoint: Signed[Checkpoint]) -> None:
+        """Keep the owners' newest checkpoint."""
+        self._remember("checkpoint", json.loads(checkpoint.canonical()))
+
+    def checkpoint(self, *, run: str) -> Signed[Checkpoint] | None:
+        """Return the owners' newest checkpoint, or None if none is here."""
+        kept = self._recall("checkpoint")
+        try:
+            content = json.dumps(kept).encode()
+            return parse("checkpoint", content, run=run) if kept else None  # type: ignore[return-value]
+        except MessageError:
+            return None  # the disk changed it; others have it
+
+    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
+        """Keep the proof that a peer contradicted itself; the first one about it stays."""
+        self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?)", (culprit, evidence.canonical()))
+
+    def evidence(self, *, run: str) -> dict[PeerId, Evidence]:
+        """Return what proves that peers contradicted themselves, by culprit."""
+        found: dict[PeerId, Evidence] = {}
+        for culprit, content in self._read("SELECT culprit, content FROM evidence ORDER BY rowid"):
+            with contextlib.suppress(MessageError):
+                found[PeerId(culprit)] = parse("evidence", content, run=run)  # type: ignore[assignment]
+        return found
+
+    def _remember(self, name: str, content: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO memory VALUES (?, ?)", (name, json.dumps(content)))
+
+    def _recall(self, name: str) -> dict[str, Any] | None:
+        rows = self._read("SELECT content FROM memory WHERE name = ?", (name,))
+        content = next((text for (text,) in rows), None)
+        try:
+            found = json.loads(content) if content is not None else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
 
     def save_claim(self, claim: Signed[Claim]) -> None:
         """Remember an own claim, so that no second one is ever made on top of the same block."""
+        if self._marker is not None and not self._marker.exists():
+            write_atomic(self._marker, b"")
         row = (claim.hash, claim.body.round, claim.canonical())
         self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
 

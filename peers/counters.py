@@ -1,7 +1,7 @@
 """What the chain itself remembers: a deterministic function of its blocks, part of the state digest.
 
 Counters hold who takes part, which slots of the corpus each peer may use next, how many tokens were
-trained on, and the beacon. Every peer computes them by itself (`advance`), so a leader has no say in
+trained on, the next round's deadlines, and the beacon. Every peer computes them by itself (`advance`), so a leader has no say in
 them, and a newcomer checks those of a snapshot against the digest that the block's co-signers agree on.
 
 Slots are handed out by a cursor that only moves forward. What a peer did not use, and what was given
@@ -18,6 +18,7 @@ from typing import Annotated
 from pydantic import Field
 
 from peers.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
+from peers.pace import Deadlines, first_deadlines, next_deadlines
 from peers.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
@@ -53,6 +54,7 @@ class Counters(Message):
     leftovers: tuple[SlotRange, ...]  # handed out once, and not used
     newcomers: tuple[SlotRange, ...]  # the lanes of the next round's newcomers, side by side
     beacon: Hash
+    deadlines: Deadlines  # of the next round
     peers: Annotated[dict[PeerName, Standing], Field(max_length=4096)]
 
     def electors(self, rules: Rules) -> frozenset[PeerId]:
@@ -90,6 +92,7 @@ def initial(rules: Rules) -> Counters:
         leftovers=(),
         newcomers=((0, region),),
         beacon=digest(f"genesis/{rules.run}".encode()).hex(),
+        deadlines=first_deadlines(rules),
         peers={},
     )
 
@@ -166,6 +169,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         leftovers=_longest(free, MOST_LEFTOVERS),
         newcomers=newcomers,
         beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
+        deadlines=next_deadlines(before.deadlines, [signed.body for signed in claims.values()], rules),
         peers=peers,
     )
 

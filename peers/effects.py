@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peers.chain import Chain
 from peers.events import Event
-from peers.messages import AnyMessage, Block, Claim, Signed, SlotRange
+from peers.finality import Promise
+from peers.messages import AnyMessage, Block, Checkpoint, Claim, Evidence, Signed, SlotRange
 from recipes.keys import PeerId
 
 # ---------------------------------------------------------------- inputs: what happened
@@ -51,6 +53,16 @@ class WindowEnded:
     feedback: str
     feedback_reset: bool
     loss_commitment: str
+
+
+@dataclass(frozen=True)
+class SegmentPushed:
+    """An own segment is with its reducer; or, if not `taken`, the reducer cannot be reached or refused."""
+
+    roster: str
+    segment: int
+    reducer: PeerId
+    taken: bool
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,13 @@ class BlocksFetched:
 
 
 @dataclass(frozen=True)
+class ChainReloaded:
+    """The chain was built anew, as `ReloadChain` asked."""
+
+    chain: Chain
+
+
+@dataclass(frozen=True)
 class LeaveRequested:
     """Finish the round, then leave."""
 
@@ -123,6 +142,7 @@ Input = (
     | Acquainted
     | Received
     | WindowEnded
+    | SegmentPushed
     | SegmentStored
     | SegmentReduced
     | ReducedFetched
@@ -130,6 +150,7 @@ Input = (
     | Applied
     | ApplyFailed
     | BlocksFetched
+    | ChainReloaded
     | LeaveRequested
 )
 
@@ -160,7 +181,7 @@ class Send:
 
 @dataclass(frozen=True)
 class PushSegment:
-    """Send the own contribution's `segment` to `reducer`."""
+    """Send the own contribution's `segment` to `reducer`; report `SegmentPushed`."""
 
     roster: str
     segment: int
@@ -217,10 +238,50 @@ class SaveBlock:
 
 
 @dataclass(frozen=True)
-class SaveCoSigned:
-    """Keep on disk, before the signature leaves, that this round is co-signed: never sign it twice."""
+class FetchRoster:
+    """Ask a peer for a roster that it exchanges by, and that never came here; it comes as `Received`."""
+
+    peer: PeerId
+    roster: str
+
+
+@dataclass(frozen=True)
+class SavePromise:
+    """Keep on disk, before the signature leaves, what every later co-signature must respect."""
+
+    promise: Promise
+
+
+@dataclass(frozen=True)
+class SaveFinal:
+    """Keep on disk that this block is final: after a restart it must still be. `settled`: by time alone."""
 
     round: int
+    block: str
+    settled: bool
+
+
+@dataclass(frozen=True)
+class SaveEvidence:
+    """Keep the proof that a peer contradicted itself."""
+
+    culprit: PeerId
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class SaveCheckpoint:
+    """Keep an owner's checkpoint, to go by after a restart and to give to others."""
+
+    checkpoint: Signed[Checkpoint]
+
+
+@dataclass(frozen=True)
+class ReloadChain:
+    """Build the chain anew from the blocks on disk, and report `ChainReloaded`.
+
+    The checkpoint that was saved contradicts what became final here, and goes before it.
+    """
 
 
 @dataclass(frozen=True)
@@ -252,7 +313,12 @@ Effect = (
     | AskHead
     | FetchBlocks
     | SaveBlock
-    | SaveCoSigned
+    | FetchRoster
+    | SavePromise
+    | SaveFinal
+    | SaveEvidence
+    | SaveCheckpoint
+    | ReloadChain
     | SaveClaim
     | Tell
     | Leave

@@ -1,6 +1,6 @@
 """The round engine: one peer's part in the round protocol, as a pure state machine.
 
-    engine = RoundEngine(key=..., chain=..., head=..., cosigned_round=..., now=...)
+    engine = RoundEngine(key=..., chain=..., head=..., promise=..., now=...)
     effects = engine.handle(input, now)     # and again no later than engine.wake_at
 
 It has no I/O, no clock, no randomness of its own. A round goes through the phases of `Phase`; each phase
@@ -19,9 +19,10 @@ following.py, and which branch is the best in chain.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from peers import exchanging, following, leading
 from peers.assignment import Assignment, leaders
@@ -31,6 +32,7 @@ from peers.effects import (
     Applied,
     ApplyFailed,
     BlocksFetched,
+    ChainReloaded,
     Effect,
     Input,
     Leave,
@@ -39,6 +41,7 @@ from peers.effects import (
     ReducedFetched,
     ReducedLost,
     SaveClaim,
+    SegmentPushed,
     SegmentReduced,
     SegmentStored,
     Send,
@@ -48,11 +51,15 @@ from peers.effects import (
     WindowEnded,
 )
 from peers.events import Claimed, Event, Notice, Waiting, WindowStarted
+from peers.finality import Promise
+from peers.measuring import Measures
 from peers.messages import (
     AnyMessage,
     Block,
+    Checkpoint,
     Claim,
     CoSignature,
+    Evidence,
     HeadNotice,
     Ready,
     Reduction,
@@ -60,7 +67,8 @@ from peers.messages import (
     Signed,
     sign,
 )
-from peers.rules import CLAIM_LEADERS, Rules
+from peers.pace import Deadlines
+from peers.rules import CLAIM_LEADERS, FANOUT, Rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import total
@@ -72,6 +80,7 @@ MAX_EARLY_OF_ONE = 16  # sender, for one key
 MAX_EARLY_ROSTERS = 32
 MAX_OWN_CLAIMS = 64
 SHORTEST_WINDOW = 0.3  # of a window: with less left, a newcomer waits for the next round
+FORGETFUL_WINDOWS = 3  # who may have forgotten a claim sits out the round that it finds, but no longer
 
 
 class Phase(str, Enum):
@@ -90,6 +99,7 @@ class RoundState:
 
     parent: Link
     started: float  # when the window began, on this peer's clock
+    train_until: float = math.inf
     training: bool = False
     window_ended: float | None = None
     ready: set[PeerId] = field(default_factory=set)
@@ -111,6 +121,7 @@ class RoundState:
     led_rosters: set[int] = field(default_factory=set)  # attempts
     led_blocks: set[int] = field(default_factory=set)
     exchanged_at: float | None = None
+    order: tuple[int, list[PeerId]] | None = None  # of the leaders, and how many others it knew of
 
 
 class RoundEngine:
@@ -123,18 +134,38 @@ class RoundEngine:
         chain: Chain,
         head: str,
         state_digest: str,
-        cosigned_round: int | None,
+        promise: Promise | None,
         own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
+        checkpoint: Signed[Checkpoint] | None = None,
         now: float,
     ) -> None:
+        """Stand at `head`.
+
+        Args:
+            key: this peer's.
+            chain: what is known of it.
+            head: the block after which the canonical state stands.
+            state_digest: the state's digest there.
+            promise: what co-signatures made so far demand of later ones; None if that is forgotten.
+            own_claims: made before a restart, the oldest first.
+            state_is_here: whether there is a state at `head`.
+            checkpoint: the owners' newest that is known.
+            now: seconds on this peer's clock.
+        """
         self.key = key
         self.me = key.peer_id
         self.chain = chain
         self.rules: Rules = chain.rules
         self.head = head
         self.digest = state_digest
-        self.cosigned_round = cosigned_round
+        self.promise = promise
+        self.checkpoint = checkpoint
+        self.measures = Measures()
+        self.rounds_without_final = 0  # that this peer went through itself
+        self.newcomer = len(chain.links) == 1
+        self.forgot = promise is None  # it may have claimed already in the round that it finds
+        self.found_at: tuple[int, float] | None = None  # who forgot: the round of the head found, and when
         self.wake_at = now
         self.applying: str | None = None
         self.leaving = False
@@ -144,11 +175,15 @@ class RoundEngine:
         self.began_here = False
         self.state_is_here = state_is_here
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
-        self._early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
+        self.early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
+        self.early_since: dict[str, float] = {}
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
         self._own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
         self.asked = 0
         self.ask_at = now
+        self._overrun = 0.0  # seconds from a window's planned end to its claim
+        self.last_base = math.inf
+        self.convicts: set[PeerId] = set()
         self._left_at: float | None = None
         self._effects: list[Effect] = []
         self._now = now
@@ -163,11 +198,13 @@ class RoundEngine:
         self._take(happened)
         following.follow_best_branch(self)
         if self.started:
+            self._stop_waiting_for_memory()
             leading.draw_up_roster(self)
             exchanging.exchange(self)
             leading.make_block(self)
             self._claim_further()
         following.ask_around(self)
+        following.ask_for_what_was_skipped(self)
         self._leave_when_done()
         return self._effects
 
@@ -184,7 +221,13 @@ class RoundEngine:
 
     @property
     def now(self) -> float:
+        """The time of this step."""
         return self._now
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long this round waits for things."""
+        return self.round.parent.counters.deadlines
 
     def emit(self, effect: Effect) -> None:
         """Add an effect to those of this step."""
@@ -211,18 +254,36 @@ class RoundEngine:
 
     def leaders(self) -> list[PeerId]:
         """Return this round's leaders in the order of their turn."""
-        others = self.round.ready | self.round.claims.keys() | {self.me}
-        return leaders(self.round.parent.counters, self.rules, others)
+        current = self.round
+        known = len(current.ready) + len(current.claims)  # neither ever shrinks
+        if current.order is None or current.order[0] != known:
+            others = current.ready | current.claims.keys() | {self.me}
+            current.order = (known, leaders(current.parent.counters, self.rules, others))
+        return current.order[1]
 
     def chain_leaders(self) -> list[PeerId]:
         """Return the leaders whose rank follows from the chain alone."""
         return leaders(self.round.parent.counters, self.rules)
 
-    def send(self, peers: set[PeerId] | list[PeerId], message: AnyMessage) -> None:
+    def send(self, peers: Collection[PeerId], message: AnyMessage) -> None:
         """Send to all of `peers` but oneself."""
         others = tuple(sorted(set(peers) - {self.me}))
         if others:
             self.emit(Send(others, message))
+
+    def spread(self, message: Signed[Any], audience: Collection[PeerId], *, root: PeerId) -> None:
+        """Send on what `root` wrote to this peer's part of the audience: a tree, the same for everybody.
+
+        Who is skipped because the peer above it is gone hears of it from others' later messages, and asks.
+        """
+        order = sorted(set(audience) - {root}, key=lambda peer: digest((message.hash + peer).encode()))
+        if self.me == root:
+            place = -1
+        elif self.me in order:
+            place = order.index(self.me)
+        else:
+            return
+        self.send(order[FANOUT * (place + 1) : FANOUT * (place + 2)], message)
 
     # ------------------------------------------------------------ inputs
 
@@ -234,12 +295,20 @@ class RoundEngine:
                 self._meet(sender)
                 self._receive(sender, message)
             case Acquainted(peers):
-                self.acquaintances = dict.fromkeys(self.round.parent.counters.rostered())
-                self.acquaintances.pop(self.me, None)
+                met = self.acquaintances
+                self.acquaintances = {
+                    peer: None for peer in self.round.parent.counters.rostered() if peer != self.me
+                }
+                self.acquaintances |= {peer: None for peer in peers if peer in met and peer != self.me}
                 for peer in peers:
                     self._meet(peer)
             case WindowEnded():
                 self._claim(happened)
+            case SegmentPushed(roster, segment, reducer, taken):
+                if taken:
+                    self.measures.transfer_ended((roster, segment, reducer), self._now)
+                else:
+                    self.measures.transfer_failed((roster, segment, reducer))
             case SegmentStored(roster, segment, claimant):
                 if self._is_roster(roster):
                     self.round.stored.setdefault(segment, set()).add(claimant)
@@ -247,8 +316,10 @@ class RoundEngine:
                 exchanging.announce(self, happened)
             case ReducedFetched(root):
                 self.round.fetched.add(root)
+                self.measures.transfer_ended(root, self._now)
             case ReducedLost(root, reason):
                 self.round.lost.add(root)
+                self.measures.transfer_failed(root)
                 self.tell(Notice(f"A reduced segment could not be had: {reason}"))
             case Applied(block, state_digest, checked):
                 following.adopt(self, block, state_digest, checked=checked)
@@ -256,6 +327,8 @@ class RoundEngine:
                 following.put_off(self, block, reason)
             case BlocksFetched(sender, blocks):
                 following.take_fetched(self, sender, blocks)
+            case ChainReloaded(chain):
+                following.stand_on(self, chain)
             case LeaveRequested():
                 self.leaving = True
 
@@ -284,11 +357,19 @@ class RoundEngine:
                 else:
                     self._keep_early(body.block, sender, message)
             case HeadNotice():
+                self.measures.answered(sender, self._now)
                 following.take_notice(self, sender, body)
+            case Checkpoint():
+                following.take_checkpoint(self, message)  # type: ignore[arg-type]
+            case Evidence():
+                following.take_evidence(self, body)
 
     def _meet(self, peer: PeerId) -> None:
-        if peer != self.me and len(self.acquaintances) < MAX_ACQUAINTANCES:
-            self.acquaintances.setdefault(peer)
+        if peer == self.me or peer in self.acquaintances or len(self.acquaintances) >= MAX_ACQUAINTANCES:
+            return
+        self.acquaintances[peer] = None
+        if self.checkpoint is not None:
+            self.send([peer], self.checkpoint)
 
     def _is_roster(self, roster: str) -> bool:
         return self.round.roster is not None and self.round.roster.hash == roster
@@ -299,12 +380,16 @@ class RoundEngine:
             return True
         if parent not in self.chain or self.chain.link(parent).round >= self.chain.link(self.head).round:
             self._keep_early(parent, sender, message)
+        elif parent == self.round.parent.parent and isinstance(message, Signed):
+            if isinstance(message.body, Claim) and sender in self.round.parent.counters.peers:
+                self.measures.claim_came(self._now - self.last_base)
         return False
 
     def _keep_early(self, key: str, sender: PeerId, message: AnyMessage) -> None:
-        if key not in self._early and len(self._early) >= MAX_EARLY_KEYS:
-            del self._early[next(iter(self._early))]
-        waiting = self._early.setdefault(key, [])
+        if key not in self.early and len(self.early) >= MAX_EARLY_KEYS:
+            self.forget_early(next(iter(self.early)))
+        waiting = self.early.setdefault(key, [])
+        self.early_since.setdefault(key, self._now)
         if sum(other == sender for other, _ in waiting) >= MAX_EARLY_OF_ONE or self._is_bulk(message):
             return
         if len(waiting) < MAX_EARLY_EACH:
@@ -314,14 +399,19 @@ class RoundEngine:
         """Say whether a roster, which is large, comes on top of as many as may wait."""
         if not isinstance(message, Signed) or not isinstance(message.body, Roster):
             return False
-        waiting = (other for messages in self._early.values() for _, other in messages)
+        waiting = (other for messages in self.early.values() for _, other in messages)
         rosters = (other for other in waiting if isinstance(other, Signed) and isinstance(other.body, Roster))
         return sum(1 for _ in rosters) >= MAX_EARLY_ROSTERS
 
     def replay_early(self, key: str) -> None:
         """Take in what came before the block or roster `key` was known here."""
-        for sender, message in self._early.pop(key, []):
+        for sender, message in self.forget_early(key):
             self._receive(sender, message)
+
+    def forget_early(self, key: str) -> list[tuple[PeerId, AnyMessage]]:
+        """Forget, and return, what waits for the block or roster `key`."""
+        self.early_since.pop(key, None)
+        return self.early.pop(key, [])
 
     # ------------------------------------------------------------ claims
 
@@ -330,6 +420,7 @@ class RoundEngine:
         if work.parent != self.head or not current.training or current.own_claim is not None:
             return
         current.window_ended = self._now
+        self._overrun = max(self._now - current.train_until, self._overrun / 2, 0.0)
         if work.steps == 0:
             self.tell(Waiting(current.parent.round + 1, "no step was finished within the window"))
             return
@@ -342,6 +433,7 @@ class RoundEngine:
             predecessor=self._predecessor(),
             nonce_commitment=digest(self._nonce(self.head)).hex(),
             nonce=self._owed_nonce(),
+            pace=self.measures.take_pace(),
             **fields,
         )
         current.own_claim = sign(self.key, body)
@@ -392,10 +484,21 @@ class RoundEngine:
             return
         order = self.leaders()
         for rank in range(1, max(2, len(order) - CLAIM_LEADERS + 1)):
-            at = self.silence_base() + self.rules.grace_seconds + rank * self.rules.leader_seconds
+            at = self.silence_base() + self.deadlines.grace + rank * self.deadlines.leader
             if not self.reached(at):
                 return
             self._send_claim(order[: CLAIM_LEADERS + rank])
+
+    def _stop_waiting_for_memory(self) -> None:
+        """After the round that a forgetful peer found, or a long while, let it claim again."""
+        if not self.forgot or self.found_at is None:
+            return
+        found, since = self.found_at
+        if self.round.parent.round > found:
+            self.forgot = False
+        elif self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds) and self.applying is None:
+            self.forgot = False
+            self.begin_round()
 
     # ------------------------------------------------------------ beginning and leaving
 
@@ -406,6 +509,7 @@ class RoundEngine:
         began = min(self._now, self.head_age.get(self.head, self._now))
         self.head_age = {}
         self.round = RoundState(parent=link, started=began)
+        following.promise_afresh(self)
         seconds = began + self.rules.window_seconds - self._now
         slots = link.counters.slots_for(self.me, self.head, self.rules)
         number = link.round + 1
@@ -415,6 +519,9 @@ class RoundEngine:
             if self.head in self._own_claims and not self.leaving:
                 self._claim_again()
         else:
+            # What it takes to turn a window into a claim comes off the window, for the others do not wait.
+            seconds = max(seconds - self._overrun, SHORTEST_WINDOW * self.rules.window_seconds)
+            self.round.train_until = self._now + seconds
             self.round.training = True
             self.round.ready.add(self.me)
             self.send(set(self.leaders()) | set(self.acquaintances), Ready(round=number, parent=self.head))
@@ -426,6 +533,8 @@ class RoundEngine:
         """Say why this peer does not train in the round that begins, or return an empty string."""
         if self.leaving:
             return "you asked to leave"
+        if self.forgot:
+            return "this peer lost its memory, and may have claimed in it already"
         if self.head in self._own_claims:
             return "the claim for it was made before this peer was started again, and is sent again"
         if seconds < SHORTEST_WINDOW * self.rules.window_seconds:
@@ -440,6 +549,6 @@ class RoundEngine:
             return
         if self._left_at is None:
             alone = not self.acquaintances
-            self._left_at = self._now + (0.0 if alone or not self.started else self.rules.leader_seconds)
+            self._left_at = self._now + (0.0 if alone or not self.started else self.deadlines.leader)
         if self.reached(self._left_at):
             self.emit(Leave())

@@ -77,7 +77,7 @@ class BlockAdopted:
 
 @dataclass(frozen=True)
 class BlockFinal:
-    """More than half of the electors co-signed: this block is not undone."""
+    """This block is not undone any more, nor are those before it."""
 
     round: int
     block: str
@@ -85,10 +85,19 @@ class BlockFinal:
 
 @dataclass(frozen=True)
 class Rewound:
-    """The head was left for a branch with more electors behind it."""
+    """The head was left for a branch with more electors behind it. `why` says what allows it at that depth."""
 
     round: int
     to_round: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Convicted:
+    """A peer signed two things of which an honest one signs only one."""
+
+    peer: PeerId
+    what: str
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ Event = (
     | BlockAdopted
     | BlockFinal
     | Rewound
+    | Convicted
     | Refused
     | Diverged
     | Fetching

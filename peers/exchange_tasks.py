@@ -93,16 +93,19 @@ class ExchangeTasks:
         if effect.reducer == self._engine.me:
             await self.accept(self._engine.me, content)
             return
-        timeout = 2 * self._engine.rules.transfer_seconds
+        timeout = 2 * self._engine.deadlines.transfer
         for last_try in (False, True):
             try:
                 await self._call(
                     effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
                 )
-                return
             except (UnreachableError, RemoteError):
                 if last_try:
+                    self._take(do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=False))
                     raise
+            else:
+                self._take(do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=True))
+                return
 
     async def accept(self, sender: PeerId, content: bytes) -> None:
         """Take in a segment to reduce; one that overtook its roster waits at the door for a while.
@@ -115,7 +118,7 @@ class ExchangeTasks:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
                     self._roster_known.wait_for(lambda: self._store.knows(roster)),
-                    self._engine.rules.transfer_seconds,
+                    self._engine.deadlines.transfer,
                 )
         self._must_reduce(roster, split_parts(content, most=4))
         roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
@@ -176,7 +179,7 @@ class ExchangeTasks:
                     "reduced",
                     bytes.fromhex(effect.root),
                     limit=self._store.form.reduced_limit,
-                    timeout=2 * self._engine.rules.transfer_seconds,
+                    timeout=2 * self._engine.deadlines.transfer,
                     purpose="segments",
                 )
                 await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))

@@ -1,6 +1,6 @@
 """The exchange from one peer's side: push segments, reduce those given to it, fetch what came of it.
 
-Deadlines count from the moment the roster was accepted, in units T of `transfer_seconds`:
+Deadlines count from the moment the roster was accepted, in units T, the transfer deadline:
 
     T      a reducer averages what has arrived
     1.5 T  no word from the reducer: segments go to the backup (at once, if its result cannot be had)
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peers import following
 from peers.assignment import assign_reducers
 from peers.chain import parts_fault
 from peers.effects import FetchReduced, PushSegment, Reduce, SegmentReduced
 from peers.events import Refused, RosterAccepted
-from peers.messages import MAX_PEERS, Reduction, Roster, Signed, sign
+from peers.messages import MAX_PEERS, Evidence, Reduction, Roster, Signed, sign
 from recipes.keys import PeerId
 from recipes.slots import merge, total
 
@@ -43,7 +44,13 @@ def take_roster(engine: RoundEngine, signed: Signed[Roster]) -> None:
     if roster.attempt != rank and min(roster.attempt, rank) < ranked_by_chain:
         engine.tell(Refused(roster.peer, "roster", "an attempt that is not its own"))
         return
+    if roster.attempt not in current.candidates and roster.peer != engine.me:
+        engine.spread(signed, [claim.body.peer for claim in roster.claims], root=roster.peer)
     current.candidates.setdefault(roster.attempt, signed)
+    for claim in roster.claims:
+        held = current.claims.get(claim.body.peer)
+        if held is not None and held[0].hash != claim.hash:
+            following.take_evidence(engine, Evidence(one=held[0], other=claim))
     if len(current.candidates) > MAX_CANDIDATES:
         del current.candidates[max(current.candidates)]  # the last whose turn would come
 
@@ -65,12 +72,12 @@ def exchange(engine: RoundEngine) -> None:
 
 def _accept_best_roster(engine: RoundEngine) -> None:
     """Accept the highest attempt whose time has come: a leader speaks when those before fell silent."""
-    current, rules = engine.round, engine.rules
+    current, deadlines = engine.round, engine.deadlines
     accepted = -1 if current.roster is None else current.roster.body.attempt
     for attempt in sorted(current.candidates, reverse=True):
         if attempt <= accepted:
             return
-        patience = rules.grace_seconds + (attempt - 1) * rules.leader_seconds
+        patience = deadlines.grace + (attempt - 1) * deadlines.leader
         if attempt == 0 or engine.reached(engine.silence_base() + patience):
             _accept(engine, current.candidates[attempt])
             return
@@ -81,7 +88,7 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     claimants = [claim.body.peer for claim in roster.claims]
     current.roster = signed
     current.roster_at = engine.now
-    settled = engine.now - engine.rules.grace_seconds / 2
+    settled = engine.now - engine.deadlines.grace / 2
     current.roster_refused = leaves_out_too_many(engine, roster, until=settled)
     current.assignments = assign_reducers(claimants, current.parent.counters, engine.rules)
     current.pushed, current.stored, current.reducing, current.reductions = set(), {}, set(), {}
@@ -121,6 +128,8 @@ def _push(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
     for target in targets:
         if (segment, target) not in current.pushed:
             current.pushed.add((segment, target))
+            if target != engine.me:
+                engine.measures.transfer_began((current.roster.hash, segment, target), engine.now)
             engine.emit(PushSegment(current.roster.hash, segment, target))
 
 
@@ -155,7 +164,7 @@ def _reduce(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
 
 
 def _transfer(engine: RoundEngine) -> float:
-    return engine.rules.transfer_seconds
+    return engine.deadlines.transfer
 
 
 def _fetch(engine: RoundEngine, segment: int) -> None:
@@ -170,6 +179,7 @@ def _fetch(engine: RoundEngine, segment: int) -> None:
             return
         if body.root not in current.fetching:
             current.fetching.add(body.root)
+            engine.measures.transfer_began(body.root, engine.now)
             sources = tuple(dict.fromkeys([body.peer, *claimants]))
             engine.emit(FetchReduced(body.roster, segment, body.root, body.bytes, sources))
         if body.root not in current.lost:

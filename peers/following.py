@@ -7,25 +7,51 @@ from typing import TYPE_CHECKING
 
 from peers import exchanging
 from peers.assignment import leaders
-from peers.chain import Link
+from peers.chain import RULED_OUT, Chain, Link
 from peers.counters import counted_segments
-from peers.effects import Apply, AskHead, FetchBlocks, SaveBlock, SaveCoSigned
-from peers.events import BlockAdopted, BlockFinal, Notice, Refused, Rewound
-from peers.messages import Block, CoSignature, HeadNotice, Signed, sign
+from peers.effects import (
+    Apply,
+    AskHead,
+    FetchBlocks,
+    FetchRoster,
+    ReloadChain,
+    SaveBlock,
+    SaveCheckpoint,
+    SaveEvidence,
+    SaveFinal,
+    SavePromise,
+)
+from peers.events import BlockAdopted, BlockFinal, Convicted, Notice, Refused, Rewound
+from peers.finality import Promise
+from peers.messages import (
+    Block,
+    Checkpoint,
+    CoSignature,
+    Evidence,
+    HeadNotice,
+    Reduction,
+    Signed,
+    sign,
+)
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
-    from peers.engine import RoundEngine
+    from peers.engine import RoundEngine, RoundState
 
+MAX_CONVICTS = 4096
 MAX_NOTICES = 64
 MAX_SIBLINGS = 16  # blocks on top of one, by leaders whom the chain does not rank
 _ASKED_AT_THE_START = 8  # peers
+_ASKED_FOR = 2  # missing blocks or rosters, at once
 
 
 def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fetched: bool = False) -> bool:
     """Put a block into the chain if it is valid, and say whether it was new; fetch what lies between."""
     chain = engine.chain
     if signed.hash in chain:
+        return False
+    if chain.rules_out(signed):
+        engine.tell(Refused(sender, f"block {signed.hash[:8]}", RULED_OUT))
         return False
     if signed.body.parent not in chain:
         if not fetched and signed.body.round > chain.link(chain.root).round:
@@ -39,6 +65,9 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
     before = chain.final
     chain.add(signed)
     engine.emit(SaveBlock(signed))
+    if not fetched and sender != engine.me:
+        rostered = [claim.body.peer for claim in signed.body.roster.body.claims]
+        engine.spread(signed, rostered, root=signed.body.peer)
     _tell_final(engine, before)
     engine.replay_early(signed.hash)  # co-signatures; what belongs to the round on top of it is kept again
     return True
@@ -64,6 +93,67 @@ def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:
     before = engine.chain.final
     if engine.chain.add_cosignature(signed):
         _tell_final(engine, before)
+        found = engine.chain.equivocations.get(signed.body.peer)
+        if found is not None:
+            take_evidence(engine, Evidence(one=found[0], other=found[1]))
+
+
+def take_evidence(engine: RoundEngine, evidence: Evidence) -> None:
+    """Keep proof that a peer contradicted itself, and pass it on, once for each peer."""
+    culprit = evidence.convicts()
+    if culprit is None or culprit in engine.convicts or len(engine.convicts) >= MAX_CONVICTS:
+        return
+    engine.convicts.add(culprit)
+    one, other = evidence.one, evidence.other
+    what = "two claims on top of one block"
+    if isinstance(one.body, CoSignature):
+        what = f"co-signatures of two blocks of round {one.body.round}"
+        engine.chain.convict(one, other)  # type: ignore[arg-type]
+    engine.tell(Convicted(culprit, what))
+    engine.emit(SaveEvidence(culprit, evidence))
+    engine.send(set(engine.acquaintances), evidence)
+
+
+def take_checkpoint(engine: RoundEngine, signed: Signed[Checkpoint]) -> None:
+    """Go by an owner's checkpoint, and pass it on, if it is the newest."""
+    body, chain, known = signed.body, engine.chain, engine.checkpoint
+    if body.peer not in engine.rules.owners or (known is not None and body.round <= known.body.round):
+        return
+    engine.checkpoint = signed
+    engine.emit(SaveCheckpoint(signed))
+    engine.send(set(engine.acquaintances), signed)
+    if body.block in chain or body.round > chain.link(chain.final).round:
+        before = chain.final
+        stands = body.block in chain and chain.common_ancestor(chain.final, body.block) in (
+            chain.final,
+            body.block,
+        )
+        if stands or body.block not in chain:
+            chain.decree(body.round, body.block)
+            _tell_final(engine, before)
+            return
+    if body.round > chain.link(chain.root).round:
+        engine.tell(Notice("An owner's checkpoint contradicts what was final here; going by the checkpoint."))
+        engine.emit(ReloadChain())
+
+
+def stand_on(engine: RoundEngine, chain: Chain) -> None:
+    """Go on from a chain that was built anew."""
+    engine.chain = chain
+    engine.applying = None
+    if engine.head not in chain:
+        engine.head, engine.state_is_here = chain.final, False
+    engine.round = _round_on(engine, chain.link(engine.head))
+    engine.began_here = engine.started = False
+    engine.asked, engine.ask_at = 0, engine.now
+
+
+def promise_afresh(engine: RoundEngine) -> None:
+    """Who forgot what it promised co-signs neither the first head that it finds nor the next."""
+    if engine.promise is None:
+        link = engine.chain.link(engine.head)
+        engine.promise = Promise(link.round + 1, link.finality.justified_round)
+        engine.found_at = (link.round, engine.now)
 
 
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
@@ -79,12 +169,35 @@ def ask_around(engine: RoundEngine) -> None:
     """Ask for others' heads: several at once when starting, then one now and again, in turn."""
     if not engine.acquaintances or not engine.reached(engine.ask_at):
         return
-    engine.ask_at = engine.now + engine.rules.leader_seconds
+    engine.ask_at = engine.now + engine.deadlines.leader
     engine.wake_at = min(engine.wake_at, engine.ask_at)
     engine.asked += 1
     peers = sorted(engine.acquaintances)
     count = 1 if engine.started else min(len(peers), _ASKED_AT_THE_START)
-    engine.emit(AskHead(tuple(peers[(engine.asked + turn) % len(peers)] for turn in range(count))))
+    asked = tuple(peers[(engine.asked + turn) % len(peers)] for turn in range(count))
+    for peer in asked:
+        engine.measures.asked(peer, engine.now)
+    engine.emit(AskHead(asked))
+
+
+def ask_for_what_was_skipped(engine: RoundEngine) -> None:
+    """Ask for the block or roster that others' messages speak of, and that did not come here by itself.
+
+    Of several, that which most peers speak of: one peer alone may speak of what does not exist.
+    """
+    due = [
+        k for k, since in engine.early_since.items() if engine.reached(since + engine.deadlines.leader / 2)
+    ]
+    engine.early_since |= dict.fromkeys(due, engine.now)
+    for key in sorted(due, key=lambda key: -len({sender for sender, _ in engine.early[key]}))[:_ASKED_FOR]:
+        for sender, message in engine.early[key][::-1]:
+            body = message.body if isinstance(message, Signed) else message
+            if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.final).round:
+                engine.emit(FetchBlocks(sender, _fetch_from(engine)))
+                break
+            if isinstance(body, Reduction) and engine.round.roster is None:
+                engine.emit(FetchRoster(sender, key))
+                break
 
 
 def follow_best_branch(engine: RoundEngine) -> None:
@@ -96,6 +209,8 @@ def follow_best_branch(engine: RoundEngine) -> None:
     waiting |= _premature(engine)
     best = engine.chain.best_head(engine.head, waiting)
     first_state = not engine.state_is_here and best not in waiting
+    if best in waiting:
+        return
     if best != engine.head or (first_state and _may_start(engine)):
         engine.applying = best
         engine.emit(Apply(best))
@@ -107,12 +222,12 @@ def _premature(engine: RoundEngine) -> set[str]:
     """Return the blocks on top of the head by leaders whose turn has not come, and which no elector backs."""
     if not engine.started:
         return set()
-    patience = engine.silence_base() + engine.rules.grace_seconds - engine.rules.leader_seconds
+    patience = engine.silence_base() + engine.deadlines.grace - engine.deadlines.leader
     early = set()
     for child in engine.chain.children(engine.head):
         signed = engine.chain.link(child).block
         attempt = signed.body.attempt if signed is not None and signed.body.peer != engine.me else 0
-        turn = patience + attempt * engine.rules.leader_seconds
+        turn = patience + attempt * engine.deadlines.leader
         if attempt and not engine.chain.has_backing(child) and not engine.reached(turn):
             early.add(child)
     return early
@@ -121,14 +236,12 @@ def _premature(engine: RoundEngine) -> set[str]:
 def put_off(engine: RoundEngine, block: str, reason: str) -> None:
     """Try a block that cannot be applied again in a while; follow another branch until then."""
     engine.applying = None
-    engine.unavailable[block] = engine.now + engine.rules.leader_seconds
+    engine.unavailable[block] = engine.now + engine.deadlines.leader
     engine.tell(Notice(f"Block {block[:8]} cannot be applied yet: {reason}"))
 
 
 def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) -> None:
     """Make `block`, whose state is here now, the head, and co-sign it."""
-    from peers.engine import RoundState
-
     engine.applying = None
     engine.state_is_here = True
     chain = engine.chain
@@ -137,18 +250,56 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
         return
     link = chain.link(block)
     ancestor = chain.common_ancestor(engine.head, block) if engine.head in chain else block
-    if ancestor != engine.head:
-        engine.tell(Rewound(chain.link(engine.head).round, chain.link(ancestor).round))
+    if ancestor != engine.head and engine.head in chain:
+        left, to = chain.link(engine.head), chain.link(ancestor)
+        engine.tell(Rewound(left.round, to.round, _why_rewound(engine, left, to, block)))
     _tell_adopted(engine, link, state_digest)
+    _count_rounds_without_final(engine, link)
+    engine.measures.exchange_over(engine.now, allowed=engine.deadlines.transfer)
     engine.head, engine.digest = block, state_digest
-    if (
-        engine.cosigned_round is None
-    ):  # what was co-signed is forgotten: not the first head found, nor the next
-        engine.cosigned_round = link.round + 1
+    promise_afresh(engine)
     if link.block is not None and checked and not _leaves_out_too_many(engine, link.block.body):
-        _cosign(engine, link, link.block.body, state_digest)
-    engine.round = RoundState(parent=link, started=engine.now)
+        _cosign(engine, link, state_digest)
+    engine.last_base = engine.silence_base()
+    engine.round = _round_on(engine, link)
     engine.began_here = False
+
+
+def _round_on(engine: RoundEngine, link: Link) -> RoundState:
+    from peers.engine import RoundState
+
+    return RoundState(parent=link, started=engine.now)
+
+
+def _why_rewound(engine: RoundEngine, left: Link, to: Link, block: str) -> str:
+    chain = engine.chain
+    if left.round - to.round <= engine.rules.rewind_depth:
+        return "more electors stand on the other branch"
+    if chain.link(chain.justified).round > to.round and chain.path(chain.justified, block) is not None:
+        return "a quorum of the electors stands on the other branch"
+    return "more than half of the last final block's electors stand on the other branch"
+
+
+def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
+    """Settle what lies deep, once this peer itself went through so many rounds of which none became final."""
+    chain, rules = engine.chain, engine.rules
+    went_through = engine.now - engine.round.started >= rules.window_seconds / 2
+    if link.parent == engine.head and went_through:
+        engine.rounds_without_final += 1
+    found = engine.newcomer and link.round - chain.link(chain.final).round > rules.settled_depth
+    if engine.rounds_without_final >= rules.settled_depth or found:
+        deep = link.hash
+        # All peers take a round that D divides, so that they settle the same block.
+        while (number := chain.link(deep).round) > link.round - 2 * rules.rewind_depth or (
+            number % rules.rewind_depth and chain.link(deep).parent in chain
+        ):
+            deep = chain.link(deep).parent
+        if chain.link(deep).round > chain.link(chain.final).round:
+            before = chain.final
+            chain.settle(deep)
+            engine.tell(Notice(f"Nothing became final for long: round {chain.link(deep).round} is settled."))
+            _tell_final(engine, before, settled=True)
+    engine.newcomer = False
 
 
 def _leaves_out_too_many(engine: RoundEngine, block: Block) -> bool:
@@ -165,7 +316,7 @@ def _may_start(engine: RoundEngine) -> bool:
     """Say whether this peer, having just come, may take its head for the swarm's."""
     if engine.started or not engine.acquaintances or engine.head in engine.head_age:
         return True
-    return engine.reached(engine.round.started + engine.rules.leader_seconds)
+    return engine.reached(engine.round.started + engine.deadlines.leader)
 
 
 def _fetch_from(engine: RoundEngine) -> int:
@@ -175,32 +326,33 @@ def _fetch_from(engine: RoundEngine) -> int:
     return max(chain.link(chain.final).round, tip - engine.rules.rewind_depth, 0)
 
 
-def _tell_final(engine: RoundEngine, before: str) -> None:
+def _tell_final(engine: RoundEngine, before: str, *, settled: bool = False) -> None:
     chain = engine.chain
     if chain.final == before:
         return
+    engine.rounds_without_final = 0
     final = chain.link(chain.final)
+    engine.emit(SaveFinal(final.round, final.hash, settled))
     engine.tell(BlockFinal(final.round, final.hash))
     shared = chain.link(chain.common_ancestor(engine.head, final.hash)).round
     chain.prune(below_round=min(shared, final.round - 2 * engine.rules.rewind_depth))
 
 
-def _cosign(engine: RoundEngine, link: Link, block: Block, state_digest: str) -> None:
+def _cosign(engine: RoundEngine, link: Link, state_digest: str) -> None:
     """Co-sign a block once per height, if this peer has a say in it."""
-    if engine.cosigned_round is None or link.round <= engine.cosigned_round:
+    if engine.promise is None or not engine.promise.allows(link.round, link.finality):
         return
-    roster = {signed.body.peer for signed in block.roster.body.claims}
-    electors = engine.chain.electors_at(link.parent) if link.parent in engine.chain else frozenset[PeerId]()
-    if engine.me not in roster | electors:
+    interested = engine.chain.may_cosign(link)
+    if engine.me not in interested:
         return
-    engine.cosigned_round = link.round
+    engine.promise = engine.promise.after(link.round, link.finality)
     body = CoSignature(
         run=engine.rules.run, peer=engine.me, round=link.round, block=link.hash, digest=state_digest
     )
     signed = sign(engine.key, body)
-    engine.emit(SaveCoSigned(link.round))
+    engine.emit(SavePromise(engine.promise))
     take_cosignature(engine, signed)
-    engine.send(roster | electors | set(engine.acquaintances), signed)
+    engine.send(interested | set(engine.acquaintances), signed)
 
 
 def _tell_adopted(engine: RoundEngine, link: Link, state_digest: str) -> None:

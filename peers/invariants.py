@@ -145,7 +145,7 @@ class Watch:
 def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
     """Return what an engine keeps of others' making: what it is, how many, and the most there may be."""
     current, chain = engine.round, engine.chain
-    early = engine._early
+    early = engine.early
     known = len(current.parent.counters.peers)
     depth = 2 * rules.rewind_depth + rules.settled_depth
     return [

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from peers import exchanging, following
 from peers.counters import claim_fault
 from peers.events import Refused
-from peers.messages import MAX_PEERS, Block, Claim, Reduction, Roster, Signed, SlotRange, sign
+from peers.messages import MAX_PEERS, Block, Claim, Evidence, Reduction, Roster, Signed, SlotRange, sign
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
     from peers.engine import RoundEngine
+
+MOST_BYSTANDERS = 32  # peers outside the roster to whom a block is sent; others ask for it
 
 
 def take_claim(engine: RoundEngine, signed: Signed[Claim]) -> None:
@@ -24,8 +26,8 @@ def take_claim(engine: RoundEngine, signed: Signed[Claim]) -> None:
     claim = signed.body
     current = engine.round
     if claim.peer in current.claims:
-        if current.claims[claim.peer][0].hash != signed.hash:
-            engine.tell(Refused(claim.peer, "claim", "a second claim for the same round"))
+        if (first := current.claims[claim.peer][0]).hash != signed.hash:
+            following.take_evidence(engine, Evidence(one=first, other=signed))
         return
     if fault := claim_fault(claim, current.parent.counters, engine.rules):
         engine.tell(Refused(claim.peer, "claim", fault))
@@ -33,6 +35,8 @@ def take_claim(engine: RoundEngine, signed: Signed[Claim]) -> None:
     known = current.parent.counters.peers
     if claim.peer in known or len(current.claims.keys() - known.keys()) < 2 * MAX_PEERS:
         current.claims[claim.peer] = (signed, engine.now)
+        if claim.peer != engine.me:
+            engine.measures.claim_came(engine.now - engine.silence_base())
 
 
 def draw_up_roster(engine: RoundEngine) -> None:
@@ -57,15 +61,17 @@ def draw_up_roster(engine: RoundEngine) -> None:
         claims=tuple(claims),
     )
     signed = sign(engine.key, body)
-    engine.send({claim.body.peer for claim in claims} | current.ready, signed)
+    rostered = {claim.body.peer for claim in claims}
+    engine.spread(signed, rostered, root=engine.me)
+    engine.send(current.ready - rostered, signed)
     exchanging.take_roster(engine, signed)
 
 
 def _claims_are_in(engine: RoundEngine, rank: int) -> bool:
     current = engine.round
-    deadline = engine.silence_base() + engine.rules.grace_seconds
+    deadline = engine.silence_base() + engine.deadlines.grace
     if rank > 0:
-        return engine.reached(deadline + rank * engine.rules.leader_seconds)
+        return engine.reached(deadline + rank * engine.deadlines.leader)
     still_training = current.training and current.window_ended is None
     if not still_training and current.ready <= current.claims.keys():
         return True
@@ -102,21 +108,23 @@ def make_block(engine: RoundEngine) -> None:
         return
     roster = current.roster.body
     rank = engine.leaders().index(engine.me)
-    deadline = current.roster_at + exchanging.BLOCK_AFTER * engine.rules.transfer_seconds
+    deadline = current.roster_at + exchanging.BLOCK_AFTER * engine.deadlines.transfer
     if roster.peer == engine.me:
         attempt = roster.attempt
         due = exchanging.all_here(engine) or engine.reached(deadline)
     elif rank > roster.attempt:
         attempt = rank
-        due = engine.reached(deadline + (rank - roster.attempt) * engine.rules.leader_seconds)
+        due = engine.reached(deadline + (rank - roster.attempt) * engine.deadlines.leader)
     else:
         return
     if not due or attempt in current.led_blocks:
         return
     current.led_blocks.add(attempt)
     signed = sign(engine.key, _block(engine, attempt))
-    everybody = {claim.body.peer for claim in roster.claims} | current.ready | set(engine.acquaintances)
-    engine.send(everybody, signed)
+    rostered = {claim.body.peer for claim in roster.claims}
+    engine.spread(signed, rostered, root=engine.me)
+    others = sorted(current.ready - rostered) + sorted(engine.acquaintances.keys() - rostered - current.ready)
+    engine.send(others[:MOST_BYSTANDERS], signed)
     following.take_block(engine, engine.me, signed)
     following.follow_best_branch(engine)
 

@@ -12,6 +12,8 @@ shape, every bound, and every signature inside; nothing else in the project look
     Block        -> everybody         signed by the leader: the round's record, chained to its parent
     CoSignature  -> electors, roster  signed: I applied this block, and my state's digest is now this
     HeadNotice   -> who asks          the newest block that I hold
+    Evidence     -> everybody         two statements by one peer that contradict each other
+    Checkpoint   -> everybody         signed by an owner: this block is the run's
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 PeerName = Annotated[PeerId, Field(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SlotRange = tuple[Count, Count]  # first slot, number of slots
 
 MAX_PEERS = 64  # of one group; larger swarms are groups of groups
 MAX_SEGMENTS = 1024
 MAX_RANGES = 64
-MAX_COSIGNATURES = 2 * MAX_PEERS
+MAX_COSIGNATURES = 4 * MAX_PEERS
 MAX_BLOCK_BYTES = 4 << 20
 
 
@@ -95,6 +98,14 @@ def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
     return form(body=body, signature=signature.hex())
 
 
+class Pace(Message):
+    """What a peer measured since its claim before, in milliseconds; None where there was nothing to measure."""
+
+    claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
+    transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
+    reply_ms: Milliseconds | None = None  # from a question to its answer
+
+
 class Claim(Body):
     """A commitment to one round's contribution and to the work behind it (one per peer and round)."""
 
@@ -114,6 +125,7 @@ class Claim(Body):
     loss_commitment: Hash  # BLAKE3 of salt and loss trace
     nonce_commitment: Hash  # BLAKE3 of an x revealed in the next claim
     nonce: Hash | None  # the x behind the predecessor's commitment
+    pace: Pace
 
 
 class Roster(Body):
@@ -168,6 +180,33 @@ class Ready(Message):
     parent: Hash
 
 
+class Checkpoint(Body):
+    """An owner's word that a block is the run's, whatever else was built beside it."""
+
+    purpose = "checkpoint"
+    round: Count
+    block: Hash
+    digest: Hash  # of the state after it
+
+
+class Evidence(Message):
+    """Two statements by one peer of which an honest one makes only one: proof of fraud by themselves."""
+
+    one: Signed[CoSignature] | Signed[Claim]
+    other: Signed[CoSignature] | Signed[Claim]
+
+    def convicts(self) -> PeerId | None:
+        """Return whom this convicts, or None if the two do not contradict each other."""
+        one, other = self.one.body, self.other.body
+        if one.peer != other.peer or self.one.hash == self.other.hash:
+            return None
+        if isinstance(one, CoSignature) and isinstance(other, CoSignature):
+            return one.peer if one.round == other.round and one.block != other.block else None
+        if isinstance(one, Claim) and isinstance(other, Claim):
+            return one.peer if one.parent == other.parent else None
+        return None
+
+
 class HeadNotice(Message):
     """The newest block whose state I hold, and how long ago I began its window: no clock is compared."""
 
@@ -176,8 +215,15 @@ class HeadNotice(Message):
     age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
 
 
-SignedMessage = Signed[Claim] | Signed[Roster] | Signed[Reduction] | Signed[Block] | Signed[CoSignature]
-AnyMessage = SignedMessage | Ready | HeadNotice
+SignedMessage = (
+    Signed[Claim]
+    | Signed[Roster]
+    | Signed[Reduction]
+    | Signed[Block]
+    | Signed[CoSignature]
+    | Signed[Checkpoint]
+)
+AnyMessage = SignedMessage | Ready | HeadNotice | Evidence
 
 KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
     "ready": (Ready, 1024),
@@ -187,6 +233,8 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "reduction": (Signed[Reduction], 4 << 10),
     "block": (Signed[Block], MAX_BLOCK_BYTES),
     "cosignature": (Signed[CoSignature], 2 << 10),
+    "checkpoint": (Signed[Checkpoint], 2 << 10),
+    "evidence": (Evidence, 128 << 10),
 }
 _NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
 
@@ -223,6 +271,8 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
 
 def _signed_parts(message: Any) -> list[Signed[Any]]:
     """Return every signed thing in `message`, itself included."""
+    if isinstance(message, Evidence):
+        return [message.one, message.other]
     if not isinstance(message, Signed):
         return []
     body, parts = message.body, [message]

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers import effects as do
+from peers.chain import Chain, KeptFinal
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
@@ -28,7 +29,7 @@ from peers.engine import RoundEngine
 from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
 from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
-from peers.messages import Block, HeadNotice, Ready, Signed, SlotRange, kind_of, parse
+from peers.messages import KINDS, Block, HeadNotice, Signed, SlotRange, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import encode_round
 from peers.state_sync import StateSync
@@ -106,6 +107,7 @@ class Node:
         trainer: Trainer,
         settings: NodeSettings,
         listener: Callable[[Event], None],
+        load_chain: Callable[[], Chain],
     ) -> None:
         self.key = key
         self.engine = engine
@@ -118,6 +120,7 @@ class Node:
         self._crowd = crowd
         self._trainer = trainer
         self._listener = listener
+        self._load_chain = load_chain
         self._run = engine.rules.run
         self._left = asyncio.Event()
         self._finished = False
@@ -246,10 +249,20 @@ class Node:
                     self._spawn(self._ask_head(peer))
             case do.FetchBlocks(peer, after_round):
                 self._spawn(self._fetch_blocks(peer, after_round))
+            case do.FetchRoster(peer, roster):
+                self._spawn(self._fetch_roster(peer, roster))
             case do.SaveBlock(block):
                 self.chain_store.save(block)
-            case do.SaveCoSigned(round_number):
-                self.chain_store.save_cosigned_round(round_number)
+            case do.SavePromise(promise):
+                self.chain_store.save_promise(promise)
+            case do.SaveFinal(round_number, block_hash, settled):
+                self.chain_store.save_final(KeptFinal(round_number, block_hash, settled))
+            case do.SaveEvidence(culprit, evidence):
+                self.chain_store.save_evidence(culprit, evidence)
+            case do.SaveCheckpoint(checkpoint):
+                self.chain_store.save_checkpoint(checkpoint)
+            case do.ReloadChain():
+                self._spawn(self._reload_chain())
             case do.SaveClaim(claim):
                 self._contributor.name_claim(claim.hash)
                 self.chain_store.save_claim(claim)
@@ -364,6 +377,28 @@ class Node:
         if content:
             self.receive(peer, "head", content)
 
+    async def _reload_chain(self) -> None:
+        await asyncio.sleep(0)  # the engine's step is over first
+        self.take(do.ChainReloaded(self._load_chain()))
+
+    def roster(self, roster_hash: str) -> bytes:
+        """Return the roster that this peer exchanges by, as it is sent.
+
+        Raises:
+            MessageError: it goes by another, or none.
+        """
+        roster = self.engine.round.roster
+        if roster is None or roster.hash != roster_hash:
+            raise MessageError("that roster is not in use here")
+        return roster.canonical()
+
+    async def _fetch_roster(self, peer: PeerId, roster: str) -> None:
+        limit = KINDS["roster"][1]
+        content = await self._call(
+            peer, "accepted", bytes.fromhex(roster), limit=limit, timeout=MESSAGE_TIMEOUT, purpose="roster"
+        )
+        self.receive(peer, "roster", content)
+
     async def _fetch_blocks(self, peer: PeerId, after_round: int) -> None:
         request = encode_round(after_round)
         answer = await self._call(peer, "blocks", request, limit=BLOCKS_BYTES, timeout=60.0)
@@ -387,8 +422,7 @@ class Node:
         except MessageError as error:
             self._told(Refused(sender, kind, str(error)))
             raise
-        if isinstance(message, Ready | HeadNotice | Signed):
-            self.take(do.Received(sender, message))
+        self.take(do.Received(sender, message))
 
     # ------------------------------------------------------------ who is about
 

@@ -15,24 +15,41 @@ QUOTA_RANGES = 8  # leftover ranges that one quota is pieced together from, at m
 LANE_RANGES = 32  # leftover ranges that the newcomers' lanes are pieced together from, at most
 MOST_LEFTOVERS = 1024  # ranges of unused slots that the counters remember
 MISS_MEMORY = 8  # blocks for which a reducer that failed is asked last
+FANOUT = 8  # peers to whom each one hands a roster or a block on
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Between how many seconds a deadline moves, as the swarm measures how long things take."""
+
+    least: float
+    most: float
+
+    def within(self, seconds: float) -> float:
+        """Return `seconds`, or the bound that they are beyond."""
+        return min(max(seconds, self.least), self.most)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What every peer of a run plays by. Times are seconds, counted by each peer on its own clock."""
+    """What every peer of a run plays by. Times are seconds, counted by each peer on its own clock.
+
+    `grace`, `transfer` and `leader` bound the deadlines that pace.py computes.
+    """
 
     run: str
     segments: int
     window_seconds: float
-    grace_seconds: float
-    transfer_seconds: float
-    leader_seconds: float
+    grace: Bounds
+    transfer: Bounds
+    leader: Bounds
     tokens_per_slot: int
     minimum_slots: int
     newcomer_slots: int
     newcomer_lanes: int
     snapshot_interval: int
     electors: tuple[PeerId, ...]
+    owners: tuple[PeerId, ...] = ()  # who may sign checkpoints
 
     @property
     def rewind_depth(self) -> int:
@@ -41,5 +58,5 @@ class Rules:
 
     @property
     def settled_depth(self) -> int:
-        """How deep a block lies, at most, whose electors still decide what is final."""
+        """For how many rounds nothing becomes final before time itself settles what lies deep enough."""
         return 4 * self.rewind_depth

@@ -40,8 +40,8 @@ def recovery_bound(rules: Rules, *, liars: int) -> float:
     A round takes at most its window, the grace, three transfers, and two silences (roster, block) for each
     liar that may lead and for one more leader; five such rounds bring everybody back to one chain.
     """
-    silences = 2 * (liars + 1) * rules.leader_seconds
-    longest_round = rules.window_seconds + rules.grace_seconds + 3 * rules.transfer_seconds + silences
+    silences = 2 * (liars + 1) * rules.leader.most
+    longest_round = rules.window_seconds + rules.grace.most + 3 * rules.transfer.most + silences
     return ROUNDS_TO_RECOVER * longest_round
 
 

@@ -1,9 +1,10 @@
 """What a peer answers when others ask: messages, segments, reduced segments, blocks, recipe, data, state.
 
     kind             request                          answer
-    ready .. block   a message (messages.py)          empty
+    ready .. evidence  a message (messages.py)        empty
     head             empty                            HeadNotice, or empty while syncing
     blocks           round (8 bytes)                  blocks of later rounds, joined
+    accepted         roster (32 bytes)                that roster, if it is in use
     segment          a push (exchange_store.py)       empty
     reduced          root (32 bytes)                  the reduced segment's frame
     check            roster, segment, chunk, parts    a proof a part, joined
@@ -59,6 +60,9 @@ def serve_node(node: Node) -> None:
         if kind != "head":
             transport.serve(kind, taker(kind), limit=limit)
 
+    async def accepted(_: PeerId, content: bytes) -> bytes:
+        return node.roster(content.hex())
+
     async def head(_: PeerId, __: bytes) -> bytes:
         notice = node.head_notice()
         return notice.canonical() if notice is not None else b""
@@ -78,6 +82,7 @@ def serve_node(node: Node) -> None:
         return exchange.prove(spot.roster, spot.segment, spot.chunk, spot.included)
 
     transport.serve("head", head, limit=0)
+    transport.serve("accepted", accepted, limit=32, purpose="roster")
     transport.serve("blocks", blocks, limit=ROUND_BYTES)
     transport.serve("segment", segment, limit=exchange.form.push_limit, purpose="segments")
     transport.serve("reduced", reduced, limit=32, purpose="segments")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peers.chain import Chain, Link, genesis_hash
-from peers.messages import Block, Claim, Signed
+from peers.chain import Chain, KeptFinal, Link, build_chain, genesis_hash
+from peers.finality import Promise
+from peers.messages import Block, Checkpoint, Claim, Evidence, Signed
 from peers.rules import Rules
+from recipes.keys import PeerId
 from recipes.merkle import digest
 
 RUN = digest(b"a simulated run").hex()
@@ -26,10 +28,13 @@ class DiskAfter(str, Enum):
 
 @dataclass
 class Disk:
-    """One peer's files. `cosigned_round` is None once a lost disk took the memory of it."""
+    """One peer's files. `promise` is None once a lost disk took the memory of it."""
 
     blocks: list[Signed[Block]] = field(default_factory=list)
-    cosigned_round: int | None = 0
+    promise: Promise | None = Promise()
+    final: KeptFinal | None = None
+    evidence: dict[PeerId, Evidence] = field(default_factory=dict)
+    checkpoint: Signed[Checkpoint] | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
     head: str = GENESIS  # after which the state stands
     digests: dict[str, str] = field(default_factory=lambda: {GENESIS: GENESIS_DIGEST})  # states to go back to
@@ -44,7 +49,10 @@ class Disk:
         digests = {block: state for block, state in self.digests.items() if block in known}
         return Disk(
             blocks=blocks,
-            cosigned_round=self.cosigned_round,
+            promise=self.promise,
+            final=self.final,
+            evidence=self.evidence,
+            checkpoint=self.checkpoint,
             claims=self.claims,
             head=next(reversed(digests)),
             digests=digests,
@@ -53,11 +61,13 @@ class Disk:
 
     def chain(self, rules: Rules) -> Chain:
         """Return the chain of the blocks here; those whose parents are gone are left out."""
-        chain = Chain(rules, genesis_digest=GENESIS_DIGEST)
-        for signed in self.blocks:
-            if signed.body.parent in chain and chain.block_fault(signed.body) is None:
-                chain.add(signed)
-        return chain
+        return build_chain(
+            Chain(rules, genesis_digest=GENESIS_DIGEST),
+            self.blocks,
+            final=self.final,
+            checkpoint=self.checkpoint,
+            evidence=self.evidence.values(),
+        )
 
     def forget(self, *, before_round: int, chain: Chain) -> None:
         """Drop segments and states that nobody needs any more."""

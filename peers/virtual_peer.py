@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from peers import effects as do
+from peers.chain import KeptFinal
 from peers.engine import RoundEngine
 from peers.liars import Liar
 from peers.messages import AnyMessage, HeadNotice
@@ -83,7 +84,8 @@ class VirtualPeer:
             chain=chain,
             head=head,
             state_digest=self.disk.digests.get(head, GENESIS_DIGEST),
-            cosigned_round=self.disk.cosigned_round,
+            promise=self.disk.promise,
+            checkpoint=self.disk.checkpoint,
             own_claims=self.disk.claims,
             state_is_here=head in self.disk.digests,
             now=self.now,
@@ -98,7 +100,7 @@ class VirtualPeer:
         if disk is DiskAfter.TORN:
             self.disk = self.disk.torn()
         elif disk is DiskAfter.LOST:
-            self.disk = Disk(cosigned_round=None)
+            self.disk = Disk(promise=None)
 
     def pause(self, *, until: float, clock_stops: bool) -> None:
         """Stand still: a stopped process, or, with its clock, a closed laptop."""
@@ -236,8 +238,18 @@ class VirtualPeer:
                 world.ask_blocks(self, world.by_id[peer], after_round)
             case do.SaveBlock(block):
                 self.disk.blocks.append(block)
-            case do.SaveCoSigned(number):
-                self.disk.cosigned_round = number
+            case do.FetchRoster(peer, roster):
+                world.ask_roster(self, world.by_id[peer], roster)
+            case do.SavePromise(promise):
+                self.disk.promise = promise
+            case do.SaveFinal(number, block, settled):
+                self.disk.final = KeptFinal(number, block, settled)
+            case do.SaveEvidence(culprit, evidence):
+                self.disk.evidence[culprit] = evidence
+            case do.SaveCheckpoint(checkpoint):
+                self.disk.checkpoint = checkpoint
+            case do.ReloadChain():
+                self.take_later(do.ChainReloaded(self.disk.chain(world.rules)))
             case do.SaveClaim(claim):
                 self.disk.claims.append(claim)
             case do.Tell(event):
@@ -290,9 +302,15 @@ class VirtualPeer:
             arrival = world.links.arrival(self.line, reducer.line, size, world.now)
             arrived = partial(reducer.segment_arrived, roster, segment, self.id)
             reducer.at(arrival, arrived, from_outside=True)
+            pushed = do.SegmentPushed(roster, segment, reducer.id, taken=True)
+            self.at(
+                arrival + self.line.latency_seconds + reducer.line.latency_seconds, partial(self.take, pushed)
+            )
         elif not last_try:
             again = partial(self._push, roster, segment, reducer, size, last_try=True)
             self.at(world.now + NO_ANSWER_SECONDS, again)
+        else:
+            self.take_later(do.SegmentPushed(roster, segment, reducer.id, taken=False))
 
     def _fetch(self, effect: do.FetchReduced, sources: Sequence[PeerId]) -> None:
         """Get a reduced segment from the first source that gives it, and check it."""

@@ -21,9 +21,9 @@ from peers import effects as do
 from peers.events import BlockAdopted, Event, Rewound
 from peers.invariants import Watch
 from peers.messages import Block
-from peers.rules import Rules
+from peers.rules import Bounds, Rules
 from peers.virtual_disk import RUN, DiskAfter
-from peers.virtual_links import Links, home_line
+from peers.virtual_links import Links, home_line, size_of
 from peers.virtual_peer import VirtualPeer
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
@@ -41,9 +41,9 @@ def rules(*, electors: tuple[PeerId, ...], segments: int = 4, window_seconds: fl
         run=RUN,
         segments=segments,
         window_seconds=window_seconds,
-        grace_seconds=3.0,
-        transfer_seconds=4.0,
-        leader_seconds=4.0,
+        grace=Bounds(1.0, 6.0),
+        transfer=Bounds(2.0, 12.0),
+        leader=Bounds(2.0, 8.0),
         tokens_per_slot=128,
         minimum_slots=8,
         newcomer_slots=16,
@@ -202,6 +202,16 @@ class World:
             notice = other.head_notice()
             if notice is not None:
                 self.deliver(other, sender, do.Received(other.id, notice), _REQUEST_BYTES)
+
+        self._ask(sender, other, answer)
+
+    def ask_roster(self, sender: VirtualPeer, other: VirtualPeer, roster: str) -> None:
+        """Ask for the roster that a peer exchanges by; the answer comes as a message."""
+
+        def answer() -> None:
+            held = other.running.round.roster
+            if held is not None and held.hash == roster:
+                self.deliver(other, sender, do.Received(other.id, held), size_of(held))
 
         self._ask(sender, other, answer)
 

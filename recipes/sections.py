@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from recipes.keys import PeerId, public_key
 
@@ -38,6 +38,20 @@ def _is_iso_date(text: str) -> str:
     return text
 
 
+def _as_span(value: object) -> object:
+    """Let one number stand for a span of no width."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (float(value), float(value))
+    return tuple(float(v) if type(v) is int else v for v in value) if isinstance(value, list | tuple) else value
+
+
+def _ascends(span: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < span[0] <= span[1] <= 86400:
+        raise ValueError("must be one number above 0, or two that ascend, and at most 86400")
+    return span
+
+
+Span = Annotated[tuple[float, float], BeforeValidator(_as_span), AfterValidator(_ascends)]
 Owner = Annotated[PeerId, Field(max_length=64), AfterValidator(_is_peer_id)]
 HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileGlob = Annotated[str, Field(min_length=1, max_length=256)]
@@ -232,20 +246,20 @@ class RoundSection(Section):
     """The swarm's heartbeat. Durations count from the moment at which a peer applied the last block."""
 
     window_seconds: float = Field(ge=1, le=86400, description="Seconds of local training in a round.")
-    grace_seconds: float = Field(
-        default=2.0, gt=0, le=3600, description="Seconds after the window in which claims may still arrive."
+    grace_seconds: Span = Field(
+        default=(1.0, 120.0),
+        description=(
+            "Least and most seconds after the window in which claims may still arrive. The swarm finds the "
+            "right number between the two by what peers measure; one number instead of two fixes it."
+        ),
     )
-    transfer_seconds: float = Field(
-        default=20.0,
-        gt=0,
-        le=86400,
-        description="Most seconds for sending contributions and reduced segments.",
+    transfer_seconds: Span = Field(
+        default=(3.0, 1800.0),
+        description="Least and most seconds in which contributions must reach their reducers; likewise.",
     )
-    leader_seconds: float = Field(
-        default=5.0,
-        gt=0,
-        le=3600,
-        description="Seconds of a leader's silence before the next in rank takes over.",
+    leader_seconds: Span = Field(
+        default=(2.0, 120.0),
+        description="Least and most seconds of a leader's silence before the next one acts; likewise.",
     )
     segments: int = Field(
         default=16,

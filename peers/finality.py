@@ -1,0 +1,114 @@
+"""When a block is final: two quorums in a row, by an electorate that changes only through what is final.
+
+The rules are those of Casper FFG (Buterin and Griffith 2017, arXiv:1710.09437), with every block a checkpoint
+and the source of a vote read off the chain, as in chained BFT protocols (HotStuff, Yin et al. 2019):
+
+- A block *shows a quorum* for its parent if the co-signatures that it carries are by a quorum. The newest block
+  for which a chain shows one is the chain's *justified* block.
+- A block is final once its child shows a quorum for it and a quorum co-signed that child.
+- An elector co-signs one block a height, heights only upwards, and no block whose chain's justified block is
+  older than the newest one under any block that it co-signed before.
+
+A quorum is three quarters. Two quorums then share at least half of the electors, so two blocks that contradict
+each other are both final only if half of an electorate broke those rules: no minority can bring it about.
+
+Electors come and go, so the electorate is renewed in terms. A term begins with a block that shows a new block to
+be final, not older than the term before; its electors are those at that final block. Until the next term, a quorum
+takes both: three quarters of the term's electors, and of the last term's. Two branches from one block therefore
+share an electorate until one of them has made something of its own final, and then the other cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from recipes.keys import PeerId
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What an elector's next co-signature must respect, kept on disk: `allows` says which blocks it may sign."""
+
+    round: int = 0  # of the last block that it co-signed
+    justified_round: int = 0  # the newest that stood justified under any of them
+
+    def allows(self, round_number: int, finality: Finality) -> bool:
+        """Say whether a block of that round, with that finality, may be co-signed."""
+        return round_number > self.round and finality.justified_round >= self.justified_round
+
+    def after(self, round_number: int, finality: Finality) -> Promise:
+        """Return the promise that co-signing it makes."""
+        return Promise(round_number, max(self.justified_round, finality.justified_round))
+
+
+@dataclass(frozen=True)
+class Electorate:
+    """Whose co-signatures make a quorum in one term, which began with the block of round `since`."""
+
+    previous: frozenset[PeerId]
+    current: frozenset[PeerId]
+    since: int
+
+    @property
+    def members(self) -> frozenset[PeerId]:
+        """Everybody with a say."""
+        return self.previous | self.current
+
+    def agrees(self, signers: Collection[PeerId]) -> bool:
+        """Say whether `signers` are a quorum of this term's electors, and of those before."""
+        return _is_quorum(self.current, signers) and _is_quorum(self.previous, signers)
+
+
+@dataclass(frozen=True)
+class Finality:
+    """What a chain shows at one of its blocks, by what it carries alone: the same to everybody.
+
+    `justified` and `final` are blocks' hashes, each with its round.
+    """
+
+    electorate: Electorate
+    justified: str
+    justified_round: int
+    final: str
+    final_round: int
+
+
+def begin(block: str, round_number: int, electors: frozenset[PeerId]) -> Finality:
+    """Return the finality at a block that is final by decree: genesis, or one that time or an owner settled."""
+    return Finality(Electorate(electors, electors, round_number), block, round_number, block, round_number)
+
+
+def show(
+    before: Finality,
+    *,
+    parent: str,
+    grandparent: str,
+    round_number: int,
+    signers: Collection[PeerId],
+    electors_at: Callable[[str], frozenset[PeerId]],
+) -> Finality:
+    """Return the finality at a block of `round_number` that carries co-signatures of its parent.
+
+    Args:
+        before: the finality at the parent.
+        parent: its hash.
+        grandparent: the hash of the block before it.
+        round_number: of the block.
+        signers: who co-signed the parent, by what the block carries.
+        electors_at: the electors at a block.
+    """
+    if not before.electorate.agrees(signers):
+        return before
+    final, final_round = before.final, before.final_round
+    electorate = before.electorate
+    if before.justified == grandparent and before.justified_round > final_round:
+        final, final_round = before.justified, before.justified_round
+        if final_round >= electorate.since:
+            electorate = Electorate(electorate.current, electors_at(final), round_number)
+    return Finality(electorate, parent, round_number - 1, final, final_round)
+
+
+def _is_quorum(electors: frozenset[PeerId], signers: Collection[PeerId]) -> bool:
+    """Say whether at least three quarters of `electors` are among `signers`."""
+    return 4 * len(electors.intersection(signers)) >= 3 * len(electors) > 0
