@@ -490,13 +490,14 @@ class RoundEngine:
             self._send_claim(order[: CLAIM_LEADERS + rank])
 
     def _stop_waiting_for_memory(self) -> None:
-        """After the round that a forgetful peer found, or a long while, let it claim again."""
-        if not self.forgot or self.found_at is None:
+        """Let a forgetful peer claim again after the round that it found; or, if it is all alone, after a while."""
+        if not self.forgot or self.found_at is None or self.applying is not None:
             return
         found, since = self.found_at
         if self.round.parent.round > found:
-            self.forgot = False
-        elif self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds) and self.applying is None:
+            self.forgot, self.promise = False, None
+            following.promise_afresh(self)
+        elif not self.acquaintances and self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds):
             self.forgot = False
             self.begin_round()
 
@@ -534,7 +535,7 @@ class RoundEngine:
         if self.leaving:
             return "you asked to leave"
         if self.forgot:
-            return "this peer lost its memory, and may have claimed in it already"
+            return "this peer's memory of the run is lost, and it may have claimed in that round already"
         if self.head in self._own_claims:
             return "the claim for it was made before this peer was started again, and is sent again"
         if seconds < SHORTEST_WINDOW * self.rules.window_seconds:

@@ -112,6 +112,8 @@ class Liar:
         message = effect.message
         if not isinstance(message, Signed) or not isinstance(message.body, Block) or len(effect.peers) < 2:
             return [effect]
+        if message.body.peer != peer.id:
+            return [effect]  # somebody else's, handed on
         other = message.body.model_copy(update={"reductions": (None, *message.body.reductions[1:])})
         half = len(effect.peers) // 2
         return [

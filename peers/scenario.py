@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+import traceback
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from peers.faults import QUIET_SECONDS, Fault, afflict
-from peers.invariants import InvariantBrokenError
+from peers.invariants import TRACE_LINES, InvariantBrokenError
 from peers.rules import Rules
 from peers.world import World
 
@@ -89,6 +91,8 @@ def run_world(*, seed: int, peers: int, rounds: int, faults: Collection[Fault]) 
         recovery = live(world, peace_at=peace_at)
     except InvariantBrokenError as error:
         broken, trace = error.what, error.lines
+    except Exception as error:  # a fault of the engine's own breaks a world like any other
+        broken, trace = f"raised {error!r} in {_place(error)}", world.trace[-TRACE_LINES:]
     outcome = Outcome(
         seed=seed,
         peers=peers,
@@ -102,6 +106,11 @@ def run_world(*, seed: int, peers: int, rounds: int, faults: Collection[Fault]) 
         trace=tuple(world.readable(line) for line in trace),
     )
     return world, outcome
+
+
+def _place(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name}, line {frame.lineno} of {Path(frame.filename).name}"
 
 
 def shrink(outcome: Outcome, *, rounds: int) -> Outcome:

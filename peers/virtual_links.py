@@ -15,6 +15,7 @@ from peers.messages import AnyMessage, Block, Claim, Roster, Signed
 
 MEGABIT = 125_000  # bytes
 _JITTER = 2.0  # a message takes up to this many times its lines' latency
+LONGEST_QUEUE_SECONDS = 120.0  # of bytes on the way up a line; what comes on top is dropped
 _LATE_SECONDS = 4.0  # by how much a reordered message comes later, at most
 _SMALL_BYTES = 400  # of a message with a name or two in it, and a signature
 _CLAIM_BYTES = 1400
@@ -30,6 +31,7 @@ class Line:
     up_free_at: float = 0.0
     down_free_at: float = 0.0
     sent_bytes: int = 0
+    sent_messages: int = 0
     received_bytes: int = 0
 
 
@@ -67,18 +69,25 @@ class Links:
             return 0
         return 1 + (self._chance.random() < self.duplication)
 
-    def arrival(self, sender: Line, receiver: Line, size: int, now: float) -> float:
-        """Send `size` bytes; return when the last of them is there."""
+    def send(self, sender: Line, receiver: Line, size: int, now: float) -> float | None:
+        """Send `size` bytes up a line; return when the last of them comes to the receiver's line.
+
+        None if more waits on the line than it carries in `LONGEST_QUEUE_SECONDS`: then they are dropped.
+        """
+        if sender.up_free_at - now > LONGEST_QUEUE_SECONDS:
+            return None
         sender.up_free_at = max(now, sender.up_free_at) + size / sender.up_bytes_per_second
-        latency = (sender.latency_seconds + receiver.latency_seconds) * self._chance.uniform(1.0, _JITTER)
-        at_the_door = sender.up_free_at + latency
-        receiver.down_free_at = (
-            max(at_the_door, receiver.down_free_at) + size / receiver.down_bytes_per_second
-        )
         sender.sent_bytes += size
-        receiver.received_bytes += size
+        sender.sent_messages += 1
+        latency = (sender.latency_seconds + receiver.latency_seconds) * self._chance.uniform(1.0, _JITTER)
         late = self._chance.random() < self.reordering
-        return receiver.down_free_at + (self._chance.uniform(0, _LATE_SECONDS) if late else 0.0)
+        return sender.up_free_at + latency + (self._chance.uniform(0, _LATE_SECONDS) if late else 0.0)
+
+    def receive(self, receiver: Line, size: int, now: float) -> float:
+        """Receive `size` bytes that came to a line; return when the last of them is down."""
+        receiver.down_free_at = max(now, receiver.down_free_at) + size / receiver.down_bytes_per_second
+        receiver.received_bytes += size
+        return receiver.down_free_at
 
 
 def size_of(message: AnyMessage) -> int:

@@ -299,13 +299,15 @@ class VirtualPeer:
         if reducer is self:
             self.at(world.now, partial(self.segment_arrived, roster, segment, self.id))
         elif world.reachable(self, reducer) and world.links.copies():
-            arrival = world.links.arrival(self.line, reducer.line, size, world.now)
-            arrived = partial(reducer.segment_arrived, roster, segment, self.id)
-            reducer.at(arrival, arrived, from_outside=True)
-            pushed = do.SegmentPushed(roster, segment, reducer.id, taken=True)
-            self.at(
-                arrival + self.line.latency_seconds + reducer.line.latency_seconds, partial(self.take, pushed)
-            )
+            life = self.life
+
+            def arrived() -> None:
+                reducer.segment_arrived(roster, segment, self.id)
+                pushed = do.SegmentPushed(roster, segment, reducer.id, taken=True)
+                if self.life == life:
+                    self.after(self.line.latency_seconds + reducer.line.latency_seconds, pushed)
+
+            world.carry(self, reducer, size, arrived)
         elif not last_try:
             again = partial(self._push, roster, segment, reducer, size, last_try=True)
             self.at(world.now + NO_ANSWER_SECONDS, again)
@@ -326,8 +328,7 @@ class VirtualPeer:
             elif not source.serves(root):
                 wait = 2 * (self.line.latency_seconds + source.line.latency_seconds)
             else:
-                arrival = world.links.arrival(source.line, self.line, effect.size, world.now)
-                self.at(arrival, partial(self._take_reduced, effect))
+                world.carry(source, self, effect.size, partial(self._take_reduced, effect))
                 return
             self.at(world.now + wait, partial(self._fetch, effect, sources[1:]))
 

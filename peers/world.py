@@ -192,8 +192,20 @@ class World:
         """Carry an input to another peer: late, perhaps twice, perhaps not at all."""
         for _ in range(self.links.copies()):
             if receiver.alive and not self.links.is_cut(sender.name, receiver.name):
-                arrival = self.links.arrival(sender.line, receiver.line, size, self.now)
-                receiver.at(arrival, partial(receiver.take, happened), from_outside=True)
+                self.carry(sender, receiver, size, partial(receiver.take, happened))
+
+    def carry(
+        self, sender: VirtualPeer, receiver: VirtualPeer, size: int, arrived: Callable[[], None]
+    ) -> None:
+        """Let bytes queue up one line and down the other, and then have the receiver take them in."""
+        at_the_door = self.links.send(sender.line, receiver.line, size, self.now)
+        if at_the_door is None:
+            return
+
+        def come_in() -> None:
+            receiver.at(self.links.receive(receiver.line, size, self.now), arrived, from_outside=True)
+
+        receiver.at(at_the_door, come_in, from_outside=True)
 
     def ask_head(self, sender: VirtualPeer, other: VirtualPeer) -> None:
         """Ask for a head; the answer comes as a message."""
@@ -226,8 +238,7 @@ class World:
 
     def _ask(self, sender: VirtualPeer, other: VirtualPeer, answer: Callable[[], None]) -> None:
         if self.reachable(sender, other) and self.links.copies():
-            arrival = self.links.arrival(sender.line, other.line, _REQUEST_BYTES, self.now)
-            other.at(arrival, answer, from_outside=True)
+            self.carry(sender, other, _REQUEST_BYTES, answer)
 
     def _begin(self, name: str) -> None:
         self.remark(f"{name} starts")

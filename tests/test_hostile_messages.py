@@ -73,7 +73,7 @@ class Bench:
             chain=self.swarm.chain,
             head=self.head.hash,
             state_digest=self.swarm.digests[self.head.hash],
-            cosigned_round=self.head.round,
+            promise=Promise(self.head.round, self.head.finality.justified_round),
             now=0.0,
         )
         self.tick()
@@ -208,7 +208,7 @@ def test_a_roster_is_not_refused_for_claims_that_could_not_be_taken() -> None:
     own = bench.engine.round.own_claim
     assert own is not None
     roster = bench.swarm.roster([*claims, own], bench.head, key=leader)
-    bench.now += bench.swarm.rules.grace_seconds
+    bench.now += bench.engine.deadlines.grace
     bench.receive(leader, roster)
     assert not bench.engine.round.roster_refused
 
@@ -220,7 +220,7 @@ def test_a_roster_that_leaves_out_claims_that_are_here_is_refused() -> None:
     bench.finish_window()
     leader = bench.swarm.by_id[bench.swarm.order(bench.head)[0]]
     roster = bench.swarm.roster([bench.swarm.claim(leader, bench.head)], bench.head, key=leader)
-    bench.now += bench.swarm.rules.grace_seconds
+    bench.now += bench.engine.deadlines.grace
     bench.receive(leader, roster)
     assert bench.engine.round.roster_refused
 

@@ -21,7 +21,7 @@ def test_a_swarm_of_one_trains() -> None:
     world = swarm(1, peers=1)
     world.run(until_round=5)
     assert world.round_of("p0") == 5
-    assert world.now < 5 * (world.rules.window_seconds + world.rules.grace_seconds)
+    assert world.now < 5 * (world.rules.window_seconds + world.rules.grace.most)
 
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another() -> None:

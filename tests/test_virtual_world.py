@@ -63,7 +63,7 @@ def test_a_torn_disk_forgets_its_newest_blocks_and_keeps_its_promises() -> None:
     after = before.torn()
     assert 0 < len(after.blocks) < len(before.blocks)
     assert after.head in {signed.hash for signed in after.blocks}
-    assert after.cosigned_round == before.cosigned_round
+    assert after.promise == before.promise
     assert after.claims == before.claims
 
 
