@@ -177,6 +177,8 @@ class RoundEngine:
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
         self.early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
         self.early_since: dict[str, float] = {}
+        self.skipped_at = now
+        self.asked_for: dict[str, float] = {}  # blocks that notices spoke of, and when they were asked for
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
         self._own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
         self.asked = 0
@@ -525,7 +527,9 @@ class RoundEngine:
             self.round.train_until = self._now + seconds
             self.round.training = True
             self.round.ready.add(self.me)
-            self.send(set(self.leaders()) | set(self.acquaintances), Ready(round=number, parent=self.head))
+            first = self.leaders()[:CLAIM_LEADERS]
+            everybody = self.acquaintances if len(self.chain_leaders()) < CLAIM_LEADERS else {}
+            self.send(set(first) | set(everybody), Ready(round=number, parent=self.head))
             self.tell(WindowStarted(number, seconds, total(slots)))
             self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
         self.replay_early(self.head)

@@ -42,6 +42,8 @@ MAX_CONVICTS = 4096
 MAX_NOTICES = 64
 MAX_SIBLINGS = 16  # blocks on top of one, by leaders whom the chain does not rank
 _ASKED_AT_THE_START = 8  # peers
+_EARLY_WINDOWS = 3  # for which a message waits for its block or roster
+_LIKELY_FORK = 2  # rounds below the tip; of a deeper one, what lies below is asked for then
 _ASKED_FOR = 2  # missing blocks or rosters, at once
 
 
@@ -55,7 +57,7 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
         return False
     if signed.body.parent not in chain:
         if not fetched and signed.body.round > chain.link(chain.root).round:
-            engine.emit(FetchBlocks(sender, _fetch_from(engine)))
+            engine.emit(FetchBlocks(sender, _fetch_from(engine, signed.body.round)))
         return False
     if fault := chain.block_fault(signed.body):
         engine.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
@@ -162,7 +164,12 @@ def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None
     if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
         engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
     if notice.block not in chain and notice.round > chain.link(chain.root).round:
-        engine.emit(FetchBlocks(sender, _fetch_from(engine)))
+        pause = engine.deadlines.leader / 2
+        asked = {block: at for block, at in engine.asked_for.items() if engine.now < at + pause}
+        if notice.block not in asked and len(asked) < MAX_NOTICES:
+            engine.emit(FetchBlocks(sender, _fetch_from(engine, notice.round)))
+            asked[notice.block] = engine.now
+        engine.asked_for = asked
 
 
 def ask_around(engine: RoundEngine) -> None:
@@ -183,17 +190,23 @@ def ask_around(engine: RoundEngine) -> None:
 def ask_for_what_was_skipped(engine: RoundEngine) -> None:
     """Ask for the block or roster that others' messages speak of, and that did not come here by itself.
 
-    Of several, that which most peers speak of: one peer alone may speak of what does not exist.
+    Of several, that which most peers speak of: one peer alone may speak of what does not exist. What nobody
+    could give for long is forgotten.
     """
-    due = [
-        k for k, since in engine.early_since.items() if engine.reached(since + engine.deadlines.leader / 2)
-    ]
-    engine.early_since |= dict.fromkeys(due, engine.now)
+    pause = engine.deadlines.leader / 2
+    if not engine.early or not engine.reached(engine.skipped_at + pause):
+        return
+    engine.skipped_at = engine.now
+    engine.wake_at = min(engine.wake_at, engine.now + pause)
+    too_old = engine.now - _EARLY_WINDOWS * engine.rules.window_seconds
+    for key in [key for key, since in engine.early_since.items() if since < too_old]:
+        engine.forget_early(key)
+    due = [key for key, since in engine.early_since.items() if since <= engine.now - pause]
     for key in sorted(due, key=lambda key: -len({sender for sender, _ in engine.early[key]}))[:_ASKED_FOR]:
         for sender, message in engine.early[key][::-1]:
             body = message.body if isinstance(message, Signed) else message
             if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.final).round:
-                engine.emit(FetchBlocks(sender, _fetch_from(engine)))
+                engine.emit(FetchBlocks(sender, _fetch_from(engine, body.round)))
                 break
             if isinstance(body, Reduction) and engine.round.roster is None:
                 engine.emit(FetchRoster(sender, key))
@@ -319,11 +332,11 @@ def _may_start(engine: RoundEngine) -> bool:
     return engine.reached(engine.round.started + engine.deadlines.leader)
 
 
-def _fetch_from(engine: RoundEngine) -> int:
-    """Return the round after which a peer's blocks would connect to the chain known here."""
+def _fetch_from(engine: RoundEngine, known_to_it: int) -> int:
+    """Return the round after which the blocks of a peer that knows a round most likely connect to ours."""
     chain = engine.chain
     tip = chain.link(chain.best_head(engine.head)).round
-    return max(chain.link(chain.final).round, tip - engine.rules.rewind_depth, 0)
+    return max(chain.link(chain.final).round, min(tip, known_to_it) - _LIKELY_FORK, 0)
 
 
 def _tell_final(engine: RoundEngine, before: str, *, settled: bool = False) -> None:

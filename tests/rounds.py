@@ -11,6 +11,7 @@ from peers.messages import (
     Block,
     Claim,
     CoSignature,
+    Pace,
     Reduction,
     Roster,
     Signed,
@@ -88,6 +89,7 @@ class Swarm:
             "loss_commitment": name("losses"),
             "nonce_commitment": digest(self.nonce(key, parent.hash)).hex(),
             "nonce": self.nonce(key, parent.parent).hex() if owed else None,
+            "pace": Pace(),
         }
         return sign(key, Claim(**{**fields, **other}))
 
