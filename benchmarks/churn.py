@@ -61,38 +61,39 @@ def one_run(
     return record
 
 
-def table_of(records: Sequence[RunRecord], comparisons: Sequence[Sequence[Comparison]]) -> Table:
-    """Return a row for each run; the ratio stands in the disturbed run's."""
-    table = Table(title="Killed in every round, and left alone")
-    columns = ("seed", "killed", "rounds", "s", "mean s", "longest s", "bound s", "counted", "of claims")
-    for column in (*columns, "rewinds", "tokens", "loss", "loss ratio"):
+def rounds_table(records: Sequence[RunRecord]) -> Table:
+    """Return a row for each run: what its rounds took, and what they counted."""
+    table = Table(title="Rounds", box=None, padding=(0, 1))
+    columns = ("seed", "killed", "rounds", "mean s", "longest", "bound", "counted", "of claims", "rewinds")
+    for column in (*columns, "identical"):
         table.add_column(column, justify="right")
-    ratios = {comparison[-1].ratio for comparison in comparisons}
-    by_seed = dict(zip(sorted({record.seed for record in records}), comparisons, strict=True))
     for record in records:
         took = [one.seconds for one in record.rounds]
-        counted = sum(one.counted for one in record.rounds)
         table.add_row(
             str(record.seed),
             str(len(record.deaths)),
             str(len(record.rounds)),
-            f"{record.seconds:.0f}",
             f"{statistics.mean(took):.1f}",
             f"{max(took):.1f}",
             f"{record.bound_seconds:.0f}",
-            f"{record.counted_share:.0%}",
-            f"{counted / max(1, record.claimed):.0%}",
+            f"{record.counted_share:.1%}",
+            f"{record.counted / max(1, record.claimed):.1%}",
             str(record.rewinds),
-            f"{record.rounds[-1].tokens:,}",
-            f"{record.rounds[-1].loss:.4f}",
-            f"{by_seed[record.seed][-1].ratio:.4f}" if record.disturbed else "",
+            "yes" if record.identical else "NO",
         )
-    table.caption = f"loss ratio at equal counted tokens: {_spread(sorted(ratios))}"
     return table
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"mean {statistics.mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}"
+def losses_table(comparisons: Sequence[Sequence[Comparison]]) -> Table:
+    """Return a row for each seed and point: the losses at equal counted tokens."""
+    table = Table(title="Validation loss, nats a token, at equal counted tokens", box=None, padding=(0, 1))
+    for column in ("seed", "tokens", "killed in every round", "left alone", "ratio"):
+        table.add_column(column, justify="right")
+    for seed, points in enumerate(comparisons, start=1):
+        for point in points:
+            losses = (f"{point.disturbed:.4f}", f"{point.undisturbed:.4f}", f"{point.ratio:.4f}")
+            table.add_row(str(seed), f"{point.tokens:,}", *losses)
+    return table
 
 
 def draw(path: Path, records: Sequence[RunRecord]) -> None:
@@ -170,12 +171,12 @@ def main(
             # Both are held to what the disturbed one may take.
             records += [disturbed, replace(undisturbed, bound_seconds=disturbed.bound_seconds)]
             comparisons.append(compare(disturbed.curve, undisturbed.curve))
-    console.print(table_of(records, comparisons))
-    for seed, comparison in enumerate(comparisons, start=1):
-        points = (
-            f"{c.disturbed:.4f} / {c.undisturbed:.4f} = {c.ratio:.4f} at {c.tokens:,}" for c in comparison
-        )
-        console.print(f"Seed {seed}, losses at equal counted tokens: {'; '.join(points)}")
+    console.print(rounds_table(records), losses_table(comparisons))
+    ratios = [points[-1].ratio for points in comparisons]
+    console.print(
+        f"Ratio of the losses at the end, over {seeds} seeds: mean {statistics.mean(ratios):.4f}, "
+        f"from {min(ratios):.4f} to {max(ratios):.4f}"
+    )
     draw(out / "churn.png", records)
     write_atomic(out / "churn.json", json.dumps(_result(records, comparisons), indent=1).encode())
     console.print(f"Wrote {out / 'churn.json'} and {out / 'churn.png'}. Logs are below {out / 'churn'}.")

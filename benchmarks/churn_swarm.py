@@ -50,14 +50,14 @@ validation_fraction = 0.05
 
 [inner]
 optimizer = "adamw"
-learning_rate = 4e-3
-batch_slots = 16
+learning_rate = 3e-3
+batch_slots = 4
 ramp_steps = 5
 
 [schedule]
 kind = "cosine"
 warmup_tokens = 50_000
-total_tokens = 8_000_000
+total_tokens = 5_000_000
 
 [round]
 window_seconds = 6
@@ -103,9 +103,14 @@ class RunRecord:
         return [*self.start, *((one.tokens, one.loss) for one in self.rounds)]
 
     @property
+    def counted(self) -> float:
+        """Contributions counted, in parts of one where not all segments were."""
+        return sum(one.counted for one in self.rounds)
+
+    @property
     def counted_share(self) -> float:
         """Contributions counted, of one from each peer in each round."""
-        return sum(one.counted for one in self.rounds) / (self.peers * len(self.rounds))
+        return self.counted / (self.peers * len(self.rounds))
 
     @property
     def past_bound(self) -> list[int]:
