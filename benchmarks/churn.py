@@ -29,24 +29,27 @@ from rich.table import Table
 
 from benchmarks.churn_figures import Comparison, compare
 from benchmarks.churn_swarm import RECIPE, RunRecord, Swarm
+from benchmarks.warm_start import warm_launch
 from recipes.command import plain_errors
 from recipes.errors import RecipeError
 from recipes.files import write_atomic
 from recipes.merkle import digest
+from trainer.demo_peer import launch
 
 TOLERANCE = 0.01  # of the loss
 _RECORDS = TypeAdapter(RunRecord)
 
 
 def one_run(
-    seed: int, *, peers: int, killed: int, rounds: int, kept: Path, fresh: bool, console: Console
+    seed: int, *, peers: int, killed: int, rounds: int, cold: bool, kept: Path, fresh: bool, console: Console
 ) -> RunRecord:
     """Return the record of one run: the kept one if it was made with the same settings, or that of a new run.
 
     Raises:
         NetworkError: the swarm lost a process that nobody killed, or stood still.
     """
-    settings = {"peers": peers, "killed": killed, "rounds": rounds, "recipe": digest(RECIPE.encode()).hex()}
+    settings: dict[str, int | str] = {"peers": peers, "killed": killed, "rounds": rounds, "cold": cold}
+    settings["recipe"] = digest(RECIPE.encode()).hex()
     folder = kept / f"seed-{seed}-{'disturbed' if killed else 'undisturbed'}"
     file = folder.with_suffix(".json")
     if file.exists() and not fresh:
@@ -55,7 +58,15 @@ def one_run(
             console.print(f"Kept: {file}")
             return _RECORDS.validate_python(content["record"])
     shutil.rmtree(folder, ignore_errors=True)
-    swarm = Swarm(folder.absolute(), seed=seed, peers=peers, killed=killed, rounds=rounds, tell=console.print)
+    swarm = Swarm(
+        folder.absolute(),
+        seed=seed,
+        peers=peers,
+        killed=killed,
+        rounds=rounds,
+        launched_by=launch if cold else warm_launch,
+        tell=console.print,
+    )
     record = swarm.run()
     write_atomic(file, json.dumps({"settings": settings, "record": asdict(record)}, indent=1).encode())
     return record
@@ -143,6 +154,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for churn.json, churn.png, and the runs' logs.")] = Path(
         "results"
     ),
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Start each process with all its imports, as volunteers do.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has been run already.")] = False,
 ) -> None:
     """Kill peers in every round, and compare the loss with that of a swarm left alone."""
@@ -162,6 +176,7 @@ def main(
                     peers=peers,
                     killed=number,
                     rounds=rounds,
+                    cold=cold,
                     kept=out / "churn",
                     fresh=fresh,
                     console=console,

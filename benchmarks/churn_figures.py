@@ -74,12 +74,17 @@ class Comparison:
 
 
 def draw_victims(
-    seed: int, round_number: int, *, volunteers: int, killed: int, window_seconds: float
+    seed: int, round_number: int, *, up: Sequence[bool], killed: int, window_seconds: float
 ) -> tuple[Victim, ...]:
-    """Return who is killed in a round and when: the same for the same arguments."""
+    """Return who is killed in a round and when: the same for the same arguments.
+
+    `up` says of each volunteer whether it has come back from its last death. Those that have die first:
+    otherwise, on a slow machine, most deaths would strike processes that are still starting.
+    """
     chance = random.Random(f"churn/{seed}/{round_number}")
+    order = chance.sample(range(len(up)), len(up))
     victims = []
-    for volunteer in chance.sample(range(volunteers), killed):
+    for volunteer in sorted(order, key=lambda number: not up[number])[:killed]:
         moment = chance.choice(MOMENTS)
         longest = window_seconds if moment == "WindowStarted" else DYING_SECONDS
         victims.append(Victim(volunteer, moment, chance.uniform(0.0, longest)))

@@ -19,7 +19,7 @@ from recipes.errors import NetworkError
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer, free_port
+from trainer.demo_peer import DemoPeer, Launch, free_port
 
 RECIPE = """
 version = 1
@@ -76,6 +76,7 @@ reduced_keep = 1024
 reduced_level_bits = 3
 """
 TEXT_BYTES = 4_000_000
+STARTING = ("starting", "restarting", "fetching")  # has said nothing of a round yet in this life
 LOOK_SECONDS = 0.05
 START_SECONDS = 180.0  # for all processes to come up and be counted once
 STALLS = 3  # bounds without a new round after which a run is given up
@@ -129,6 +130,7 @@ class Swarm:
         peers: int,
         killed: int,
         rounds: int,
+        launched_by: Launch,
         tell: Callable[[str], None],
     ) -> None:
         self._folder = folder
@@ -138,7 +140,9 @@ class Swarm:
         self._tell = tell
         self._publication = _publish(folder, seed)
         run, first = str(self._publication.folder), free_port()
-        self._observer = DemoPeer("publisher", folder, run=run, port=first, address=None)
+        self._observer = DemoPeer(
+            "publisher", folder, run=run, port=first, address=None, launched_by=launched_by
+        )
         self._volunteers = [
             DemoPeer(
                 f"volunteer-{number}",
@@ -146,6 +150,7 @@ class Swarm:
                 run=self._publication.run_id,
                 port=free_port(),
                 address=self._observer.address,
+                launched_by=launched_by,
             )
             for number in range(1, peers)
         ]
@@ -231,7 +236,7 @@ class Swarm:
                 draw_victims(
                     self._seed,
                     number,
-                    volunteers=len(self._volunteers),
+                    up=[peer.tally.state not in STARTING for peer in self._volunteers],
                     killed=self._killed,
                     window_seconds=self._window,
                 )

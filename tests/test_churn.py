@@ -57,14 +57,14 @@ def test_the_bound_is_window_grace_three_transfers_and_a_silence_for_each_peer_t
 
 def test_victims_follow_from_seed_and_round_alone() -> None:
     def draw(seed: int, number: int) -> object:
-        return draw_victims(seed, number, volunteers=7, killed=2, window_seconds=6)
+        return draw_victims(seed, number, up=[True] * 7, killed=2, window_seconds=6)
 
     assert draw(1, 5) == draw(1, 5)
     assert len({draw(1, number) for number in range(20)} | {draw(2, number) for number in range(20)}) == 40
 
 
 def test_a_round_kills_different_volunteers_and_in_time_everybody_dies_at_every_moment() -> None:
-    rounds = [draw_victims(3, number, volunteers=7, killed=2, window_seconds=6) for number in range(200)]
+    rounds = [draw_victims(3, number, up=[True] * 7, killed=2, window_seconds=6) for number in range(200)]
     assert all(one.volunteer != other.volunteer for one, other in rounds)
     seen = {(victim.volunteer, victim.moment) for victims in rounds for victim in victims}
     assert seen == {(volunteer, moment) for volunteer in range(7) for moment in MOMENTS}
@@ -74,10 +74,19 @@ def test_deaths_in_training_are_spread_over_the_window_and_the_others_follow_the
     drawn = [
         victim
         for number in range(200)
-        for victim in draw_victims(4, number, volunteers=7, killed=2, window_seconds=6)
+        for victim in draw_victims(4, number, up=[True] * 7, killed=2, window_seconds=6)
     ]
     training = [victim.delay_seconds for victim in drawn if victim.moment == "WindowStarted"]
     assert min(training) < 1
     assert max(training) > 5
     others = [victim.delay_seconds for victim in drawn if victim.moment != "WindowStarted"]
     assert 0 <= min(others) <= max(others) <= DYING_SECONDS
+
+
+def test_who_is_still_starting_is_killed_only_if_too_few_are_up() -> None:
+    for number in range(50):
+        up = [False, True, False, True, False, False, True]
+        two = draw_victims(5, number, up=up, killed=2, window_seconds=6)
+        assert {victim.volunteer for victim in two} < {1, 3, 6}
+        four = draw_victims(5, number, up=up, killed=4, window_seconds=6)
+        assert {1, 3, 6} < {victim.volunteer for victim in four}
