@@ -75,8 +75,8 @@ def one_run(
 def rounds_table(records: Sequence[RunRecord]) -> Table:
     """Return a row for each run: what its rounds took, and what they counted."""
     table = Table(title="Rounds", box=None, padding=(0, 1))
-    columns = ("seed", "killed", "rounds", "mean s", "longest", "bound", "counted", "of claims", "rewinds")
-    for column in (*columns, "identical"):
+    columns = ("seed", "killed", "rounds", "mean s", "longest", "bound", "counted", "claims", "rewinds")
+    for column in (*columns, "agree"):
         table.add_column(column, justify="right")
     for record in records:
         took = [one.seconds for one in record.rounds]

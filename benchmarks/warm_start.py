@@ -58,6 +58,7 @@ class _Forked:
 
 def warm_launch(arguments: Sequence[str], log: Path) -> Process:
     """Start `trainer.join` with these arguments; what it prints goes to the end of `log`."""
+    log.touch()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     process = context.Process(target=_join, args=(list(arguments), log))
