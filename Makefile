@@ -15,7 +15,7 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.10; do 
 	&& echo $$candidate && break; done)
 VENV_PYTHON := .venv/bin/python
 INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
-BENCHMARKS := $(filter-out benchmarks/__init__.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(shell grep -l __main__ benchmarks/*.py)
 
 .PHONY: demo test test-slow lint bench .venv
 .DELETE_ON_ERROR:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipes.errors import ModelError
-from recipes.recipe import Recipe
+from recipes.recipe import Recipe, published
 
 CHUNK_VALUES = 4096
 PIECE_BYTES = 1 << 20
@@ -79,6 +79,17 @@ def layout_of(recipe: Recipe) -> Layout:
             remedy="Install what constraints.txt pins: another transformers may build another model.",
         )
     return layout
+
+
+def published_layout(recipe: Recipe) -> Layout:
+    """Return the layout that a published recipe's genesis gives, with all parameters as one span.
+
+    It needs no model library, whose import takes seconds. `layout_of` says whether the model fits.
+
+    Raises:
+        RecipeError: the recipe is a template.
+    """
+    return lay_out([("parameters", (published(recipe).parameters,))], segments=recipe.round.segments)
 
 
 def lay_out(shapes: Iterable[tuple[str, tuple[int, ...]]], *, segments: int) -> Layout:

@@ -7,13 +7,35 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from recipes.home import IDENTITY_KEY
 from recipes.keys import PeerId, load_or_create_key
+
+
+class Process(Protocol):
+    """What a peer's process must offer: a part of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+Launch = Callable[[Sequence[str], Path], Process]
+"""Starts `trainer.join` with these arguments; what it prints goes to the end of the file."""
+
+
+def launch(arguments: Sequence[str], log: Path) -> Process:
+    """Start it as a volunteer does."""
+    command = [sys.executable, "-m", "trainer.join", *arguments]
+    with log.open("ab") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
 
 @dataclass
@@ -37,7 +59,16 @@ class Tally:
 class DemoPeer:
     """A peer with a home folder of its own; it can be killed and started again."""
 
-    def __init__(self, name: str, folder: Path, *, run: str, port: int, address: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        run: str,
+        port: int,
+        address: str | None,
+        launched_by: Launch = launch,
+    ) -> None:
         self.name = name
         self.home = folder / name
         self.tally = Tally()
@@ -46,7 +77,8 @@ class DemoPeer:
         self._run = run
         self._port = port
         self._bootstrap = address
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launch = launched_by
+        self._process: Process | None = None
         self._events = self.home / "events.jsonl"
         self._read = 0
         self._sent_before: dict[str, int] = {}  # in earlier lives
@@ -85,16 +117,15 @@ class DemoPeer:
 
         A peer that starts again has met others: it is told of none.
         """
-        command = [sys.executable, "-m", "trainer.join", self._run, "--home", str(self.home)]
-        command += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
-        command += ["--events", str(self._events), "--validate-every", str(int(validate))]
+        arguments = [self._run, "--home", str(self.home)]
+        arguments += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
+        arguments += ["--events", str(self._events), "--validate-every", str(int(validate))]
         named = address or (self._bootstrap if self.lives == 0 else None)
-        command += ["--peer", named] if named else []
+        arguments += ["--peer", named] if named else []
         self._sent_before, self._received_before = dict(self.tally.sent), dict(self.tally.received)
         self.lives += 1
         self.tally.state = "starting" if self.lives == 1 else "restarting"
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        self._process = self._launch(arguments, self.log)
 
     def kill(self) -> None:
         """End its process as a power cut would."""

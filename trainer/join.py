@@ -59,7 +59,8 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
     from peers.fetch_run import adopt_folder, fetch_run
     from peers.serving import serve_node, serve_publication, serve_state
     from recipes.corpus import TokenArray
-    from recipes.layout import layout_of
+    from recipes.layout import layout_of, published_layout
+    from trainer.deferred import DeferredTrainer
     from trainer.device import choose_device
     from trainer.local import LocalTrainer
 
@@ -80,18 +81,24 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
         recipe, manifest = run.signed.recipe, run.manifest
         serve_publication(transport, run)  # from here on, others may have from us what we have
 
-        # 4. The model, on the device where it trains fastest.
-        layout = await asyncio.to_thread(layout_of, recipe)
-        device = await asyncio.to_thread(choose_device, recipe, wanted=wishes.device)
+        # 4. The model, on the device where it trains fastest. Making it takes seconds, in which a peer that
+        #    was started again already catches up. Who is new waits: it may not fit this machine at all.
         tokens = TokenArray(run.data, manifest, "train")
         validation = TokenArray(run.data, manifest, "validation")
-        trainer = await asyncio.to_thread(
-            lambda: LocalTrainer(recipe, layout, tokens, run_id, device=device, validation=validation)
-        )
+
+        def make_trainer() -> LocalTrainer:
+            layout = layout_of(recipe)
+            device = choose_device(recipe, wanted=wishes.device)
+            return LocalTrainer(recipe, layout, tokens, run_id, device=device, validation=validation)
+
+        trainer = DeferredTrainer(make_trainer)
 
         # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
         #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
+        layout = published_layout(recipe)
         state = await asyncio.to_thread(open_state, run, layout)
+        if state.round == 0:
+            await asyncio.to_thread(trainer.ready)
         serve_state(transport, state)
 
         # 6. Rounds. The round engine (peers/engine.py) says what is next, the node (peers/node.py) does it:

@@ -1,0 +1,59 @@
+"""A trainer that is being made while the peer is already about.
+
+Making one takes seconds: transformers has to be imported, and arithmetics tried. A peer that was started
+again can meanwhile catch up, send a claim of its earlier life again, and serve the others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes.slots import Range
+from trainer.local import LocalTrainer, WindowResult
+
+
+class DeferredTrainer:
+    """Stands for the trainer that `make` returns, and waits for it where it is needed.
+
+    Every method raises what `make` raised. They are called from worker threads, where waiting is no harm.
+    """
+
+    def __init__(self, make: Callable[[], LocalTrainer]) -> None:
+        """Begin to make the trainer, in a thread of its own."""
+        maker = ThreadPoolExecutor(1, thread_name_prefix="trainer")
+        self._trainer = maker.submit(make)
+        maker.shutdown(wait=False)
+
+    def ready(self) -> None:
+        """Return once the trainer is there."""
+        self._trainer.result()
+
+    @property
+    def numeric_class(self) -> str:
+        """Kind of processor and precision, which this peer's claims name."""
+        return self._trainer.result().numeric_class
+
+    def train(
+        self,
+        weights: npt.NDArray[np.float32],
+        slots: Sequence[Range],
+        *,
+        tokens_before: int,
+        seconds: float,
+        stop: threading.Event,
+    ) -> WindowResult:
+        """Train as `LocalTrainer.train` does; waiting for the trainer is part of the window."""
+        began = time.monotonic()
+        trainer = self._trainer.result()
+        left = max(0.0, seconds - (time.monotonic() - began))
+        return trainer.train(weights, slots, tokens_before=tokens_before, seconds=left, stop=stop)
+
+    def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
+        """Return what `LocalTrainer.validation_loss` returns."""
+        return self._trainer.result().validation_loss(weights, limit_slots=limit_slots)
