@@ -97,8 +97,8 @@ def bound_seconds(rules: RoundSection, *, killed: int) -> float:
     The window, the grace for claims, the exchange's last deadline, and one leader's silence for each peer
     that died in this round, or in the last one and has not come back.
     """
-    silences = 2 * killed * rules.leader_seconds
-    return rules.window_seconds + rules.grace_seconds + TRANSFERS * rules.transfer_seconds + silences
+    silences = 2 * killed * rules.leader_seconds[1]
+    return rules.window_seconds + rules.grace_seconds[1] + TRANSFERS * rules.transfer_seconds[1] + silences
 
 
 def loss_at(curve: Sequence[tuple[int, float]], tokens: float) -> float:

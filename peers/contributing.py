@@ -13,9 +13,10 @@ import numpy as np
 from peers.chain import Chain, Link
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
-from peers.history import ContributionHistory, Counted
+from peers.history import ContributionHistory
 from peers.messages import Claim, Signed
 from peers.reduction import clip_factors
+from peers.returns import Counted
 from peers.segment import SegmentFrame, contribution_root
 from recipes.errors import MessageError
 from recipes.files import write_atomic

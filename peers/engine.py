@@ -34,6 +34,7 @@ from peers.effects import (
     BlocksFetched,
     ChainReloaded,
     Effect,
+    FetchRoster,
     Input,
     Leave,
     LeaveRequested,
@@ -41,6 +42,7 @@ from peers.effects import (
     ReducedFetched,
     ReducedLost,
     SaveClaim,
+    SavePromise,
     SegmentPushed,
     SegmentReduced,
     SegmentStored,
@@ -179,6 +181,7 @@ class RoundEngine:
         self.early_since: dict[str, float] = {}
         self.skipped_at = now
         self.asked_for: dict[str, float] = {}  # blocks that notices spoke of, and when they were asked for
+        self.rosters_spoken_of: dict[str, tuple[PeerId, str]] = {}  # by block, before this peer has started
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
         self._own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
         self.asked = 0
@@ -382,9 +385,13 @@ class RoundEngine:
             return True
         if parent not in self.chain or self.chain.link(parent).round >= self.chain.link(self.head).round:
             self._keep_early(parent, sender, message)
-        elif parent == self.round.parent.parent and isinstance(message, Signed):
-            if isinstance(message.body, Claim) and sender in self.round.parent.counters.peers:
-                self.measures.claim_came(self._now - self.last_base)
+        elif (
+            parent == self.round.parent.parent
+            and isinstance(message, Signed)
+            and isinstance(message.body, Claim)
+            and sender in self.round.parent.counters.peers
+        ):
+            self.measures.claim_came(self._now - self.last_base)  # too late for its round
         return False
 
     def _keep_early(self, key: str, sender: PeerId, message: AnyMessage) -> None:
@@ -499,6 +506,8 @@ class RoundEngine:
         if self.round.parent.round > found:
             self.forgot, self.promise = False, None
             following.promise_afresh(self)
+            if self.promise is not None:
+                self.emit(SavePromise(self.promise))
         elif not self.acquaintances and self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds):
             self.forgot = False
             self.begin_round()
@@ -516,7 +525,7 @@ class RoundEngine:
         seconds = began + self.rules.window_seconds - self._now
         slots = link.counters.slots_for(self.me, self.head, self.rules)
         number = link.round + 1
-        if reason := self._reason_to_wait(seconds):
+        if reason := self._reason_to_wait(link, seconds):
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
             if self.head in self._own_claims and not self.leaving:
@@ -532,13 +541,16 @@ class RoundEngine:
             self.send(set(first) | set(everybody), Ready(round=number, parent=self.head))
             self.tell(WindowStarted(number, seconds, total(slots)))
             self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
+        if (spoken_of := self.rosters_spoken_of.pop(self.head, None)) is not None:
+            self.emit(FetchRoster(*spoken_of))  # whoever was away may have claimed in it already
+        self.rosters_spoken_of = {}
         self.replay_early(self.head)
 
-    def _reason_to_wait(self, seconds: float) -> str:
+    def _reason_to_wait(self, link: Link, seconds: float) -> str:
         """Say why this peer does not train in the round that begins, or return an empty string."""
         if self.leaving:
             return "you asked to leave"
-        if self.forgot:
+        if self.forgot or (self.promise is not None and link.round < self.promise.claims_after):
             return "this peer's memory of the run is lost, and it may have claimed in that round already"
         if self.head in self._own_claims:
             return "the claim for it was made before this peer was started again, and is sent again"

@@ -10,6 +10,7 @@ Deadlines count from the moment the roster was accepted, in units T, the transfe
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from peers import following
@@ -77,10 +78,23 @@ def _accept_best_roster(engine: RoundEngine) -> None:
     for attempt in sorted(current.candidates, reverse=True):
         if attempt <= accepted:
             return
-        patience = deadlines.grace + (attempt - 1) * deadlines.leader
-        if attempt == 0 or engine.reached(engine.silence_base() + patience):
-            _accept(engine, current.candidates[attempt])
+        signed = current.candidates[attempt]
+        patience = engine.silence_base() + deadlines.grace + (attempt - 1) * deadlines.leader
+        if attempt == 0 or engine.reached(max(patience, gives_way_at(engine, signed.hash, attempt))):
+            _accept(engine, signed)
             return
+
+
+def gives_way_at(engine: RoundEngine, roster: str, attempt: int) -> float:
+    """Return the time before which the roster at hand does not give way to another one of a later attempt.
+
+    Its exchange may be under way, and hold many more claims than one that a peer drew up which knew of none.
+    """
+    held = engine.round.roster
+    if held is None or held.hash == roster:
+        return -math.inf
+    over = engine.round.roster_at + BLOCK_AFTER * _transfer(engine)
+    return over + max(1, attempt - held.body.attempt) * engine.deadlines.leader
 
 
 def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
@@ -155,9 +169,9 @@ def _reduce(engine: RoundEngine, segment: int, claimants: list[PeerId]) -> None:
     else:
         return
     arrived = current.stored.get(segment, set())
-    if arrived and (
-        arrived >= set(claimants) or engine.reached(current.roster_at + wait * _transfer(engine))
-    ):
+    # A reducer that failed will most likely not send its own part to its backup either.
+    expected = set(claimants) - ({assignment.reducer} if wait == BACKUP_REDUCES_AFTER else set())
+    if arrived and (arrived >= expected or engine.reached(current.roster_at + wait * _transfer(engine))):
         current.reducing.add(segment)
         places = tuple(place for place, peer in enumerate(claimants) if peer in arrived)
         engine.emit(Reduce(current.roster.hash, segment, places))

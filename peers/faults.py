@@ -1,13 +1,14 @@
-"""Faults by name, drawn from a world's seed and written into its future.
+"""Faults by name, drawn from a world's seed as a list of mishaps, and written into its future.
 
-Each fault draws from a chance of its own, so that leaving one out leaves the others as they were: that is how
-a failing world is shrunk.
+Each fault draws from a chance of its own, and each mishap stands alone, so that leaving some out leaves the others
+as they were: that is how a failing world is shrunk, and how what is left of it is replayed.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from enum import Enum
 
 from peers.liars import Liar, Lie
@@ -17,9 +18,6 @@ from peers.world import World
 
 QUIET_SECONDS = 15.0  # before the first fault: a swarm needs a first round
 _LONGEST_CUT_SECONDS = 60.0
-_DRAWN_LIES = [lie for lie in Lie if lie is not Lie.CONSPIRE]
-"""Finality is a bare majority: a leader and a few electors who conspire can make two, and no draw should find
-again what is known."""
 _PAUSE_SECONDS = (1.0, 6.0, 20.0, 60.0)
 _DEAD_SECONDS = (1.0, 5.0, 20.0, 45.0)
 
@@ -39,95 +37,171 @@ class Fault(str, Enum):
     LIARS = "liars"  # fewer than a third of the peers depart from the protocol
 
 
-def afflict(world: World, faults: Collection[Fault], *, seed: int, until: float) -> None:
-    """Write faults into the world's future, before anyone has started. All heals at `until` at the latest.
+@dataclass(frozen=True)
+class Mishap:
+    """One thing that befalls a world; `write` puts it into the world's future, before anyone has started."""
+
+    fault: Fault
+    text: str
+    write: Callable[[World], None]
+
+
+Draw = Callable[[list[str], random.Random, float], Iterator[tuple[str, Callable[[World], None]]]]
+
+
+def draw(faults: Collection[Fault], *, seed: int, names: list[str], until: float) -> list[Mishap]:
+    """Return what `seed` holds for peers of these names. All heals at `until` at the latest.
 
     Lines, clocks and liars stay as they are to the end.
     """
-    for fault in Fault:
-        if fault in faults:
-            _AFFLICTIONS[fault](world, random.Random(f"{seed}/{fault.value}"), until)
+    return [
+        Mishap(fault, text, write)
+        for fault in Fault
+        if fault in faults
+        for text, write in _DRAWS[fault](names, random.Random(f"{seed}/{fault.value}"), until)
+    ]
 
 
-def _crash(world: World, chance: random.Random, until: float, disk: DiskAfter = DiskAfter.KEPT) -> None:
-    for _ in range(chance.randint(1, max(2, len(world.peers) // 2))):
-        name, at = chance.choice(sorted(world.peers)), chance.uniform(QUIET_SECONDS, until)
+def _crash(
+    names: list[str], chance: random.Random, until: float, disk: DiskAfter = DiskAfter.KEPT
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    for _ in range(chance.randint(1, max(2, len(names) // 2))):
+        name, at = chance.choice(sorted(names)), chance.uniform(QUIET_SECONDS, until)
+        yield _death(name, at, min(until, at + chance.choice(_DEAD_SECONDS)), disk)
+
+
+def _torn(
+    names: list[str], chance: random.Random, until: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    yield from _crash(names, chance, until, DiskAfter.TORN)
+
+
+def _lost(
+    names: list[str], chance: random.Random, until: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    name, at = chance.choice(sorted(names)[1:] or sorted(names)), chance.uniform(QUIET_SECONDS, until)
+    yield _death(name, at, min(until, at + chance.choice(_DEAD_SECONDS)), DiskAfter.LOST)
+
+
+def _death(name: str, at: float, again: float, disk: DiskAfter) -> tuple[str, Callable[[World], None]]:
+    def write(world: World) -> None:
         world.crash(name, at=at, disk=disk)
-        world.start(name, at=min(until, at + chance.choice(_DEAD_SECONDS)))
+        world.start(name, at=again)
+
+    return f"{name} dies at {at:.1f} s, its disk is {disk.value}, and starts again at {again:.1f} s", write
 
 
-def _torn(world: World, chance: random.Random, until: float) -> None:
-    _crash(world, chance, until, DiskAfter.TORN)
+def _loss(_: list[str], chance: random.Random, until: float) -> Iterator[tuple[str, Callable[[World], None]]]:
+    loss = chance.choice([0.01, 0.05, 0.15])
+    duplication, reordering = chance.choice([0.0, 0.1]), chance.choice([0.0, 0.1])
+    text = f"of all messages, {loss:.0%} are lost, {duplication:.0%} doubled, {reordering:.0%} late"
+
+    def write(world: World) -> None:
+        links = world.links
+        links.loss, links.duplication, links.reordering = loss, duplication, reordering
+        world.remark(text)
+
+        def clear() -> None:
+            links.loss = links.duplication = links.reordering = 0.0
+            world.remark("the links are good again")
+
+        world.at(until, clear)
+
+    yield text, write
 
 
-def _lost(world: World, chance: random.Random, until: float) -> None:
-    name, at = chance.choice(sorted(world.peers)[1:] or ["p0"]), chance.uniform(QUIET_SECONDS, until)
-    world.crash(name, at=at, disk=DiskAfter.LOST)
-    world.start(name, at=min(until, at + chance.choice(_DEAD_SECONDS)))
-
-
-def _loss(world: World, chance: random.Random, until: float) -> None:
-    links = world.links
-    links.loss = chance.choice([0.01, 0.05, 0.15])
-    links.duplication = chance.choice([0.0, 0.1])
-    links.reordering = chance.choice([0.0, 0.1])
-
-    def clear() -> None:
-        links.loss = links.duplication = links.reordering = 0.0
-        world.remark("the links are good again")
-
-    doubled, late = f"{links.duplication:.0%} doubled", f"{links.reordering:.0%} late"
-    world.remark(f"of all messages, {links.loss:.0%} are lost, {doubled}, {late}")
-    world.at(until, clear)
-
-
-def _partition(world: World, chance: random.Random, until: float, *, one_way: bool = False) -> None:
-    names = sorted(world.peers)
+def _partition(
+    names: list[str], chance: random.Random, until: float, *, one_way: bool = False
+) -> Iterator[tuple[str, Callable[[World], None]]]:
     for _ in range(chance.randint(1, 2)):
-        inside = set(chance.sample(names, chance.randint(1, max(1, len(names) // 2))))
+        inside = set(chance.sample(sorted(names), chance.randint(1, max(1, len(names) // 2))))
         at = chance.uniform(QUIET_SECONDS, until)
-        end = min(until, at + chance.uniform(2, _LONGEST_CUT_SECONDS))
-        world.partition(inside, at=at, until=end, one_way=one_way)
+        yield _cut(inside, at, min(until, at + chance.uniform(2, _LONGEST_CUT_SECONDS)), one_way)
 
 
-def _oneway(world: World, chance: random.Random, until: float) -> None:
-    _partition(world, chance, until, one_way=True)
+def _cut(inside: set[str], at: float, end: float, one_way: bool) -> tuple[str, Callable[[World], None]]:
+    how = "are not heard" if one_way else "are cut off"
+    return (
+        f"{' '.join(sorted(inside))} {how} from {at:.1f} to {end:.1f} s",
+        lambda world: world.partition(inside, at=at, until=end, one_way=one_way),
+    )
 
 
-def _pause(world: World, chance: random.Random, until: float) -> None:
-    for _ in range(chance.randint(1, max(2, len(world.peers) // 2))):
-        name, at = chance.choice(sorted(world.peers)), chance.uniform(QUIET_SECONDS, until)
+def _oneway(
+    names: list[str], chance: random.Random, until: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    yield from _partition(names, chance, until, one_way=True)
+
+
+def _pause(
+    names: list[str], chance: random.Random, until: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    for _ in range(chance.randint(1, max(2, len(names) // 2))):
+        name, at = chance.choice(sorted(names)), chance.uniform(QUIET_SECONDS, until)
         end = min(until, at + chance.choice(_PAUSE_SECONDS))
-        world.pause(name, at=at, until=end, clock_stops=chance.random() < 0.5)
+        yield _standstill(name, at, end, chance.random() < 0.5)
 
 
-def _clock(world: World, chance: random.Random, _: float) -> None:
-    for peer in world.peers.values():
-        peer.clock.rate = chance.uniform(0.98, 1.02)
-        peer.clock.offset = chance.uniform(0, 1e6)
+def _standstill(name: str, at: float, end: float, clock_stops: bool) -> tuple[str, Callable[[World], None]]:
+    return (
+        f"{name} stands still from {at:.1f} to {end:.1f} s{', its clock too' if clock_stops else ''}",
+        lambda world: world.pause(name, at=at, until=end, clock_stops=clock_stops),
+    )
 
 
-def _slow(world: World, chance: random.Random, _: float) -> None:
-    slow = sorted(chance.sample(sorted(world.peers), max(1, len(world.peers) // 3)))
-    for name in slow:
-        peer = world.peers[name]
-        peer.disk_delay_seconds = chance.choice([0.05, 0.5, 2.0])
-        peer.line = Line(
-            chance.uniform(1, 4) * MEGABIT, chance.uniform(2, 16) * MEGABIT, chance.uniform(0.1, 0.3)
-        )
-    world.remark(f"{' '.join(slow)} have slow lines")
+def _clock(
+    names: list[str], chance: random.Random, _: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    clocks = {name: (chance.uniform(0.98, 1.02), chance.uniform(0, 1e6)) for name in names}
+
+    def write(world: World) -> None:
+        for name, (rate, offset) in clocks.items():
+            world.peers[name].clock.rate, world.peers[name].clock.offset = rate, offset
+
+    yield "clocks run up to 2% fast or slow, and show other times", write
 
 
-def _liars(world: World, chance: random.Random, _: float) -> None:
-    names = sorted(world.peers)[1:]  # the publisher is honest: it wrote the recipe
-    count = (len(world.peers) - 1) // 3
-    for name in sorted(chance.sample(names, chance.randint(min(1, count), count))):
-        lie = chance.choice(_DRAWN_LIES)
-        world.peers[name].liar = Liar(lie, chance.randrange(2**32))
-        world.remark(f"{name} lies: {lie.value}")
+def _slow(names: list[str], chance: random.Random, _: float) -> Iterator[tuple[str, Callable[[World], None]]]:
+    for name in sorted(chance.sample(sorted(names), max(1, len(names) // 3))):
+        up, down, latency = chance.uniform(1, 4), chance.uniform(2, 16), chance.uniform(0.1, 0.3)
+        yield _thin_line(name, Line(up * MEGABIT, down * MEGABIT, latency), chance.choice([0.05, 0.5, 2.0]))
 
 
-_AFFLICTIONS = {
+def _thin_line(name: str, line: Line, disk_seconds: float) -> tuple[str, Callable[[World], None]]:
+    text = (
+        f"{name} has {line.up_bytes_per_second / MEGABIT:.1f} Mbit/s up, {1000 * line.latency_seconds:.0f} ms "
+        f"to the middle of the network, and a disk that takes {disk_seconds:g} s"
+    )
+
+    def write(world: World) -> None:
+        world.peers[name].line, world.peers[name].disk_delay_seconds = line, disk_seconds
+        world.remark(text)
+
+    return text, write
+
+
+def _liars(
+    names: list[str], chance: random.Random, _: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    others = sorted(names)[1:]  # the publisher is honest: it wrote the recipe
+    count = (len(names) - 1) // 3
+    lies = [lie for lie in Lie if lie is not Lie.CONSPIRE]
+    conspiracy = chance.random() < 0.2  # alone, nobody conspires: then all liars do
+    for name in sorted(chance.sample(others, chance.randint(min(1, count), count))):
+        lie = Lie.CONSPIRE if conspiracy else chance.choice(lies)
+        yield _lie(name, lie, chance.randrange(2**32))
+
+
+def _lie(name: str, lie: Lie, seed: int) -> tuple[str, Callable[[World], None]]:
+    def write(world: World) -> None:
+        world.peers[name].liar = Liar(lie, seed)
+        world.remark(text)
+
+    text = f"{name} lies: {lie.value}"
+    return text, write
+
+
+_DRAWS: dict[Fault, Draw] = {
     Fault.CRASH: _crash,
     Fault.TORN: _torn,
     Fault.LOST: _lost,

@@ -32,6 +32,7 @@ class Promise:
 
     round: int = 0  # of the last block that it co-signed
     justified_round: int = 0  # the newest that stood justified under any of them
+    claims_after: int = 0  # no claim for rounds up to here: it may have made one, and forgotten it
 
     def allows(self, round_number: int, finality: Finality) -> bool:
         """Say whether a block of that round, with that finality, may be co-signed."""
@@ -39,7 +40,8 @@ class Promise:
 
     def after(self, round_number: int, finality: Finality) -> Promise:
         """Return the promise that co-signing it makes."""
-        return Promise(round_number, max(self.justified_round, finality.justified_round))
+        justified_round = max(self.justified_round, finality.justified_round)
+        return Promise(round_number, justified_round, self.claims_after)
 
 
 @dataclass(frozen=True)

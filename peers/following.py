@@ -151,11 +151,11 @@ def stand_on(engine: RoundEngine, chain: Chain) -> None:
 
 
 def promise_afresh(engine: RoundEngine) -> None:
-    """Who forgot what it promised co-signs neither the first head that it finds nor the next."""
+    """Who forgot what it promised claims and co-signs nothing on the first head that it finds."""
     if engine.promise is None:
         link = engine.chain.link(engine.head)
-        engine.promise = Promise(link.round + 1, link.finality.justified_round)
-        engine.found_at = (link.round, engine.now)
+        engine.promise = Promise(link.round + 1, link.finality.justified_round, link.round)
+        engine.found_at = engine.found_at or (link.round, engine.now)
 
 
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
@@ -163,6 +163,10 @@ def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None
     chain = engine.chain
     if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
         engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
+    if notice.roster is not None and not engine.started and len(engine.rosters_spoken_of) < MAX_NOTICES:
+        engine.rosters_spoken_of[notice.block] = (sender, notice.roster)
+    if notice.roster is not None and notice.block == engine.head and engine.round.roster is None:
+        engine.emit(FetchRoster(sender, notice.roster))
     if notice.block not in chain and notice.round > chain.link(chain.root).round:
         pause = engine.deadlines.leader / 2
         asked = {block: at for block, at in engine.asked_for.items() if engine.now < at + pause}
@@ -241,6 +245,8 @@ def _premature(engine: RoundEngine) -> set[str]:
         signed = engine.chain.link(child).block
         attempt = signed.body.attempt if signed is not None and signed.body.peer != engine.me else 0
         turn = patience + attempt * engine.deadlines.leader
+        if signed is not None and attempt:
+            turn = max(turn, exchanging.gives_way_at(engine, signed.body.roster.hash, attempt))
         if attempt and not engine.chain.has_backing(child) and not engine.reached(turn):
             early.add(child)
     return early
@@ -353,7 +359,7 @@ def _tell_final(engine: RoundEngine, before: str, *, settled: bool = False) -> N
 
 def _cosign(engine: RoundEngine, link: Link, state_digest: str) -> None:
     """Co-sign a block once per height, if this peer has a say in it."""
-    if engine.promise is None or not engine.promise.allows(link.round, link.finality):
+    if engine.promise is None or engine.forgot or not engine.promise.allows(link.round, link.finality):
         return
     interested = engine.chain.may_cosign(link)
     if engine.me not in interested:

@@ -16,16 +16,17 @@ before, whose feedback root no longer fits: then the feedback starts again from 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from peers.codec import Codec
 from peers.feedback import ErrorFeedback, Returned
+from peers.returns import Change, Entry, Outcome, Return, Stored, settle
 from peers.segment import SegmentFrame
 from recipes.errors import MessageError, StateError
 from recipes.files import write_atomic
@@ -36,23 +37,6 @@ DEFAULT_DEPTH = 16
 
 _RECORD = "record.json"
 
-
-@dataclass(frozen=True)
-class Counted:
-    """A contribution's segment that the chain counts.
-
-    Attributes:
-        factor: the clip factor by which it was taken. What was clipped is lost.
-        reduced: root of the reduced segment, hex, if the values that it dropped are to return; else None.
-    """
-
-    factor: float = 1.0
-    reduced: str | None = None
-
-
-Outcome = Callable[[int, str], Mapping[int, Counted] | None]
-"""Says which segments of a contribution, named by its round and its claim's hash, the current chain counts:
-a mapping by segment, empty if none is counted, or None while that round has no block."""
 
 ReducedSegments = Callable[[str], SegmentFrame | None]
 """Finds a reduced segment by its root, hex; None if it is not at hand."""
@@ -73,42 +57,12 @@ class Compressed:
     feedback_reset: bool
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class _Return(_Stored):
-    """What of a segment was returned: `factor` times the values that `reduced` dropped, or times all."""
-
-    factor: float = 1.0
-    reduced: HexHash | None = None
-
-
-class _Entry(_Stored):
-    """A contribution that is kept. `claim` is None until it was claimed."""
-
-    number: int
-    round: int
-    claim: HexHash | None = None
-    returned: dict[int, _Return] = {}
-
-
-class _Record(_Stored):
+class _Record(Stored):
     """The content of record.json."""
 
     version: int = Field(default=1, ge=1, le=1)
     feedback_root: HexHash | None = None
-    entries: tuple[_Entry, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Change:
-    """A segment of which more, or less, or other values are to be returned now than were before."""
-
-    number: int
-    age: int
-    before: _Return | None
-    after: _Return | None
+    entries: tuple[Entry, ...] = ()
 
 
 class ContributionHistory:
@@ -164,7 +118,13 @@ class ContributionHistory:
             ValueError: as `ErrorFeedback.contribute`. Nothing was changed.
             StorageError: the disk refuses.
         """
-        changes = self._changes(round_number, outcome)
+        entries, changes = settle(
+            self._record.entries,
+            round_number,
+            outcome=outcome,
+            segments=self._layout.segments,
+            depth=self._depth,
+        )
 
         def returned(segment: int) -> Iterator[Returned]:
             for change in changes.get(segment, []):
@@ -178,9 +138,7 @@ class ContributionHistory:
         )  # of a contribution that a crash cut short
         for segment, frame in enumerate(frames):
             write_atomic(self._frame_path(number, segment), frame.to_bytes())
-        kept = [entry for entry in self._record.entries if entry.round > round_number - self._depth]
-        entries = [_after(entry, changes) for entry in kept]
-        self._write_record((*entries, _Entry(number=number, round=round_number)))
+        self._write_record((*entries, Entry(number=number, round=round_number)))
         self._forget_what_is_not_recorded()
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
@@ -206,21 +164,7 @@ class ContributionHistory:
         numbers = [entry.number for entry in self._record.entries if entry.claim == claim]
         return self._read_frame(numbers[-1], segment) if numbers else None
 
-    def _changes(self, round_number: int, outcome: Outcome) -> dict[int, list[_Change]]:
-        """Compare what was returned with what is to be, by segment."""
-        changes: dict[int, list[_Change]] = {}
-        for entry in self._record.entries:
-            counted = {} if entry.claim is None else outcome(entry.round, entry.claim)
-            if counted is None:
-                continue
-            for segment in range(self._layout.segments):
-                before, after = entry.returned.get(segment), _due(counted.get(segment))
-                if before != after:
-                    age = max(round_number - entry.round, 1)
-                    changes.setdefault(segment, []).append(_Change(entry.number, age, before, after))
-        return changes
-
-    def _difference(self, segment: int, change: _Change, reduced: ReducedSegments) -> Returned:
+    def _difference(self, segment: int, change: Change, reduced: ReducedSegments) -> Returned:
         """Return what a change adds to the error feedback; what it takes back is negative."""
         frame = self._read_frame(change.number, segment)
         if frame is None:  # The disk lost it. So are its values.
@@ -240,7 +184,7 @@ class ContributionHistory:
         return Returned(positions=sent.positions[chosen], values=values)
 
     def _mask(
-        self, number: int, segment: int, due: _Return, positions: NDArray[np.int64], reduced: ReducedSegments
+        self, number: int, segment: int, due: Return, positions: NDArray[np.int64], reduced: ReducedSegments
     ) -> NDArray[np.float32]:
         """Return 1 where a sent value is to return, else 0; keep it, since `reduced` may forget."""
         if due.reduced is None:
@@ -272,7 +216,7 @@ class ContributionHistory:
         except (OSError, ValidationError):
             return _Record()
 
-    def _write_record(self, entries: tuple[_Entry, ...]) -> None:
+    def _write_record(self, entries: tuple[Entry, ...]) -> None:
         record = _Record(feedback_root=self._feedback.root().hex(), entries=entries)
         write_atomic(self._folder / _RECORD, record.model_dump_json().encode())
         self._record = record
@@ -282,22 +226,3 @@ class ContributionHistory:
         for path in self._folder.iterdir():
             if path.is_dir() and path.name not in recorded:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _due(counted: Counted | None) -> _Return | None:
-    """Say what of a segment is to return: all that is not counted, and what was dropped of what is."""
-    if counted is None:
-        return _Return()
-    return None if counted.reduced is None else _Return(factor=counted.factor, reduced=counted.reduced)
-
-
-def _after(entry: _Entry, changes: Mapping[int, list[_Change]]) -> _Entry:
-    """Note in an entry what was returned of it by these changes."""
-    returned: dict[int, _Return | None] = dict(entry.returned)
-    for segment, of_segment in changes.items():
-        for change in of_segment:
-            if change.number == entry.number:
-                returned[segment] = change.after
-    return entry.model_copy(
-        update={"returned": {segment: due for segment, due in returned.items() if due is not None}}
-    )

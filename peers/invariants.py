@@ -5,8 +5,11 @@ Only honest peers are held to it. A broken invariant raises `InvariantBrokenErro
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from peers.chain import Link
 from peers.counters import counted_segments
 from peers.engine import (
     MAX_ACQUAINTANCES,
@@ -15,10 +18,11 @@ from peers.engine import (
     MAX_OWN_CLAIMS,
     RoundEngine,
 )
-from peers.events import BlockAdopted, BlockFinal, Event, RosterAccepted
+from peers.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.exchanging import MAX_CANDIDATES
 from peers.following import MAX_NOTICES, MAX_SIBLINGS
 from peers.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
+from peers.returns import Entry
 from peers.rules import Rules
 from recipes.keys import PeerId
 
@@ -50,6 +54,7 @@ class Watch:
         self._claims: dict[tuple[PeerId, str], str] = {}  # by peer and parent
         self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
         self._counted: dict[str, frozenset[str]] = {}  # by block: claims counted up to it
+        self.fates: Counter[str] = Counter()  # of segments of contributions that are settled
 
     def require(self, holds: bool, what: str) -> None:
         """Raise unless something holds.
@@ -86,6 +91,17 @@ class Watch:
             self._require_one_final(peer, event)
         elif isinstance(event, RosterAccepted):
             self.require(event.claims > 0, "an empty roster")
+        elif isinstance(event, Rewound):
+            depth = event.round - event.to_round
+            allowed = depth <= self._world.rules.rewind_depth or event.why.startswith(
+                ("a quorum", "more than half")
+            )
+            self.require(allowed, f"{peer.name} goes back {depth} rounds: {event.why}")
+        elif isinstance(event, Convicted):
+            culprit = self._world.by_id[event.peer]
+            self.require(
+                culprit.liar is not None, f"{culprit.name} is convicted, and is honest: {event.what}"
+            )
 
     def _require_counted_once(self, peer: VirtualPeer, block: str) -> None:
         """No contribution counts twice in a chain."""
@@ -131,6 +147,39 @@ class Watch:
             number, known, block = fork
             excused = event.round - number > self._world.rules.settled_depth
             self.require(excused, f"two final blocks of round {number}: {known[:8]} and {block[:8]}")
+
+    def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
+        """Each segment of each earlier contribution is either counted by the chain below, or returned."""
+        kept = {entry.number for entry in entries}
+        for entry in peer.disk.entries:
+            if entry.number not in kept:
+                self._settle(entry)
+        if peer.liar is not None:
+            return
+        for entry in entries:
+            link = trunk.get(entry.round)
+            if link is None or link.block is None:
+                continue
+            claims = [signed.hash for signed in link.block.body.roster.body.claims]
+            for segment in range(self._world.rules.segments):
+                reduction = link.block.body.reductions[segment]
+                included = reduction.body.included if reduction is not None else ()
+                counted = any(claims[place] == entry.claim for place in included)
+                self.require(
+                    counted != (segment in entry.returned),
+                    f"segment {segment} of what {peer.name} sent in round {entry.round} is "
+                    f"{'counted and returned' if counted else 'neither counted nor returned'}",
+                )
+
+    def forgot(self, peer: VirtualPeer, reason: str) -> None:
+        """Note that a peer's record of its contributions is gone: what is undecided there is lost."""
+        for entry in peer.disk.entries:
+            self.fates["returned to the error feedback"] += len(entry.returned)
+            self.fates[f"lost or counted: {reason}"] += self._world.rules.segments - len(entry.returned)
+
+    def _settle(self, entry: Entry) -> None:
+        self.fates["returned to the error feedback"] += len(entry.returned)
+        self.fates["counted"] += self._world.rules.segments - len(entry.returned)
 
     # ------------------------------------------------------------ after every step
 

@@ -213,6 +213,7 @@ class HeadNotice(Message):
     round: Count
     block: Hash
     age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
+    roster: Hash | None = None  # by which I exchange in that window's round
 
 
 SignedMessage = (

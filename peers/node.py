@@ -370,7 +370,13 @@ class Node:
         if not self.engine.started:
             return None
         link = self.engine.chain.link(self.engine.head)
-        return HeadNotice(round=link.round, block=link.hash, age_seconds=time.monotonic() - self._adopted_at)
+        roster = self.engine.round.roster
+        return HeadNotice(
+            round=link.round,
+            block=link.hash,
+            age_seconds=time.monotonic() - self._adopted_at,
+            roster=roster.hash if roster is not None else None,
+        )
 
     async def _ask_head(self, peer: PeerId) -> None:
         content = await self._call(peer, "head", b"", limit=1024, timeout=MESSAGE_TIMEOUT)

@@ -6,10 +6,10 @@ import random
 import time
 import traceback
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peers.faults import QUIET_SECONDS, Fault, afflict
+from peers.faults import QUIET_SECONDS, Fault, Mishap, draw
 from peers.invariants import TRACE_LINES, InvariantBrokenError
 from peers.rules import Rules
 from peers.world import World
@@ -20,18 +20,50 @@ _USUAL_ROUND = 1.4  # windows
 _ARRIVAL_SECONDS = 20.0  # within which all peers come
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What makes a world what it is. `only` leaves out all mishaps but those of these numbers."""
+
+    seed: int
+    peers: int
+    rounds: int
+    faults: frozenset[Fault]
+    only: tuple[int, ...] | None = None
+
+    @property
+    def peace_at(self) -> float:
+        """Virtual seconds after which nothing more befalls the world."""
+        return QUIET_SECONDS + self.rounds * _USUAL_ROUND * 10.0
+
+    def mishaps(self) -> list[tuple[int, Mishap]]:
+        """Return what befalls the world, each with its number."""
+        names = [f"p{number}" for number in range(self.peers)]
+        drawn = draw(self.faults, seed=self.seed, names=names, until=self.peace_at)
+        return [item for item in enumerate(drawn) if self.only is None or item[0] in self.only]
+
+    def command(self) -> str:
+        """Return the command that runs this world again."""
+        faults = (
+            "all" if self.faults == frozenset(Fault) else ",".join(f.value for f in Fault if f in self.faults)
+        )
+        only = "" if self.only is None else f" --only {','.join(map(str, self.only)) or 'none'}"
+        return (
+            f"python -m peers.simulate --seed {self.seed} --peers {self.peers} --rounds {self.rounds} "
+            f"--faults {faults or 'none'}{only}"
+        )
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a world went. `broken` is the invariant that broke, or empty; `trace` is then its last lines."""
 
-    seed: int
-    peers: int
-    faults: tuple[Fault, ...]
+    plan: Plan
     rounds: int
     virtual_seconds: float
     recovery_seconds: float  # from the last fault until everybody had completed the rounds of proof
     steps: int
-    real_seconds: float
+    cpu_seconds: float
+    fates: dict[str, int]  # of contributions' segments, settled ones
     broken: str
     trace: tuple[str, ...]
 
@@ -40,23 +72,24 @@ def recovery_bound(rules: Rules, *, liars: int) -> float:
     """Return the seconds within which everybody completes rounds again after the last fault.
 
     A round takes at most its window, the grace, three transfers, and two silences (roster, block) for each
-    liar that may lead and for one more leader; five such rounds bring everybody back to one chain.
+    liar that may lead and for one more leader, each at its longest; five such rounds bring everybody back to one
+    chain.
     """
     silences = 2 * (liars + 1) * rules.leader.most
     longest_round = rules.window_seconds + rules.grace.most + 3 * rules.transfer.most + silences
     return ROUNDS_TO_RECOVER * longest_round
 
 
-def prepare(*, seed: int, peers: int, rounds: int, faults: Collection[Fault]) -> tuple[World, float]:
-    """Return a world with its future written, and the time of its last fault."""
-    world = World(seed=seed, peers=peers)
-    chance = random.Random(f"{seed}/arrivals")
-    peace_at = QUIET_SECONDS + rounds * _USUAL_ROUND * world.rules.window_seconds
-    afflict(world, faults, seed=seed, until=peace_at)
+def prepare(plan: Plan) -> World:
+    """Return a world with its future written."""
+    world = World(seed=plan.seed, peers=plan.peers)
+    chance = random.Random(f"{plan.seed}/arrivals")
+    for _, mishap in plan.mishaps():
+        mishap.write(world)
     for number, name in enumerate(world.peers):
         world.start(name, at=chance.uniform(0, _ARRIVAL_SECONDS) if number else 0.0)
-    world.at(peace_at, lambda: world.remark("no more faults from here on"))
-    return world, peace_at
+    world.at(plan.peace_at, lambda: world.remark("no more faults from here on"))
+    return world
 
 
 def live(world: World, *, peace_at: float) -> float:
@@ -82,26 +115,25 @@ def live(world: World, *, peace_at: float) -> float:
     return world.now - peace_at
 
 
-def run_world(*, seed: int, peers: int, rounds: int, faults: Collection[Fault]) -> tuple[World, Outcome]:
+def run_world(plan: Plan) -> tuple[World, Outcome]:
     """Make a world, run it, and tell how it went."""
-    began = time.perf_counter()
-    world, peace_at = prepare(seed=seed, peers=peers, rounds=rounds, faults=faults)
+    began = time.process_time()
+    world = prepare(plan)
     recovery, broken, trace = 0.0, "", list[str]()
     try:
-        recovery = live(world, peace_at=peace_at)
+        recovery = live(world, peace_at=plan.peace_at)
     except InvariantBrokenError as error:
         broken, trace = error.what, error.lines
     except Exception as error:  # a fault of the engine's own breaks a world like any other
         broken, trace = f"raised {error!r} in {_place(error)}", world.trace[-TRACE_LINES:]
     outcome = Outcome(
-        seed=seed,
-        peers=peers,
-        faults=tuple(fault for fault in Fault if fault in faults),
+        plan=plan,
         rounds=max(world.round_of(name) for name in world.peers),
         virtual_seconds=world.now,
         recovery_seconds=recovery,
         steps=world.steps,
-        real_seconds=time.perf_counter() - began,
+        cpu_seconds=time.process_time() - began,
+        fates=dict(world.watch.fates),
         broken=broken,
         trace=tuple(world.readable(line) for line in trace),
     )
@@ -113,12 +145,48 @@ def _place(error: Exception) -> str:
     return f"{frame.name}, line {frame.lineno} of {Path(frame.filename).name}"
 
 
-def shrink(outcome: Outcome, *, rounds: int) -> Outcome:
-    """Return a broken world with fewer kinds of faults that breaks in some way as well."""
+def shrink(outcome: Outcome, *, tries: int = 100) -> Outcome:
+    """Return a broken world with fewer mishaps that breaks in some way as well.
+
+    Ever smaller parts of the mishaps are left out, as long as the world still breaks (delta debugging: Zeller and
+    Hildebrandt 2002).
+    """
     smallest = outcome
-    for fault in outcome.faults:
-        fewer = [other for other in smallest.faults if other is not fault]
-        candidate = run_world(seed=outcome.seed, peers=outcome.peers, rounds=rounds, faults=fewer)[1]
-        if candidate.broken:
-            smallest = candidate
+    numbers = [number for number, _ in outcome.plan.mishaps()]
+    size = max(1, len(numbers) // 2)
+    while tries > 0 and numbers:
+        for start in range(0, len(numbers), size):
+            kept = numbers[:start] + numbers[start + size :]
+            tries -= 1
+            candidate = run_world(replace(outcome.plan, only=tuple(kept)))[1]
+            if candidate.broken:
+                smallest, numbers = candidate, kept
+                break
+            if tries <= 0:
+                return smallest
+        else:
+            if size == 1:
+                break
+            size = max(1, size // 2)
     return smallest
+
+
+def run_plan(plan: Plan) -> Outcome:
+    """Run a world, and return only how it went."""
+    return run_world(plan)[1]
+
+
+def plans(
+    seeds: Collection[int], *, fewest: int, most: int, rounds: int, faults: frozenset[Fault]
+) -> list[Plan]:
+    """Return a plan for each seed, its peers drawn between `fewest` and `most`: small numbers more often.
+
+    The logarithm of the number is drawn evenly, for most faults show among few peers, and large worlds take
+    long.
+    """
+    found = []
+    for seed in seeds:
+        draw_of = random.Random(f"{seed}/peers").random()
+        count = int(fewest * ((most + 1) / fewest) ** draw_of)
+        found.append(Plan(seed=seed, peers=min(most, count), rounds=rounds, faults=faults))
+    return found

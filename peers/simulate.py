@@ -1,76 +1,88 @@
 """Simulated swarms: the production round engine in virtual time, over virtual links, under drawn faults.
 
     python -m peers.simulate --seed 7 --peers 8 --rounds 20 --faults crash,partition,loss
-    python -m peers.simulate --seeds 0..999 --peers 5..12 --faults all
+    python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all
 
 The first runs one world and prints what happened in it. The second runs many, on all cores, prints a table,
-and exits with 1 if an invariant broke anywhere: with the seed, the fewest kinds of faults that still break
-it, and the last lines of that world's trace. The same numbers give the same world, always.
+and exits with 1 if an invariant broke anywhere: with the seed, the fewest mishaps that still break it, the command
+that replays just those, and the last lines of that world's trace. The same numbers give the same world, always.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
-import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from peers.events import BlockAdopted, BlockFinal, Refused, Rewound
 from peers.faults import Fault
-from peers.scenario import Outcome, run_world, shrink
+from peers.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
 from peers.world import World
+from recipes.command import plain_errors
+from recipes.files import write_atomic
 
 BROKEN = 1  # exit code
-_SHOWN = 3  # broken worlds whose traces are printed
+_SHOWN = 3  # broken worlds that are shrunk, and whose traces are printed
 
 
 def main(
     seed: Annotated[int, typer.Option(help="The one world to run, and to tell about.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Many worlds, FIRST..LAST: a table and no tale.")] = None,
-    peers: Annotated[str, typer.Option(help="Peers: a number, or FEWEST..MOST to draw from.")] = "6",
+    peers: Annotated[
+        str, typer.Option(help="Peers: a number, or FEWEST..MOST to draw from, small ones more often.")
+    ] = "6",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that faults go on for, about.")] = 12,
     faults: Annotated[
         str, typer.Option(help=f"all, none, or some of: {','.join(fault.value for fault in Fault)}.")
     ] = "all",
+    only: Annotated[
+        str | None,
+        typer.Option(help="Of the mishaps drawn, only those with these numbers, as 0,3,7; or none."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Worlds at once; 0: one a core.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="With --seeds, write the table as JSON, too.")] = None,
 ) -> None:
     """Run simulated swarms and check what must always hold."""
     console = Console(soft_wrap=True, highlight=False)
     chosen, (fewest, most) = _faults(faults), _span(peers, "--peers")
     if seeds is None:
-        count = _peers_of(seed, fewest, most)
-        world, outcome = run_world(seed=seed, peers=count, rounds=rounds, faults=chosen)
+        [plan] = plans([seed], fewest=fewest, most=most, rounds=rounds, faults=chosen)
+        plan = Plan(seed=seed, peers=plan.peers, rounds=rounds, faults=chosen, only=_numbers(only))
+        _announce(console, plan)
+        world, outcome = run_world(plan)
         _tell(console, world)
         _conclude(console, outcome)
         raise typer.Exit(BROKEN if outcome.broken else 0)
     first, last = _span(seeds, "--seeds")
-    run = partial(_outcome, fewest=fewest, most=most, rounds=rounds, faults=chosen)
-    with multiprocessing.Pool(os.cpu_count()) as pool:
-        outcomes = list(pool.imap(run, range(first, last + 1), chunksize=4))
+    planned = plans(range(first, last + 1), fewest=fewest, most=most, rounds=rounds, faults=chosen)
+    with multiprocessing.Pool(jobs or os.cpu_count()) as pool:
+        done = pool.imap_unordered(run_plan, planned, chunksize=4)
+        progress = track(done, "Worlds", total=len(planned), console=Console(stderr=True), transient=True)
+        outcomes = sorted(progress, key=lambda outcome: outcome.plan.seed)
     console.print(_table(outcomes))
+    console.print(_fates(outcomes))
     broken = [outcome for outcome in outcomes if outcome.broken]
+    with plain_errors():
+        if out is not None:
+            write_atomic(out, json.dumps(_as_json(outcomes), indent=1).encode())
     for outcome in broken[:_SHOWN]:
-        _conclude(console, shrink(outcome, rounds=rounds))
+        smallest = shrink(outcome)
+        _announce(console, smallest.plan)
+        _conclude(console, smallest)
     for outcome in broken[_SHOWN:]:
-        console.print(f"Seed {outcome.seed}, {outcome.peers} peers: {outcome.broken}")
+        console.print(f"{outcome.plan.command()}: {outcome.broken}", markup=False)
     raise typer.Exit(BROKEN if broken else 0)
-
-
-def _outcome(seed: int, *, fewest: int, most: int, rounds: int, faults: frozenset[Fault]) -> Outcome:
-    count = _peers_of(seed, fewest, most)
-    return run_world(seed=seed, peers=count, rounds=rounds, faults=faults)[1]
-
-
-def _peers_of(seed: int, fewest: int, most: int) -> int:
-    return random.Random(f"{seed}/peers").randint(fewest, most)
 
 
 def _span(text: str, option: str) -> tuple[int, int]:
@@ -80,6 +92,14 @@ def _span(text: str, option: str) -> tuple[int, int]:
     if last < first or (option == "--peers" and first < 1):
         raise typer.BadParameter(f"{text!r} is neither a number nor FIRST..LAST", param_hint=option)
     return first, last
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if text != "none" and not re.fullmatch(r"\d+(,\d+)*", text):
+        raise typer.BadParameter(f"{text!r} is no list of numbers such as 0,3,7", param_hint="--only")
+    return () if text == "none" else tuple(map(int, text.split(",")))
 
 
 def _faults(text: str) -> frozenset[Fault]:
@@ -95,6 +115,12 @@ def _faults(text: str) -> frozenset[Fault]:
 
 
 # ---------------------------------------------------------------- one world
+
+
+def _announce(console: Console, plan: Plan) -> None:
+    """Print what will befall a world."""
+    for number, mishap in plan.mishaps():
+        console.print(f"mishap {number}: {mishap.text}", markup=False)
 
 
 def _tell(console: Console, world: World) -> None:
@@ -141,17 +167,15 @@ def _rewinds(world: World) -> Iterator[str]:
 
 
 def _conclude(console: Console, outcome: Outcome) -> None:
-    faults = ",".join(fault.value for fault in outcome.faults) or "none"
-    head = f"Seed {outcome.seed}, {outcome.peers} peers, faults {faults}"
     if outcome.broken:
-        console.print(f"\n{head}: BROKEN: {outcome.broken}", markup=False)
+        console.print(f"\nBROKEN: {outcome.broken}\n    {outcome.plan.command()}", markup=False)
         for line in outcome.trace:
             console.print(f"    {line}", markup=False)
         return
     console.print(
-        f"\n{head}: {outcome.rounds} rounds in {outcome.virtual_seconds:.0f} virtual seconds; recovered "
-        f"{outcome.recovery_seconds:.0f} s after the last fault; {outcome.steps} steps in "
-        f"{outcome.real_seconds:.1f} s. No invariant broke.",
+        f"\n{outcome.plan.command()}: {outcome.rounds} rounds in {outcome.virtual_seconds:.0f} virtual seconds; "
+        f"recovered {outcome.recovery_seconds:.0f} s after the last fault; {outcome.steps} steps in "
+        f"{outcome.cpu_seconds:.1f} s. No invariant broke.",
         markup=False,
     )
 
@@ -161,11 +185,12 @@ def _conclude(console: Console, outcome: Outcome) -> None:
 
 def _table(outcomes: list[Outcome]) -> Table:
     table = Table(title="Simulated worlds")
-    for title in ("peers", "worlds", "broken", "rounds", "virtual hours", "slowest recovery, s", "real s"):
+    titles = ("peers", "worlds", "broken", "rounds", "virtual hours", "slowest recovery, s", "CPU s")
+    for title in titles:
         table.add_column(title, justify="right")
     by_size: dict[int, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        by_size[outcome.peers].append(outcome)
+        by_size[outcome.plan.peers].append(outcome)
     for size, group in [*sorted(by_size.items()), ("all", outcomes)]:
         table.add_row(
             str(size),
@@ -174,9 +199,31 @@ def _table(outcomes: list[Outcome]) -> Table:
             str(sum(outcome.rounds for outcome in group)),
             f"{sum(outcome.virtual_seconds for outcome in group) / 3600:.1f}",
             f"{max(outcome.recovery_seconds for outcome in group):.0f}",
-            f"{sum(outcome.real_seconds for outcome in group):.0f}",
+            f"{sum(outcome.cpu_seconds for outcome in group):.0f}",
         )
     return table
+
+
+def _fates(outcomes: list[Outcome]) -> str:
+    """Say what became of all contributions' segments that are settled."""
+    total: Counter[str] = Counter()
+    for outcome in outcomes:
+        total.update(outcome.fates)
+    told = ", ".join(f"{count} {fate}" for fate, count in sorted(total.items(), key=lambda item: -item[1]))
+    return f"Segments of contributions that were settled: {told or 'none yet'}."
+
+
+def _as_json(outcomes: list[Outcome]) -> dict[str, object]:
+    return {
+        "worlds": len(outcomes),
+        "broken": [outcome.plan.command() for outcome in outcomes if outcome.broken],
+        "rounds": sum(outcome.rounds for outcome in outcomes),
+        "steps": sum(outcome.steps for outcome in outcomes),
+        "virtual_seconds": sum(outcome.virtual_seconds for outcome in outcomes),
+        "cpu_seconds": sum(outcome.cpu_seconds for outcome in outcomes),
+        "slowest_recovery_seconds": max(outcome.recovery_seconds for outcome in outcomes),
+        "peers": dict(sorted(Counter(outcome.plan.peers for outcome in outcomes).items())),
+    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from enum import Enum
 from peers.chain import Chain, KeptFinal, Link, build_chain, genesis_hash
 from peers.finality import Promise
 from peers.messages import Block, Checkpoint, Claim, Evidence, Signed
+from peers.returns import Entry
 from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
@@ -36,12 +37,16 @@ class Disk:
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
     checkpoint: Signed[Checkpoint] | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)  # own contributions, and what of them returned
     head: str = GENESIS  # after which the state stands
     digests: dict[str, str] = field(default_factory=lambda: {GENESIS: GENESIS_DIGEST})  # states to go back to
     reduced: dict[str, int] = field(default_factory=dict)  # segment's root -> its round
 
     def torn(self) -> Disk:
-        """Return what is left when the newest items of everything but the promises are damaged."""
+        """Return what is left when the newest items of everything but the promises are damaged.
+
+        With its record damaged, the error feedback starts from zero: own contributions are forgotten.
+        """
         kept = max(0, len(self.blocks) - _TORN_BLOCKS)
         blocks = self.blocks[:kept]
         newest = max((signed.body.round for signed in blocks), default=0)

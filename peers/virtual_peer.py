@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from peers import effects as do
-from peers.chain import KeptFinal
+from peers.chain import Chain, KeptFinal, Link
+from peers.counters import counted_segments
 from peers.engine import RoundEngine
 from peers.liars import Liar
 from peers.messages import AnyMessage, HeadNotice
+from peers.returns import Counted, Entry, settle
 from peers.virtual_clock import Clock
 from peers.virtual_disk import GENESIS, GENESIS_DIGEST, Disk, DiskAfter, next_digest, roots_of
 from peers.virtual_links import Line, size_of
@@ -97,6 +99,8 @@ class VirtualPeer:
         self.engine = None
         self.paused_until = None
         self.life += 1
+        if disk is not DiskAfter.KEPT:
+            self.world.watch.forgot(self, f"its sender's disk was {disk.value}")
         if disk is DiskAfter.TORN:
             self.disk = self.disk.torn()
         elif disk is DiskAfter.LOST:
@@ -196,8 +200,12 @@ class VirtualPeer:
         if self.engine is None or not self.engine.started:
             return None
         link = self.engine.chain.link(self.engine.head)
+        roster = self.engine.round.roster
         return HeadNotice(
-            round=link.round, block=link.hash, age_seconds=max(0.0, self.now - self._adopted_at)
+            round=link.round,
+            block=link.hash,
+            age_seconds=max(0.0, self.now - self._adopted_at),
+            roster=roster.hash if roster is not None else None,
         )
 
     def blocks_after(self, round_number: int) -> do.BlocksFetched:
@@ -252,6 +260,8 @@ class VirtualPeer:
                 self.take_later(do.ChainReloaded(self.disk.chain(world.rules)))
             case do.SaveClaim(claim):
                 self.disk.claims.append(claim)
+                *earlier, newest = self.disk.entries
+                self.disk.entries = [*earlier, newest.model_copy(update={"claim": claim.hash})]
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():
@@ -289,7 +299,24 @@ class VirtualPeer:
             feedback_reset=self.life > 1,
             loss_commitment=name,
         )
-        self.after(min(real_seconds, count / self.speed), work)
+        self.at(self.world.now + min(real_seconds, count / self.speed), partial(self._window_ends, work))
+
+    def _window_ends(self, work: do.WindowEnded) -> None:
+        """Contribute: what the chain did not count of earlier contributions goes back, what it did is kept."""
+        chain = self.running.chain
+        if work.parent in chain:
+            trunk = trunk_below(chain, work.parent)
+            entries, _ = settle(
+                self.disk.entries,
+                chain.link(work.parent).round + 1,
+                outcome=lambda number, claim: counted_of(trunk.get(number), claim, self.id),
+                segments=self.world.rules.segments,
+                depth=self.world.rules.rewind_depth,
+            )
+            self.world.watch.contributed(self, entries, trunk)
+            number = max((entry.number for entry in self.disk.entries), default=0) + 1
+            self.disk.entries = [*entries, Entry(number=number, round=chain.link(work.parent).round + 1)]
+        self.take(work)
 
     def _push(
         self, roster: str, segment: int, reducer: VirtualPeer, size: int, *, last_try: bool = False
@@ -403,3 +430,22 @@ class VirtualPeer:
     def _reached(self) -> list[VirtualPeer]:
         world = self.world
         return [peer for peer in world.peers.values() if peer is not self and world.reachable(self, peer)]
+
+
+def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
+    """Return the links from `head` downwards, by their round."""
+    found = {}
+    link: Link | None = chain.link(head)
+    while link is not None:
+        found[link.round] = link
+        link = chain.links.get(link.parent)
+    return found
+
+
+def counted_of(link: Link | None, claim: str, peer: PeerId) -> Mapping[int, Counted] | None:
+    """Return which segments of a peer's claim a block counts; None while its round has no block."""
+    if link is None or link.block is None:
+        return None
+    if not any(signed.hash == claim for signed in link.block.body.roster.body.claims):
+        return {}
+    return dict.fromkeys(counted_segments(link.block.body).get(peer, ()), Counted())

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from peers.codec import Codec
 from peers.feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
-from peers.history import ContributionHistory, Counted, Outcome
+from peers.history import ContributionHistory
+from peers.returns import Counted, Outcome
 from peers.segment import SegmentFrame
 from recipes import merkle
 from recipes.errors import StateError

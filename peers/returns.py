@@ -1,0 +1,100 @@
+"""What of a peer's own contributions is to return to its error feedback, by what the chain counted.
+
+Every segment of a contribution is either counted by the chain or returned. The chain may change its mind when it
+leaves a branch: then what was returned too much is taken back, and the other way round. Past `depth` rounds an
+entry is settled as it stands. Pure: history.py applies this to real values, and a simulated peer to names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from recipes.sections import HexHash
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A contribution's segment that the chain counts.
+
+    Attributes:
+        factor: the clip factor by which it was taken. What was clipped is lost.
+        reduced: root of the reduced segment, hex, if the values that it dropped are to return; else None.
+    """
+
+    factor: float = 1.0
+    reduced: str | None = None
+
+
+Outcome = Callable[[int, str], Mapping[int, Counted] | None]
+"""Says which segments of a contribution, named by its round and its claim's hash, the current chain counts:
+a mapping by segment, empty if none is counted, or None while that round has no block."""
+
+
+class Stored(BaseModel):
+    """Base of what record.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Return(Stored):
+    """What of a segment was returned: `factor` times the values that `reduced` dropped, or times all."""
+
+    factor: float = 1.0
+    reduced: HexHash | None = None
+
+
+class Entry(Stored):
+    """A contribution that is kept. `claim` is None until it was claimed."""
+
+    number: int
+    round: int
+    claim: HexHash | None = None
+    returned: dict[int, Return] = {}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A segment of which more, or less, or other values are to be returned now than were before."""
+
+    number: int
+    age: int
+    before: Return | None
+    after: Return | None
+
+
+def settle(
+    entries: Iterable[Entry], round_number: int, *, outcome: Outcome, segments: int, depth: int
+) -> tuple[list[Entry], dict[int, list[Change]]]:
+    """Compare what was returned with what is to be, for a contribution to round `round_number`.
+
+    Returns:
+        The entries that are kept, as they stand after the changes; and the changes, by segment.
+    """
+    changes: dict[int, list[Change]] = {}
+    kept: list[Entry] = []
+    for entry in entries:
+        counted = {} if entry.claim is None else outcome(entry.round, entry.claim)
+        returned = dict(entry.returned)
+        for segment in range(segments) if counted is not None else ():
+            before, after = entry.returned.get(segment), _due((counted or {}).get(segment))
+            if before == after:
+                continue
+            age = max(round_number - entry.round, 1)
+            changes.setdefault(segment, []).append(Change(entry.number, age, before, after))
+            if after is None:
+                del returned[segment]
+            else:
+                returned[segment] = after
+        if entry.round > round_number - depth:
+            kept.append(entry.model_copy(update={"returned": returned}))
+    return kept, changes
+
+
+def _due(counted: Counted | None) -> Return | None:
+    """Say what of a segment is to return: all that is not counted, and what was dropped of what is."""
+    if counted is None:
+        return Return()
+    return None if counted.reduced is None else Return(factor=counted.factor, reduced=counted.reduced)
