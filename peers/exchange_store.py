@@ -19,7 +19,14 @@ from pathlib import Path
 from peers.codec import Codec
 from peers.messages import Claim, Reduction, Roster, Signed
 from peers.parts import join_parts, split_parts
-from peers.reduction import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
+from peers.reduction import (
+    clip_bound,
+    clip_factors,
+    exceeds_bound,
+    reduce_chunk,
+    reduce_segment,
+    weights_of,
+)
 from peers.segment import (
     ChunkProof,
     SegmentFrame,
@@ -68,6 +75,7 @@ class _Received:
     """The segments that came for one roster, by segment and claimant."""
 
     roster: Roster
+    newcomers: frozenset[int]  # places in it
     frames: dict[tuple[int, PeerId], SegmentFrame] = field(default_factory=dict)
     roots: dict[tuple[int, PeerId], tuple[bytes, ...]] = field(
         default_factory=dict
@@ -110,9 +118,14 @@ class ExchangeStore:
 
     # ------------------------------------------------------------ as a reducer
 
-    def begin(self, roster: Signed[Roster]) -> None:
-        """Make room for the segments of a roster; only the last few rosters' stay."""
-        self._received.setdefault(roster.hash, _Received(roster.body))
+    def begin(self, roster: Signed[Roster], *, newcomers: frozenset[int] = frozenset()) -> None:
+        """Make room for the segments of a roster; only the last few rosters' stay.
+
+        Args:
+            roster: whose claims are averaged.
+            newcomers: their places in it (`reduction.newcomers_in`).
+        """
+        self._received.setdefault(roster.hash, _Received(roster.body, newcomers))
         while len(self._received) > _MAX_ROSTERS:
             del self._received[next(iter(self._received))]
 
@@ -157,7 +170,7 @@ class ExchangeStore:
         received = self._received[roster_hash]
         roster = received.roster
         frames = [received.frames[segment, roster.claims[place].body.peer] for place in included]
-        weights, factors = self._weights(roster, segment, included)
+        weights, factors = self._weights(roster, segment, included, received.newcomers)
         reduced = reduce_segment(frames, weights, factors, out_codec=self.form.reduced_codec)
         data = reduced.to_bytes()
         self._write(roster.round, reduced.root().hex(), data)
@@ -193,7 +206,15 @@ class ExchangeStore:
             for _ in range(count)
         ]
 
-    def check_spot(self, roster: Roster, reduction: Reduction, chunk: int, answer: bytes) -> None:
+    def check_spot(
+        self,
+        roster: Roster,
+        reduction: Reduction,
+        chunk: int,
+        answer: bytes,
+        *,
+        newcomers: frozenset[int] = frozenset(),
+    ) -> None:
         """Recompute one reduced chunk from the proofs in `answer`.
 
         Raises:
@@ -216,7 +237,7 @@ class ExchangeStore:
             )
             if not held:
                 raise MessageError("a spot check with a chunk that its claim does not commit to")
-        weights, factors = self._weights(roster, reduction.segment, reduction.included)
+        weights, factors = self._weights(roster, reduction.segment, reduction.included, newcomers)
         expected = reduce_chunk(
             [proof.content for proof in proofs],
             weights,
@@ -229,7 +250,9 @@ class ExchangeStore:
                 f"chunk {chunk} of segment {reduction.segment} is not the average of its parts"
             )
 
-    def check_bound(self, roster: Roster, reduction: Reduction) -> None:
+    def check_bound(
+        self, roster: Roster, reduction: Reduction, *, newcomers: frozenset[int] = frozenset()
+    ) -> None:
         """Check that a reduced segment has the size that its author says, and is within the clip bound.
 
         Raises:
@@ -238,17 +261,18 @@ class ExchangeStore:
         if len(self.reduced_bytes(reduction.root)) != reduction.bytes:
             raise MessageError(f"reduced segment {reduction.segment} has another size than announced")
         norms = [claim.body.norms[reduction.segment] for claim in roster.claims]
-        bound = clip_bound(norms, clip_factor=self.form.clip_factor)
+        bound = clip_bound(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
         if exceeds_bound(self.read_reduced(reduction.root), bound):
             raise MessageError(f"reduced segment {reduction.segment} is beyond the clip bound")
 
     def _weights(
-        self, roster: Roster, segment: int, included: Sequence[int]
+        self, roster: Roster, segment: int, included: Sequence[int], newcomers: frozenset[int]
     ) -> tuple[list[float], list[float]]:
-        """Return what each included part counts (its slots), and its clip factor."""
+        """Return what each included part counts, and its clip factor."""
         norms = [claim.body.norms[segment] for claim in roster.claims]
-        factors = clip_factors(norms, clip_factor=self.form.clip_factor)
-        weights = [float(total(roster.claims[place].body.slots)) for place in included]
+        factors = clip_factors(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
+        slots = [total(roster.claims[place].body.slots) for place in included]
+        weights = weights_of(slots, [place in newcomers for place in included])
         return weights, [factors[place] for place in included]
 
     # ------------------------------------------------------------ reduced segments

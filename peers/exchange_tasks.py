@@ -19,6 +19,7 @@ from peers.events import Event, Refused
 from peers.exchange_store import ExchangeStore
 from peers.messages import Reduction, Roster, Signed
 from peers.parts import split_parts
+from peers.reduction import newcomers_in
 from peers.requests import SpotCheck, encode_spot_check
 from peers.transport import Call, RemoteError
 from recipes.errors import MessageError, UnreachableError
@@ -64,14 +65,18 @@ class ExchangeTasks:
         self._take = take
         self._tell = tell
         self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._newcomers: dict[str, frozenset[int]] = {}  # by roster: their places in it
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
         self._roster_known = asyncio.Condition()
 
     async def begin(self, roster: Signed[Roster]) -> None:
         """Make room for a roster's segments, draw what to check, and let in what came before it."""
-        self._store.begin(roster)
+        electors = self._engine.chain.electors_at(roster.body.parent)
+        self._newcomers[roster.hash] = newcomers_in(roster.body, electors)
+        self._store.begin(roster, newcomers=self._newcomers[roster.hash])
         self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)
         while len(self._spots) > _ROSTERS_KEPT:
+            self._newcomers.pop(next(iter(self._spots)), None)
             del self._spots[next(iter(self._spots))]
         async with self._roster_known:
             self._roster_known.notify_all()
@@ -152,7 +157,8 @@ class ExchangeTasks:
             return
         try:
             await self._get_reduced(effect, roster.round)
-            await self._compute(lambda: self._store.check_bound(roster, reduction))
+            newcomers = self._newcomers.get(effect.roster, frozenset())
+            await self._compute(lambda: self._store.check_bound(roster, reduction, newcomers=newcomers))
             await self._check_spots(roster, effect.roster, reduction)
         except (UnreachableError, RemoteError) as error:
             self._take(do.ReducedLost(effect.root, str(error)))
@@ -213,4 +219,6 @@ class ExchangeTasks:
             except (UnreachableError, RemoteError):
                 self._unchecked.add(reduction.root)
                 continue
-            await self._compute(partial(self._store.check_spot, roster, reduction, chunk, answer))
+            newcomers = self._newcomers.get(roster_hash, frozenset())
+            check = partial(self._store.check_spot, roster, reduction, chunk, answer, newcomers=newcomers)
+            await self._compute(check)
