@@ -35,9 +35,22 @@ class Tally:
 
 
 class DemoPeer:
-    """A peer with a home folder of its own; it can be killed and started again."""
+    """A peer with a home folder of its own; it can be killed and started again.
 
-    def __init__(self, name: str, folder: Path, *, run: str, port: int, address: str | None) -> None:
+    It listens on `host`, and `prefix` stands before its command, as `ip netns exec NAME` may.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        run: str,
+        port: int,
+        address: str | None,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.home = folder / name
         self.tally = Tally()
@@ -46,6 +59,8 @@ class DemoPeer:
         self._run = run
         self._port = port
         self._bootstrap = address
+        self._host = host
+        self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._events = self.home / "events.jsonl"
         self._read = 0
@@ -73,7 +88,7 @@ class DemoPeer:
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"/ip4/127.0.0.1/tcp/{self._port}/p2p/{self.peer_id}"
+        return f"/ip4/{self._host}/tcp/{self._port}/p2p/{self.peer_id}"
 
     @property
     def returncode(self) -> int | None:
@@ -85,8 +100,8 @@ class DemoPeer:
 
         A peer that starts again has met others: it is told of none.
         """
-        command = [sys.executable, "-m", "trainer.join", self._run, "--home", str(self.home)]
-        command += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
+        command = [*self._prefix, sys.executable, "-m", "trainer.join", self._run, "--home", str(self.home)]
+        command += ["--host", self._host, "--port", str(self._port), "--device", "cpu", "--threads", "1"]
         command += ["--events", str(self._events), "--validate-every", str(int(validate))]
         named = address or (self._bootstrap if self.lives == 0 else None)
         command += ["--peer", named] if named else []
