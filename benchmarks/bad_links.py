@@ -9,7 +9,6 @@ and also when its process is killed.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
@@ -118,6 +117,11 @@ class BadLinks:
     ) -> None:
         self.close()
 
+    @property
+    def router_process(self) -> int:
+        """The router's process id; 0 if none runs."""
+        return self._router.pid if self._router is not None else 0
+
     def statistics(self) -> RouterStatistics:
         """Return what the router did so far.
 
@@ -183,8 +187,8 @@ def check_platform(congestion: str | None = None) -> None:
     lacking = [
         what
         for what, there in (
-            (f"root (this is {getpass.getuser()})", os.geteuid() == 0),
-            (str(TUN), os.access(TUN, os.R_OK | os.W_OK)),
+            (f"root (this is user {os.geteuid()})", os.geteuid() == 0),
+            (str(TUN), TUN.exists()),
             ("the command `ip`", shutil.which("ip") is not None),
         )
         if not there

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bad_links import BadLinks, path_line
+from benchmarks.bad_links import BadLinks, check_platform, path_line
 from benchmarks.router import inside
 from recipes.command import plain_errors
 from recipes.files import write_atomic
@@ -142,6 +142,7 @@ def main(
     """Measure round trips and TCP over links between namespaces."""
     console = Console(highlight=False)
     with plain_errors():
+        check_platform(congestion)
         results = []
         for megabits, round_trip_ms, loss in _LINKS:
             console.print(f"Measuring {megabits:g} Mbit/s, {round_trip_ms:g} ms, {loss:.0%} loss ...")

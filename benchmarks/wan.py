@@ -226,9 +226,9 @@ def main(
 ) -> None:
     """Measure rounds over bad links."""
     console = Console(highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with plain_errors():
         check_platform(congestion)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
         congestion = congestion or default_congestion()
         wanted = links_of(links, loss=loss) if links else [Link(up, down, delay, loss)]
         folder = Path(tempfile.mkdtemp(prefix="manyhands-wan-"))
