@@ -104,7 +104,8 @@ class Swarm:
             for peer in self.peers:
                 peer.kill()
         segments = self._publication.recipe.round.segments
-        return figures_of(self.peers, first, rounds, segments=segments, before=before, after=after)
+        logs = [peer.reported for peer in self.peers]
+        return figures_of(logs, first, rounds, segments=segments, before=before, after=after)
 
     def _gather(self) -> int:
         """Return the first round in which all were counted."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.router import RouterStatistics
-from trainer.demo_peer import DemoPeer
+from recipes.errors import NetworkError
 
 PHASES = ("train", "roster", "exchange", "block")
 
@@ -73,30 +73,35 @@ class Figures:
 
 
 def figures_of(
-    peers: Sequence[DemoPeer], first: int, rounds: int, *, segments: int, before: Moved, after: Moved
+    logs: Sequence[Sequence[Event]], first: int, rounds: int, *, segments: int, before: Moved, after: Moved
 ) -> Figures:
     """Return the figures of the rounds after `first`, up to `first + rounds`.
 
     Args:
-        peers: each has adopted all of them.
+        logs: each peer's events; each has adopted block `first`.
         first: the round that was adopted when `before` was read.
         rounds: how many were measured; `after` was read when the last was adopted.
         segments: of one contribution.
         before: the network's counts.
         after: likewise.
+
+    Raises:
+        NetworkError: no peer went through any of these rounds from beginning to end.
     """
     numbers = range(first + 1, first + rounds + 1)
-    blocks = [_latest(peer.reported, "BlockAdopted") for peer in peers]
-    by_round = [_mean_phases(blocks, number) for number in numbers]
+    blocks = [_latest(log, "BlockAdopted") for log in logs]
+    by_round = [phases for number in numbers if (phases := _mean_phases(blocks, number))]
+    if not by_round:
+        raise NetworkError("No peer went through one of these rounds from beginning to end.")
     phases = {name: Spread.of(each[name] for each in by_round) for name in PHASES}
     total = sum(phase.mean for phase in phases.values())
-    claims = [_latest(peer.reported, "Claimed") for peer in peers]
+    claims = [_latest(log, "Claimed") for log in logs]
     claimed = sum(number in claim for claim in claims for number in numbers)
     counted = [block[number]["counted_segments"] for block in blocks for number in numbers if number in block]
-    per = len(peers) * rounds
+    per = len(logs) * rounds
     lanes = list(zip(_lanes(before.router), _lanes(after.router), strict=True))
     return Figures(
-        peers=len(peers),
+        peers=len(logs),
         rounds=rounds,
         phases=phases,
         round_seconds=Spread.of(sum(each.values()) for each in by_round),
@@ -185,18 +190,16 @@ def _latest(events: Sequence[Event], kind: str) -> dict[int, Event]:
 
 
 def _mean_phases(blocks: Sequence[Mapping[int, Event]], number: int) -> dict[str, float]:
-    """Return the mean seconds of each phase of a round over the peers that went through all of it."""
-    found: dict[str, list[float]] = {name: [] for name in PHASES}
-    for block in blocks:
-        for name, seconds in block[number]["phases"].items() if number in block else ():
-            found[name].append(seconds)
-    return {name: statistics.fmean(values) if values else 0.0 for name, values in found.items()}
+    """Return the mean seconds of each phase over the peers that saw all of a round; {} if none did."""
+    seen = [block[number]["phases"] for block in blocks if number in block and block[number]["phases"]]
+    return {name: statistics.fmean(phases[name] for phases in seen) for name in PHASES} if seen else {}
 
 
 def _by_purpose(blocks: Sequence[Mapping[int, Event]], way: str, first: int, rounds: int) -> dict[str, int]:
     moved: Counter[str] = Counter()
     for block in blocks:
-        moved.update(block[first + rounds][way])
+        last = max(number for number in block if number <= first + rounds)  # a snapshot may have stepped over
+        moved.update(block[last][way])
         moved.subtract(block[first][way])
     return {name: size // len(blocks) // rounds for name, size in sorted(moved.items())}
 
