@@ -90,7 +90,7 @@ def figures_of(
     """
     numbers = range(first + 1, first + rounds + 1)
     blocks = [_latest(log, "BlockAdopted") for log in logs]
-    by_round = [phases for number in numbers if (phases := _mean_phases(blocks, number))]
+    by_round = [means for number in numbers if (means := _mean_phases(blocks, number))]
     if not by_round:
         raise NetworkError("No peer went through one of these rounds from beginning to end.")
     phases = {name: Spread.of(each[name] for each in by_round) for name in PHASES}
