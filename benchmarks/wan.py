@@ -28,7 +28,7 @@ from rich.console import Console
 from benchmarks.bad_links import BadLinks, check_platform, default_congestion, path_line
 from benchmarks.wan_figures import Figures, Moved, figures_of, overview, show
 from recipes.command import plain_errors
-from recipes.errors import NetworkError
+from recipes.errors import NetworkError, UnreachableError
 from recipes.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publication import Publication
@@ -42,6 +42,7 @@ _LOOK_SECONDS = 0.2
 _TEXT_BYTES = 1_000_000
 _FETCH_SECONDS = 180.0  # in which a newcomer must have made some progress
 _STALL_SECONDS = 90.0  # beyond two windows, in which every peer must have adopted another block
+_JOIN_ATTEMPTS = 5  # of a peer that ends because nobody answers it
 _JOIN_WINDOWS = 12  # in which some round must count everybody, once all train
 
 
@@ -75,6 +76,7 @@ class Swarm:
     ) -> None:
         """Prepare a peer for each host, the first one the publisher's. `window`: the recipe's, in seconds."""
         self.peers: list[DemoPeer] = []
+        self._training: list[DemoPeer] = []
         self._links, self._publication, self._window, self._tell = links, publication, window, tell
         for host in links.hosts:
             self.peers.append(
@@ -103,9 +105,12 @@ class Swarm:
         finally:
             for peer in self.peers:
                 peer.kill()
+        attempts = sum(peer.lives for peer in self.peers)
         segments = self._publication.recipe.round.segments
         logs = [peer.reported for peer in self.peers]
-        return figures_of(logs, first, rounds, segments=segments, before=before, after=after)
+        return figures_of(
+            logs, first, rounds, segments=segments, before=before, after=after, attempts=attempts
+        )
 
     def _gather(self) -> int:
         """Return the first round in which all were counted."""
@@ -115,22 +120,22 @@ class Swarm:
         while publisher.tally.state != "training":
             self._look()
             _check(began + _FETCH_SECONDS, "The publisher's peer did not begin to train.")
+        self._training.append(publisher)
         for peer in rest:
             peer.start(validate=False)
-        waiting, heard, since = list(rest), 0, time.monotonic()
-        while waiting:
+        heard, since = 0, time.monotonic()
+        while waiting := [peer for peer in rest if peer not in self._training]:
             self._look()
-            for peer in [
-                peer for peer in waiting if any(e["event"] == "WindowStarted" for e in peer.reported)
-            ]:
-                waiting.remove(peer)
-                self._tell(f"  {peer.name} trains, {time.monotonic() - began:.0f} s after the start")
-            if (reports := sum(len(peer.reported) for peer in waiting)) != heard:
+            for peer in waiting:
+                if any(event["event"] == "WindowStarted" for event in peer.reported):
+                    self._training.append(peer)
+                    self._tell(f"  {peer.name} trains, {time.monotonic() - began:.0f} s after the start")
+            if (reports := sum(len(peer.reported) for peer in rest)) != heard:
                 heard, since = reports, time.monotonic()
             names = ", ".join(peer.name for peer in waiting)
             _check(
                 since + _FETCH_SECONDS,
-                f"Nothing came for {_FETCH_SECONDS:g} s to {names}, which cannot train yet.",
+                f"For {_FETCH_SECONDS:g} s, nothing was heard from {names}, which cannot train yet.",
             )
         since = time.monotonic()
         while not (everyone := set.intersection(*(peer.tally.counted_rounds for peer in self.peers))):
@@ -159,12 +164,19 @@ class Swarm:
             _check(since + within, f"Round {done + 1} did not reach every peer within {within:g} s.")
 
     def _look(self) -> None:
+        """Read what the peers report; one that gave up before it trained is started again, as it asks for."""
         time.sleep(_LOOK_SECONDS)
         for peer in self.peers:
             peer.look()
-            if peer.lives and not peer.running:
-                words = peer.log.read_text(errors="replace")[-1000:]
+            if not peer.lives or peer.running:
+                continue
+            words = peer.log.read_text(errors="replace")[-1000:]
+            if peer.returncode != UnreachableError.exit_code or peer in self._training:
                 raise NetworkError(f"{peer.name} ended by itself. Its last words:\n{words}")
+            if peer.lives > _JOIN_ATTEMPTS:
+                raise NetworkError(f"{peer.name} could not join in {peer.lives} attempts. It said:\n{words}")
+            self._tell(f"  {peer.name} gave up joining, and is started again")
+            peer.start(validate=False, address=self.peers[0].address)
 
     def _moved(self) -> Moved:
         return Moved(

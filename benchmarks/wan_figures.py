@@ -54,6 +54,7 @@ class Figures:
 
     peers: int
     rounds: int
+    attempts: int  # starts that it took until all had joined
     phases: dict[str, Spread]  # over rounds, each the mean of its peers
     round_seconds: Spread  # over rounds
     shares: dict[str, float]  # of a round's time, by phase
@@ -73,7 +74,14 @@ class Figures:
 
 
 def figures_of(
-    logs: Sequence[Sequence[Event]], first: int, rounds: int, *, segments: int, before: Moved, after: Moved
+    logs: Sequence[Sequence[Event]],
+    first: int,
+    rounds: int,
+    *,
+    segments: int,
+    before: Moved,
+    after: Moved,
+    attempts: int,
 ) -> Figures:
     """Return the figures of the rounds after `first`, up to `first + rounds`.
 
@@ -84,6 +92,7 @@ def figures_of(
         segments: of one contribution.
         before: the network's counts.
         after: likewise.
+        attempts: starts of a peer until all had joined.
 
     Raises:
         NetworkError: no peer went through any of these rounds from beginning to end.
@@ -103,6 +112,7 @@ def figures_of(
     return Figures(
         peers=len(logs),
         rounds=rounds,
+        attempts=attempts,
         phases=phases,
         round_seconds=Spread.of(sum(each.values()) for each in by_round),
         shares={name: phase.mean / total for name, phase in phases.items()},
@@ -141,6 +151,8 @@ def show(console: Console, figures: Figures) -> None:
         f"Contributions: {figures.claimed} claimed, {figures.counted} counted ({share:.1%}), "
         f"and {figures.counted_segments:.1%} of their segments."
     )
+    if figures.attempts > figures.peers:
+        console.print(f"Joining took {figures.attempts} starts: some found nobody who answered, and ended.")
     console.print("Bytes of a peer in a round, mean (least to most):")
     for way, spread, ours in (
         ("up", figures.wire_up_bytes, figures.sent),

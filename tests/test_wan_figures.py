@@ -64,6 +64,7 @@ def figures(*logs: list[dict[str, Any]]) -> Figures:
         4,
         2,
         segments=SEGMENTS,
+        attempts=2,
         before=moved(100, lost=2, retransmitted=3),
         after=moved(140, lost=6, retransmitted=9),
     )
