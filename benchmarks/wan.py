@@ -39,10 +39,12 @@ WINDOW_SECONDS = 20.0
 _PORT = 31330
 _SEED = 1
 _LOOK_SECONDS = 0.2
+_WORDS = 1000  # characters of a peer's log that an error shows
 _TEXT_BYTES = 1_000_000
 _FETCH_SECONDS = 180.0  # in which a newcomer must have made some progress
 _STALL_SECONDS = 90.0  # beyond two windows, in which every peer must have adopted another block
 _JOIN_ATTEMPTS = 5  # of a peer that ends because nobody answers it
+_JOIN_SECONDS = 600.0  # within which all must train; the least for 4 peers at 1 Mbit/s is about 200
 _JOIN_WINDOWS = 12  # in which some round must count everybody, once all train
 
 
@@ -137,6 +139,11 @@ class Swarm:
                 since + _FETCH_SECONDS,
                 f"For {_FETCH_SECONDS:g} s, nothing was heard from {names}, which cannot train yet.",
             )
+            _check(
+                began + _JOIN_SECONDS,
+                f"After {_JOIN_SECONDS:g} s, {names} cannot train yet. The last words of {waiting[0].name}:\n"
+                f"{waiting[0].log.read_text(errors='replace')[-_WORDS:]}",
+            )
         since = time.monotonic()
         while not (everyone := set.intersection(*(peer.tally.counted_rounds for peer in self.peers))):
             self._look()
@@ -170,7 +177,7 @@ class Swarm:
             peer.look()
             if not peer.lives or peer.running:
                 continue
-            words = peer.log.read_text(errors="replace")[-1000:]
+            words = peer.log.read_text(errors="replace")[-_WORDS:]
             if peer.returncode != UnreachableError.exit_code or peer in self._training:
                 raise NetworkError(f"{peer.name} ended by itself. Its last words:\n{words}")
             if peer.lives > _JOIN_ATTEMPTS:
