@@ -168,7 +168,10 @@ class Swarm:
                 counted = sum(done in peer.tally.counted_rounds for peer in self.peers)
                 self._tell(f"  round {done}: {counted} counted, {time.monotonic() - since:.1f} s")
                 since = time.monotonic()
-            _check(since + within, f"Round {done + 1} did not reach every peer within {within:g} s.")
+            behind = ", ".join(peer.name for peer in self.peers if peer.tally.round <= done)
+            _check(
+                since + within, f"Within {within:g} s, the block of round {done + 1} did not reach {behind}."
+            )
 
     def _look(self) -> None:
         """Read what the peers report; one that gave up before it trained is started again, as it asks for."""
