@@ -74,9 +74,19 @@ class Swarm:
         folder: Path,
         *,
         window: float,
+        fetch: bool,
         tell: Callable[[str], None],
     ) -> None:
-        """Prepare a peer for each host, the first one the publisher's. `window`: the recipe's, in seconds."""
+        """Prepare a peer for each host, the first one the publisher's.
+
+        Args:
+            links: the hosts.
+            publication: the run.
+            folder: for the peers' home folders.
+            window: the recipe's, in seconds.
+            fetch: whether newcomers get the data and first weights over their lines, or have the folder.
+            tell: is told of progress.
+        """
         self.peers: list[DemoPeer] = []
         self._training: list[DemoPeer] = []
         self._links, self._publication, self._window, self._tell = links, publication, window, tell
@@ -85,7 +95,7 @@ class Swarm:
                 DemoPeer(
                     f"peer-{host.number + 1}",
                     folder,
-                    run=publication.run_id if self.peers else str(publication.folder),
+                    run=publication.run_id if fetch and self.peers else str(publication.folder),
                     port=_PORT,
                     address=self.peers[0].address if self.peers else None,
                     host=host.address,
@@ -245,6 +255,9 @@ def main(
         str,
         typer.Option(help="Measure several links in turn, instead: Mbit/s:RTT in ms, separated by commas."),
     ] = "",
+    fetch: Annotated[
+        bool, typer.Option(help="Newcomers fetch data and first weights over their lines, or have them.")
+    ] = True,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path("results/wan.json"),
 ) -> None:
     """Measure rounds over bad links."""
@@ -264,6 +277,7 @@ def main(
                     rounds=rounds,
                     window=window,
                     congestion=congestion,
+                    fetch=fetch,
                     folder=folder / f"link-{number}",
                     console=console,
                 )
@@ -272,7 +286,7 @@ def main(
                 folder.rmdir()  # but not with the logs of a link that failed
         if len(rows) > 1:
             overview(console, rows)
-        _write(out, rows, congestion=congestion, window=window)
+        _write(out, rows, congestion=congestion, window=window, fetch=fetch)
         console.print(f"Wrote {out}.")
         failed = [name for name, row in rows.items() if isinstance(row, str)]
         if failed:
@@ -283,7 +297,15 @@ def main(
 
 
 def _row(
-    link: Link, *, peers: int, rounds: int, window: float, congestion: str, folder: Path, console: Console
+    link: Link,
+    *,
+    peers: int,
+    rounds: int,
+    window: float,
+    congestion: str,
+    fetch: bool,
+    folder: Path,
+    console: Console,
 ) -> Figures | str:
     """Measure a link and show its figures, or return why there are none."""
     console.print(f"{link}, TCP with {congestion}, {peers} peers, windows of {window:g} s:")
@@ -292,7 +314,7 @@ def _row(
         publication = _publish(folder, window)
         line = path_line(link.up_megabits, link.down_megabits, delay_ms=link.delay_ms, loss=link.loss)
         with BadLinks([line] * peers, seed=_SEED, congestion=congestion) as links:
-            swarm = Swarm(links, publication, folder, window=window, tell=console.print)
+            swarm = Swarm(links, publication, folder, window=window, fetch=fetch, tell=console.print)
             figures = swarm.measure(rounds)
     except NetworkError as error:
         keep = True
@@ -305,9 +327,11 @@ def _row(
     return figures
 
 
-def _write(out: Path, rows: Mapping[str, Figures | str], *, congestion: str, window: float) -> None:
+def _write(
+    out: Path, rows: Mapping[str, Figures | str], *, congestion: str, window: float, fetch: bool
+) -> None:
     results = {name: {"failed": row} if isinstance(row, str) else asdict(row) for name, row in rows.items()}
-    content = {"congestion": congestion, "window_seconds": window, "links": results}
+    content = {"congestion": congestion, "window_seconds": window, "fetch": fetch, "links": results}
     write_atomic(out, json.dumps(content, indent=1).encode())
 
 

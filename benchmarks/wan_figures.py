@@ -175,20 +175,21 @@ def show(console: Console, figures: Figures) -> None:
 
 def overview(console: Console, rows: Mapping[str, Figures | str]) -> None:
     """Print one line for each link: its figures, or why there are none."""
-    table = Table(title="The same recipe over several links")
-    for column in ("link", *PHASES, "round s", "counted", "up kB", "down kB"):
+    table = Table(title="The same recipe over several links: seconds of a round")
+    table.add_column("link", no_wrap=True)
+    for column in (*PHASES, "round", "counted", "kB up"):
         table.add_column(column, justify="right")
     for link, row in rows.items():
+        short = link.rpartition(",")[0]  # the loss is the same for all
         if isinstance(row, str):
-            table.add_row(link, "failed")
+            table.add_row(short, "failed")
             continue
         table.add_row(
-            link,
+            short,
             *(f"{row.phases[name].mean:.1f}" for name in PHASES),
-            f"{row.round_seconds.mean:.1f} ± {row.round_seconds.deviation:.1f}",
+            f"{row.round_seconds.mean:.1f}",
             f"{row.counted / max(1, row.claimed):.0%}",
             f"{row.wire_up_bytes.mean / 1000:.0f}",
-            f"{row.wire_down_bytes.mean / 1000:.0f}",
         )
     console.print(table)
     for link, row in rows.items():
