@@ -175,7 +175,7 @@ def show(console: Console, figures: Figures) -> None:
 
 def overview(console: Console, rows: Mapping[str, Figures | str]) -> None:
     """Print one line for each link: its figures, or why there are none."""
-    table = Table(title="The same recipe over several links: seconds of a round")
+    table = Table(title="The same recipe over several links: seconds of a round", padding=0)
     table.add_column("link", no_wrap=True)
     for column in (*PHASES, "round", "counted", "kB up"):
         table.add_column(column, justify="right")
