@@ -101,6 +101,15 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Banned:
+    """A peer is neither answered nor asked for a while. `reasons`: what it sent, and how often."""
+
+    peer: PeerId
+    seconds: float
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Diverged:
     """This peer's state differed from the one that the electors agree on, and is being re-fetched."""
 
@@ -142,6 +151,7 @@ Event = (
     | BlockFinal
     | Rewound
     | Refused
+    | Banned
     | Diverged
     | Fetching
     | Validated

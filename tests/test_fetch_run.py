@@ -57,6 +57,7 @@ class Network:
         self.lies: dict[PeerId, dict[str, Alter]] = {}
         self.asked: list[tuple[PeerId, str]] = []
         self.looks = 0
+        self.blamed: list[PeerId] = []
         self._serving = HONEST
 
     def hold(self, peer: PeerId, publication: Publication, **lies: Alter) -> None:
@@ -84,6 +85,10 @@ class Network:
         if len(content) > limit:
             raise MessageError("a longer answer than allowed")
         return content
+
+    def blame(self, peer: PeerId, error: MessageError) -> None:
+        assert error.offence is not None
+        self.blamed.append(peer)
 
     def peers(self) -> list[PeerId]:
         return self.about
