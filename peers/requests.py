@@ -90,8 +90,8 @@ def decode_spot_check(body: bytes) -> SpotCheck:
     """
     roster, segment, chunk = _unpack(_SPOT, body[: _SPOT.size])
     rest = body[_SPOT.size :]
-    if len(rest) % 2:
-        raise MessageError("a spot check with half a place", offence=Offence.MALFORMED)
+    if len(rest) % 2 or len(rest) > 2 * MAX_PEERS:
+        raise MessageError("a spot check of half a place or too many", offence=Offence.MALFORMED)
     places = struct.unpack(f"<{len(rest) // 2}H", rest)
     return SpotCheck(roster.hex(), segment, chunk, places)
 
