@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 PAUSES_SECONDS: Sequence[float] = (0.0, 1.0, 4.0, 16.0, 64.0)  # before each try to start it anew
 WITHIN_SECONDS = 300.0  # for so long a try counts
+_START_SECONDS = 60.0  # for p2pd, its streams and the notice board
 _NOTICE_SECONDS = 5.0  # within which the death of a p2pd that does not answer is noticed
 
 
@@ -121,7 +122,7 @@ class Uplink:
         while True:
             await self.daemon.died.wait()
             words = self.daemon.last_words()
-            _log.warning("The network daemon p2pd ended by itself. Its last words:\n%s", words)
+            _log.info("The network daemon p2pd ended by itself. Its last words:\n%s", words)
             await self._stop()
             if not await self._start_anew():
                 return
@@ -139,9 +140,9 @@ class Uplink:
             await asyncio.sleep(PAUSES_SECONDS[len(self._tries)])
             self._tries.append(loop.time())
             try:
-                await self._start(settings)
-            except (ManyhandsError, OSError) as error:
-                self._failure = f"It could not be started again: {error}"
+                await asyncio.wait_for(self._start(settings), _START_SECONDS)
+            except (ManyhandsError, OSError, asyncio.TimeoutError) as error:
+                self._failure = f"It could not be started again: {error or 'it took too long'}"
                 settings = self._settings  # the port that the system chose may be somebody else's by now
             else:
                 self._failure = ""

@@ -145,7 +145,7 @@ def test_a_peer_whose_network_daemon_is_killed_goes_on_in_the_same_life(swarm: S
     for daemon in network_daemons(victim):
         os.kill(daemon, signal.SIGKILL)
     swarm.until(lambda: any("another one runs now" in text for text in notices(victim)))
-    swarm.until_counted([victim])
+    swarm.until_counted([victim], rounds=2)
     assert victim.running
     assert victim.lives == lives
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -275,7 +276,7 @@ def kill_p2pd(transport: Transport) -> None:
 
 @pytest.mark.parametrize("victim", ["anna", "bert"])
 async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
-    open_peer: OpenPeer, victim: str
+    open_peer: OpenPeer, victim: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told()
     anna = await open_peer("anna", tell=told)
@@ -297,6 +298,8 @@ async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
     assert anna.peer_id in await bert.roll_call()
     assert not anna.died.is_set()
     assert not bert.died.is_set()
+    gc.collect()
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_while_p2pd_is_away_nobody_can_be_reached_and_who_looks_around_waits(
