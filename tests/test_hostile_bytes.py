@@ -15,10 +15,19 @@ import pytest
 from hostile import LONGEST, SUBJECTS, Subject, check, messages, spoil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rounds import RUN
+from rounds import RUN, Swarm
 
 from peers.manifest import manifest_limit, parse_manifest
-from peers.messages import KINDS, parse
+from peers.messages import (
+    KINDS,
+    MAX_PEERS,
+    MAX_RANGES,
+    MAX_SEGMENTS,
+    Block,
+    Reduction,
+    parse,
+    sign,
+)
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, public_key
 from recipes.layout import lay_out
@@ -141,6 +150,53 @@ def test_the_longest_message_of_any_shape_costs_little(giant: str) -> None:
     cost.assert_small()
     assert caught.value.offence is Offence.MALFORMED
     assert len(str(caught.value)) < 300
+
+
+def test_the_largest_block_that_honest_peers_make_is_read() -> None:
+    """64 claims of 64 ranges and 1024 norms, 1024 reductions of all parts, co-signed by all."""
+    swarm = Swarm(MAX_PEERS, segments=MAX_SEGMENTS)
+    ranges = tuple((2**52 + 2 * place, 1) for place in range(MAX_RANGES))
+    norms = (0.12345678901234567,) * MAX_SEGMENTS
+    claims = [
+        sign(key, swarm.claim(key, swarm.genesis, norms=norms).body.model_copy(update={"slots": ranges}))
+        for key in swarm.keys
+    ]
+    author, everybody = swarm.keys[0], tuple(range(MAX_PEERS))
+    roster = sign(
+        author, swarm.roster(claims, swarm.genesis).body.model_copy(update={"peer": author.peer_id})
+    )
+    reductions = tuple(
+        sign(
+            author,
+            Reduction(
+                run=RUN,
+                peer=author.peer_id,
+                roster=roster.hash,
+                segment=segment,
+                root=RUN,
+                bytes=2**52,
+                included=everybody,
+            ),
+        )
+        for segment in range(MAX_SEGMENTS)
+    )
+    cosignatures = tuple(swarm.cosign(key, swarm.genesis) for key in swarm.keys)
+    block = Block(
+        run=RUN,
+        peer=author.peer_id,
+        round=1,
+        attempt=0,
+        parent=RUN,
+        roster=roster,
+        reductions=reductions,
+        digest_before=RUN,
+        cosignatures=cosignatures * 2,
+    )
+    content = sign(author, block).canonical()
+    assert content.count(b",") > 130_000
+    assert len(content) < KINDS["block"][1]
+    assert parse("block", content, run=RUN).canonical() == content
+    assert parse("roster", roster.canonical(), run=RUN) == roster
 
 
 @pytest.mark.parametrize("item", [b"1", b"[]", b"{}", b'""', b"null"])
