@@ -110,6 +110,15 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Banned:
+    """A peer is neither answered nor asked for a while. `reasons`: what it sent, and how often."""
+
+    peer: PeerId
+    seconds: float
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Diverged:
     """This peer's state differed from the one that the electors agree on, and is being re-fetched."""
 
@@ -152,6 +161,7 @@ Event = (
     | Rewound
     | Convicted
     | Refused
+    | Banned
     | Diverged
     | Fetching
     | Validated

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peers.codec import Codec
+from peers.conduct import counts_as
 from peers.messages import Claim, Reduction, Roster, Signed
 from peers.parts import join_parts, split_parts
 from peers.reduction import (
@@ -34,7 +35,7 @@ from peers.segment import (
     proof_limit,
     verify_chunk,
 )
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 from recipes.files import write_atomic
 from recipes.keys import PeerId
 from recipes.merkle import HASH_BYTES, path, root_from_path
@@ -147,15 +148,16 @@ class ExchangeStore:
             raise MessageError(f"there is no segment {segment}")
         claim = next((c.body for c in received.roster.claims if c.body.peer == sender), None)
         if claim is None:
-            raise MessageError("only claimants send segments")
+            raise MessageError("only claimants send segments", offence=Offence.FALSE)
         if (segment, sender) in received.frames:
             return roster_hash, segment
-        frame = SegmentFrame.parse(data, codec=self.form.codec, chunks=self.form.chunks_per_segment)
+        with counts_as(Offence.MALFORMED):
+            frame = SegmentFrame.parse(data, codec=self.form.codec, chunks=self.form.chunks_per_segment)
         root = root_from_path(frame.root(), segment, self.form.segments, proof)
         if root is None or root.hex() != claim.contribution:
-            raise MessageError("a segment that its claim does not commit to")
+            raise MessageError("a segment that its claim does not commit to", offence=Offence.FALSE)
         if abs(frame.norm() - claim.norms[segment]) > _NORM_TOLERANCE * max(1.0, claim.norms[segment]):
-            raise MessageError("a segment with another norm than claimed")
+            raise MessageError("a segment with another norm than claimed", offence=Offence.FALSE)
         received.frames[segment, sender] = frame
         received.roots[segment, sender] = tuple(proof)
         return roster_hash, segment
@@ -220,12 +222,13 @@ class ExchangeStore:
         Raises:
             MessageError: the proofs do not hold, or the reduced chunk is not what they come to.
         """
-        proofs = [
-            ChunkProof.parse(part, codec=self.form.codec)
-            for part in split_parts(answer, most=len(reduction.included))
-        ]
+        with counts_as(Offence.MALFORMED):
+            proofs = [
+                ChunkProof.parse(part, codec=self.form.codec)
+                for part in split_parts(answer, most=len(reduction.included))
+            ]
         if len(proofs) != len(reduction.included):
-            raise MessageError("a spot check with parts missing")
+            raise MessageError("a spot check with parts missing", offence=Offence.FALSE)
         for place, proof in zip(reduction.included, proofs, strict=True):
             held = verify_chunk(
                 proof,
@@ -236,18 +239,22 @@ class ExchangeStore:
                 segments=self.form.segments,
             )
             if not held:
-                raise MessageError("a spot check with a chunk that its claim does not commit to")
+                raise MessageError(
+                    "a spot check with a chunk that its claim does not commit to", offence=Offence.FALSE
+                )
         weights, factors = self._weights(roster, reduction.segment, reduction.included, newcomers)
-        expected = reduce_chunk(
-            [proof.content for proof in proofs],
-            weights,
-            factors,
-            codec=self.form.codec,
-            out_codec=self.form.reduced_codec,
-        )
+        with counts_as(Offence.FALSE):
+            expected = reduce_chunk(
+                [proof.content for proof in proofs],
+                weights,
+                factors,
+                codec=self.form.codec,
+                out_codec=self.form.reduced_codec,
+            )
         if self.read_reduced(reduction.root).encoded[chunk] != expected:
             raise MessageError(
-                f"chunk {chunk} of segment {reduction.segment} is not the average of its parts"
+                f"chunk {chunk} of segment {reduction.segment} is not the average of its parts",
+                offence=Offence.FALSE,
             )
 
     def check_bound(
@@ -259,11 +266,15 @@ class ExchangeStore:
             MessageError: it is not.
         """
         if len(self.reduced_bytes(reduction.root)) != reduction.bytes:
-            raise MessageError(f"reduced segment {reduction.segment} has another size than announced")
+            raise MessageError(
+                f"reduced segment {reduction.segment} has another size than announced", offence=Offence.FALSE
+            )
         norms = [claim.body.norms[reduction.segment] for claim in roster.claims]
         bound = clip_bound(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
         if exceeds_bound(self.read_reduced(reduction.root), bound):
-            raise MessageError(f"reduced segment {reduction.segment} is beyond the clip bound")
+            raise MessageError(
+                f"reduced segment {reduction.segment} is beyond the clip bound", offence=Offence.FALSE
+            )
 
     def _weights(
         self, roster: Roster, segment: int, included: Sequence[int], newcomers: frozenset[int]
@@ -314,7 +325,8 @@ class ExchangeStore:
             MessageError: the bytes are not those that `root` names.
             StorageError: the disk refused.
         """
-        self._parse_reduced(root, data)
+        with counts_as(Offence.FALSE):
+            self._parse_reduced(root, data)
         self._write(round_number, root, data)
 
     def forget_reduced(self, *, before_round: int) -> None:
@@ -344,8 +356,8 @@ def read_push(content: bytes) -> tuple[str, int, list[bytes], bytes]:
     """
     parts = split_parts(content, most=4)
     if len(parts) != 4 or len(parts[0]) != HASH_BYTES or len(parts[1]) != 4 or len(parts[2]) % HASH_BYTES:
-        raise MessageError("a malformed segment push")
+        raise MessageError("a malformed segment push", offence=Offence.MALFORMED)
     proof = [parts[2][start : start + HASH_BYTES] for start in range(0, len(parts[2]), HASH_BYTES)]
     if len(proof) > _MAX_PATH:
-        raise MessageError("a segment push with too long a path")
+        raise MessageError("a segment push with too long a path", offence=Offence.MALFORMED)
     return parts[0].hex(), int.from_bytes(parts[1], "little"), proof, parts[3]

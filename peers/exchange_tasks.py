@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,8 @@ from peers import effects as do
 from peers.contributing import Contributor
 from peers.engine import RoundEngine
 from peers.events import Event, Refused
-from peers.exchange_store import ExchangeStore
+from peers.exchange_store import ExchangeStore, read_push
 from peers.messages import Reduction, Roster, Signed
-from peers.parts import split_parts
 from peers.reduction import newcomers_in
 from peers.requests import SpotCheck, encode_spot_check
 from peers.transport import Call, RemoteError
@@ -43,6 +42,7 @@ class ExchangeTasks:
         compute: Callable[[Callable[[], Any]], Awaitable[Any]],
         take: Callable[[do.Input], None],
         tell: Callable[[Event], None],
+        blame: Callable[[PeerId, MessageError], None],
     ) -> None:
         """Put it together.
 
@@ -55,6 +55,7 @@ class ExchangeTasks:
             compute: runs arithmetic off the event loop.
             take: hands the engine an input.
             tell: tells the listeners.
+            blame: is told who answered with what no honest peer sends.
         """
         self._engine = engine
         self._store = store
@@ -64,6 +65,7 @@ class ExchangeTasks:
         self._compute = compute
         self._take = take
         self._tell = tell
+        self._blame = blame
         self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
         self._newcomers: dict[str, frozenset[int]] = {}  # by roster: their places in it
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
@@ -118,25 +120,24 @@ class ExchangeTasks:
         Raises:
             MessageError: it is not what its claim committed to, or its roster never came.
         """
-        roster = split_parts(content, most=4)[0].hex() if content else ""
+        roster, segment, _, _ = read_push(content)
         async with self._roster_known:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
                     self._roster_known.wait_for(lambda: self._store.knows(roster)),
                     self._engine.deadlines.transfer,
                 )
-        self._must_reduce(roster, split_parts(content, most=4))
+        self._must_reduce(roster, segment)
         roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
         self._take(do.SegmentStored(roster, segment, sender))
 
-    def _must_reduce(self, roster: str, parts: list[bytes]) -> None:
+    def _must_reduce(self, roster: str, segment: int) -> None:
         """Check that a pushed segment is this peer's to reduce, now or as a backup.
 
         Raises:
             MessageError: it is not.
         """
         current = self._engine.round
-        segment = int.from_bytes(parts[1][:4], "little") if len(parts) > 1 else 0
         if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
             raise MessageError("a segment of no roster at hand")
         assignment = current.assignments[segment]
@@ -158,7 +159,8 @@ class ExchangeTasks:
         try:
             await self._get_reduced(effect, roster.round)
             newcomers = self._newcomers.get(effect.roster, frozenset())
-            await self._compute(lambda: self._store.check_bound(roster, reduction, newcomers=newcomers))
+            with self._answerable(reduction.peer):
+                await self._compute(lambda: self._store.check_bound(roster, reduction, newcomers=newcomers))
             await self._check_spots(roster, effect.roster, reduction)
         except (UnreachableError, RemoteError) as error:
             self._take(do.ReducedLost(effect.root, str(error)))
@@ -188,7 +190,8 @@ class ExchangeTasks:
                     timeout=2 * self._engine.deadlines.transfer,
                     purpose="segments",
                 )
-                await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))
+                with self._answerable(source):
+                    await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))
             except (UnreachableError, RemoteError, MessageError):
                 if source == effect.sources[-1]:
                     raise
@@ -221,4 +224,14 @@ class ExchangeTasks:
                 continue
             newcomers = self._newcomers.get(roster_hash, frozenset())
             check = partial(self._store.check_spot, roster, reduction, chunk, answer, newcomers=newcomers)
-            await self._compute(check)
+            with self._answerable(reduction.peer):
+                await self._compute(check)
+
+    @contextlib.contextmanager
+    def _answerable(self, peer: PeerId) -> Iterator[None]:
+        """Blame `peer` for what is refused inside."""
+        try:
+            yield
+        except MessageError as error:
+            self._blame(peer, error)
+            raise

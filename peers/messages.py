@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, SigningKey, verify
 from recipes.merkle import digest
 
@@ -237,6 +237,12 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "checkpoint": (Signed[Checkpoint], 2 << 10),
     "evidence": (Evidence, 128 << 10),
 }
+# What the largest block can hold. Each problem with a value costs far more time and memory than its bytes do.
+_MOST_OBJECTS = 16384
+_MOST_VALUES = 2 * MAX_PEERS * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
+    MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES
+)
+_MOST_PROBLEMS = 16  # of which the first is told
 _NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
 
 
@@ -253,20 +259,29 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
             signature anywhere inside does not hold.
     """
     if kind not in KINDS:
-        raise MessageError(f"unknown kind of message {kind[:32]!r}")
+        raise MessageError(f"unknown kind of message {kind[:32]!r}", offence=Offence.UNKNOWN_KIND)
     expected, limit = KINDS[kind]
     if len(content) > limit:
-        raise MessageError(f"{kind} of {len(content)} bytes; at most {limit} are allowed")
+        raise MessageError(
+            f"{kind} of {len(content)} bytes; at most {limit} are allowed", offence=Offence.OVERSIZED
+        )
+    if content.count(b",") > _MOST_VALUES or content.count(b"{") > _MOST_OBJECTS:
+        raise MessageError(f"malformed {kind}: more values than any has", offence=Offence.MALFORMED)
     try:
         message: Any = expected.model_validate_json(content)
     except (ValidationError, RecursionError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "nested too deep"
-        raise MessageError(f"malformed {kind}: {reason}") from error
+        reason = "nested too deep"
+        if isinstance(error, ValidationError):
+            few = error.error_count() <= _MOST_PROBLEMS
+            reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
     for signed in _signed_parts(message):
         if signed.body.run != run:
-            raise MessageError(f"{kind} belongs to another run")
+            raise MessageError(f"{kind} belongs to another run", offence=Offence.OTHER_RUN)
         if not signed.holds():
-            raise MessageError(f"{kind}: the signature of {signed.body.peer} does not hold")
+            raise MessageError(
+                f"{kind}: the signature of {signed.body.peer} does not hold", offence=Offence.FORGED
+            )
     return message  # type: ignore[no-any-return]
 
 

@@ -117,6 +117,7 @@ class Node:
         self.exchange = exchange
         self._contributor = contributor
         self._state = state_sync
+        self._state.blame = transport.blame
         self._crowd = crowd
         self._trainer = trainer
         self._listener = listener
@@ -143,6 +144,7 @@ class Node:
             compute=self._compute,
             take=self.take,
             tell=listener,
+            blame=transport.blame,
         )
         self._adopted_at = time.monotonic()
 
@@ -409,12 +411,12 @@ class Node:
         request = encode_round(after_round)
         answer = await self._call(peer, "blocks", request, limit=BLOCKS_BYTES, timeout=60.0)
         blocks: list[Signed[Block]] = []
-        for part in split_parts(answer, most=MOST_BLOCKS):
-            try:
-                blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]
-            except MessageError as error:
-                self._told(Refused(peer, "block", str(error)))
-                break  # those before it may be good
+        try:
+            for part in split_parts(answer, most=MOST_BLOCKS):
+                blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]  # noqa: PERF401
+        except MessageError as error:  # those before it may be good
+            self._told(Refused(peer, "block", str(error)))
+            self.transport.blame(peer, error)
         self.take(do.BlocksFetched(peer, tuple(blocks)))
 
     def receive(self, sender: PeerId, kind: str, content: bytes) -> None:
@@ -427,6 +429,7 @@ class Node:
             message = parse(kind, content, run=self._run)
         except MessageError as error:
             self._told(Refused(sender, kind, str(error)))
+            self.transport.blame(sender, error)
             raise
         self.take(do.Received(sender, message))
 
@@ -442,7 +445,8 @@ class Node:
     async def _watch_daemon(self) -> None:
         await self.transport.died.wait()
         raise NetworkError(
-            f"The network daemon p2pd ended by itself. Its last words:\n{self.transport.last_words()}",
+            "The network daemon p2pd ended by itself again and again. "
+            f"Its last words:\n{self.transport.last_words()}",
             remedy="Run the same command again: it goes on from what is on disk.",
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peers.events import BlockAdopted, Claimed, Refused, Validated, Waiting, WindowFinished
+from peers.events import Banned, BlockAdopted, Claimed, Refused, Validated, Waiting, WindowFinished
 from recipes.errors import RecipeError, StorageError
 from recipes.keys import PeerId
 from trainer.demo_peer import DemoPeer
@@ -42,12 +42,14 @@ def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.Ca
         screen.listen(adopted(8, counted=0))
         screen.listen(Waiting(9, "you asked to leave"))
         screen.listen(Refused(PEER, "claim", "slots beyond its quota"))
+        screen.listen(Banned(PEER, 240.0, {"malformed": 7, "forged signature": 3}))
         screen.listen(Validated(8, 2.25))
     said = capsys.readouterr().out
     assert "Round 7: 4 contributions, your work counted, 123,456 tokens so far, train 10.0 s" in said
     assert "Round 8: 4 contributions, your work did not count" in said
     assert "Not training in round 9: you asked to leave." in said
     assert f"Refused claim from {PEER[-8:]}: slots beyond its quota." in said
+    assert f"Peer {PEER[-8:]} is left alone for 4 min. It sent: 7 malformed, 3 forged signature." in said
     assert "Validation loss after round 8: 2.2500 nats a token." in said
     assert "You contributed to 1 rounds, 4,096 tokens." in said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -134,6 +135,30 @@ def test_a_newcomer_drops_lying_peers_and_trains_in_the_round_it_finds_or_the_ne
 def test_the_run_survives_its_bootstrap_peer(swarm: Swarm) -> None:
     swarm.bootstrap.kill()
     swarm.until_counted(swarm.peers, rounds=2)
+
+
+@pytest.mark.timeout(300)
+def test_a_peer_whose_network_daemon_is_killed_goes_on_in_the_same_life(swarm: Swarm) -> None:
+    victim = swarm.peers[2]
+    lives = victim.lives
+    assert network_daemons(victim)
+    for daemon in network_daemons(victim):
+        os.kill(daemon, signal.SIGKILL)
+    swarm.until(lambda: any("another one runs now" in text for text in notices(victim)))
+    swarm.until_counted([victim], rounds=2)
+    assert victim.running
+    assert victim.lives == lives
+
+
+def network_daemons(peer: DemoPeer) -> list[int]:
+    """Return the process ids of a peer's p2pd."""
+    assert peer._process is not None
+    children = Path(f"/proc/{peer._process.pid}/task/{peer._process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"p2pd" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def notices(peer: DemoPeer) -> list[str]:
+    return [event["text"] for event in peer.reported if event["event"] == "Notice"]
 
 
 @pytest.mark.timeout(300)

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from peers.events import (
+    Banned,
     BlockAdopted,
     Diverged,
     Event,
@@ -140,6 +141,9 @@ class Screen:
                 return f"Not training in round {round_number}: {reason}."
             case Refused(peer, what, reason):
                 return f"Refused {what} from {peer[-8:]}: {reason.rstrip('.')}."
+            case Banned(peer, seconds, reasons):
+                counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+                return f"Peer {peer[-8:]} is left alone for {seconds / 60:.0f} min. It sent: {counts}."
             case Rewound(round_number, to_round):
                 return f"Another branch has more electors: back from round {round_number} to {to_round}."
             case Diverged(round_number, pieces):
