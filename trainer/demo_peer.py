@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -35,9 +36,21 @@ class Tally:
 
 
 class DemoPeer:
-    """A peer with a home folder of its own; it can be killed and started again."""
+    """A peer with a home folder of its own; it can be killed and started again.
 
-    def __init__(self, name: str, folder: Path, *, run: str, port: int, address: str | None) -> None:
+    `program` is what Python is told to run, if that is not trainer.join itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        run: str,
+        port: int,
+        address: str | None,
+        program: Sequence[str] = ("-m", "trainer.join"),
+    ) -> None:
         self.name = name
         self.home = folder / name
         self.tally = Tally()
@@ -46,6 +59,7 @@ class DemoPeer:
         self._run = run
         self._port = port
         self._bootstrap = address
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self._events = self.home / "events.jsonl"
         self._read = 0
@@ -76,6 +90,16 @@ class DemoPeer:
         return f"/ip4/127.0.0.1/tcp/{self._port}/p2p/{self.peer_id}"
 
     @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return self._port
+
+    @property
+    def daemons(self) -> list[int]:
+        """Process ids of its network daemon; none while it does not run."""
+        return _children(self._process.pid) if self._process is not None and self.running else []
+
+    @property
     def returncode(self) -> int | None:
         """How its process ended, or None."""
         return self._process.poll() if self._process is not None else None
@@ -85,7 +109,7 @@ class DemoPeer:
 
         A peer that starts again has met others: it is told of none.
         """
-        command = [sys.executable, "-m", "trainer.join", self._run, "--home", str(self.home)]
+        command = [sys.executable, *self._program, self._run, "--home", str(self.home)]
         command += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
         command += ["--events", str(self._events), "--validate-every", str(int(validate))]
         named = address or (self._bootstrap if self.lives == 0 else None)
@@ -102,6 +126,19 @@ class DemoPeer:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
         self.tally.state = "killed"
+
+    def pause(self) -> None:
+        """Let its process and its network daemon stand still, as when a laptop's lid is closed."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if self._process is not None and self.running:
+            for pid in (self._process.pid, *self.daemons):
+                os.kill(pid, number)
 
     def leave(self) -> None:
         """Ask its process to leave, as one Ctrl+C does; a second one makes it leave at once."""
