@@ -122,10 +122,10 @@ def wrap_disk(injector: Injector) -> None:
         write_atomic(path, content, mode=mode)
         injector.passes("after", "write", what)
 
-    def refusing(handle: Any) -> None:
+    def refusing(fd: Any) -> None:
         if injector.refusal is not None:
             raise injector.refusal
-        fsync(handle)
+        fsync(fd)
 
     recipes.files.write_atomic = watched
     os.fsync = refusing

@@ -20,7 +20,7 @@ from recipes.publication import Publication
 from trainer.demo_peer import DemoPeer, free_port
 
 ORDERS = "faults.json"
-PATIENCE_SECONDS = 120.0  # for anything awaited: this bounds a failing test, nothing is decided by it
+PATIENCE_SECONDS = 180.0  # for anything awaited: this bounds a failing test, nothing is decided by it
 ROUNDS_RECIPE = RECIPE.replace(
     "window_seconds = 1\nsegments = 2",
     "window_seconds = 2\ngrace_seconds = 1.5\ntransfer_seconds = 4\nleader_seconds = 2\nsegments = 4\n"
@@ -40,6 +40,7 @@ class Swarm:
             armed: whether faults can be ordered for the peers with `arm`.
         """
         self._folder = folder
+        self.exit_codes: set[int | None] = set()  # of processes that were run again
         self._ordered = 0
         self._faults_in: dict[Path, int] = {}
         self.seen_at: dict[int, float] = {}  # round -> when its block was first seen adopted
@@ -112,28 +113,23 @@ class Swarm:
         home = happened(markers)[fault]
         return next(peer for peer in self.peers if peer.home == home)
 
-    def until_all_happened(self, markers: Path) -> tuple[list[DemoPeer], set[int | None]]:
-        """Wait until every ordered fault happened, and run the same command again wherever a process ends.
-
-        Returns:
-            Whom they hit, and the exit codes of all processes that ended.
-        """
-        codes: set[int | None] = set()
+    def until_all_happened(self, markers: Path) -> list[DemoPeer]:
+        """Wait until every ordered fault happened; return whom they hit. Processes that end are run again."""
 
         def all_hit() -> bool:
-            for peer in self.peers:
-                if not peer.running:
-                    codes.add(peer.returncode)
-                    self.run_again(peer)
+            self.run_again()
             return len(happened(markers)) == self._faults_in[markers]
 
         self.until(all_hit)
         homes = set(happened(markers).values())
-        return [peer for peer in self.peers if peer.home in homes], codes
+        return [peer for peer in self.peers if peer.home in homes]
 
-    def run_again(self, peer: DemoPeer) -> None:
-        """Start a peer whose process has ended; it is told of one that runs."""
-        peer.start(validate=False, address=self.somebody_else(peer).address)
+    def run_again(self) -> None:
+        """Run the same command again where a process has ended; note its exit code."""
+        for peer in self.peers:
+            if peer.lives and not peer.running:
+                self.exit_codes.add(peer.returncode)
+                peer.start(validate=False, address=self.somebody_else(peer).address)
 
     def somebody_else(self, peer: DemoPeer) -> DemoPeer:
         """Return a peer that runs, the publisher last."""
@@ -147,14 +143,13 @@ class Swarm:
     def until_counted(self, peers: Sequence[DemoPeer], *, rounds: int = 1, run_again: bool = False) -> None:
         """Wait until each of `peers` was counted in `rounds` rounds that no one has seen yet.
 
-        With `run_again`, the same command is run again where one of their processes ends.
+        With `run_again`, the same command is run again wherever a process ends.
         """
         newest = max(peer.tally.round for peer in self.peers)
 
         def counted() -> bool:
-            for peer in peers:
-                if run_again and not peer.running:
-                    self.run_again(peer)
+            if run_again:
+                self.run_again()
             return all(sum(n > newest for n in peer.tally.counted_rounds) >= rounds for peer in peers)
 
         self.until(counted)

@@ -49,11 +49,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 def swarm(running: Swarm) -> Iterator[Swarm]:
     """Yield the swarm with everybody in it, none with orders; what must hold afterwards is checked."""
     running.arm(running.peers, Faults())
-    missing = [peer for peer in running.peers if not peer.running]  # after a test that failed
-    for peer in missing:
-        peer.start(validate=False, address=running.somebody_else(peer).address)
-    running.until_counted(missing)
+    if not all(peer.running for peer in running.peers):  # after a test that failed
+        running.until_counted(running.peers, run_again=True)
     running.seen_at.clear()
+    running.exit_codes.clear()
     yield running
     differing = {number: values for number, values in running.digests().items() if len(values) > 1}
     assert differing == {}
@@ -76,9 +75,9 @@ def test_peers_killed_before_and_after_any_step_of_a_round_come_back(
     swarm: Swarm, act: Act, what: str
 ) -> None:
     faults = Faults().before(act, what).kill().after(act, what).kill()
-    victims, codes = swarm.until_all_happened(swarm.arm(swarm.peers, faults))
-    assert codes == {-signal.SIGKILL}
-    swarm.until_counted(victims)
+    victims = swarm.until_all_happened(swarm.arm(swarm.peers, faults))
+    swarm.until_counted(victims, run_again=True)
+    assert swarm.exit_codes == {-signal.SIGKILL}
 
 
 @pytest.mark.parametrize("act", IN_TRANSIT)
@@ -93,9 +92,9 @@ def test_peers_killed_before_and_after_any_step_of_joining_come_back(
     faults = Faults().before(act, what).kill().after(act, what).kill()
     markers = swarm.arm(swarm.peers, faults)
     newcomer.start(validate=False, address=swarm.peers[1].address)
-    victims, codes = swarm.until_all_happened(markers)
-    assert codes <= {-signal.SIGKILL, 10}  # the one whom the newcomer asked was killed: it has nobody to ask
+    victims = swarm.until_all_happened(markers)
     swarm.until_counted([*victims, newcomer], run_again=True)
+    assert swarm.exit_codes <= {-signal.SIGKILL, 10}  # 10: the only one whom the newcomer knew was killed
 
 
 # ------------------------------------------------------------ standing still
@@ -112,8 +111,11 @@ def test_a_peer_that_stands_still_for_longer_than_the_deadlines_goes_on(swarm: S
 # ------------------------------------------------------------ disks
 
 
-@pytest.mark.parametrize("written", [*WRITTEN, *WITH_A_SNAPSHOT])
-@pytest.mark.parametrize("refusing", [Place.disk_full, Place.read_only])
+@pytest.mark.parametrize(
+    ("written", "refusing"),
+    [(written, Place.disk_full) for written in (*WRITTEN, *WITH_A_SNAPSHOT)]
+    + [(written, Place.read_only) for written in ("block", "record", "snapshot")],
+)
 def test_a_disk_that_refuses_ends_the_process_with_the_documented_code(
     swarm: Swarm, written: str, refusing: Callable[[Place], Faults]
 ) -> None:

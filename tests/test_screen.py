@@ -69,6 +69,14 @@ def test_a_log_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
         Screen(events=tmp_path / "file" / "events.jsonl")
 
 
+def test_a_log_whose_disk_is_full_is_a_plain_error() -> None:
+    with (
+        pytest.raises(StorageError, match=r"events to /dev/full: No space left.*\n.*--events"),
+        Screen(events=Path("/dev/full")) as screen,
+    ):
+        screen.listen(Claimed(3, 26_000))
+
+
 def test_what_is_no_run_is_refused_with_what_would_be(tmp_path: Path) -> None:
     assert identify_run("ab" * 32) == ("ab" * 32, None)
     with pytest.raises(RecipeError, match="64 hex digits"):
