@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peers.events import BlockAdopted, Claimed, Refused, Validated, Waiting, WindowFinished
+from peers.events import BlockAdopted, Claimed, Notice, Refused, Validated, Waiting, WindowFinished
 from recipes.errors import RecipeError, StorageError
 from recipes.keys import PeerId
 from trainer.demo_peer import DemoPeer
@@ -50,6 +50,15 @@ def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.Ca
     assert f"Refused claim from {PEER[-8:]}: slots beyond its quota." in said
     assert "Validation loss after round 8: 2.2500 nats a token." in said
     assert "You contributed to 1 rounds, 4,096 tokens." in said
+
+
+def test_what_peers_say_is_printed_as_it_is_and_never_taken_for_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = "cannot be had: all dials failed * [/ip4/127.0.0.1/tcp/33735] [bold]dial[/bold] :smile:"
+    with Screen() as screen:
+        screen.listen(Notice(said))
+    assert said in capsys.readouterr().out
 
 
 def test_events_are_logged_a_json_object_a_line(tmp_path: Path) -> None:

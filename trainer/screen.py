@@ -50,7 +50,8 @@ class Screen:
     """Listens to events, prints what a volunteer wants to know, and keeps the event log if asked to."""
 
     def __init__(self, *, events: Path | None = None) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        # Strangers choose some of the words: nothing in them is markup.
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._live: Live | None = None
         self._log = _open_log(events) if events is not None else None
         self._began = time.monotonic()
