@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from fault_points import Faults, Orders, happened
+from small_disk import SmallDisk, may_mount
 from tiny_run import RECIPE, publish_tiny
 
 from recipes.keys import PeerId
@@ -40,8 +41,10 @@ class Swarm:
             armed: whether faults can be ordered for the peers with `arm`.
         """
         self._folder = folder
+        self.disk: SmallDisk | None = None  # of the last volunteer
         self.exit_codes: set[int | None] = set()  # of processes that were run again
         self._ordered = 0
+        self._again = 0  # how often a process was run again
         self._faults_in: dict[Path, int] = {}
         self.seen_at: dict[int, float] = {}  # round -> when its block was first seen adopted
         self.publication: Publication = publish_tiny(folder, recipe=ROUNDS_RECIPE, home=folder / "publisher")
@@ -113,14 +116,19 @@ class Swarm:
         home = happened(markers)[fault]
         return next(peer for peer in self.peers if peer.home == home)
 
-    def until_all_happened(self, markers: Path) -> list[DemoPeer]:
-        """Wait until every ordered fault happened; return whom they hit. Processes that end are run again."""
+    def until_all_killed(self, markers: Path) -> list[DemoPeer]:
+        """Wait until every ordered fault has ended a process, and run the same command again each time.
 
-        def all_hit() -> bool:
+        Returns:
+            Whom they hit.
+        """
+        wanted = self._again + self._faults_in[markers]
+
+        def all_ended() -> bool:
             self.run_again()
-            return len(happened(markers)) == self._faults_in[markers]
+            return len(happened(markers)) == self._faults_in[markers] and self._again >= wanted
 
-        self.until(all_hit)
+        self.until(all_ended)
         homes = set(happened(markers).values())
         return [peer for peer in self.peers if peer.home in homes]
 
@@ -128,6 +136,8 @@ class Swarm:
         """Run the same command again where a process has ended; note its exit code."""
         for peer in self.peers:
             if peer.lives and not peer.running:
+                peer.look()
+                self._again += 1
                 self.exit_codes.add(peer.returncode)
                 peer.start(validate=False, address=self.somebody_else(peer).address)
 
@@ -145,6 +155,7 @@ class Swarm:
 
         With `run_again`, the same command is run again wherever a process ends.
         """
+        self.look()
         newest = max(peer.tally.round for peer in self.peers)
 
         def counted() -> bool:
@@ -181,15 +192,22 @@ class Swarm:
 
 @contextmanager
 def armed_swarm(folder: Path, *, volunteers: int) -> Iterator[Swarm]:
-    """Run a swarm whose peers heed faults: all are started, and counted once; in the end, all are killed."""
+    """Run a swarm whose peers heed faults: all are started, and counted once; in the end, all are killed.
+
+    The runs of the last volunteer lie on a disk of their own where this process may mount one: `swarm.disk`.
+    """
     here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
         swarm = Swarm(folder, volunteers=volunteers, armed=True)
         try:
+            if may_mount(folder):
+                swarm.disk = SmallDisk(swarm.peers[-1].home / "runs", mebibytes=32)
             for peer in swarm.peers:
                 peer.start(validate=False)
             swarm.until_counted(swarm.peers)
             yield swarm
         finally:
             swarm.end()
+            if swarm.disk is not None:
+                swarm.disk.unmount()

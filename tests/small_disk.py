@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 _BALLAST = "ballast"
@@ -23,16 +21,6 @@ class SmallDisk:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         _run("mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder))
-
-    @classmethod
-    def over(cls, folder: Path, *, mebibytes: int) -> SmallDisk:
-        """Mount one over a folder, with a copy of what is in it."""
-        with tempfile.TemporaryDirectory() as aside:
-            kept = Path(aside) / "kept"
-            shutil.copytree(folder, kept)
-            disk = cls(folder, mebibytes=mebibytes)
-            shutil.copytree(kept, folder, dirs_exist_ok=True)
-        return disk
 
     def fill(self) -> None:
         """Leave no room on it."""

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from fault_points import Act, Faults, Place, Point, corrupt
 from live_swarm import Swarm, armed_swarm
-from small_disk import SmallDisk, may_mount
 
 from recipes.home import run_folder
 from trainer.demo_peer import DemoPeer
@@ -75,7 +74,7 @@ def test_peers_killed_before_and_after_any_step_of_a_round_come_back(
     swarm: Swarm, act: Act, what: str
 ) -> None:
     faults = Faults().before(act, what).kill().after(act, what).kill()
-    victims = swarm.until_all_happened(swarm.arm(swarm.peers, faults))
+    victims = swarm.until_all_killed(swarm.arm(swarm.peers, faults))
     swarm.until_counted(victims, run_again=True)
     assert swarm.exit_codes == {-signal.SIGKILL}
 
@@ -92,7 +91,7 @@ def test_peers_killed_before_and_after_any_step_of_joining_come_back(
     faults = Faults().before(act, what).kill().after(act, what).kill()
     markers = swarm.arm(swarm.peers, faults)
     newcomer.start(validate=False, address=swarm.peers[1].address)
-    victims = swarm.until_all_happened(markers)
+    victims = swarm.until_all_killed(markers)
     swarm.until_counted([*victims, newcomer], run_again=True)
     assert swarm.exit_codes <= {-signal.SIGKILL, 10}  # 10: the only one whom the newcomer knew was killed
 
@@ -130,22 +129,34 @@ def test_a_disk_that_refuses_ends_the_process_with_the_documented_code(
 
 
 def test_a_peer_on_a_read_only_disk_is_refused_and_joins_when_it_is_writable(swarm: Swarm) -> None:
-    victim = swarm.peers[2]
+    victim = swarm.peers[-1]
     victim.kill()
-    if may_mount(victim.home):
-        disk = SmallDisk.over(victim.home / "runs", mebibytes=64)
+    if swarm.disk is not None:  # without root there is none, and nothing to be seen
+        swarm.disk.freeze()
         try:
-            disk.freeze()
             victim.start(validate=False)
             swarm.until_ended(victim)
             assert victim.returncode == 12, last_words(victim)
             assert "Traceback" not in last_words(victim)
-            disk.thaw()
-            victim.start(validate=False)
-            swarm.until_counted([victim])
-            victim.kill()
+            assert "Read-only file system" in last_words(victim)
         finally:
-            disk.unmount()
+            swarm.disk.thaw()
+    victim.start(validate=False)
+    swarm.until_counted([victim])
+
+
+def test_a_peer_started_on_a_full_disk_is_refused_and_joins_when_there_is_room(swarm: Swarm) -> None:
+    victim = swarm.peers[-1]
+    victim.kill()
+    if swarm.disk is not None:
+        swarm.disk.fill()
+        try:
+            victim.start(validate=False)
+            swarm.until_ended(victim)
+            assert victim.returncode == 12, last_words(victim)
+            assert "Traceback" not in last_words(victim)
+        finally:
+            swarm.disk.empty()
     victim.start(validate=False)
     swarm.until_counted([victim])
 
