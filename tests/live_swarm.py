@@ -181,6 +181,29 @@ class Swarm:
         blocks = [event for event in self.peers[1].reported if event["event"] == "BlockAdopted"]
         return self.peer(blocks[-1]["leader"])
 
+    def until_agreed(self) -> None:
+        """Wait until all that run stand on the same block, with the same state."""
+
+        def agreed() -> bool:
+            running = [peer for peer in self.peers if peer.running]
+            return len({peer.tally.digests.get(peer.tally.round) for peer in running}) == 1
+
+        self.until(agreed)
+
+    def contradictions(self) -> list[str]:
+        """Say where two peers, or two lives of one, held another state after a block, or another block as final.
+
+        Two branches may have existed for a while: that is none.
+        """
+        told: dict[str, set[str]] = {}
+        for peer in self.peers:
+            for event in peer.reported:
+                if event["event"] == "BlockAdopted":
+                    told.setdefault(f"state after block {event['block']}", set()).add(event["digest"])
+                elif event["event"] == "BlockFinal":
+                    told.setdefault(f"final block of round {event['round']}", set()).add(event["block"])
+        return [f"{what}: {sorted(values)}" for what, values in told.items() if len(values) > 1]
+
     def digests(self) -> dict[int, set[str]]:
         """Return the state digests that the peers reported, by round."""
         found: dict[int, set[str]] = {}

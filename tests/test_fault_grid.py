@@ -53,8 +53,8 @@ def swarm(running: Swarm) -> Iterator[Swarm]:
     running.seen_at.clear()
     running.exit_codes.clear()
     yield running
-    differing = {number: values for number, values in running.digests().items() if len(values) > 1}
-    assert differing == {}
+    running.until_agreed()
+    assert running.contradictions() == []
     assert running.longest_round() < LONGEST_ROUND_SECONDS
 
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
     with armed_swarm(tmp_path_factory.mktemp("faults"), volunteers=3) as running:
+        running.until_counted(running.peers, rounds=5)  # so that all may lead, reduce and co-sign
         yield running
 
 
@@ -91,14 +92,15 @@ def test_a_peer_whose_chain_was_damaged_on_disk_fetches_it_again(swarm: Swarm) -
     victim.kill()
     folder = run_folder(victim.home, swarm.publication.run_id)
     with (folder / "chain.sqlite").open("r+b") as database:
-        database.write(bytes(100))  # its header
+        database.write(bytes(100))  # its header, of which no newer copy is at hand
+    (folder / "chain.sqlite-wal").unlink(missing_ok=True)
     victim.start(validate=False)
     swarm.until_counted([victim])
     assert "The chain on disk was damaged" in victim.log.read_text()
 
 
 def test_nobody_ever_held_another_state_after_a_round_and_no_round_took_for_ever(swarm: Swarm) -> None:
-    digests = swarm.digests()
-    assert len(digests) >= 10
-    assert {number: values for number, values in digests.items() if len(values) > 1} == {}
+    swarm.until_agreed()
+    assert max(swarm.seen_at) >= 20
+    assert swarm.contradictions() == []
     assert swarm.longest_round() < LONGEST_ROUND_SECONDS
