@@ -191,7 +191,7 @@ class Swarm:
         self.until(agreed)
 
     def contradictions(self) -> list[str]:
-        """Say where two peers, or two lives of one, held another state after a block, or another block as final.
+        """Say after which block states differed, and in which round two blocks were taken for final.
 
         Two branches may have existed for a while: that is none.
         """
