@@ -113,12 +113,16 @@ class Claim(Body):
     round: Count
     parent: Hash  # the block whose state the window started from
     start_digest: Hash  # the state digest there
-    slots: Annotated[tuple[SlotRange, ...], Field(max_length=MAX_RANGES)]  # used, in the order of use
+    slots: Annotated[
+        tuple[SlotRange, ...], Field(max_length=MAX_RANGES, fail_fast=True)
+    ]  # used, in the order of use
     steps: Count  # local optimizer steps
     numeric_class: Annotated[str, Field(max_length=64)]
     contribution: Hash  # Merkle root over the segments' roots
     contribution_bytes: Count
-    norms: Annotated[tuple[Norm, ...], Field(max_length=MAX_SEGMENTS)]  # L2 of each segment, decoded
+    norms: Annotated[
+        tuple[Norm, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]  # L2 of each segment, decoded
     feedback: Hash  # root of the error feedback that is left
     feedback_reset: bool  # the error feedback was lost and started from zero
     predecessor: Hash | None  # this peer's claim before this one
@@ -135,7 +139,7 @@ class Roster(Body):
     round: Count
     parent: Hash
     attempt: Count
-    claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS)]
+    claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS, fail_fast=True)]
 
 
 class Reduction(Body):
@@ -146,7 +150,9 @@ class Reduction(Body):
     segment: Annotated[int, Field(ge=0, lt=MAX_SEGMENTS)]
     root: Hash  # Merkle root over the reduced segment's chunks
     bytes: Count
-    included: Annotated[tuple[Count, ...], Field(max_length=MAX_PEERS)]  # places in the roster, ascending
+    included: Annotated[
+        tuple[Count, ...], Field(max_length=MAX_PEERS, fail_fast=True)
+    ]  # places in the roster, ascending
 
 
 class CoSignature(Body):
@@ -166,10 +172,12 @@ class Block(Body):
     attempt: Count
     parent: Hash
     roster: Signed[Roster]
-    reductions: Annotated[tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS)]
+    reductions: Annotated[
+        tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]
     digest_before: Hash  # what the parent's co-signers agree on
     cosignatures: Annotated[
-        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES)
+        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES, fail_fast=True)
     ]  # of the parent
 
 

@@ -34,7 +34,7 @@ from peers.parts import split_parts
 from peers.requests import encode_round
 from peers.state_sync import StateSync
 from peers.transport import RemoteError, Transport
-from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
+from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
@@ -185,12 +185,19 @@ class Node:
         self._compute_thread.shutdown(wait=True, cancel_futures=True)
 
     def take(self, happened: do.Input) -> None:
-        """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for."""
+        """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for.
+
+        Whoever calls this, an alarm or a stranger's message, cannot mend what goes wrong: it ends the node.
+        """
         if self._left.is_set():
             return
         now = time.monotonic()
-        for effect in self.engine.handle(happened, now):
-            self._carry_out(effect)
+        try:
+            for effect in self.engine.handle(happened, now):
+                self._carry_out(effect)
+        except (ManyhandsError, OSError) as error:  # what was to follow, such as a signature, must not
+            self._fail(error)
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -213,6 +220,7 @@ class Node:
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
+        task.add_done_callback(lambda _: work.close())  # it never began if the task ended at once
         return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -221,6 +229,12 @@ class Node:
             self._fail(error)  # a fault of ours: let it be seen
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, OSError):  # peers' failures have names of their own: this is the disk
+            error = StorageError(
+                f"The disk refused: {error}.",
+                remedy="Free some space or make the folder writable, then run the same command again: it "
+                "goes on from what is on disk.",
+            )
         self._failure = self._failure or error
         self._left.set()
 

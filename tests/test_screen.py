@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peers.events import Banned, BlockAdopted, Claimed, Refused, Validated, Waiting, WindowFinished
+from peers.events import Banned, BlockAdopted, Claimed, Notice, Refused, Validated, Waiting, WindowFinished
 from recipes.errors import RecipeError, StorageError
 from recipes.keys import PeerId
 from trainer.demo_peer import DemoPeer
@@ -54,6 +54,15 @@ def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.Ca
     assert "You contributed to 1 rounds, 4,096 tokens." in said
 
 
+def test_what_peers_say_is_printed_as_it_is_and_never_taken_for_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = "cannot be had: all dials failed * [/ip4/127.0.0.1/tcp/33735] [bold]dial[/bold] :smile:"
+    with Screen() as screen:
+        screen.listen(Notice(said))
+    assert said in capsys.readouterr().out
+
+
 def test_events_are_logged_a_json_object_a_line(tmp_path: Path) -> None:
     log = tmp_path / "new" / "events.jsonl"
     with Screen(events=log) as screen:
@@ -69,6 +78,14 @@ def test_a_log_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--events"):
         Screen(events=tmp_path / "file" / "events.jsonl")
+
+
+def test_a_log_whose_disk_is_full_is_a_plain_error() -> None:
+    with (
+        pytest.raises(StorageError, match=r"events to /dev/full: No space left.*\n.*--events"),
+        Screen(events=Path("/dev/full")) as screen,
+    ):
+        screen.listen(Claimed(3, 26_000))
 
 
 def test_what_is_no_run_is_refused_with_what_would_be(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -119,6 +120,16 @@ class DemoPeer:
         return f"/ip4/{self._host}/tcp/{self._port}/p2p/{self.peer_id}"
 
     @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return self._port
+
+    @property
+    def daemons(self) -> list[int]:
+        """Process ids of its network daemon; none while it does not run."""
+        return _children(self._process.pid) if self._process is not None and self.running else []
+
+    @property
     def returncode(self) -> int | None:
         """How its process ended, or None."""
         return self._process.poll() if self._process is not None else None
@@ -144,6 +155,19 @@ class DemoPeer:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
         self.tally.state = "killed"
+
+    def pause(self) -> None:
+        """Let its process and its network daemon stand still, as when a laptop's lid is closed."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if self._process is not None and self.running:
+            for pid in (self._process.pid, *self.daemons):
+                os.kill(pid, number)
 
     def leave(self) -> None:
         """Ask its process to leave, as one Ctrl+C does; a second one makes it leave at once."""
