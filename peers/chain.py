@@ -235,6 +235,10 @@ class Chain:
         """Return the co-signatures known for `block`, in the order of their authors' names."""
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
 
+    def word_of(self, peer: PeerId, block: str) -> Signed[CoSignature] | None:
+        """Return a peer's co-signature of `block`, if it is known."""
+        return self._cosignatures.get(block, {}).get(peer)
+
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
         """Return the known co-signatures of `link` that a block on top of it may carry, the weighty ones first."""
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
@@ -437,7 +441,12 @@ class Chain:
     def _heaviest(self, ancestor: str, children: list[str]) -> str:
         electors = self.electors_at(ancestor) - self.equivocations.keys()
         weight = self._weights(ancestor, children, electors)
-        return min(children, key=lambda child: (-weight[child], self._attempt(child), child))
+        # Where as many electors stand on two branches, or none on any, those whom the chain knows at all decide.
+        known = self.links[ancestor].counters.peers.keys() - self.equivocations.keys()
+        following = self._weights(ancestor, children, known)
+        return min(
+            children, key=lambda child: (-weight[child], -following[child], self._attempt(child), child)
+        )
 
     def _attempt(self, block: str) -> int:
         signed = self.links[block].block
@@ -518,8 +527,12 @@ def build_chain(
 ) -> Chain:
     """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.
 
-    An owner's checkpoint goes before what was final here, unless that is newer.
+    An owner's checkpoint goes before what was final here, unless that is newer. A final block that the disk lost
+    is not waited for: most others have it, or nobody has.
     """
+    blocks = list(blocks)
+    if final is not None and not any(signed.hash == final.block for signed in blocks):
+        final = None
     if checkpoint is not None and (final is None or final.round <= checkpoint.body.round):
         chain.decree(checkpoint.body.round, checkpoint.body.block)
     elif final is not None:

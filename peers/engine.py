@@ -204,6 +204,7 @@ class RoundEngine:
         following.follow_best_branch(self)
         if self.started:
             self._stop_waiting_for_memory()
+            self._train_after_all()
             leading.draw_up_roster(self)
             exchanging.exchange(self)
             leading.make_block(self)
@@ -357,10 +358,7 @@ class RoundEngine:
             case Block():
                 following.take_block(self, sender, message)  # type: ignore[arg-type]
             case CoSignature():
-                if body.block in self.chain:
-                    following.take_cosignature(self, message)  # type: ignore[arg-type]
-                else:
-                    self._keep_early(body.block, sender, message)
+                self.take_cosignature(sender, message)  # type: ignore[arg-type]
             case HeadNotice():
                 self.measures.answered(sender, self._now)
                 following.take_notice(self, sender, body)
@@ -368,6 +366,26 @@ class RoundEngine:
                 following.take_checkpoint(self, message)  # type: ignore[arg-type]
             case Evidence():
                 following.take_evidence(self, body)
+
+    def take_cosignature(self, sender: PeerId, signed: Signed[CoSignature]) -> None:
+        """Record a co-signature, now or when its block is here."""
+        if signed.body.block in self.chain:
+            following.take_cosignature(self, signed)
+        else:
+            self._keep_early(signed.body.block, sender, signed)
+
+    def head_notice(self, *, age_seconds: float) -> HeadNotice | None:
+        """Say where this peer stands, or return None while it is still finding that out."""
+        if not self.started:
+            return None
+        roster = self.round.roster
+        return HeadNotice(
+            round=self.chain.link(self.head).round,
+            block=self.head,
+            age_seconds=age_seconds,
+            roster=roster.hash if roster is not None else None,
+            word=self.chain.word_of(self.me, self.head),
+        )
 
     def _meet(self, peer: PeerId) -> None:
         if peer == self.me or peer in self.acquaintances or len(self.acquaintances) >= MAX_ACQUAINTANCES:
@@ -511,6 +529,15 @@ class RoundEngine:
         elif not self.acquaintances and self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds):
             self.forgot = False
             self.begin_round()
+
+    def _train_after_all(self) -> None:
+        """Begin the window anew where all who might have trained sit the round out: nobody else will."""
+        current = self.round
+        idle = not current.training and not current.claims and current.roster is None
+        if idle and self.applying is None and not self.leaving and self.began_here:
+            silence = self.deadlines.grace + CLAIM_LEADERS * self.deadlines.leader
+            if self.reached(max(self.silence_base(), current.started) + silence):
+                self.begin_round()
 
     # ------------------------------------------------------------ beginning and leaving
 

@@ -161,6 +161,8 @@ def promise_afresh(engine: RoundEngine) -> None:
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
     """Note where another peer stands; fetch its blocks if they are not known here."""
     chain = engine.chain
+    if notice.word is not None:
+        engine.take_cosignature(sender, notice.word)
     if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
         engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
     if notice.roster is not None and not engine.started and len(engine.rosters_spoken_of) < MAX_NOTICES:

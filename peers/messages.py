@@ -222,6 +222,7 @@ class HeadNotice(Message):
     block: Hash
     age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
     roster: Hash | None = None  # by which I exchange in that window's round
+    word: Signed[CoSignature] | None = None  # mine under that block
 
 
 SignedMessage = (
@@ -236,7 +237,7 @@ AnyMessage = SignedMessage | Ready | HeadNotice | Evidence
 
 KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
     "ready": (Ready, 1024),
-    "head": (HeadNotice, 1024),
+    "head": (HeadNotice, 4 << 10),
     "claim": (Signed[Claim], 64 << 10),
     "roster": (Signed[Roster], 2 << 20),
     "reduction": (Signed[Reduction], 4 << 10),
@@ -295,6 +296,8 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
 
 def _signed_parts(message: Any) -> list[Signed[Any]]:
     """Return every signed thing in `message`, itself included."""
+    if isinstance(message, HeadNotice):
+        return [message.word] if message.word is not None else []
     if isinstance(message, Evidence):
         return [message.one, message.other]
     if not isinstance(message, Signed):

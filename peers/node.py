@@ -383,19 +383,10 @@ class Node:
 
     def head_notice(self) -> HeadNotice | None:
         """Return what this peer says of its head, or None while it is still finding it."""
-        if not self.engine.started:
-            return None
-        link = self.engine.chain.link(self.engine.head)
-        roster = self.engine.round.roster
-        return HeadNotice(
-            round=link.round,
-            block=link.hash,
-            age_seconds=time.monotonic() - self._adopted_at,
-            roster=roster.hash if roster is not None else None,
-        )
+        return self.engine.head_notice(age_seconds=time.monotonic() - self._adopted_at)
 
     async def _ask_head(self, peer: PeerId) -> None:
-        content = await self._call(peer, "head", b"", limit=1024, timeout=MESSAGE_TIMEOUT)
+        content = await self._call(peer, "head", b"", limit=KINDS["head"][1], timeout=MESSAGE_TIMEOUT)
         if content:
             self.receive(peer, "head", content)
 

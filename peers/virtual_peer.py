@@ -197,16 +197,9 @@ class VirtualPeer:
 
     def head_notice(self) -> HeadNotice | None:
         """Say where it stands, unless it is still finding that out."""
-        if self.engine is None or not self.engine.started:
+        if self.engine is None:
             return None
-        link = self.engine.chain.link(self.engine.head)
-        roster = self.engine.round.roster
-        return HeadNotice(
-            round=link.round,
-            block=link.hash,
-            age_seconds=max(0.0, self.now - self._adopted_at),
-            roster=roster.hash if roster is not None else None,
-        )
+        return self.engine.head_notice(age_seconds=max(0.0, self.now - self._adopted_at))
 
     def blocks_after(self, round_number: int) -> do.BlocksFetched:
         """Return its blocks of later rounds, oldest first, as many as go into an answer."""
