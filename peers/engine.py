@@ -167,7 +167,8 @@ class RoundEngine:
         self.rounds_without_final = 0  # that this peer went through itself
         self.newcomer = len(chain.links) == 1
         self.forgot = promise is None  # it may have claimed already in the round that it finds
-        self.found_at: tuple[int, float] | None = None  # who forgot: the round of the head found, and when
+        self.found_at: float | None = None  # when a peer that forgot found a head
+        self.rounds_seen = 0  # from their beginning to their end, since the start
         self.wake_at = now
         self.applying: str | None = None
         self.leaving = False
@@ -517,11 +518,14 @@ class RoundEngine:
             self._send_claim(order[: CLAIM_LEADERS + rank])
 
     def _stop_waiting_for_memory(self) -> None:
-        """Let a forgetful peer claim again after the round that it found; or, if it is all alone, after a while."""
+        """Let a forgetful peer claim again once it saw a round from its beginning to its end.
+
+        It cannot have claimed on top of a block that did not exist. If it is all alone, it goes on after a while.
+        """
         if not self.forgot or self.found_at is None or self.applying is not None:
             return
-        found, since = self.found_at
-        if self.round.parent.round > found:
+        since = self.found_at
+        if self.rounds_seen > 0:
             self.forgot, self.promise = False, None
             following.promise_afresh(self)
             if self.promise is not None:

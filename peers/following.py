@@ -151,11 +151,15 @@ def stand_on(engine: RoundEngine, chain: Chain) -> None:
 
 
 def promise_afresh(engine: RoundEngine) -> None:
-    """Who forgot what it promised claims and co-signs nothing on the first head that it finds."""
+    """Who forgot what it promised claims nothing on the head that it finds, and co-signs nothing for long.
+
+    Before it forgot, it may have been `rewind_depth` rounds further, on another branch.
+    """
     if engine.promise is None:
         link = engine.chain.link(engine.head)
-        engine.promise = Promise(link.round + 1, link.finality.justified_round, link.round)
-        engine.found_at = engine.found_at or (link.round, engine.now)
+        deep = link.round + engine.rules.rewind_depth
+        engine.promise = Promise(deep, link.finality.justified_round, link.round)
+        engine.found_at = engine.found_at or engine.now
 
 
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
@@ -307,6 +311,7 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     went_through = engine.now - engine.round.started >= rules.window_seconds / 2
     if link.parent == engine.head and went_through:
         engine.rounds_without_final += 1
+        engine.rounds_seen += 1
     found = engine.newcomer and link.round - chain.link(chain.final).round > rules.settled_depth
     if engine.rounds_without_final >= rules.settled_depth or found:
         deep = link.hash
