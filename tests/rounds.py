@@ -25,7 +25,19 @@ from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import take
 
-__all__ = ["GENESIS_DIGEST", "RUN", "Swarm", "keys_of", "name", "rules"]
+__all__ = [
+    "GENESIS_DIGEST",
+    "RUN",
+    "Swarm",
+    "copied",
+    "cosign",
+    "elected",
+    "fork",
+    "keys_of",
+    "name",
+    "rules",
+    "trunk",
+]
 
 
 def name(text: str) -> str:
@@ -206,12 +218,60 @@ class Swarm:
         cosigned: bool = True,
         **other: Any,
     ) -> Link:
-        """Write some rounds of `members` onto `parent`; if `cosigned`, each block is by all of them."""
+        """Write some rounds of `members` onto `parent`.
+
+        If `cosigned`, all of them co-sign each block, and it carries the co-signatures known of its parent.
+        """
         link = parent
         for _ in range(rounds):
-            cosigners = members if cosigned and link.block is not None and link.round > parent.round else ()
-            link = self.add(self.block(link, members, cosigners=cosigners, **other))
+            known = self.chain.admissible_cosignatures(link) if cosigned else []
+            link = self.add(self.block(link, members, **{"cosignatures": tuple(known), **other}))
             if cosigned:
                 for member in members:
                     self.chain.add_cosignature(self.cosign(member, link))
         return link
+
+    def elect(self) -> Link:
+        """Write rounds of everybody onto genesis until all of them alone make the quorums of two terms."""
+        link = self.genesis
+        everybody = frozenset(self.by_id)
+        while not link.finality.electorate.previous == link.finality.electorate.current == everybody:
+            link = self.grow(link, self.keys)
+        return link
+
+
+def elected(peers: int = 5) -> tuple[Swarm, Link]:
+    """A swarm in which all peers are electors, and its head: justified, on top of the last final block."""
+    swarm = Swarm(peers)
+    link = swarm.elect()
+    assert swarm.chain.electors_at(link.hash) == {key.peer_id for key in swarm.keys}
+    assert swarm.chain.justified == link.hash
+    assert swarm.chain.final == link.parent
+    return swarm, link
+
+
+def cosign(swarm: Swarm, link: Link, keys: Sequence[SigningKey], *, chain: Chain | None = None) -> None:
+    """Let a chain, the swarm's if not said, hear the words of some peers on a block."""
+    for key in keys:
+        (chain or swarm.chain).add_cosignature(swarm.cosign(key, link))
+
+
+def copied(swarm: Swarm, blocks: Sequence[Link]) -> Chain:
+    """Another peer's chain that holds these blocks, and what co-signatures they carry."""
+    chain = swarm.fresh_chain()
+    for link in blocks:
+        assert link.block is not None
+        chain.add(link.block)
+    return chain
+
+
+def trunk(swarm: Swarm, link: Link) -> list[Link]:
+    """The blocks from the first one up to `link`."""
+    path = swarm.chain.path(swarm.genesis.hash, link.hash)
+    assert path is not None
+    return path
+
+
+def fork(swarm: Swarm, parent: Link, *members: Sequence[SigningKey]) -> list[Link]:
+    """Children of one block, nobody's co-signature on any."""
+    return [swarm.grow(parent, group, cosigned=False) for group in members]

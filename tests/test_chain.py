@@ -1,49 +1,19 @@
-"""The chain: what makes a block valid, which branch wins, what is final, and what may be forgotten."""
+"""The chain: what makes a block valid, which branch wins, and what may be forgotten."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rounds import GENESIS_DIGEST, Swarm, keys_of, name
+from rounds import GENESIS_DIGEST, Swarm, copied, cosign, elected, fork, keys_of, name, trunk
 
 from peers.assignment import missed_reducers
-from peers.chain import Chain, Link
+from peers.chain import Link
 from peers.messages import MAX_COSIGNATURES, Block, Roster, Signed
 from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
 from recipes.keys import SigningKey
 from recipes.slots import total
-
-
-def elected(peers: int = 5) -> tuple[Swarm, Link]:
-    """A swarm in which all peers are electors, and its head, which is final."""
-    swarm = Swarm(peers)
-    link = swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
-    assert swarm.chain.electors_at(link.hash) == {key.peer_id for key in swarm.keys}
-    assert swarm.chain.final == link.hash
-    return swarm, link
-
-
-def cosign(swarm: Swarm, link: Link, keys: Sequence[SigningKey], *, chain: Chain | None = None) -> None:
-    for key in keys:
-        (chain or swarm.chain).add_cosignature(swarm.cosign(key, link))
-
-
-def copied(swarm: Swarm, blocks: Sequence[Link]) -> Chain:
-    """Another peer's chain that holds these blocks, and what co-signatures they carry."""
-    chain = swarm.fresh_chain()
-    for link in blocks:
-        assert link.block is not None
-        chain.add(link.block)
-    return chain
-
-
-def trunk(swarm: Swarm, link: Link) -> list[Link]:
-    path = swarm.chain.path(swarm.genesis.hash, link.hash)
-    assert path is not None
-    return path
-
 
 # ---------------------------------------------------------------- rosters
 
@@ -261,7 +231,7 @@ def test_a_block_carries_at_most_so_many_co_signatures_the_electors_first() -> N
     swarm = Swarm(1)
     link = swarm.genesis
     everybody: list[SigningKey] = []
-    for group in range(4):
+    for group in range(ELECTOR_WINDOW // ELECTOR_MINIMUM - 1):
         lanes: dict[Any, SigningKey] = {}
         for key in keys_of(64, seed=f"group {group}"):
             lanes.setdefault(link.counters.slots_for(key.peer_id, link.hash, swarm.rules), key)
@@ -282,11 +252,6 @@ def test_a_block_carries_at_most_so_many_co_signatures_the_electors_first() -> N
 
 
 # ---------------------------------------------------------------- which branch
-
-
-def fork(swarm: Swarm, parent: Link, *members: Sequence[SigningKey]) -> list[Link]:
-    """Children of one block, nobody's co-signature on any."""
-    return [swarm.grow(parent, group, cosigned=False) for group in members]
 
 
 def test_without_a_word_from_anyone_the_earlier_attempt_wins() -> None:
@@ -395,117 +360,13 @@ def test_a_co_signature_counts_once_and_only_for_the_round_of_its_block() -> Non
     signed = swarm.cosign(swarm.keys[0], link)
     assert swarm.chain.add_cosignature(signed)
     assert not swarm.chain.add_cosignature(signed)
-    unknown = Link(name("unknown"), head.hash, link.counters, None)
+    unknown = Link(name("unknown"), head.hash, link.counters, None, link.finality)
     assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], unknown))
-    wrong = Link(link.hash, head.hash, head.counters, None)
+    wrong = Link(link.hash, head.hash, head.counters, None, head.finality)
     assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], wrong))
 
 
-# ---------------------------------------------------------------- what is final
-
-
-def test_more_than_half_of_the_electors_make_a_block_final_and_all_before_it() -> None:
-    swarm, head = elected(4)
-    middle = swarm.grow(head, swarm.keys, cosigned=False)
-    tip = swarm.grow(middle, swarm.keys, cosigned=False)
-    cosign(swarm, tip, swarm.keys[:2])
-    assert swarm.chain.final == head.hash
-    cosign(swarm, tip, swarm.keys[2:3])
-    assert swarm.chain.final == tip.hash
-    assert swarm.chain.is_final(middle.hash)
-
-
-def test_a_word_carried_by_the_next_block_counts() -> None:
-    swarm, head = elected(3)
-    middle = swarm.grow(head, swarm.keys, cosigned=False)
-    tip = swarm.add(swarm.block(middle, swarm.keys, cosigners=swarm.keys[:2]))
-    assert swarm.chain.final == middle.hash
-    other = copied(swarm, trunk(swarm, tip))
-    assert other.is_final(middle.hash)
-
-
-def test_equivocators_finalise_nothing() -> None:
-    swarm, head = elected(3)
-    one, other = fork(swarm, head, swarm.keys, swarm.keys[:2])
-    cosign(swarm, other, swarm.keys[:1])
-    cosign(swarm, one, swarm.keys[:2])
-    assert swarm.chain.final == head.hash
-    cosign(swarm, one, swarm.keys[2:])
-    assert swarm.chain.final == one.hash
-
-
-def test_a_cut_off_minority_that_elected_itself_cannot_finalise() -> None:
-    """On its own branch it is all the electors there are, once the others' presence lies too far back."""
-    swarm, head = elected(5)
-    minority = swarm.keys[:2]
-    link = swarm.grow(head, minority, ELECTOR_WINDOW + swarm.rules.rewind_depth)
-    assert swarm.chain.electors_at(link.hash) == {key.peer_id for key in minority}
-    assert swarm.chain.final == head.hash
-
-
-def test_where_the_majority_left_for_good_those_who_stayed_finalise_again() -> None:
-    swarm, head = elected(5)
-    stayed = swarm.keys[:2]
-    depth = swarm.rules.settled_depth + ELECTOR_WINDOW
-    link = swarm.grow(head, stayed, depth)
-    assert swarm.chain.final == link.hash
-
-
-def test_a_branch_on_which_others_became_final_is_out_of_reach() -> None:
-    """However long a branch grows and whomever it elects: what became final here stays."""
-    swarm, head = elected(5)
-    honest = swarm.grow(head, swarm.keys[:3], cosigned=False)
-    lone = swarm.keys[4:]
-    minority = swarm.grow(head, lone, cosigned=False)
-    cosign(swarm, honest, swarm.keys[:3])
-    assert swarm.chain.final == honest.hash
-    late = swarm.block(minority, lone)
-    fault = swarm.chain.block_fault(late.body)
-    assert fault is not None
-    assert fault.startswith("on a branch that a final block rules out")
-    assert swarm.chain.best_head(minority.hash) == honest.hash
-
-
-# ---------------------------------------------------------------- going back, forgetting
-
-
-def test_nothing_deeper_than_the_rewind_depth_is_undone() -> None:
-    swarm, head = elected(5)
-    depth = swarm.rules.rewind_depth
-    chain = copied(swarm, trunk(swarm, head))
-    assert chain.final != head.hash  # nobody's word came with it
-    tips = {}
-    for length in (depth, depth + 1):
-        link = head
-        for _ in range(length):
-            link = swarm.grow(link, swarm.keys[:1], cosigned=False)
-        tips[length] = link
-        for block in trunk(swarm, link):
-            if block.hash not in chain:
-                assert block.block is not None
-                chain.add(block.block)
-    favoured = swarm.grow(head, swarm.keys[1:], cosigned=False)
-    assert favoured.block is not None
-    chain.add(favoured.block)
-    cosign(swarm, favoured, swarm.keys[1:3], chain=chain)
-    assert chain.best_head(tips[depth].hash) == favoured.hash
-    assert chain.best_head(tips[depth + 1].hash) != favoured.hash
-
-
-def test_what_became_final_elsewhere_is_followed_from_any_depth() -> None:
-    swarm, head = elected(5)
-    chain = copied(swarm, trunk(swarm, head))
-    link = head
-    for _ in range(swarm.rules.rewind_depth + 1):
-        link = swarm.grow(link, swarm.keys[:1], cosigned=False)
-        assert link.block is not None
-        chain.add(link.block)
-    favoured = swarm.grow(head, swarm.keys[1:], cosigned=False)
-    assert favoured.block is not None
-    chain.add(favoured.block)
-    cosign(swarm, favoured, swarm.keys, chain=chain)
-    assert chain.final == favoured.hash
-    assert chain.best_head(link.hash) == favoured.hash
+# ---------------------------------------------------------------- forgetting
 
 
 def test_forgetting_old_rounds_keeps_the_final_branch_and_what_grows_on_it() -> None:
@@ -518,9 +379,9 @@ def test_forgetting_old_rounds_keeps_the_final_branch_and_what_grows_on_it() -> 
     assert chain.link(chain.root).round == link.round - 2
     assert old_side.hash not in chain
     assert head.hash not in chain
-    assert chain.final == link.hash
+    assert chain.final == link.parent
     assert {found.hash for found in chain.after(link.round)} == {found.hash for found in side}
-    assert chain.is_final(link.hash)
+    assert chain.is_final(link.parent)
     assert len(chain.cosignatures(link.hash)) == 4
     assert chain.path(chain.root, side[0].hash) is not None
     assert chain.common_ancestor(side[0].hash, side[1].hash) == link.hash
@@ -529,13 +390,14 @@ def test_forgetting_old_rounds_keeps_the_final_branch_and_what_grows_on_it() -> 
 def test_the_chain_goes_on_after_forgetting() -> None:
     swarm, head = elected(4)
     link = swarm.grow(head, swarm.keys, 3)
-    swarm.chain.prune(below_round=link.round)
-    assert swarm.chain.root == link.hash
+    final = swarm.chain.link(swarm.chain.final)
+    swarm.chain.prune(below_round=final.round)
+    assert swarm.chain.root == final.hash
     assert swarm.chain.best_head(link.hash) == link.hash
     tip = swarm.grow(link, swarm.keys, 3)
-    assert swarm.chain.final == tip.hash
-    swarm.chain.prune(below_round=link.round - 1)  # nothing is left down there
-    assert swarm.chain.root == link.hash
+    assert swarm.chain.final == tip.parent
+    swarm.chain.prune(below_round=final.round - 1)  # nothing is left down there
+    assert swarm.chain.root == final.hash
 
 
 def test_what_a_chain_holds_is_bounded_if_old_rounds_are_forgotten() -> None:

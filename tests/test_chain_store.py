@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 from rounds import RUN, Swarm, name
 
-from peers.chain import Link
+from peers.chain import KeptFinal, Link
 from peers.chain_store import ChainStore
-from peers.messages import Block, Signed
+from peers.finality import Promise
+from peers.messages import Block, Checkpoint, Evidence, Signed, sign
 from recipes.errors import StorageError
 
 
@@ -40,24 +42,24 @@ def filled(path: Path, chain: list[Signed[Block]]) -> ChainStore:
 def test_the_chain_survives_being_closed(tmp_path: Path) -> None:
     chain = blocks()
     store = filled(tmp_path / "chain.sqlite", chain)
-    store.save_cosigned_round(3)
+    store.save_promise(Promise(3, 2))
     claim = chain[-1].body.roster.body.claims[0]
     store.save_claim(claim)
     store.close()
     again = ChainStore(tmp_path / "chain.sqlite")
     assert again.moved_aside is None
     assert list(again.blocks(run=RUN)) == chain
-    assert again.cosigned_round() == 3
+    assert again.promise() == Promise(3, 2)
     assert again.claims(run=RUN) == [claim]
 
 
 def test_the_chain_survives_a_crash_before_anything_was_closed(tmp_path: Path) -> None:
     chain = blocks()
     store = filled(tmp_path / "chain.sqlite", chain)
-    store.save_cosigned_round(2)
+    store.save_promise(Promise(2, 1))
     again = ChainStore(tmp_path / "chain.sqlite")
     assert list(again.blocks(run=RUN)) == chain
-    assert again.cosigned_round() == 2
+    assert again.promise() == Promise(2, 1)
     store.close()
 
 
@@ -65,7 +67,10 @@ def test_a_new_chain_is_empty(tmp_path: Path) -> None:
     store = ChainStore(tmp_path / "new" / "chain.sqlite")
     assert list(store.blocks(run=RUN)) == []
     assert store.contents(after_round=0, most_bytes=10**6) == []
-    assert store.cosigned_round() == 0
+    assert store.promise() == Promise()
+    assert store.final() is None
+    assert store.checkpoint(run=RUN) is None
+    assert store.evidence(run=RUN) == {}
     assert store.claims(run=RUN) == []
 
 
@@ -168,7 +173,7 @@ def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
     path = tmp_path / "chain.sqlite"
     chain = blocks()
     store = filled(path, chain)
-    store.save_cosigned_round(3)
+    store.save_promise(Promise(3, 2))
     store.close()
     other = sqlite3.connect(path)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -177,4 +182,96 @@ def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
         ChainStore(path)
     other.close()
     assert not path.with_suffix(".damaged").exists()
-    assert ChainStore(path).cosigned_round() == 3
+    assert ChainStore(path).promise() == Promise(3, 2)
+
+
+# ---------------------------------------------------------------- what must not be forgotten
+
+
+def checkpoint(round_number: int) -> Signed[Checkpoint]:
+    owner = Swarm(1).keys[0]
+    body = Checkpoint(
+        run=RUN, peer=owner.peer_id, round=round_number, block=name("block"), digest=name("state")
+    )
+    return sign(owner, body)
+
+
+def contradictions(count: int) -> list[Evidence]:
+    """Proofs that one peer co-signed two blocks of a round, each another."""
+    swarm = Swarm(1)
+    first, *others = [
+        swarm.grow(swarm.genesis, swarm.keys, slots={swarm.keys[0].peer_id: n + 1}) for n in range(count + 1)
+    ]
+    one = swarm.cosign(swarm.keys[0], first)
+    return [Evidence(one=one, other=swarm.cosign(swarm.keys[0], other)) for other in others]
+
+
+def test_what_was_final_and_an_owners_word_are_kept_the_newest_alone(tmp_path: Path) -> None:
+    store = ChainStore(tmp_path / "chain.sqlite")
+    for number, settled in ((3, False), (7, True)):
+        store.save_final(KeptFinal(number, name(str(number)), settled))
+        store.save_checkpoint(checkpoint(number))
+    again = ChainStore(tmp_path / "chain.sqlite")
+    assert again.final() == KeptFinal(7, name("7"), settled=True)
+    assert again.checkpoint(run=RUN) == checkpoint(7)
+    assert again.checkpoint(run=name("another run")) is None
+
+
+def test_of_a_culprit_the_first_proof_is_kept(tmp_path: Path) -> None:
+    store = ChainStore(tmp_path / "chain.sqlite")
+    first, second = contradictions(2)
+    culprit = first.convicts()
+    assert culprit is not None
+    for evidence in (first, second):
+        assert evidence.convicts() == culprit
+        store.save_evidence(culprit, evidence)
+    assert ChainStore(tmp_path / "chain.sqlite").evidence(run=RUN) == {culprit: first}
+
+
+def test_evidence_and_checkpoints_that_the_disk_changed_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "chain.sqlite"
+    store = ChainStore(path)
+    evidence = contradictions(1)[0]
+    store.save_evidence(evidence.one.body.peer, evidence)
+    store.save_checkpoint(checkpoint(4))
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE evidence SET content = x'7b7d'")
+        database.execute("UPDATE memory SET content = replace(content, '4', '5')")
+    database.close()
+    again = ChainStore(path)
+    assert again.evidence(run=RUN) == {}
+    assert again.checkpoint(run=RUN) is None
+
+
+def test_who_lost_the_chain_knows_by_the_marker_elsewhere_that_it_may_have_claimed(tmp_path: Path) -> None:
+    """The promise is lost with the file, so nothing may be promised until it is known to be safe."""
+    path, marker = tmp_path / "run" / "chain.sqlite", tmp_path / "elsewhere" / "claimed"
+    store = ChainStore(path, marker=marker)
+    assert not store.forgot
+    store.save_promise(Promise(1, 0))
+    assert not marker.exists()
+    store.save_claim(blocks(1)[0].body.roster.body.claims[0])
+    store.close()
+    assert marker.exists()
+    assert not ChainStore(path, marker=marker).forgot
+    shutil.rmtree(path.parent)
+    lost = ChainStore(path, marker=marker)
+    assert lost.forgot
+    assert lost.promise() is None
+
+
+def test_who_never_claimed_forgot_nothing(tmp_path: Path) -> None:
+    store = ChainStore(tmp_path / "run" / "chain.sqlite", marker=tmp_path / "elsewhere" / "claimed")
+    store.close()
+    shutil.rmtree(tmp_path / "run")
+    again = ChainStore(tmp_path / "run" / "chain.sqlite", marker=tmp_path / "elsewhere" / "claimed")
+    assert not again.forgot
+    assert again.promise() == Promise()
+
+
+def test_who_found_its_chain_damaged_forgot_what_it_promised(tmp_path: Path) -> None:
+    (tmp_path / "chain.sqlite").write_bytes(b"something else" * 1000)
+    store = ChainStore(tmp_path / "chain.sqlite")
+    assert store.forgot
+    assert store.promise() is None

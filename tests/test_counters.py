@@ -51,9 +51,8 @@ def follow(
                 chosen.append(claim)
                 used |= slots_in(claim.body.slots)
         block = swarm.block(link, (), roster=swarm.roster(chosen, link))
-        link = Link(
-            block.hash, link.hash, advance(link.counters, block.body, frozenset(), swarm.rules), block
-        )
+        counters = advance(link.counters, block.body, frozenset(), swarm.rules)
+        link = Link(block.hash, link.hash, counters, block, link.finality)
         history.append((link, used))
     return history
 

@@ -37,6 +37,7 @@ from peers.effects import (
 from peers.engine import Phase, RoundEngine
 from peers.events import Refused, RosterAccepted
 from peers.exchanging import MAX_CANDIDATES
+from peers.finality import Promise
 from peers.messages import (
     MAX_PEERS,
     AnyMessage,

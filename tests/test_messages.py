@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rounds import RUN, Swarm, keys_of, name
 
-from peers.messages import KINDS, HeadNotice, Message, Ready, Signed, kind_of, parse, sign
+from peers.messages import (
+    KINDS,
+    Checkpoint,
+    Evidence,
+    HeadNotice,
+    Message,
+    Pace,
+    Ready,
+    Signed,
+    kind_of,
+    parse,
+    sign,
+)
 from recipes.errors import MessageError
 
 
@@ -31,6 +43,19 @@ def round_of_three() -> dict[str, Message]:
         "reduction": swarm.reduction(roster, 1, first),
         "block": block,
         "cosignature": swarm.cosign(swarm.keys[1], first),
+        "checkpoint": sign(
+            swarm.keys[0],
+            Checkpoint(
+                run=RUN,
+                peer=swarm.keys[0].peer_id,
+                round=1,
+                block=first.hash,
+                digest=swarm.digests[first.hash],
+            ),
+        ),
+        "evidence": Evidence(
+            one=swarm.claim(swarm.keys[2], first, slots=1), other=swarm.claim(swarm.keys[2], first, slots=2)
+        ),
     }
 
 
@@ -240,3 +265,54 @@ def test_any_value_in_any_place_is_refused_politely(kind: str, data: st.DataObje
             break
         here = here[key]
     quiet(kind, json.dumps(document).encode())
+
+
+# ---------------------------------------------------------------- evidence and pace
+
+
+def test_evidence_is_good_only_if_both_signatures_hold_and_are_for_this_run() -> None:
+    for side in ("one", "other"):
+        with pytest.raises(MessageError, match="does not hold"):
+            parse(
+                "evidence",
+                altered("evidence", lambda document, side=side: document[side]["body"].update(steps=9)),
+                run=RUN,
+            )
+    with pytest.raises(MessageError, match="another run"):
+        parse("evidence", MESSAGES["evidence"].canonical(), run=name("another run"))
+
+
+def test_evidence_convicts_who_said_two_things_of_which_an_honest_peer_says_one() -> None:
+    swarm = Swarm(2)
+    first, second = swarm.keys
+    one = swarm.grow(swarm.genesis, swarm.keys)
+    other = swarm.grow(swarm.genesis, [first])
+    later = swarm.grow(one, swarm.keys)
+    claims = [swarm.claim(first, one, slots=count) for count in (1, 2)]
+    assert Evidence(one=claims[0], other=claims[1]).convicts() == first.peer_id
+    words = [swarm.cosign(first, link) for link in (one, other)]
+    assert Evidence(one=words[0], other=words[1]).convicts() == first.peer_id
+    innocent = [
+        (claims[0], claims[0]),  # said twice
+        (claims[0], swarm.claim(second, one)),  # by two peers
+        (claims[0], swarm.claim(first, later)),  # on top of two blocks
+        (words[0], words[0]),
+        (words[0], swarm.cosign(second, other)),
+        (words[0], swarm.cosign(first, later)),  # of two rounds
+        (words[0], swarm.cosign(first, one, state=name("another state"))),  # healed since: one block
+        (claims[0], words[0]),
+    ]
+    for this, that in innocent:
+        assert Evidence(one=this, other=that).convicts() is None
+
+
+@pytest.mark.parametrize("wrong", [-1, 86_400_001, 1.5, "1", True])
+def test_a_pace_beyond_its_bounds_is_refused(wrong: Any) -> None:
+    for field in ("claims_late_ms", "transfer_ms", "reply_ms"):
+        with pytest.raises(MessageError, match="malformed"):
+            parse(
+                "claim",
+                altered("claim", lambda d, field=field: d["body"]["pace"].update({field: wrong})),
+                run=RUN,
+            )
+    assert Pace(transfer_ms=86_400_000)

@@ -9,7 +9,7 @@ import pytest
 from peers.invariants import InvariantBrokenError
 from peers.virtual_clock import Clock
 from peers.virtual_disk import DiskAfter
-from peers.virtual_links import MEGABIT, Line, Links
+from peers.virtual_links import LONGEST_QUEUE_SECONDS, MEGABIT, Line, Links
 from peers.world import World
 
 
@@ -37,11 +37,33 @@ def test_bytes_queue_on_the_way_up_and_on_the_way_down() -> None:
     links = Links(random.Random(0))
     sender, receiver = line(), line()
     second = 8 * MEGABIT
-    assert links.arrival(sender, receiver, second, now=0.0) == pytest.approx(1.1)
-    assert links.arrival(sender, receiver, second, now=0.0) == pytest.approx(2.1)
-    slow, others = line(down=MEGABIT), [line(), line()]
-    arrivals = [links.arrival(other, slow, MEGABIT, now=0.0) for other in others]
-    assert arrivals == pytest.approx([1.125, 2.125])
+    doors = [links.send(sender, receiver, second, now=0.0) for _ in range(2)]
+    assert doors == pytest.approx([1.0, 2.0])
+    assert links.receive(receiver, second, now=1.0) == pytest.approx(1.1)
+    slow = line(down=MEGABIT)
+    assert [links.receive(slow, MEGABIT, now=0.125) for _ in range(2)] == pytest.approx([1.125, 2.125])
+    assert links.receive(slow, MEGABIT, now=10.0) == pytest.approx(11.0)
+    assert (sender.sent_bytes, sender.sent_messages) == (2 * second, 2)
+
+
+def test_a_line_with_too_long_a_queue_drops_what_comes_on_top() -> None:
+    links = Links(random.Random(0))
+    sender = line(up=MEGABIT)
+    assert links.send(sender, line(), int(LONGEST_QUEUE_SECONDS + 1) * MEGABIT, now=0.0) is not None
+    assert links.send(sender, line(), 1, now=0.0) is None
+    assert links.send(sender, line(), 1, now=2.0) is not None
+
+
+def test_a_reordered_message_does_not_hold_up_the_one_after_it() -> None:
+    links = Links(random.Random(1))
+    sender = line()
+    links.reordering = 1.0
+    late = links.send(sender, line(), 100, now=0.0)
+    links.reordering = 0.0
+    after = links.send(sender, line(), 100, now=0.0)
+    assert late is not None
+    assert after is not None
+    assert after < late
 
 
 def test_a_cut_can_be_one_way_and_two_cuts_need_two_healings() -> None:

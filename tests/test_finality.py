@@ -1,0 +1,300 @@
+"""Finality as a rule on its own: quorums, terms, promises, and an adversary that tries to break it."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peers.finality import Electorate, Finality, Promise, begin, show
+from recipes.keys import PeerId
+
+
+def peers(count: int, *, first: int = 0) -> frozenset[PeerId]:
+    return frozenset(PeerId(f"peer {number}") for number in range(first, first + count))
+
+
+# ---------------------------------------------------------------- quorums
+
+
+@pytest.mark.parametrize(
+    ("electors", "quorum"), [(1, 1), (2, 2), (3, 3), (4, 3), (5, 4), (6, 5), (7, 6), (8, 6)]
+)
+def test_a_quorum_is_three_quarters_of_the_electors(electors: int, quorum: int) -> None:
+    everybody = peers(electors)
+    electorate = Electorate(everybody, everybody, 0)
+    assert electorate.agrees(sorted(everybody)[:quorum])
+    assert not electorate.agrees(sorted(everybody)[: quorum - 1])
+    assert not electorate.agrees([*sorted(everybody)[: quorum - 1], *peers(20, first=50)])
+
+
+@pytest.mark.parametrize("electors", range(1, 65))
+def test_two_quorums_share_at_least_half_of_the_electors(electors: int) -> None:
+    everybody = peers(electors)
+    electorate = Electorate(everybody, everybody, 0)
+    quorum = next(n for n in range(electors + 1) if electorate.agrees(sorted(everybody)[:n]))
+    assert 2 * (2 * quorum - electors) >= electors
+
+
+def test_nobody_is_no_quorum_of_nobody() -> None:
+    assert not Electorate(frozenset(), frozenset(), 0).agrees([])
+
+
+def test_a_term_needs_three_quarters_of_its_own_electors_and_of_the_last_terms() -> None:
+    before, now = peers(4), peers(4, first=2)
+    electorate = Electorate(before, now, 0)
+    assert electorate.members == peers(6)
+    assert not electorate.agrees(before)
+    assert not electorate.agrees(now)
+    assert electorate.agrees(peers(4, first=1))
+    assert electorate.agrees(peers(6))
+
+
+# ---------------------------------------------------------------- a chain of blocks
+
+
+@dataclass
+class Line:
+    """A chain in a line: block `n` has the name "n"; each next one carries some peers' words on the last."""
+
+    at: list[Finality]
+    electors: dict[str, frozenset[PeerId]] = field(default_factory=dict)
+
+    def grow(self, signers: frozenset[PeerId] | set[PeerId] = frozenset()) -> Finality:
+        number = len(self.at)
+        self.at.append(
+            show(
+                self.at[-1],
+                parent=str(number - 1),
+                grandparent=str(number - 2) if number > 1 else "",
+                round_number=number,
+                signers=signers,
+                electors_at=lambda block: self.electors.get(block, peers(4)),
+            )
+        )
+        return self.at[-1]
+
+
+def line(electors: frozenset[PeerId] | None = None) -> Line:
+    return Line([begin("0", 0, electors or peers(4))])
+
+
+def test_one_quorum_justifies_a_block_and_a_second_in_a_row_makes_it_final() -> None:
+    chain = line()
+    chain.grow()
+    first = chain.grow(peers(3))
+    assert (first.justified, first.justified_round, first.final) == ("1", 1, "0")
+    second = chain.grow(peers(3))
+    assert (second.justified, second.final, second.final_round) == ("2", "1", 1)
+
+
+def test_a_gap_between_two_quorums_makes_nothing_final() -> None:
+    chain = line()
+    chain.grow()
+    chain.grow(peers(4))
+    assert chain.grow(peers(2)).justified == "1"
+    after_the_gap = chain.grow(peers(4))
+    assert (after_the_gap.justified, after_the_gap.final) == ("3", "0")
+    assert chain.grow(peers(4)).final == "3"
+
+
+def test_a_block_without_a_quorum_changes_nothing() -> None:
+    chain = line()
+    before = chain.grow()
+    assert chain.grow(peers(2)) == before
+
+
+def test_a_new_term_begins_once_something_of_the_last_one_is_final() -> None:
+    chain = line()
+    newer, newest = peers(4, first=1), peers(4, first=2)
+    chain.electors = {str(number): newer if number < 3 else newest for number in range(1, 20)}
+    everybody = peers(8)
+    chain.grow()
+    chain.grow(everybody)
+    began = chain.grow(everybody)  # shows 1 to be final: the first term ends
+    assert began.electorate == Electorate(peers(4), newer, 3)
+    same = chain.grow(everybody)  # shows 2 to be final, which is older than the term
+    assert (same.final, same.electorate) == ("2", began.electorate)
+    renewed = chain.grow(everybody)  # shows 3 to be final
+    assert (renewed.final, renewed.electorate) == ("3", Electorate(newer, newest, 5))
+
+
+def test_those_who_just_joined_decide_nothing_without_those_before_them() -> None:
+    chain = line(peers(4))
+    chain.electors = dict.fromkeys(map(str, range(1, 20)), peers(40))
+    for _ in range(3):
+        chain.grow(peers(4))
+    assert chain.at[-1].electorate.current == peers(40)
+    crowd = peers(36, first=4)
+    for _ in range(4):
+        assert chain.grow(crowd) == chain.at[3]
+    assert chain.grow(peers(40)).justified == "7"
+
+
+# ---------------------------------------------------------------- promises
+
+
+def test_a_promise_lets_one_block_a_height_be_signed_and_only_upwards() -> None:
+    finality = begin("0", 0, peers(4))
+    promise = Promise().after(5, finality)
+    assert not promise.allows(4, finality)
+    assert not promise.allows(5, finality)
+    assert promise.allows(6, finality)
+
+
+def test_a_promise_lets_no_branch_be_signed_whose_justified_block_is_older() -> None:
+    older, newer = begin("3", 3, peers(4)), begin("4", 4, peers(4))
+    promise = Promise().after(5, newer)
+    assert not promise.allows(6, older)
+    assert promise.allows(6, newer)
+    assert promise.allows(7, begin("5", 5, peers(4)))
+    assert promise.after(6, older).justified_round == 4  # it never falls
+
+
+# ---------------------------------------------------------------- an adversary
+
+
+@dataclass(frozen=True)
+class Node:
+    """A block of the adversary's tree."""
+
+    name: str
+    parent: str
+    round: int
+    finality: Finality
+    electors: frozenset[PeerId]
+
+
+class Game:
+    """A tree that an adversary grows as it likes, deciding who votes when; honest peers keep their promises.
+
+    It makes every block, chooses which of the votes it carries, and who shall elect after it, as long as the
+    liars are fewer than `share` of each electorate. Liars vote for everything.
+    """
+
+    def __init__(self, seed: int, *, honest: int, liars: int, share: float = 0.5) -> None:
+        self.dice = random.Random(seed)
+        self.share = share
+        self.honest = sorted(peers(honest))
+        self.liars = sorted(peers(liars, first=100))
+        self.promises = {peer: Promise() for peer in self.honest}
+        first = self.some_electors()
+        self.nodes = {"0": Node("0", "", 0, begin("0", 0, first), first)}
+        self.votes: dict[str, set[PeerId]] = defaultdict(set)
+
+    def some_electors(self) -> frozenset[PeerId]:
+        good = self.dice.sample(self.honest, self.dice.randint(1, len(self.honest)))
+        most = min(len(self.liars), next(n for n in range(99) if n + 1 >= self.share * (len(good) + n + 1)))
+        return frozenset([*good, *self.dice.sample(self.liars, most)])
+
+    def grow(self, parent: Node) -> Node:
+        carried = self.votes[parent.name] | set(self.liars)
+        if self.dice.random() < 0.3:
+            carried = set(self.dice.sample(sorted(carried), self.dice.randint(0, len(carried))))
+        finality = show(
+            parent.finality,
+            parent=parent.name,
+            grandparent=parent.parent,
+            round_number=parent.round + 1,
+            signers=carried,
+            electors_at=lambda block: self.nodes[block].electors,
+        )
+        name = str(len(self.nodes))
+        electors = parent.electors if self.dice.random() < 0.5 else self.some_electors()
+        self.nodes[name] = Node(name, parent.name, parent.round + 1, finality, electors)
+        return self.nodes[name]
+
+    def vote(self, node: Node, peer: PeerId) -> None:
+        if self.promises[peer].allows(node.round, node.finality):
+            self.promises[peer] = self.promises[peer].after(node.round, node.finality)
+            self.votes[node.name].add(peer)
+
+    def push(self, node: Node) -> None:
+        """Have as few vote for a block as make its quorum, those first who may vote for little else."""
+        order = sorted(self.honest, key=lambda peer: (-self.promises[peer].round, self.dice.random()))
+        for peer in order:
+            if node.finality.electorate.agrees(self.votes[node.name] | set(self.liars)):
+                return
+            self.vote(node, peer)
+
+    def play(self, moves: int) -> None:
+        tip = self.nodes["0"]
+        for _ in range(moves):
+            if self.dice.random() < 0.35:
+                tip = self.dice.choice(list(self.nodes.values())[-8:])
+            tip = self.grow(tip)
+            if self.dice.random() < 0.75:
+                self.push(tip)
+            else:
+                for peer in self.dice.sample(self.honest, self.dice.randint(0, len(self.honest))):
+                    self.vote(tip, peer)
+
+    def finals(self) -> set[str]:
+        """What anybody may hold final: by what a block carries, or by votes that it heard."""
+        found = {node.finality.final for node in self.nodes.values()}
+        for node in self.nodes.values():
+            heard = self.votes[node.name] | set(self.liars)
+            if node.finality.justified == node.parent and node.finality.electorate.agrees(heard):
+                found.add(node.parent)
+        return found - {""}
+
+    def above(self, name: str) -> list[str]:
+        path = []
+        while name:
+            path.append(name)
+            name = self.nodes[name].parent
+        return path
+
+    def contradictions(self) -> list[tuple[str, str]]:
+        deepest_first = sorted(self.finals(), key=lambda name: -self.nodes[name].round)
+        return [
+            (one, other)
+            for place, one in enumerate(deepest_first)
+            for other in deepest_first[place + 1 :]
+            if other not in self.above(one)
+        ]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    honest=st.integers(1, 8),
+    liars=st.integers(0, 7),
+    moves=st.integers(5, 60),
+)
+@settings(max_examples=600, deadline=None)
+def test_no_minority_of_liars_makes_two_blocks_final_that_contradict_each_other(
+    seed: int, honest: int, liars: int, moves: int
+) -> None:
+    game = Game(seed, honest=honest, liars=liars)
+    game.play(moves)
+    assert not game.contradictions()
+
+
+def test_the_adversary_is_not_idle() -> None:
+    """Otherwise the test before this one would show nothing: with honest peers too few, it does succeed."""
+    outcomes = []
+    for seed in range(300):
+        game = Game(seed, honest=4, liars=5, share=0.75)
+        game.play(40)
+        outcomes.append(bool(game.contradictions()))
+    assert sum(outcomes) > 10
+    games = [Game(seed, honest=6, liars=5) for seed in range(50)]
+    for game in games:
+        game.play(40)
+    assert sum(len(game.finals()) > 3 for game in games) > 10
+
+
+def test_half_of_the_electors_can_make_two_blocks_final() -> None:
+    """The bound is met: so a minority is the most that finality withstands."""
+    everybody = peers(4)
+    left, right = peers(3), peers(3, first=1)  # 1 and 2 sign on both sides
+    for signers in (left, right):
+        chain = line(everybody)
+        chain.grow()
+        chain.grow(signers)
+        assert chain.grow(signers).final == "1"
+    assert len(left & right) == len(everybody) / 2
