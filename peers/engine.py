@@ -408,6 +408,7 @@ class RoundEngine:
             parent == self.round.parent.parent
             and isinstance(message, Signed)
             and isinstance(message.body, Claim)
+            and message.body.peer == sender
             and sender in self.round.parent.counters.peers
         ):
             self.measures.claim_came(self._now - self.last_base)  # too late for its round
