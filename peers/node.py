@@ -117,7 +117,6 @@ class Node:
         self.exchange = exchange
         self._contributor = contributor
         self._state = state_sync
-        self._state.blame = transport.blame
         self._crowd = crowd
         self._trainer = trainer
         self._listener = listener

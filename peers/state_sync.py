@@ -69,6 +69,7 @@ class StateSync:
         call: Call,
         sources: Callable[[], Sequence[PeerId]],
         tell: Callable[[Event], None],
+        blame: Callable[[PeerId, MessageError], None] = lambda _, __: None,
     ) -> None:
         self.state = state
         self._exchange = exchange
@@ -78,7 +79,7 @@ class StateSync:
         self._call = call
         self._sources = sources
         self._tell = tell
-        self.blame: Callable[[PeerId, MessageError], None] = lambda _, __: None  # told who sent what is false
+        self._blame = blame
         self._divergences = 0
 
     def oldest_needed_round(self) -> int:
@@ -182,7 +183,7 @@ class StateSync:
                 content = await self._call(peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS)
                 manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
             except MessageError as error:
-                self.blame(peer, error)
+                self._blame(peer, error)
                 continue
             except (UnreachableError, RemoteError):
                 continue
@@ -222,7 +223,7 @@ class StateSync:
             already=lambda _: False,
             progress=lambda progress: self._tell(Fetching(what, progress.present, progress.pieces)),
             dropped=lambda peer, reason: self._tell(Refused(peer, "a piece of the state", reason)),
-            blame=self.blame,
+            blame=self._blame,
         )
         await asyncio.to_thread(snapshots.complete, manifest)
         return len(wanted)
@@ -302,7 +303,7 @@ class StateSync:
                 await asyncio.to_thread(self._exchange.take_reduced, link.round, reduction.root, data)
                 return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
             except MessageError as error:
-                self.blame(peer, error)
+                self._blame(peer, error)
                 tried.append(peer)
             except (UnreachableError, RemoteError):
                 tried.append(peer)

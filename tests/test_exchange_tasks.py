@@ -46,7 +46,10 @@ class Bench:
             reductions={SEGMENT: {self.ids[REDUCER]: signed}},
         )
         engine: Any = SimpleNamespace(
-            round=current, rules=SimpleNamespace(transfer_seconds=0.01), me=self.ids[me]
+            round=current,
+            deadlines=SimpleNamespace(transfer=0.01),
+            chain=SimpleNamespace(electors_at=lambda _: frozenset()),
+            me=self.ids[me],
         )
         nothing: Any = None
         self.tasks = ExchangeTasks(

@@ -44,7 +44,7 @@ class ScriptedEngine:
 class FullDisk:
     """A chain store that cannot keep anything."""
 
-    def save_cosigned_round(self, round_number: int) -> None:
+    def save_promise(self, promise: Promise) -> None:
         raise FULL
 
 
@@ -79,6 +79,7 @@ def node_of(
         "contributor": None,
         "state_sync": None,
         "trainer": None,
+        "load_chain": None,
     }
     return Node(key=KEY, settings=NodeSettings(), listener=listener, **parts)
 
