@@ -16,7 +16,7 @@ from peers.events import Event, Notice
 from peers.finality import Promise
 from peers.messages import Ready
 from peers.node import Node, NodeSettings
-from recipes.errors import StorageError
+from recipes.errors import MessageError, StorageError
 from recipes.keys import PeerId, SigningKey
 
 KEY = SigningKey(bytes(32))
@@ -54,6 +54,9 @@ class SilentTransport:
     def __init__(self) -> None:
         self.died = asyncio.Event()
         self.sent: list[PeerId] = []
+
+    def blame(self, peer: PeerId, error: MessageError) -> None:
+        raise AssertionError(f"{peer} is blamed for {error}")
 
     async def call(self, peer: PeerId, *_: object, **__: object) -> bytes:
         self.sent.append(peer)
