@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from peers.messages import AnyMessage, HeadNotice
 from peers.returns import Counted, Entry, settle
 from peers.virtual_clock import Clock
 from peers.virtual_disk import GENESIS, GENESIS_DIGEST, Disk, DiskAfter, next_digest, roots_of
-from peers.virtual_links import Line, size_of
+from peers.virtual_links import Line
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import take, total
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 NO_ANSWER_SECONDS = 1.0  # to learn that a source does not answer
 _BLOCKS_AT_ONCE = 64
 _CLOSED_LID_SECONDS = 15.0  # connections outlive a shorter pause; what comes in a longer one is lost
-_REDUCED_GROWTH = 2  # reduced segments over contributions, in bytes
 
 
 class VirtualPeer:
@@ -44,6 +44,7 @@ class VirtualPeer:
         self.left = False
         self.paused_until: float | None = None
         self.disk_delay_seconds = 0.05  # to bring the state to a block
+        self.engine_seconds = 0.0  # of CPU time, where that is measured
         self._sleeps = False
         self.life = 0  # counts deaths and births: what was begun in an earlier life is void
         self._at_the_door: dict[str, dict[tuple[int, PeerId], bool]] = defaultdict(dict)  # by roster; told?
@@ -136,7 +137,11 @@ class VirtualPeer:
         """Hand the engine an input and carry out what it wants done."""
         waiting: list[do.Input] = [happened]
         while waiting and self.engine is not None:
-            for effect in self.engine.handle(waiting.pop(0), self.now):
+            began = time.thread_time() if self.world.measured else 0.0
+            effects = self.engine.handle(waiting.pop(0), self.now)
+            if self.world.measured:
+                self.engine_seconds += time.thread_time() - began
+            for effect in effects:
                 for done in [effect] if self.liar is None else self.liar.alter(self, effect):
                     self._carry_out(done)
             waiting += self._segments_let_in()
@@ -225,7 +230,7 @@ class VirtualPeer:
             case do.Reduce(roster, segment, included):
                 root = self._root(roster, segment, included)
                 self.disk.reduced[root] = self.running.round.parent.round + 1
-                size = _REDUCED_GROWTH * world.contribution_bytes // world.rules.segments
+                size = world.reduced_bytes // world.rules.segments
                 self.after(0.01, do.SegmentReduced(roster, segment, root, size, included))
             case do.FetchReduced():
                 self._fetch(effect, effect.sources)
@@ -264,10 +269,11 @@ class VirtualPeer:
 
     def send(self, peer: PeerId, message: AnyMessage) -> None:
         """Send a message, and let the world's watch see it."""
-        self.world.watch.said(self, message)
-        if peer in self.world.by_id:
+        world = self.world
+        world.watch.said(self, message)
+        if peer in world.by_id:
             received = do.Received(self.id, message)
-            self.world.deliver(self, self.world.by_id[peer], received, size_of(message))
+            world.deliver(self, world.by_id[peer], received, world.size_of(message))
 
     def _root(self, roster: str, segment: int, included: Sequence[int]) -> str:
         false = "false/" if self.liar is not None and self.liar.miscomputes else ""
@@ -386,7 +392,7 @@ class VirtualPeer:
             failed = do.ApplyFailed(target, f"{len(nowhere)} reduced segments are nowhere")
             self.after(NO_ANSWER_SECONDS, failed)
             return
-        size = len(missing) * _REDUCED_GROWTH * self.world.contribution_bytes // self.world.rules.segments
+        size = len(missing) * self.world.reduced_bytes // self.world.rules.segments
         transfer_seconds = 2 * self.line.latency_seconds + size / self.line.down_bytes_per_second
         ready_at = self.world.now + self.disk_delay_seconds + transfer_seconds
         self.at(ready_at, partial(self._applied, target, base))
