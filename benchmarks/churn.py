@@ -7,9 +7,10 @@ volunteers die by SIGKILL, while they train, after their claim or in the exchang
 once with their disks. For each seed, the validation losses of both runs are compared at equal numbers of
 counted tokens.
 
-A finished run is kept in OUT/churn and not run again, unless --fresh. The command ends with exit code 1 if a
-round took longer than its bound, if two peers held different states, or if the disturbed runs' loss is more than
-1% above that of the others. At equal tokens a disturbed run has had more rounds, so equal rounds are shown, too.
+A finished run is kept in OUT/churn and not run again, unless --fresh. The command ends with exit code 1 if
+a round took longer than its bound, if two peers held different states, or if the disturbed runs' loss is
+more than 1% above that of the others. At equal tokens a disturbed run has had more rounds, so equal rounds
+are shown, too.
 """
 
 from __future__ import annotations

@@ -2,15 +2,16 @@
 
 Pure and in memory: a block tree above the last pruned block, with the co-signatures known for each.
 
-Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches from
-an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
-co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et al.
-2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a peer leaves
-its branch only for one that is justified, or that more than half of the last final block's electors stand on.
+Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches
+from an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
+co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et
+al. 2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a
+peer leaves its branch only for one that is justified, or that more than half of the last final block's
+electors stand on.
 
-What is final is never undone. Three things make a block final: two quorums in a row; the time that passed while
-this peer itself went through `settled_depth` rounds in which nothing became final (`settle`); and the owner's
-signature under a checkpoint (`decree`).
+What is final is never undone. Three things make a block final: two quorums in a row; the time that passed
+while this peer itself went through `settled_depth` rounds in which nothing became final (`settle`); and the
+owner's signature under a checkpoint (`decree`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from recipes.merkle import digest
 from recipes.slots import merge, total
 
 RULED_OUT = (
-    "on a branch that a final block rules out here. If most others are on it, this peer trained apart from them for "
-    "too long: ask the run's owner for a checkpoint (python -m peers.checkpoint)"
+    "on a branch that a final block rules out here. If most others are on it, this peer trained apart from "
+    "them for too long: ask the run's owner for a checkpoint (python -m peers.checkpoint)"
 )
 
 
@@ -240,7 +241,7 @@ class Chain:
         return self._cosignatures.get(block, {}).get(peer)
 
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top of it may carry, the weighty ones first."""
+        """Return the known co-signatures of `link` that a block on top may carry, weighty ones first."""
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
         weighty = electors | link.finality.electorate.members
         by_weight = sorted(self.cosignatures(link.hash), key=lambda signed: signed.body.peer not in weighty)
@@ -359,8 +360,9 @@ class Chain:
     def decree(self, round_number: int, block: str) -> None:
         """Take a block for final without a quorum: an owner's checkpoint, or what was final before a restart.
 
-        One that is not here yet becomes final when it comes, and no other block of its round is let in. Whoever
-        holds a final block that contradicts it has to build the chain anew, and decree before adding blocks.
+        One that is not here yet becomes final when it comes, and no other block of its round is let in.
+        Whoever holds a final block that contradicts it has to build the chain anew, and decree before
+        adding blocks.
         """
         link = self.links.get(block)
         if link is not None:
@@ -424,7 +426,7 @@ class Chain:
         return found
 
     def _prevailing(self, ancestor: str, children: list[str]) -> str | None:
-        """Return the branch that more than half of the last final block's electors stand on, if there is one."""
+        """Return the branch that over half of the last final block's electors stand on, if there is one."""
         electors = self.electors_at(self.final) - self.equivocations.keys()
         weight = self._weights(ancestor, children, electors)
         best = max(children, key=lambda child: weight[child])
@@ -441,7 +443,8 @@ class Chain:
     def _heaviest(self, ancestor: str, children: list[str]) -> str:
         electors = self.electors_at(ancestor) - self.equivocations.keys()
         weight = self._weights(ancestor, children, electors)
-        # Where as many electors stand on two branches, or none on any, those whom the chain knows at all decide.
+        # Where as many electors stand on two branches, or none on any, those whom the chain knows at all
+        # decide.
         known = self.links[ancestor].counters.peers.keys() - self.equivocations.keys()
         following = self._weights(ancestor, children, known)
         return min(
@@ -527,8 +530,8 @@ def build_chain(
 ) -> Chain:
     """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.
 
-    An owner's checkpoint goes before what was final here, unless that is newer. A final block that the disk lost
-    is not waited for: most others have it, or nobody has.
+    An owner's checkpoint goes before what was final here, unless that is newer. A final block that the disk
+    lost is not waited for: most others have it, or nobody has.
     """
     blocks = list(blocks)
     if final is not None and not any(signed.hash == final.block for signed in blocks):

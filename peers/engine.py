@@ -521,7 +521,8 @@ class RoundEngine:
     def _stop_waiting_for_memory(self) -> None:
         """Let a forgetful peer claim again once it saw a round from its beginning to its end.
 
-        It cannot have claimed on top of a block that did not exist. If it is all alone, it goes on after a while.
+        It cannot have claimed on top of a block that did not exist. If it is all alone, it goes on after a
+        while.
         """
         if not self.forgot or self.found_at is None or self.applying is not None:
             return

@@ -85,7 +85,7 @@ class BlockFinal:
 
 @dataclass(frozen=True)
 class Rewound:
-    """The head was left for a branch with more electors behind it. `why` says what allows it at that depth."""
+    """The head was left for a better branch; `why` says what allows that at such a depth."""
 
     round: int
     to_round: int

@@ -99,7 +99,7 @@ def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
 
 
 class Pace(Message):
-    """What a peer measured since its claim before, in milliseconds; None where there was nothing to measure."""
+    """What a peer measured since its last claim, in milliseconds; None where there was nothing."""
 
     claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
     transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched

@@ -1,14 +1,14 @@
 """How long a round's steps may take: deadlines that follow what peers measured, the same for everybody.
 
-Each claim says what its author measured since its claim before (`Pace`): how late others' claims came, how long
-its transfers took, how long an answer took. From the claims that a block counts, every peer computes the next
-round's deadlines (`next_deadlines`), within the bounds that the recipe sets. They are part of the counters, so no
-leader has a say in them, and no clock is compared. All times are whole milliseconds, and all arithmetic is on
-whole numbers: every machine gets the same.
+Each claim says what its author measured since its claim before (`Pace`): how late others' claims came, how
+long its transfers took, how long an answer took. From the claims that a block counts, every peer computes
+the next round's deadlines (`next_deadlines`), within the bounds that the recipe sets. They are part of the
+counters, so no leader has a say in them, and no clock is compared. All times are whole milliseconds, and
+all arithmetic is on whole numbers: every machine gets the same.
 
-A minority that lies about its pace moves a deadline no further than what honest peers measured, times a small
-factor: transfers and answers go by a high decile, but by at most `MOST_OF_MEDIAN` medians, and lateness by at most
-as many answers' time.
+A minority that lies about its pace moves a deadline no further than what honest peers measured, times a
+small factor: transfers and answers go by a high decile, but by at most `MOST_OF_MEDIAN` medians, and
+lateness by at most as many answers' time.
 """
 
 from __future__ import annotations

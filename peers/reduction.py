@@ -35,8 +35,8 @@ NEWCOMERS_SHARE = 0.2  # of the weight in one average, all newcomers together
 def newcomers_in(roster: Roster, electors: Collection[PeerId]) -> frozenset[int]:
     """Return the places in a roster of those who are no electors; none, where all of them are new.
 
-    A thousand new identities cost nothing. So they have no say in how long a contribution may be, and together
-    hold at most `NEWCOMERS_SHARE` of the weight.
+    A thousand new identities cost nothing. So they have no say in how long a contribution may be, and
+    together hold at most `NEWCOMERS_SHARE` of the weight.
     """
     places = [place for place, claim in enumerate(roster.claims) if claim.body.peer not in electors]
     return frozenset(places) if len(places) < len(roster.claims) else frozenset()

@@ -72,8 +72,8 @@ def recovery_bound(rules: Rules, *, liars: int) -> float:
     """Return the seconds within which everybody completes rounds again after the last fault.
 
     A round takes at most its window, the grace, three transfers, and two silences (roster, block) for each
-    liar that may lead and for one more leader, each at its longest; five such rounds bring everybody back to one
-    chain.
+    liar that may lead and for one more leader, each at its longest; five such rounds bring everybody back
+    to one chain.
     """
     silences = 2 * (liars + 1) * rules.leader.most
     longest_round = rules.window_seconds + rules.grace.most + 3 * rules.transfer.most + silences
@@ -127,7 +127,7 @@ def run_world(plan: Plan) -> tuple[World, Outcome]:
         recovery = live(world, peace_at=plan.peace_at)
     except InvariantBrokenError as error:
         broken, trace = error.what, error.lines
-    except Exception as error:  # a fault of the engine's own breaks a world like any other
+    except Exception as error:  # noqa: BLE001 - a fault of the engine's own breaks a world like any other
         broken, trace = f"raised {error!r} in {_place(error)}", world.trace[-TRACE_LINES:]
     outcome = Outcome(
         plan=plan,
@@ -151,8 +151,8 @@ def _place(error: Exception) -> str:
 def shrink(outcome: Outcome, *, tries: int = 100) -> Outcome:
     """Return a broken world with fewer mishaps that breaks in some way as well.
 
-    Ever smaller parts of the mishaps are left out, as long as the world still breaks (delta debugging: Zeller and
-    Hildebrandt 2002).
+    Ever smaller parts of the mishaps are left out, as long as the world still breaks (delta debugging:
+    Zeller and Hildebrandt 2002).
     """
     smallest = outcome
     numbers = [number for number, _ in outcome.plan.mishaps()]

@@ -301,7 +301,7 @@ class VirtualPeer:
         self.at(self.world.now + min(real_seconds, count / self.speed), partial(self._window_ends, work))
 
     def _window_ends(self, work: do.WindowEnded) -> None:
-        """Contribute: what the chain did not count of earlier contributions goes back, what it did is kept."""
+        """Contribute; what the chain did not count of earlier contributions returns."""
         chain = self.running.chain
         if work.parent in chain:
             trunk = trunk_below(chain, work.parent)

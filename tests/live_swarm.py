@@ -25,7 +25,8 @@ ORDERS = "faults.json"
 PATIENCE_SECONDS = 180.0  # for anything awaited: this bounds a failing test, nothing is decided by it
 ROUNDS_RECIPE = RECIPE.replace(
     "window_seconds = 1\nsegments = 2",
-    "window_seconds = 2\ngrace_seconds = [0.5, 3]\ntransfer_seconds = [2, 8]\nleader_seconds = [1.5, 4]\nsegments = 4\n"
+    "window_seconds = 2\ngrace_seconds = [0.5, 3]\ntransfer_seconds = [2, 8]\n"
+    "leader_seconds = [1.5, 4]\nsegments = 4\n"
     "newcomer_slots = 64\nnewcomer_lanes = 16\nsnapshot_interval = 4",
 )
 
