@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from peers.assignment import assign_reducers, leaders, missed_reducers
-from peers.counters import Counters, advance, claim_fault, initial
+from peers import validity
+from peers.assignment import missed_reducers
+from peers.counters import Counters, advance, initial
 from peers.finality import Finality, begin, show
 from peers.messages import (
     MAX_COSIGNATURES,
@@ -29,19 +30,12 @@ from peers.messages import (
     Checkpoint,
     CoSignature,
     Evidence,
-    Reduction,
     Roster,
     Signed,
 )
 from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
-from recipes.slots import merge, total
-
-RULED_OUT = (
-    "on a branch that a final block rules out here. If most others are on it, this peer trained apart from "
-    "them for too long: ask the run's owner for a checkpoint (python -m peers.checkpoint)"
-)
 
 
 @dataclass(frozen=True)
@@ -71,16 +65,6 @@ class KeptFinal:
 def genesis_hash(run: str) -> str:
     """Return the name of the place before the first block."""
     return digest(f"genesis/{run}".encode()).hex()
-
-
-def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
-    """Say what is wrong with the list of parts that a reduction of `roster` holds, or None."""
-    included = reduction.included
-    if not included or list(included) != sorted(set(included)):
-        return "a malformed list of parts"
-    if included[-1] >= len(roster.claims):
-        return "a part from outside the roster"
-    return None
 
 
 class Chain:
@@ -123,87 +107,16 @@ class Chain:
 
     def roster_fault(self, roster: Roster, parent: Link) -> str | None:
         """Say what is wrong with a roster on top of `parent`, or None."""
-        if roster.round != parent.round + 1 or roster.parent != parent.hash:
-            return "the roster is for another place in the chain"
-        claims = [signed.body for signed in roster.claims]
-        if len({claim.peer for claim in claims}) != len(claims):
-            return "the roster lists a peer twice"
-        for claim in claims:
-            if claim.parent != parent.hash:
-                return "a claim starts from another block"
-            if fault := claim_fault(claim, parent.counters, self.rules):
-                return f"{claim.peer}: {fault}"
-        used = [slots for claim in claims for slots in claim.slots]
-        if total(merge(used)) != total(used):
-            return "two claims used the same slots"
-        return None
+        return validity.roster_fault(self, roster, parent)
+
+    def block_fault(self, block: Block) -> str | None:
+        """Say what is wrong with a block whose parent is known, or None."""
+        return validity.block_fault(self, block)
 
     def rules_out(self, signed: Signed[Block]) -> bool:
         """Say whether a block takes the place of one that is final and not here yet."""
         decreed = self._decreed
         return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
-
-    def block_fault(self, block: Block) -> str | None:
-        """Say what is wrong with a block whose parent is known, or None."""
-        parent = self.links[block.parent]
-        roster = block.roster.body
-        if block.round != parent.round + 1:
-            return "wrong round"
-        if not self._stands_on(block.parent, self.final):
-            return RULED_OUT
-        if fault := self.roster_fault(roster, parent):
-            return fault
-        return (
-            self._leader_fault(block, parent)
-            or self._reductions_fault(block, parent)
-            or self._agreement_fault(block, parent)
-        )
-
-    def _leader_fault(self, block: Block, parent: Link) -> str | None:
-        """Say why this block is not its leader's to make.
-
-        Whom the chain ranks has one attempt, that of its rank; anybody else comes after all of them.
-        """
-        roster = block.roster.body
-        if block.attempt < roster.attempt:
-            return "an attempt before its own roster's"
-        order = leaders(parent.counters, self.rules)
-        for led in (roster, block):
-            rank = order.index(led.peer) if led.peer in order else len(order)
-            if led.attempt != rank and min(led.attempt, rank) < len(order):
-                return "an attempt that is not its leader's"
-        return None
-
-    def _reductions_fault(self, block: Block, parent: Link) -> str | None:
-        roster = block.roster.body
-        if len(block.reductions) != self.rules.segments:
-            return "wrong number of segments"
-        assignments = assign_reducers((c.body.peer for c in roster.claims), parent.counters, self.rules)
-        for segment, (reduction, assigned) in enumerate(zip(block.reductions, assignments, strict=True)):
-            if reduction is None:
-                continue
-            body = reduction.body
-            if body.roster != block.roster.hash or body.segment != segment:
-                return f"segment {segment}: a reduction of something else"
-            if body.peer not in (assigned.reducer, assigned.backup):
-                return f"segment {segment}: reduced by a peer that was not asked to"
-            if fault := parts_fault(body, roster):
-                return f"segment {segment}: {fault}"
-        return None
-
-    def _agreement_fault(self, block: Block, parent: Link) -> str | None:
-        if parent.block is None:
-            fits = block.digest_before == self.genesis_digest and not block.cosignatures
-            return None if fits else "does not start from the genesis state"
-        allowed = self.may_cosign(parent)
-        signers = [signed.body.peer for signed in block.cosignatures]
-        if len(set(signers)) != len(signers) or not allowed.issuperset(signers):
-            return "co-signatures twice or from outsiders"
-        if any(s.body.block != parent.hash or s.body.round != parent.round for s in block.cosignatures):
-            return "co-signatures of another block"
-        if block.cosignatures and block.digest_before != self.agreed_digest(parent, block.cosignatures):
-            return "another digest than its co-signatures agree on"
-        return None
 
     def agreed_digest(self, link: Link, cosignatures: Iterable[Signed[CoSignature]]) -> str | None:
         """Return the digest after `link` that the largest group of its electors co-signed.
@@ -286,7 +199,7 @@ class Chain:
 
     def _note(self, link: Link) -> None:
         """Take in what the chain shows at `link`, if it stands on what is final here."""
-        if not self._stands_on(link.hash, self.final):
+        if not self.stands_on(link.hash, self.final):
             return
         if link.finality.final in self.links:
             self._make_final(self.links[link.finality.final])
@@ -294,7 +207,7 @@ class Chain:
 
     def _note_justified(self, block: str) -> None:
         known = self.links.get(block)
-        if known is not None and self._stands_on(block, self.final):
+        if known is not None and self.stands_on(block, self.final):
             best = self.links[self.justified]
             if (known.round, known.hash) > (best.round, best.hash):
                 self.justified = block
@@ -321,7 +234,7 @@ class Chain:
         if latest is None or body.round > latest.round:
             self._latest[body.peer] = body
         honest = known.keys() - self.equivocations.keys()
-        if link.finality.electorate.agrees(honest) and self._stands_on(link.hash, self.final):
+        if link.finality.electorate.agrees(honest) and self.stands_on(link.hash, self.final):
             if link.finality.justified == link.parent and link.parent in self.links:
                 self._make_final(self.links[link.parent])
             self._note_justified(link.hash)
@@ -344,7 +257,7 @@ class Chain:
         return block in self._finals
 
     def _make_final(self, link: Link) -> None:
-        if link.round <= self.links[self.final].round or not self._stands_on(link.hash, self.final):
+        if link.round <= self.links[self.final].round or not self.stands_on(link.hash, self.final):
             return
         current = link.hash
         while current in self.links and current not in self._finals:
@@ -352,7 +265,7 @@ class Chain:
             current = self.links[current].parent
         self.final = link.hash
         self._version += 1
-        if not self._stands_on(self.justified, self.final):
+        if not self.stands_on(self.justified, self.final):
             self.justified = self.final
             for other in self.after(link.round):
                 self._note_justified(other.finality.justified)
@@ -378,13 +291,13 @@ class Chain:
         finality = begin(block, link.round, self.electors_at(block))
         self.links[block] = replace(link, finality=finality)
         for other in self.after(link.round):
-            if other.block is not None and other.parent in self.links and self._stands_on(other.hash, block):
+            if other.block is not None and other.parent in self.links and self.stands_on(other.hash, block):
                 renewed = replace(other, finality=self._finality(self.links[other.parent], other.block.body))
                 self.links[other.hash] = renewed
                 self._note(renewed)
         self._version += 1
 
-    def _stands_on(self, block: str, ancestor: str) -> bool:
+    def stands_on(self, block: str, ancestor: str) -> bool:
         """Say whether `block` is `ancestor` or comes after it."""
         floor = self.links[ancestor].round
         while block in self.links and self.links[block].round > floor:
@@ -518,6 +431,16 @@ class Chain:
                 found.add(child)
                 queue.append(child)
         return found
+
+
+def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
+    """Return the links from `head` downwards, by their round."""
+    found = {}
+    link: Link | None = chain.link(head)
+    while link is not None:
+        found[link.round] = link
+        link = chain.links.get(link.parent)
+    return found
 
 
 def build_chain(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peers.chain import Chain, Link
+from peers.chain import Chain, Link, trunk_below
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
 from peers.history import ContributionHistory
@@ -58,7 +58,7 @@ class Contributor:
             StorageError: the disk refuses.
         """
         round_number = chain.link(parent).round + 1
-        trunk = _trunk(chain, parent)
+        trunk = trunk_below(chain, parent)
         compressed = self._history.contribute(
             round_number,
             window.delta,
@@ -132,13 +132,3 @@ class Contributor:
         )
         (self._folder / f"{round_number - _TRACES_KEPT}.json").unlink(missing_ok=True)
         return digest(salt + np.asarray(losses, dtype="<f4").tobytes()).hex()
-
-
-def _trunk(chain: Chain, head: str) -> dict[int, Link]:
-    """Return the links from `head` downwards, by their round."""
-    links = {}
-    link: Link | None = chain.link(head)
-    while link is not None:
-        links[link.round] = link
-        link = chain.links.get(link.parent)
-    return links

@@ -170,7 +170,8 @@ def _slow(names: list[str], chance: random.Random, _: float) -> Iterator[tuple[s
 def _thin_line(name: str, line: Line, disk_seconds: float) -> tuple[str, Callable[[World], None]]:
     text = (
         f"{name} has {line.up_bytes_per_second / MEGABIT:.1f} Mbit/s up, "
-        f"{1000 * line.latency_seconds:.0f} ms to the middle of the network, and a disk that takes {disk_seconds:g} s"
+        f"{1000 * line.latency_seconds:.0f} ms to the middle of the network, and "
+        f"a disk that takes {disk_seconds:g} s"
     )
 
     def write(world: World) -> None:

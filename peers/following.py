@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from peers import exchanging
 from peers.assignment import leaders
-from peers.chain import RULED_OUT, Chain, Link
+from peers.chain import Chain, Link
 from peers.counters import counted_segments
 from peers.effects import (
     Apply,
@@ -33,6 +33,7 @@ from peers.messages import (
     Signed,
     sign,
 )
+from peers.validity import RULED_OUT
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
@@ -204,16 +205,17 @@ def ask_for_what_was_skipped(engine: RoundEngine) -> None:
     could give for long is forgotten.
     """
     pause = engine.deadlines.leader / 2
-    if not engine.early or not engine.reached(engine.skipped_at + pause):
+    if not engine.early.waiting or not engine.reached(engine.skipped_at + pause):
         return
     engine.skipped_at = engine.now
     engine.wake_at = min(engine.wake_at, engine.now + pause)
     too_old = engine.now - _EARLY_WINDOWS * engine.rules.window_seconds
-    for key in [key for key, since in engine.early_since.items() if since < too_old]:
-        engine.forget_early(key)
-    due = [key for key, since in engine.early_since.items() if since <= engine.now - pause]
-    for key in sorted(due, key=lambda key: -len({sender for sender, _ in engine.early[key]}))[:_ASKED_FOR]:
-        for sender, message in engine.early[key][::-1]:
+    for key in [key for key, since in engine.early.since.items() if since < too_old]:
+        engine.early.take(key)
+    due = [key for key, since in engine.early.since.items() if since <= engine.now - pause]
+    due.sort(key=lambda key: -len({sender for sender, _ in engine.early.waiting[key]}))
+    for key in due[:_ASKED_FOR]:
+        for sender, message in engine.early.waiting[key][::-1]:
             body = message.body if isinstance(message, Signed) else message
             if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.final).round:
                 engine.emit(FetchBlocks(sender, _fetch_from(engine, body.round)))

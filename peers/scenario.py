@@ -129,6 +129,7 @@ def run_world(plan: Plan) -> tuple[World, Outcome]:
         broken, trace = error.what, error.lines
     except Exception as error:  # noqa: BLE001 - a fault of the engine's own breaks a world like any other
         broken, trace = f"raised {error!r} in {_place(error)}", world.trace[-TRACE_LINES:]
+    world.watch.account()
     outcome = Outcome(
         plan=plan,
         rounds=max(world.round_of(name) for name in world.peers),

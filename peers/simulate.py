@@ -206,12 +206,12 @@ def _table(outcomes: list[Outcome]) -> Table:
 
 
 def _fates(outcomes: list[Outcome]) -> str:
-    """Say what became of all contributions' segments that are settled."""
+    """Say what became of all contributions' segments."""
     total: Counter[str] = Counter()
     for outcome in outcomes:
         total.update(outcome.fates)
     told = ", ".join(f"{count} {fate}" for fate, count in sorted(total.items(), key=lambda item: -item[1]))
-    return f"Segments of contributions that were settled: {told or 'none yet'}."
+    return f"What became of the segments of contributions: {told or 'there were none'}."
 
 
 def _as_json(outcomes: list[Outcome]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from peers import effects as do
-from peers.chain import Chain, KeptFinal, Link
+from peers.chain import KeptFinal, Link, trunk_below
 from peers.counters import counted_segments
 from peers.engine import RoundEngine
 from peers.liars import Liar
@@ -101,7 +101,8 @@ class VirtualPeer:
         self.paused_until = None
         self.life += 1
         if disk is not DiskAfter.KEPT:
-            self.world.watch.forgot(self, f"its sender's disk was {disk.value}")
+            chain = self.disk.chain(self.world.rules)
+            self.world.watch.forgot(self, chain, f"its sender's disk was {disk.value}")
         if disk is DiskAfter.TORN:
             self.disk = self.disk.torn()
         elif disk is DiskAfter.LOST:
@@ -429,16 +430,6 @@ class VirtualPeer:
     def _reached(self) -> list[VirtualPeer]:
         world = self.world
         return [peer for peer in world.peers.values() if peer is not self and world.reachable(self, peer)]
-
-
-def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
-    """Return the links from `head` downwards, by their round."""
-    found = {}
-    link: Link | None = chain.link(head)
-    while link is not None:
-        found[link.round] = link
-        link = chain.links.get(link.parent)
-    return found
 
 
 def counted_of(link: Link | None, claim: str, peer: PeerId) -> Mapping[int, Counted] | None:
