@@ -53,6 +53,13 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
     engine.tell(Claimed(body.round, body.contribution_bytes))
 
 
+def claim_to(engine: RoundEngine, peer: PeerId) -> None:
+    """Send the claim to a leader, also if it was sent there before."""
+    if engine.round.own_claim is not None:
+        engine.round.claim_sent.add(peer)
+        engine.send([peer], engine.round.own_claim)
+
+
 def claim_again(engine: RoundEngine) -> None:
     """Send the claim that was made on top of the head before this peer was started again."""
     current = engine.round

@@ -74,6 +74,7 @@ _MANY_A_ROUND = Allowance(Rate(512, 4096))
 
 ALLOWANCES: Mapping[str, Allowance] = {
     "ready": _A_FEW_A_ROUND,
+    "claims-wanted": _A_FEW_A_ROUND,
     "claim": Allowance(Rate(16, 256), Rate(256 << 10, 8 * _MIB)),
     "roster": Allowance(Rate(16, 256), Rate(1 * _MIB, 32 * _MIB)),
     "reduction": Allowance(Rate(512, 4096), Rate(1 * _MIB, 16 * _MIB)),

@@ -60,6 +60,7 @@ from peers.messages import (
     Block,
     Checkpoint,
     Claim,
+    ClaimsWanted,
     CoSignature,
     Evidence,
     HeadNotice,
@@ -96,6 +97,7 @@ class RoundState:
     parent: Link
     started: float  # when the window began, on this peer's clock
     train_until: float = math.inf
+    claims_asked_at: float = -math.inf  # by a leader that came into a running round
     training: bool = False
     window_ended: float | None = None
     ready: set[PeerId] = field(default_factory=set)
@@ -338,6 +340,9 @@ class RoundEngine:
             case Ready(round=_, parent=parent):
                 if self._here_or_early(parent, sender, message) and len(self.round.ready) < MAX_ACQUAINTANCES:
                     self.round.ready.add(sender)
+            case ClaimsWanted(parent=parent):
+                if parent == self.head and sender in self.chain_leaders():
+                    claiming.claim_to(self, sender)
             case Claim():
                 if self._here_or_early(body.parent, sender, message):
                     leading.take_claim(self, message)  # type: ignore[arg-type]
@@ -445,6 +450,7 @@ class RoundEngine:
 
     def begin_round(self) -> None:
         """Start the window on top of the head."""
+        comes_late = not self.started
         self.started = self.began_here = True
         link = self.chain.link(self.head)
         began = min(self._now, self.head_age.get(self.head, self._now))
@@ -454,6 +460,10 @@ class RoundEngine:
         seconds = began + self.rules.window_seconds - self._now
         slots = link.counters.slots_for(self.me, self.head, self.rules)
         number = link.round + 1
+        if comes_late and self.me in self.chain_leaders()[:CLAIM_LEADERS]:
+            # Before a restart, it may have held claims that nobody will send again by himself.
+            self.round.claims_asked_at = self._now
+            self.send(self.acquaintances, ClaimsWanted(round=number, parent=self.head))
         if reason := self._reason_to_wait(link, seconds):
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))

@@ -6,6 +6,7 @@ the signature is bound to the body's `purpose`. Parsing bytes from another peer 
 shape, every bound, and every signature inside; nothing else in the project looks at unparsed messages.
 
     Ready        -> leaders           I train in this round
+    ClaimsWanted -> everybody         I lead, and have just come: what did you claim?
     Claim        -> leaders           signed: my contribution's root, and the work behind it
     Roster       -> claimants         signed by the leader: the round's claims, in order
     Reduction    -> claimants         signed by a reducer: what a segment came to, and whose parts it holds
@@ -215,6 +216,13 @@ class Evidence(Message):
         return None
 
 
+class ClaimsWanted(Message):
+    """I lead, have just come into this round, and know of no claims: send me yours."""
+
+    round: Count
+    parent: Hash
+
+
 class HeadNotice(Message):
     """The newest block whose state I hold, and how long ago I began its window: no clock is compared."""
 
@@ -233,10 +241,11 @@ SignedMessage = (
     | Signed[CoSignature]
     | Signed[Checkpoint]
 )
-AnyMessage = SignedMessage | Ready | HeadNotice | Evidence
+AnyMessage = SignedMessage | Ready | ClaimsWanted | HeadNotice | Evidence
 
 KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
     "ready": (Ready, 1024),
+    "claims-wanted": (ClaimsWanted, 1024),
     "head": (HeadNotice, 4 << 10),
     "claim": (Signed[Claim], 64 << 10),
     "roster": (Signed[Roster], 2 << 20),
