@@ -7,8 +7,10 @@ volunteers die by SIGKILL, while they train, after their claim or in the exchang
 once with their disks. For each seed, the validation losses of both runs are compared at equal numbers of
 counted tokens.
 
-A finished run is kept in OUT/churn and not run again, unless --fresh. The command ends with exit code 1 if a
-round took longer than its bound, if two peers held different states, or if the losses differ by more than 1%.
+A finished run is kept in OUT/churn and not run again, unless --fresh. The command ends with exit code 1 if
+a round took longer than its bound, if two peers held different states, or if the disturbed runs' loss is
+more than 1% above that of the others. At equal tokens a disturbed run has had more rounds, so equal rounds
+are shown, too.
 """
 
 from __future__ import annotations
@@ -141,8 +143,8 @@ def faults(records: Sequence[RunRecord], comparisons: Sequence[Sequence[Comparis
         if not record.identical:
             found.append(f"{name}: peers ended with different states.")
     mean = statistics.mean(comparison[-1].ratio for comparison in comparisons)
-    if abs(mean - 1) > TOLERANCE:
-        found.append(f"The disturbed runs' loss is {mean:.4f} of the others', which is more than 1% apart.")
+    if mean - 1 > TOLERANCE:
+        found.append(f"The disturbed runs' loss is {mean:.4f} of the others', which is more than 1% above.")
     return found
 
 
@@ -192,6 +194,11 @@ def main(
         f"Ratio of the losses at the end, over {seeds} seeds: mean {statistics.mean(ratios):.4f}, "
         f"from {min(ratios):.4f} to {max(ratios):.4f}"
     )
+    by_rounds = equal_rounds(records)
+    console.print(
+        f"At equal rounds instead of equal tokens: mean {statistics.mean(by_rounds):.4f}, "
+        f"from {min(by_rounds):.4f} to {max(by_rounds):.4f}"
+    )
     draw(out / "churn.png", records)
     write_atomic(out / "churn.json", json.dumps(_result(records, comparisons), indent=1).encode())
     console.print(f"Wrote {out / 'churn.json'} and {out / 'churn.png'}. Logs are below {out / 'churn'}.")
@@ -201,10 +208,20 @@ def main(
     sys.exit(1 if wrong else 0)
 
 
+def equal_rounds(records: Sequence[RunRecord]) -> list[float]:
+    """Return for each seed the disturbed run's loss over the other's, after as many rounds."""
+    ratios = []
+    for disturbed, undisturbed in zip(records[::2], records[1::2], strict=True):
+        rounds = min(len(disturbed.curve), len(undisturbed.curve))
+        ratios.append(disturbed.curve[rounds - 1][1] / undisturbed.curve[rounds - 1][1])
+    return ratios
+
+
 def _result(records: Sequence[RunRecord], comparisons: Sequence[Sequence[Comparison]]) -> dict[str, Any]:
     ratios = [comparison[-1].ratio for comparison in comparisons]
     return {
         "loss_ratio": {"mean": statistics.mean(ratios), "min": min(ratios), "max": max(ratios)},
+        "loss_ratio_at_equal_rounds": equal_rounds(records),
         "comparisons": [[{**asdict(c), "ratio": c.ratio} for c in points] for points in comparisons],
         "runs": [asdict(record) for record in records],
     }

@@ -61,9 +61,9 @@ total_tokens = 5_000_000
 
 [round]
 window_seconds = 6
-grace_seconds = 2
-transfer_seconds = 3
-leader_seconds = 2
+grace_seconds = [1, 4]
+transfer_seconds = [2, 6]
+leader_seconds = [1.5, 4]
 segments = 4
 newcomer_slots = 4096
 newcomer_lanes = 256

@@ -74,6 +74,27 @@ def by_usefulness(addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(reachable, key=_distance))
 
 
+def pin_ports(listen: Sequence[str], addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return `listen` with each port 0 replaced by the port that the system chose, as `addresses` show it.
+
+    Where they do not show it, since another address is announced, it stays 0.
+    """
+    shown = [address.split("/") for address in addresses]
+
+    def pinned(address: str) -> str:
+        parts = address.split("/")
+        ip = ip_of(address)
+        if ip is None or len(parts) < 5 or parts[4] != "0":
+            return address
+        for other in shown:
+            same = other[1:2] == parts[1:2] and other[3:4] == parts[3:4] and len(other) > 4
+            if same and (ip.is_unspecified or other[2] == parts[2]):
+                return "/".join([*parts[:4], other[4], *parts[5:]])
+        return address
+
+    return tuple(pinned(address) for address in listen)
+
+
 def check_ports_free(addresses: Sequence[str]) -> None:
     """Check that nobody on this machine listens on the TCP and UDP ports named in `addresses`.
 

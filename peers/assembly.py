@@ -146,6 +146,7 @@ def assemble_node(
         call=transport.call,
         sources=crowd.peers,
         tell=listener,
+        blame=transport.blame,
     )
     contributor = Contributor(
         folder,

@@ -47,7 +47,8 @@ async def run_bootstrap_peer(key_path: Path, listen: str, announce: str | None) 
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if transport.died.is_set():
             raise NetworkError(
-                f"The network daemon p2pd ended by itself. It said:\n{transport.last_words()}",
+                "The network daemon p2pd ended by itself again and again. "
+                f"It said:\n{transport.last_words()}",
                 remedy="Run the same command again: nothing is lost.",
             )
     print("Left.")

@@ -2,15 +2,16 @@
 
 Pure and in memory: a block tree above the last pruned block, with the co-signatures known for each.
 
-Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches from
-an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
-co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et al.
-2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a peer leaves
-its branch only for one that is justified, or that more than half of the last final block's electors stand on.
+Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches
+from an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
+co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et
+al. 2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a
+peer leaves its branch only for one that is justified, or that more than half of the last final block's
+electors stand on.
 
-What is final is never undone. Three things make a block final: two quorums in a row; the time that passed while
-this peer itself went through `settled_depth` rounds in which nothing became final (`settle`); and the owner's
-signature under a checkpoint (`decree`).
+What is final is never undone. Three things make a block final: two quorums in a row; the time that passed
+while this peer itself went through `settled_depth` rounds in which nothing became final (`settle`); and the
+owner's signature under a checkpoint (`decree`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from peers.assignment import assign_reducers, leaders, missed_reducers
-from peers.counters import Counters, advance, claim_fault, initial
+from peers import validity
+from peers.assignment import missed_reducers
+from peers.counters import Counters, advance, initial
 from peers.finality import Finality, begin, show
 from peers.messages import (
     MAX_COSIGNATURES,
@@ -28,19 +30,12 @@ from peers.messages import (
     Checkpoint,
     CoSignature,
     Evidence,
-    Reduction,
     Roster,
     Signed,
 )
 from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
-from recipes.slots import merge, total
-
-RULED_OUT = (
-    "on a branch that a final block rules out here. If most others are on it, this peer trained apart from them for "
-    "too long: ask the run's owner for a checkpoint (python -m peers.checkpoint)"
-)
 
 
 @dataclass(frozen=True)
@@ -70,16 +65,6 @@ class KeptFinal:
 def genesis_hash(run: str) -> str:
     """Return the name of the place before the first block."""
     return digest(f"genesis/{run}".encode()).hex()
-
-
-def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
-    """Say what is wrong with the list of parts that a reduction of `roster` holds, or None."""
-    included = reduction.included
-    if not included or list(included) != sorted(set(included)):
-        return "a malformed list of parts"
-    if included[-1] >= len(roster.claims):
-        return "a part from outside the roster"
-    return None
 
 
 class Chain:
@@ -122,87 +107,16 @@ class Chain:
 
     def roster_fault(self, roster: Roster, parent: Link) -> str | None:
         """Say what is wrong with a roster on top of `parent`, or None."""
-        if roster.round != parent.round + 1 or roster.parent != parent.hash:
-            return "the roster is for another place in the chain"
-        claims = [signed.body for signed in roster.claims]
-        if len({claim.peer for claim in claims}) != len(claims):
-            return "the roster lists a peer twice"
-        for claim in claims:
-            if claim.parent != parent.hash:
-                return "a claim starts from another block"
-            if fault := claim_fault(claim, parent.counters, self.rules):
-                return f"{claim.peer}: {fault}"
-        used = [slots for claim in claims for slots in claim.slots]
-        if total(merge(used)) != total(used):
-            return "two claims used the same slots"
-        return None
+        return validity.roster_fault(self, roster, parent)
+
+    def block_fault(self, block: Block) -> str | None:
+        """Say what is wrong with a block whose parent is known, or None."""
+        return validity.block_fault(self, block)
 
     def rules_out(self, signed: Signed[Block]) -> bool:
         """Say whether a block takes the place of one that is final and not here yet."""
         decreed = self._decreed
         return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
-
-    def block_fault(self, block: Block) -> str | None:
-        """Say what is wrong with a block whose parent is known, or None."""
-        parent = self.links[block.parent]
-        roster = block.roster.body
-        if block.round != parent.round + 1:
-            return "wrong round"
-        if not self._stands_on(block.parent, self.final):
-            return RULED_OUT
-        if fault := self.roster_fault(roster, parent):
-            return fault
-        return (
-            self._leader_fault(block, parent)
-            or self._reductions_fault(block, parent)
-            or self._agreement_fault(block, parent)
-        )
-
-    def _leader_fault(self, block: Block, parent: Link) -> str | None:
-        """Say why this block is not its leader's to make.
-
-        Whom the chain ranks has one attempt, that of its rank; anybody else comes after all of them.
-        """
-        roster = block.roster.body
-        if block.attempt < roster.attempt:
-            return "an attempt before its own roster's"
-        order = leaders(parent.counters, self.rules)
-        for led in (roster, block):
-            rank = order.index(led.peer) if led.peer in order else len(order)
-            if led.attempt != rank and min(led.attempt, rank) < len(order):
-                return "an attempt that is not its leader's"
-        return None
-
-    def _reductions_fault(self, block: Block, parent: Link) -> str | None:
-        roster = block.roster.body
-        if len(block.reductions) != self.rules.segments:
-            return "wrong number of segments"
-        assignments = assign_reducers((c.body.peer for c in roster.claims), parent.counters, self.rules)
-        for segment, (reduction, assigned) in enumerate(zip(block.reductions, assignments, strict=True)):
-            if reduction is None:
-                continue
-            body = reduction.body
-            if body.roster != block.roster.hash or body.segment != segment:
-                return f"segment {segment}: a reduction of something else"
-            if body.peer not in (assigned.reducer, assigned.backup):
-                return f"segment {segment}: reduced by a peer that was not asked to"
-            if fault := parts_fault(body, roster):
-                return f"segment {segment}: {fault}"
-        return None
-
-    def _agreement_fault(self, block: Block, parent: Link) -> str | None:
-        if parent.block is None:
-            fits = block.digest_before == self.genesis_digest and not block.cosignatures
-            return None if fits else "does not start from the genesis state"
-        allowed = self.may_cosign(parent)
-        signers = [signed.body.peer for signed in block.cosignatures]
-        if len(set(signers)) != len(signers) or not allowed.issuperset(signers):
-            return "co-signatures twice or from outsiders"
-        if any(s.body.block != parent.hash or s.body.round != parent.round for s in block.cosignatures):
-            return "co-signatures of another block"
-        if block.cosignatures and block.digest_before != self.agreed_digest(parent, block.cosignatures):
-            return "another digest than its co-signatures agree on"
-        return None
 
     def agreed_digest(self, link: Link, cosignatures: Iterable[Signed[CoSignature]]) -> str | None:
         """Return the digest after `link` that the largest group of its electors co-signed.
@@ -235,8 +149,12 @@ class Chain:
         """Return the co-signatures known for `block`, in the order of their authors' names."""
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
 
+    def word_of(self, peer: PeerId, block: str) -> Signed[CoSignature] | None:
+        """Return a peer's co-signature of `block`, if it is known."""
+        return self._cosignatures.get(block, {}).get(peer)
+
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top of it may carry, the weighty ones first."""
+        """Return the known co-signatures of `link` that a block on top may carry, weighty ones first."""
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
         weighty = electors | link.finality.electorate.members
         by_weight = sorted(self.cosignatures(link.hash), key=lambda signed: signed.body.peer not in weighty)
@@ -281,7 +199,7 @@ class Chain:
 
     def _note(self, link: Link) -> None:
         """Take in what the chain shows at `link`, if it stands on what is final here."""
-        if not self._stands_on(link.hash, self.final):
+        if not self.stands_on(link.hash, self.final):
             return
         if link.finality.final in self.links:
             self._make_final(self.links[link.finality.final])
@@ -289,7 +207,7 @@ class Chain:
 
     def _note_justified(self, block: str) -> None:
         known = self.links.get(block)
-        if known is not None and self._stands_on(block, self.final):
+        if known is not None and self.stands_on(block, self.final):
             best = self.links[self.justified]
             if (known.round, known.hash) > (best.round, best.hash):
                 self.justified = block
@@ -316,7 +234,7 @@ class Chain:
         if latest is None or body.round > latest.round:
             self._latest[body.peer] = body
         honest = known.keys() - self.equivocations.keys()
-        if link.finality.electorate.agrees(honest) and self._stands_on(link.hash, self.final):
+        if link.finality.electorate.agrees(honest) and self.stands_on(link.hash, self.final):
             if link.finality.justified == link.parent and link.parent in self.links:
                 self._make_final(self.links[link.parent])
             self._note_justified(link.hash)
@@ -339,7 +257,7 @@ class Chain:
         return block in self._finals
 
     def _make_final(self, link: Link) -> None:
-        if link.round <= self.links[self.final].round or not self._stands_on(link.hash, self.final):
+        if link.round <= self.links[self.final].round or not self.stands_on(link.hash, self.final):
             return
         current = link.hash
         while current in self.links and current not in self._finals:
@@ -347,7 +265,7 @@ class Chain:
             current = self.links[current].parent
         self.final = link.hash
         self._version += 1
-        if not self._stands_on(self.justified, self.final):
+        if not self.stands_on(self.justified, self.final):
             self.justified = self.final
             for other in self.after(link.round):
                 self._note_justified(other.finality.justified)
@@ -355,8 +273,9 @@ class Chain:
     def decree(self, round_number: int, block: str) -> None:
         """Take a block for final without a quorum: an owner's checkpoint, or what was final before a restart.
 
-        One that is not here yet becomes final when it comes, and no other block of its round is let in. Whoever
-        holds a final block that contradicts it has to build the chain anew, and decree before adding blocks.
+        One that is not here yet becomes final when it comes, and no other block of its round is let in.
+        Whoever holds a final block that contradicts it has to build the chain anew, and decree before
+        adding blocks.
         """
         link = self.links.get(block)
         if link is not None:
@@ -372,13 +291,13 @@ class Chain:
         finality = begin(block, link.round, self.electors_at(block))
         self.links[block] = replace(link, finality=finality)
         for other in self.after(link.round):
-            if other.block is not None and other.parent in self.links and self._stands_on(other.hash, block):
+            if other.block is not None and other.parent in self.links and self.stands_on(other.hash, block):
                 renewed = replace(other, finality=self._finality(self.links[other.parent], other.block.body))
                 self.links[other.hash] = renewed
                 self._note(renewed)
         self._version += 1
 
-    def _stands_on(self, block: str, ancestor: str) -> bool:
+    def stands_on(self, block: str, ancestor: str) -> bool:
         """Say whether `block` is `ancestor` or comes after it."""
         floor = self.links[ancestor].round
         while block in self.links and self.links[block].round > floor:
@@ -420,7 +339,7 @@ class Chain:
         return found
 
     def _prevailing(self, ancestor: str, children: list[str]) -> str | None:
-        """Return the branch that more than half of the last final block's electors stand on, if there is one."""
+        """Return the branch that over half of the last final block's electors stand on, if there is one."""
         electors = self.electors_at(self.final) - self.equivocations.keys()
         weight = self._weights(ancestor, children, electors)
         best = max(children, key=lambda child: weight[child])
@@ -437,7 +356,13 @@ class Chain:
     def _heaviest(self, ancestor: str, children: list[str]) -> str:
         electors = self.electors_at(ancestor) - self.equivocations.keys()
         weight = self._weights(ancestor, children, electors)
-        return min(children, key=lambda child: (-weight[child], self._attempt(child), child))
+        # Where as many electors stand on two branches, or none on any, those whom the chain knows at all
+        # decide.
+        known = self.links[ancestor].counters.peers.keys() - self.equivocations.keys()
+        following = self._weights(ancestor, children, known)
+        return min(
+            children, key=lambda child: (-weight[child], -following[child], self._attempt(child), child)
+        )
 
     def _attempt(self, block: str) -> int:
         signed = self.links[block].block
@@ -508,6 +433,16 @@ class Chain:
         return found
 
 
+def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
+    """Return the links from `head` downwards, by their round."""
+    found = {}
+    link: Link | None = chain.link(head)
+    while link is not None:
+        found[link.round] = link
+        link = chain.links.get(link.parent)
+    return found
+
+
 def build_chain(
     chain: Chain,
     blocks: Iterable[Signed[Block]],
@@ -518,8 +453,12 @@ def build_chain(
 ) -> Chain:
     """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.
 
-    An owner's checkpoint goes before what was final here, unless that is newer.
+    An owner's checkpoint goes before what was final here, unless that is newer. A final block that the disk
+    lost is not waited for: most others have it, or nobody has.
     """
+    blocks = list(blocks)
+    if final is not None and not any(signed.hash == final.block for signed in blocks):
+        final = None
     if checkpoint is not None and (final is None or final.round <= checkpoint.body.round):
         chain.decree(checkpoint.body.round, checkpoint.body.block)
     elif final is not None:

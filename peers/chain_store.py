@@ -107,7 +107,7 @@ class ChainStore:
         self._remember("promise", asdict(promise))
 
     def promise(self) -> Promise | None:
-        """Return the promise that stands: an empty one if nothing was co-signed, None if that is forgotten."""
+        """Return the promise that stands: empty if nothing was co-signed, None if that is forgotten."""
         if self.forgot:
             return None
         kept = self._recall("promise")

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peers.chain import Chain, Link
+from peers.chain import Chain, Link, trunk_below
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
 from peers.history import ContributionHistory
 from peers.messages import Claim, Signed
-from peers.reduction import clip_factors
+from peers.reduction import clip_factors, newcomers_in
 from peers.returns import Counted
 from peers.segment import SegmentFrame, contribution_root
 from recipes.errors import MessageError
 from recipes.files import write_atomic
-from recipes.keys import SigningKey
+from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class Contributor:
             StorageError: the disk refuses.
         """
         round_number = chain.link(parent).round + 1
-        trunk = _trunk(chain, parent)
+        trunk = trunk_below(chain, parent)
         compressed = self._history.contribute(
             round_number,
             window.delta,
-            outcome=lambda number, claim: self._outcome(trunk.get(number), claim),
+            outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
             reduced=self._reduced,
         )
         roots = tuple(frame.root() for frame in compressed.frames)
@@ -98,20 +98,23 @@ class Contributor:
             raise MessageError("the contribution that was claimed is no longer on disk")
         self._exchange.hold(claim.body.contribution, whole)
 
-    def _outcome(self, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
+    def _outcome(self, chain: Chain, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
         """Return which segments of a claim's contribution its round's block counted, if it has a block."""
         if link is None or link.block is None:
             return None
         block = link.block.body
         claims = block.roster.body.claims
         place = next((place for place, claim in enumerate(claims) if claim.hash == claim_hash), None)
+        electors = chain.electors_at(link.parent) if link.parent in chain else frozenset[PeerId]()
+        newcomers = newcomers_in(block.roster.body, electors)
         counted: dict[int, Counted] = {}
         for segment, reduction in enumerate(block.reductions):
             if place is None or reduction is None or place not in reduction.body.included:
                 continue
             norms = [claim.body.norms[segment] for claim in claims]
-            factor = clip_factors(norms, clip_factor=self._exchange.form.clip_factor)[place]
-            counted[segment] = Counted(factor, reduction.body.root if self._return_dropped else None)
+            clip_factor = self._exchange.form.clip_factor
+            factors = clip_factors(norms, clip_factor=clip_factor, newcomers=newcomers)
+            counted[segment] = Counted(factors[place], reduction.body.root if self._return_dropped else None)
         return counted
 
     def _reduced(self, root: str) -> SegmentFrame | None:
@@ -129,13 +132,3 @@ class Contributor:
         )
         (self._folder / f"{round_number - _TRACES_KEPT}.json").unlink(missing_ok=True)
         return digest(salt + np.asarray(losses, dtype="<f4").tobytes()).hex()
-
-
-def _trunk(chain: Chain, head: str) -> dict[int, Link]:
-    """Return the links from `head` downwards, by their round."""
-    links = {}
-    link: Link | None = chain.link(head)
-    while link is not None:
-        links[link.round] = link
-        link = chain.links.get(link.parent)
-    return links

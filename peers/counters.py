@@ -1,8 +1,9 @@
 """What the chain itself remembers: a deterministic function of its blocks, part of the state digest.
 
-Counters hold who takes part, which slots of the corpus each peer may use next, how many tokens were
-trained on, the next round's deadlines, and the beacon. Every peer computes them by itself (`advance`), so a leader has no say in
-them, and a newcomer checks those of a snapshot against the digest that the block's co-signers agree on.
+Counters hold who takes part, which slots of the corpus each peer may use next, how many tokens were trained
+on, the next round's deadlines, and the beacon. Every peer computes them by itself (`advance`), so a leader
+has no say in them, and a newcomer checks those of a snapshot against the digest that the block's co-signers
+agree on.
 
 Slots are handed out by a cursor that only moves forward. What a peer did not use, and what was given
 to a peer that did not show up, goes back into `leftovers`, which are handed out first: so the corpus is

@@ -45,6 +45,9 @@ class Crowd:
     async def look_around(self, *, announce_round: int | None = None) -> tuple[PeerId, ...]:
         """Read the notice board, connect to whom it names, and return who takes part in the run.
 
+        If the board names nobody, as to a machine whose clock makes every notice look old, that is whoever is
+        connected.
+
         Args:
             announce_round: the round that this peer has applied, to be posted there; None to stay silent.
 
@@ -64,7 +67,7 @@ class Crowd:
         self._connected = await self._transport.connected()
         self._present = tuple(peer for peer in present if peer in self._connected)[:_MOST_PEERS]
         self._remember({peer: present[peer].addresses for peer in self._present}, tried=tuple(friends))
-        return self._present
+        return tuple(self.peers())
 
     async def _connect(self, peer: PeerId, addresses: tuple[str, ...]) -> bool:
         try:

@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from peers import exchanging, following, leading
+from peers import claiming, exchanging, following, leading
 from peers.assignment import Assignment, leaders
 from peers.chain import Chain, Link
+from peers.early import EarlyMessages
 from peers.effects import (
     Acquainted,
     Applied,
@@ -41,7 +42,6 @@ from peers.effects import (
     Received,
     ReducedFetched,
     ReducedLost,
-    SaveClaim,
     SavePromise,
     SegmentPushed,
     SegmentReduced,
@@ -52,7 +52,7 @@ from peers.effects import (
     Train,
     WindowEnded,
 )
-from peers.events import Claimed, Event, Notice, Waiting, WindowStarted
+from peers.events import Event, Notice, Waiting, WindowStarted
 from peers.finality import Promise
 from peers.measuring import Measures
 from peers.messages import (
@@ -60,6 +60,7 @@ from peers.messages import (
     Block,
     Checkpoint,
     Claim,
+    ClaimsWanted,
     CoSignature,
     Evidence,
     HeadNotice,
@@ -67,7 +68,6 @@ from peers.messages import (
     Reduction,
     Roster,
     Signed,
-    sign,
 )
 from peers.pace import Deadlines
 from peers.rules import CLAIM_LEADERS, FANOUT, Rules
@@ -76,11 +76,6 @@ from recipes.merkle import digest
 from recipes.slots import total
 
 MAX_ACQUAINTANCES = 256
-MAX_EARLY_KEYS = 64
-MAX_EARLY_EACH = 512
-MAX_EARLY_OF_ONE = 16  # sender, for one key
-MAX_EARLY_ROSTERS = 32
-MAX_OWN_CLAIMS = 64
 SHORTEST_WINDOW = 0.3  # of a window: with less left, a newcomer waits for the next round
 FORGETFUL_WINDOWS = 3  # who may have forgotten a claim sits out the round that it finds, but no longer
 
@@ -102,6 +97,7 @@ class RoundState:
     parent: Link
     started: float  # when the window began, on this peer's clock
     train_until: float = math.inf
+    claims_asked_at: float = -math.inf  # by a leader that came into a running round
     training: bool = False
     window_ended: float | None = None
     ready: set[PeerId] = field(default_factory=set)
@@ -167,7 +163,8 @@ class RoundEngine:
         self.rounds_without_final = 0  # that this peer went through itself
         self.newcomer = len(chain.links) == 1
         self.forgot = promise is None  # it may have claimed already in the round that it finds
-        self.found_at: tuple[int, float] | None = None  # who forgot: the round of the head found, and when
+        self.found_at: float | None = None  # when a peer that forgot found a head
+        self.rounds_seen = 0  # from their beginning to their end, since the start
         self.wake_at = now
         self.applying: str | None = None
         self.leaving = False
@@ -177,16 +174,15 @@ class RoundEngine:
         self.began_here = False
         self.state_is_here = state_is_here
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
-        self.early: dict[str, list[tuple[PeerId, AnyMessage]]] = {}  # by the block or roster they wait for
-        self.early_since: dict[str, float] = {}
+        self.early = EarlyMessages()
         self.skipped_at = now
         self.asked_for: dict[str, float] = {}  # blocks that notices spoke of, and when they were asked for
         self.rosters_spoken_of: dict[str, tuple[PeerId, str]] = {}  # by block, before this peer has started
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
-        self._own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
+        self.own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
         self.asked = 0
         self.ask_at = now
-        self._overrun = 0.0  # seconds from a window's planned end to its claim
+        self.overrun = 0.0  # seconds from a window's planned end to its claim
         self.last_base = math.inf
         self.convicts: set[PeerId] = set()
         self._left_at: float | None = None
@@ -204,10 +200,11 @@ class RoundEngine:
         following.follow_best_branch(self)
         if self.started:
             self._stop_waiting_for_memory()
+            self._train_after_all()
             leading.draw_up_roster(self)
             exchanging.exchange(self)
             leading.make_block(self)
-            self._claim_further()
+            claiming.claim_further(self)
         following.ask_around(self)
         following.ask_for_what_was_skipped(self)
         self._leave_when_done()
@@ -308,7 +305,7 @@ class RoundEngine:
                 for peer in peers:
                     self._meet(peer)
             case WindowEnded():
-                self._claim(happened)
+                claiming.claim(self, happened)
             case SegmentPushed(roster, segment, reducer, taken):
                 if taken:
                     self.measures.transfer_ended((roster, segment, reducer), self._now)
@@ -343,6 +340,9 @@ class RoundEngine:
             case Ready(round=_, parent=parent):
                 if self._here_or_early(parent, sender, message) and len(self.round.ready) < MAX_ACQUAINTANCES:
                     self.round.ready.add(sender)
+            case ClaimsWanted(parent=parent):
+                if parent == self.head and sender in self.chain_leaders():
+                    claiming.claim_to(self, sender)
             case Claim():
                 if self._here_or_early(body.parent, sender, message):
                     leading.take_claim(self, message)  # type: ignore[arg-type]
@@ -353,14 +353,11 @@ class RoundEngine:
                 if self._is_roster(body.roster):
                     exchanging.take_reduction(self, message)  # type: ignore[arg-type]
                 else:
-                    self._keep_early(body.roster, sender, message)
+                    self.early.keep(body.roster, sender, message, self._now)
             case Block():
                 following.take_block(self, sender, message)  # type: ignore[arg-type]
             case CoSignature():
-                if body.block in self.chain:
-                    following.take_cosignature(self, message)  # type: ignore[arg-type]
-                else:
-                    self._keep_early(body.block, sender, message)
+                self.take_cosignature(sender, message)  # type: ignore[arg-type]
             case HeadNotice():
                 self.measures.answered(sender, self._now)
                 following.take_notice(self, sender, body)
@@ -368,6 +365,26 @@ class RoundEngine:
                 following.take_checkpoint(self, message)  # type: ignore[arg-type]
             case Evidence():
                 following.take_evidence(self, body)
+
+    def take_cosignature(self, sender: PeerId, signed: Signed[CoSignature]) -> None:
+        """Record a co-signature, now or when its block is here."""
+        if signed.body.block in self.chain:
+            following.take_cosignature(self, signed)
+        else:
+            self.early.keep(signed.body.block, sender, signed, self._now)
+
+    def head_notice(self, *, age_seconds: float) -> HeadNotice | None:
+        """Say where this peer stands, or return None while it is still finding that out."""
+        if not self.started:
+            return None
+        roster = self.round.roster
+        return HeadNotice(
+            round=self.chain.link(self.head).round,
+            block=self.head,
+            age_seconds=age_seconds,
+            roster=roster.hash if roster is not None else None,
+            word=self.chain.word_of(self.me, self.head),
+        )
 
     def _meet(self, peer: PeerId) -> None:
         if peer == self.me or peer in self.acquaintances or len(self.acquaintances) >= MAX_ACQUAINTANCES:
@@ -384,126 +401,34 @@ class RoundEngine:
         if parent == self.head:
             return True
         if parent not in self.chain or self.chain.link(parent).round >= self.chain.link(self.head).round:
-            self._keep_early(parent, sender, message)
+            self.early.keep(parent, sender, message, self._now)
         elif (
             parent == self.round.parent.parent
             and isinstance(message, Signed)
             and isinstance(message.body, Claim)
+            and message.body.peer == sender
             and sender in self.round.parent.counters.peers
         ):
             self.measures.claim_came(self._now - self.last_base)  # too late for its round
         return False
 
-    def _keep_early(self, key: str, sender: PeerId, message: AnyMessage) -> None:
-        if key not in self.early and len(self.early) >= MAX_EARLY_KEYS:
-            self.forget_early(next(iter(self.early)))
-        waiting = self.early.setdefault(key, [])
-        self.early_since.setdefault(key, self._now)
-        if sum(other == sender for other, _ in waiting) >= MAX_EARLY_OF_ONE or self._is_bulk(message):
-            return
-        if len(waiting) < MAX_EARLY_EACH:
-            waiting.append((sender, message))
-
-    def _is_bulk(self, message: AnyMessage) -> bool:
-        """Say whether a roster, which is large, comes on top of as many as may wait."""
-        if not isinstance(message, Signed) or not isinstance(message.body, Roster):
-            return False
-        waiting = (other for messages in self.early.values() for _, other in messages)
-        rosters = (other for other in waiting if isinstance(other, Signed) and isinstance(other.body, Roster))
-        return sum(1 for _ in rosters) >= MAX_EARLY_ROSTERS
-
     def replay_early(self, key: str) -> None:
         """Take in what came before the block or roster `key` was known here."""
-        for sender, message in self.forget_early(key):
+        for sender, message in self.early.take(key):
             self._receive(sender, message)
 
-    def forget_early(self, key: str) -> list[tuple[PeerId, AnyMessage]]:
-        """Forget, and return, what waits for the block or roster `key`."""
-        self.early_since.pop(key, None)
-        return self.early.pop(key, [])
-
-    # ------------------------------------------------------------ claims
-
-    def _claim(self, work: WindowEnded) -> None:
-        current = self.round
-        if work.parent != self.head or not current.training or current.own_claim is not None:
-            return
-        current.window_ended = self._now
-        self._overrun = max(self._now - current.train_until, self._overrun / 2, 0.0)
-        if work.steps == 0:
-            self.tell(Waiting(current.parent.round + 1, "no step was finished within the window"))
-            return
-        counters = current.parent.counters
-        fields = {name: getattr(work, name) for name in work.__dataclass_fields__}
-        body = Claim(
-            run=self.rules.run,
-            peer=self.me,
-            round=counters.round + 1,
-            predecessor=self._predecessor(),
-            nonce_commitment=digest(self._nonce(self.head)).hex(),
-            nonce=self._owed_nonce(),
-            pace=self.measures.take_pace(),
-            **fields,
-        )
-        current.own_claim = sign(self.key, body)
-        self._own_claims[self.head] = current.own_claim
-        if len(self._own_claims) > MAX_OWN_CLAIMS:
-            del self._own_claims[next(iter(self._own_claims))]
-        self.emit(SaveClaim(current.own_claim))
-        leading.take_claim(self, current.own_claim)
-        self._send_claim(self.leaders()[:CLAIM_LEADERS])
-        self.tell(Claimed(body.round, body.contribution_bytes))
-
-    def _claim_again(self) -> None:
-        """Send the claim that was made on top of the head before this peer was started again."""
-        current = self.round
-        current.own_claim = self._own_claims[self.head]
-        current.window_ended = self._now
-        current.ready.add(self.me)
-        leading.take_claim(self, current.own_claim)
-        self._send_claim(self.leaders()[:CLAIM_LEADERS])
-
-    def _predecessor(self) -> str | None:
-        """Return the hash of this peer's newest claim."""
-        newest = next(reversed(self._own_claims.values()), None)
-        return newest.hash if newest is not None else None
-
-    def _nonce(self, parent: str) -> bytes:
-        """Return this peer's x for the round after `parent`: secret, and known again after a restart."""
-        return digest(self.key.sign("nonce", f"{self.rules.run}/{parent}".encode()))
-
-    def _owed_nonce(self) -> str | None:
-        """Return the x that the chain expects this peer to reveal, if it counted its last claim."""
-        standing = self.round.parent.counters.peers.get(self.me)
-        if standing is None or standing.nonce_commitment is None:
-            return None
-        return self._nonce(self.round.parent.parent).hex()
-
-    def _send_claim(self, peers: list[PeerId]) -> None:
-        claim = self.round.own_claim
-        fresh = [peer for peer in peers if peer not in self.round.claim_sent]
-        self.round.claim_sent.update(fresh)
-        if claim is not None:
-            self.send(fresh, claim)
-
-    def _claim_further(self) -> None:
-        """While no roster comes, bring the claim to leaders further down the order."""
-        current = self.round
-        if current.own_claim is None or current.roster is not None:
-            return
-        order = self.leaders()
-        for rank in range(1, max(2, len(order) - CLAIM_LEADERS + 1)):
-            at = self.silence_base() + self.deadlines.grace + rank * self.deadlines.leader
-            if not self.reached(at):
-                return
-            self._send_claim(order[: CLAIM_LEADERS + rank])
+    # ------------------------------------------------------------ waiting
 
     def _stop_waiting_for_memory(self) -> None:
-        """Let a forgetful peer claim again after the round that it found; or, if it is all alone, after a while."""
+        """Let a forgetful peer claim again once it saw a round from its beginning to its end.
+
+        It cannot have claimed on top of a block that did not exist. If it is all alone, it goes on after a
+        while.
+        """
         if not self.forgot or self.found_at is None or self.applying is not None:
             return
-        found, since = self.found_at
-        if self.round.parent.round > found:
+        since = self.found_at
+        if self.rounds_seen > 0:
             self.forgot, self.promise = False, None
             following.promise_afresh(self)
             if self.promise is not None:
@@ -512,10 +437,20 @@ class RoundEngine:
             self.forgot = False
             self.begin_round()
 
+    def _train_after_all(self) -> None:
+        """Begin the window anew where all who might have trained sit the round out: nobody else will."""
+        current = self.round
+        idle = not current.training and not current.claims and current.roster is None
+        if idle and self.applying is None and not self.leaving and self.began_here:
+            silence = self.deadlines.grace + CLAIM_LEADERS * self.deadlines.leader
+            if self.reached(max(self.silence_base(), current.started) + silence):
+                self.begin_round()
+
     # ------------------------------------------------------------ beginning and leaving
 
     def begin_round(self) -> None:
         """Start the window on top of the head."""
+        comes_late = not self.started
         self.started = self.began_here = True
         link = self.chain.link(self.head)
         began = min(self._now, self.head_age.get(self.head, self._now))
@@ -525,14 +460,18 @@ class RoundEngine:
         seconds = began + self.rules.window_seconds - self._now
         slots = link.counters.slots_for(self.me, self.head, self.rules)
         number = link.round + 1
+        if comes_late and self.me in self.chain_leaders()[:CLAIM_LEADERS]:
+            # Before a restart, it may have held claims that nobody will send again by himself.
+            self.round.claims_asked_at = self._now
+            self.send(self.acquaintances, ClaimsWanted(round=number, parent=self.head))
         if reason := self._reason_to_wait(link, seconds):
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
-            if self.head in self._own_claims and not self.leaving:
-                self._claim_again()
+            if self.head in self.own_claims and not self.leaving:
+                claiming.claim_again(self)
         else:
             # What it takes to turn a window into a claim comes off the window, for the others do not wait.
-            seconds = max(seconds - self._overrun, SHORTEST_WINDOW * self.rules.window_seconds)
+            seconds = max(seconds - self.overrun, SHORTEST_WINDOW * self.rules.window_seconds)
             self.round.train_until = self._now + seconds
             self.round.training = True
             self.round.ready.add(self.me)
@@ -552,7 +491,7 @@ class RoundEngine:
             return "you asked to leave"
         if self.forgot or (self.promise is not None and link.round < self.promise.claims_after):
             return "this peer's memory of the run is lost, and it may have claimed in that round already"
-        if self.head in self._own_claims:
+        if self.head in self.own_claims:
             return "the claim for it was made before this peer was started again, and is sent again"
         if seconds < SHORTEST_WINDOW * self.rules.window_seconds:
             return "too little is left of it: training starts with the next"

@@ -85,7 +85,7 @@ class BlockFinal:
 
 @dataclass(frozen=True)
 class Rewound:
-    """The head was left for a branch with more electors behind it. `why` says what allows it at that depth."""
+    """The head was left for a better branch; `why` says what allows that at such a depth."""
 
     round: int
     to_round: int
@@ -107,6 +107,15 @@ class Refused:
     peer: PeerId
     what: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Banned:
+    """A peer is neither answered nor asked for a while. `reasons`: what it sent, and how often."""
+
+    peer: PeerId
+    seconds: float
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ Event = (
     | Rewound
     | Convicted
     | Refused
+    | Banned
     | Diverged
     | Fetching
     | Validated

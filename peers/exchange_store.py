@@ -17,9 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peers.codec import Codec
+from peers.conduct import counts_as
 from peers.messages import Claim, Reduction, Roster, Signed
 from peers.parts import join_parts, split_parts
-from peers.reduction import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
+from peers.reduction import (
+    clip_bound,
+    clip_factors,
+    exceeds_bound,
+    reduce_chunk,
+    reduce_segment,
+    weights_of,
+)
 from peers.segment import (
     ChunkProof,
     SegmentFrame,
@@ -27,7 +35,7 @@ from peers.segment import (
     proof_limit,
     verify_chunk,
 )
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 from recipes.files import write_atomic
 from recipes.keys import PeerId
 from recipes.merkle import HASH_BYTES, path, root_from_path
@@ -68,6 +76,7 @@ class _Received:
     """The segments that came for one roster, by segment and claimant."""
 
     roster: Roster
+    newcomers: frozenset[int]  # places in it
     frames: dict[tuple[int, PeerId], SegmentFrame] = field(default_factory=dict)
     roots: dict[tuple[int, PeerId], tuple[bytes, ...]] = field(
         default_factory=dict
@@ -110,9 +119,14 @@ class ExchangeStore:
 
     # ------------------------------------------------------------ as a reducer
 
-    def begin(self, roster: Signed[Roster]) -> None:
-        """Make room for the segments of a roster; only the last few rosters' stay."""
-        self._received.setdefault(roster.hash, _Received(roster.body))
+    def begin(self, roster: Signed[Roster], *, newcomers: frozenset[int] = frozenset()) -> None:
+        """Make room for the segments of a roster; only the last few rosters' stay.
+
+        Args:
+            roster: whose claims are averaged.
+            newcomers: their places in it (`reduction.newcomers_in`).
+        """
+        self._received.setdefault(roster.hash, _Received(roster.body, newcomers))
         while len(self._received) > _MAX_ROSTERS:
             del self._received[next(iter(self._received))]
 
@@ -134,15 +148,16 @@ class ExchangeStore:
             raise MessageError(f"there is no segment {segment}")
         claim = next((c.body for c in received.roster.claims if c.body.peer == sender), None)
         if claim is None:
-            raise MessageError("only claimants send segments")
+            raise MessageError("only claimants send segments", offence=Offence.FALSE)
         if (segment, sender) in received.frames:
             return roster_hash, segment
-        frame = SegmentFrame.parse(data, codec=self.form.codec, chunks=self.form.chunks_per_segment)
+        with counts_as(Offence.MALFORMED):
+            frame = SegmentFrame.parse(data, codec=self.form.codec, chunks=self.form.chunks_per_segment)
         root = root_from_path(frame.root(), segment, self.form.segments, proof)
         if root is None or root.hex() != claim.contribution:
-            raise MessageError("a segment that its claim does not commit to")
+            raise MessageError("a segment that its claim does not commit to", offence=Offence.FALSE)
         if abs(frame.norm() - claim.norms[segment]) > _NORM_TOLERANCE * max(1.0, claim.norms[segment]):
-            raise MessageError("a segment with another norm than claimed")
+            raise MessageError("a segment with another norm than claimed", offence=Offence.FALSE)
         received.frames[segment, sender] = frame
         received.roots[segment, sender] = tuple(proof)
         return roster_hash, segment
@@ -157,7 +172,7 @@ class ExchangeStore:
         received = self._received[roster_hash]
         roster = received.roster
         frames = [received.frames[segment, roster.claims[place].body.peer] for place in included]
-        weights, factors = self._weights(roster, segment, included)
+        weights, factors = self._weights(roster, segment, included, received.newcomers)
         reduced = reduce_segment(frames, weights, factors, out_codec=self.form.reduced_codec)
         data = reduced.to_bytes()
         self._write(roster.round, reduced.root().hex(), data)
@@ -193,18 +208,27 @@ class ExchangeStore:
             for _ in range(count)
         ]
 
-    def check_spot(self, roster: Roster, reduction: Reduction, chunk: int, answer: bytes) -> None:
+    def check_spot(
+        self,
+        roster: Roster,
+        reduction: Reduction,
+        chunk: int,
+        answer: bytes,
+        *,
+        newcomers: frozenset[int] = frozenset(),
+    ) -> None:
         """Recompute one reduced chunk from the proofs in `answer`.
 
         Raises:
             MessageError: the proofs do not hold, or the reduced chunk is not what they come to.
         """
-        proofs = [
-            ChunkProof.parse(part, codec=self.form.codec)
-            for part in split_parts(answer, most=len(reduction.included))
-        ]
+        with counts_as(Offence.MALFORMED):
+            proofs = [
+                ChunkProof.parse(part, codec=self.form.codec)
+                for part in split_parts(answer, most=len(reduction.included))
+            ]
         if len(proofs) != len(reduction.included):
-            raise MessageError("a spot check with parts missing")
+            raise MessageError("a spot check with parts missing", offence=Offence.FALSE)
         for place, proof in zip(reduction.included, proofs, strict=True):
             held = verify_chunk(
                 proof,
@@ -215,40 +239,51 @@ class ExchangeStore:
                 segments=self.form.segments,
             )
             if not held:
-                raise MessageError("a spot check with a chunk that its claim does not commit to")
-        weights, factors = self._weights(roster, reduction.segment, reduction.included)
-        expected = reduce_chunk(
-            [proof.content for proof in proofs],
-            weights,
-            factors,
-            codec=self.form.codec,
-            out_codec=self.form.reduced_codec,
-        )
+                raise MessageError(
+                    "a spot check with a chunk that its claim does not commit to", offence=Offence.FALSE
+                )
+        weights, factors = self._weights(roster, reduction.segment, reduction.included, newcomers)
+        with counts_as(Offence.FALSE):
+            expected = reduce_chunk(
+                [proof.content for proof in proofs],
+                weights,
+                factors,
+                codec=self.form.codec,
+                out_codec=self.form.reduced_codec,
+            )
         if self.read_reduced(reduction.root).encoded[chunk] != expected:
             raise MessageError(
-                f"chunk {chunk} of segment {reduction.segment} is not the average of its parts"
+                f"chunk {chunk} of segment {reduction.segment} is not the average of its parts",
+                offence=Offence.FALSE,
             )
 
-    def check_bound(self, roster: Roster, reduction: Reduction) -> None:
+    def check_bound(
+        self, roster: Roster, reduction: Reduction, *, newcomers: frozenset[int] = frozenset()
+    ) -> None:
         """Check that a reduced segment has the size that its author says, and is within the clip bound.
 
         Raises:
             MessageError: it is not.
         """
         if len(self.reduced_bytes(reduction.root)) != reduction.bytes:
-            raise MessageError(f"reduced segment {reduction.segment} has another size than announced")
+            raise MessageError(
+                f"reduced segment {reduction.segment} has another size than announced", offence=Offence.FALSE
+            )
         norms = [claim.body.norms[reduction.segment] for claim in roster.claims]
-        bound = clip_bound(norms, clip_factor=self.form.clip_factor)
+        bound = clip_bound(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
         if exceeds_bound(self.read_reduced(reduction.root), bound):
-            raise MessageError(f"reduced segment {reduction.segment} is beyond the clip bound")
+            raise MessageError(
+                f"reduced segment {reduction.segment} is beyond the clip bound", offence=Offence.FALSE
+            )
 
     def _weights(
-        self, roster: Roster, segment: int, included: Sequence[int]
+        self, roster: Roster, segment: int, included: Sequence[int], newcomers: frozenset[int]
     ) -> tuple[list[float], list[float]]:
-        """Return what each included part counts (its slots), and its clip factor."""
+        """Return what each included part counts, and its clip factor."""
         norms = [claim.body.norms[segment] for claim in roster.claims]
-        factors = clip_factors(norms, clip_factor=self.form.clip_factor)
-        weights = [float(total(roster.claims[place].body.slots)) for place in included]
+        factors = clip_factors(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
+        slots = [total(roster.claims[place].body.slots) for place in included]
+        weights = weights_of(slots, [place in newcomers for place in included])
         return weights, [factors[place] for place in included]
 
     # ------------------------------------------------------------ reduced segments
@@ -290,7 +325,8 @@ class ExchangeStore:
             MessageError: the bytes are not those that `root` names.
             StorageError: the disk refused.
         """
-        self._parse_reduced(root, data)
+        with counts_as(Offence.FALSE):
+            self._parse_reduced(root, data)
         self._write(round_number, root, data)
 
     def forget_reduced(self, *, before_round: int) -> None:
@@ -320,8 +356,8 @@ def read_push(content: bytes) -> tuple[str, int, list[bytes], bytes]:
     """
     parts = split_parts(content, most=4)
     if len(parts) != 4 or len(parts[0]) != HASH_BYTES or len(parts[1]) != 4 or len(parts[2]) % HASH_BYTES:
-        raise MessageError("a malformed segment push")
+        raise MessageError("a malformed segment push", offence=Offence.MALFORMED)
     proof = [parts[2][start : start + HASH_BYTES] for start in range(0, len(parts[2]), HASH_BYTES)]
     if len(proof) > _MAX_PATH:
-        raise MessageError("a segment push with too long a path")
+        raise MessageError("a segment push with too long a path", offence=Offence.MALFORMED)
     return parts[0].hex(), int.from_bytes(parts[1], "little"), proof, parts[3]

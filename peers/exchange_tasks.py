@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ from peers import effects as do
 from peers.contributing import Contributor
 from peers.engine import RoundEngine
 from peers.events import Event, Refused
-from peers.exchange_store import ExchangeStore
+from peers.exchange_store import ExchangeStore, read_push
 from peers.messages import Reduction, Roster, Signed
-from peers.parts import split_parts
+from peers.reduction import newcomers_in
 from peers.requests import SpotCheck, encode_spot_check
 from peers.transport import Call, RemoteError
 from recipes.errors import MessageError, UnreachableError
@@ -42,6 +42,7 @@ class ExchangeTasks:
         compute: Callable[[Callable[[], Any]], Awaitable[Any]],
         take: Callable[[do.Input], None],
         tell: Callable[[Event], None],
+        blame: Callable[[PeerId, MessageError], None],
     ) -> None:
         """Put it together.
 
@@ -54,6 +55,7 @@ class ExchangeTasks:
             compute: runs arithmetic off the event loop.
             take: hands the engine an input.
             tell: tells the listeners.
+            blame: is told who answered with what no honest peer sends.
         """
         self._engine = engine
         self._store = store
@@ -63,15 +65,20 @@ class ExchangeTasks:
         self._compute = compute
         self._take = take
         self._tell = tell
+        self._blame = blame
         self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._newcomers: dict[str, frozenset[int]] = {}  # by roster: their places in it
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
         self._roster_known = asyncio.Condition()
 
     async def begin(self, roster: Signed[Roster]) -> None:
         """Make room for a roster's segments, draw what to check, and let in what came before it."""
-        self._store.begin(roster)
+        electors = self._engine.chain.electors_at(roster.body.parent)
+        self._newcomers[roster.hash] = newcomers_in(roster.body, electors)
+        self._store.begin(roster, newcomers=self._newcomers[roster.hash])
         self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)
         while len(self._spots) > _ROSTERS_KEPT:
+            self._newcomers.pop(next(iter(self._spots)), None)
             del self._spots[next(iter(self._spots))]
         async with self._roster_known:
             self._roster_known.notify_all()
@@ -113,25 +120,24 @@ class ExchangeTasks:
         Raises:
             MessageError: it is not what its claim committed to, or its roster never came.
         """
-        roster = split_parts(content, most=4)[0].hex() if content else ""
+        roster, segment, _, _ = read_push(content)
         async with self._roster_known:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(
                     self._roster_known.wait_for(lambda: self._store.knows(roster)),
                     self._engine.deadlines.transfer,
                 )
-        self._must_reduce(roster, split_parts(content, most=4))
+        self._must_reduce(roster, segment)
         roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
         self._take(do.SegmentStored(roster, segment, sender))
 
-    def _must_reduce(self, roster: str, parts: list[bytes]) -> None:
+    def _must_reduce(self, roster: str, segment: int) -> None:
         """Check that a pushed segment is this peer's to reduce, now or as a backup.
 
         Raises:
             MessageError: it is not.
         """
         current = self._engine.round
-        segment = int.from_bytes(parts[1][:4], "little") if len(parts) > 1 else 0
         if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
             raise MessageError("a segment of no roster at hand")
         assignment = current.assignments[segment]
@@ -152,7 +158,9 @@ class ExchangeTasks:
             return
         try:
             await self._get_reduced(effect, roster.round)
-            await self._compute(lambda: self._store.check_bound(roster, reduction))
+            newcomers = self._newcomers.get(effect.roster, frozenset())
+            with self._answerable(reduction.peer):
+                await self._compute(lambda: self._store.check_bound(roster, reduction, newcomers=newcomers))
             await self._check_spots(roster, effect.roster, reduction)
         except (UnreachableError, RemoteError) as error:
             self._take(do.ReducedLost(effect.root, str(error)))
@@ -182,7 +190,8 @@ class ExchangeTasks:
                     timeout=2 * self._engine.deadlines.transfer,
                     purpose="segments",
                 )
-                await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))
+                with self._answerable(source):
+                    await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))
             except (UnreachableError, RemoteError, MessageError):
                 if source == effect.sources[-1]:
                     raise
@@ -213,4 +222,16 @@ class ExchangeTasks:
             except (UnreachableError, RemoteError):
                 self._unchecked.add(reduction.root)
                 continue
-            await self._compute(partial(self._store.check_spot, roster, reduction, chunk, answer))
+            newcomers = self._newcomers.get(roster_hash, frozenset())
+            check = partial(self._store.check_spot, roster, reduction, chunk, answer, newcomers=newcomers)
+            with self._answerable(reduction.peer):
+                await self._compute(check)
+
+    @contextlib.contextmanager
+    def _answerable(self, peer: PeerId) -> Iterator[None]:
+        """Blame `peer` for what is refused inside."""
+        try:
+            yield
+        except MessageError as error:
+            self._blame(peer, error)
+            raise

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from peers import following
 from peers.assignment import assign_reducers
-from peers.chain import parts_fault
 from peers.effects import FetchReduced, PushSegment, Reduce, SegmentReduced
 from peers.events import Refused, RosterAccepted
 from peers.messages import MAX_PEERS, Evidence, Reduction, Roster, Signed, sign
+from peers.validity import parts_fault
 from recipes.keys import PeerId
 from recipes.slots import merge, total
 

@@ -1,7 +1,7 @@
 """Faults by name, drawn from a world's seed as a list of mishaps, and written into its future.
 
-Each fault draws from a chance of its own, and each mishap stands alone, so that leaving some out leaves the others
-as they were: that is how a failing world is shrunk, and how what is left of it is replayed.
+Each fault draws from a chance of its own, and each mishap stands alone, so that leaving some out leaves the
+others as they were: that is how a failing world is shrunk, and how what is left of it is replayed.
 """
 
 from __future__ import annotations
@@ -169,8 +169,9 @@ def _slow(names: list[str], chance: random.Random, _: float) -> Iterator[tuple[s
 
 def _thin_line(name: str, line: Line, disk_seconds: float) -> tuple[str, Callable[[World], None]]:
     text = (
-        f"{name} has {line.up_bytes_per_second / MEGABIT:.1f} Mbit/s up, {1000 * line.latency_seconds:.0f} ms "
-        f"to the middle of the network, and a disk that takes {disk_seconds:g} s"
+        f"{name} has {line.up_bytes_per_second / MEGABIT:.1f} Mbit/s up, "
+        f"{1000 * line.latency_seconds:.0f} ms to the middle of the network, and "
+        f"a disk that takes {disk_seconds:g} s"
     )
 
     def write(world: World) -> None:

@@ -18,7 +18,15 @@ from peers.parts import split_parts
 from peers.pieces import FetchProgress, Wanted, fetch_pieces
 from peers.transport import RemoteError, Transport
 from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, parse_manifest
-from recipes.errors import DataError, MessageError, RecipeError, StorageError, UnreachableError
+from recipes.errors import (
+    DataError,
+    ManyhandsError,
+    MessageError,
+    Offence,
+    RecipeError,
+    StorageError,
+    UnreachableError,
+)
 from recipes.files import write_atomic
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.keys import PeerId
@@ -126,6 +134,7 @@ class _Asker:
                     check(content)
                 except (RecipeError, DataError, MessageError) as error:
                     self.tell(Refused(peer, kind, str(error)))
+                    self.transport.blame(peer, _as_lie(error))
                     reasons[peer] = f"sent what it must not: {error}"
                 except (UnreachableError, RemoteError) as error:
                     reasons[peer] = str(error)
@@ -141,6 +150,11 @@ class _Asker:
         )
 
 
+def _as_lie(error: ManyhandsError) -> MessageError:
+    """Return what to hold against a peer whose answer a reader of files refused: it is not what was named."""
+    return error if isinstance(error, MessageError) else MessageError(str(error), offence=Offence.FALSE)
+
+
 async def _recipe(wanted_id: str, folder: Path, asker: _Asker) -> SignedRecipe:
     try:
         signed = load_signed_recipe(folder)
@@ -152,7 +166,7 @@ async def _recipe(wanted_id: str, folder: Path, asker: _Asker) -> SignedRecipe:
     def check(content: bytes) -> None:
         parts = split_parts(content, most=2)
         if len(parts) != 2 or run_id(parts[0]) != wanted_id:
-            raise MessageError("another recipe than the run id names")
+            raise MessageError("another recipe than the run id names", offence=Offence.FALSE)
         check_signed(parts[0], parts[1], name="the recipe")
         write_atomic(folder / SIGNATURE_FILE, parts[1])
         write_atomic(folder / RECIPE_FILE, parts[0])
@@ -171,7 +185,7 @@ async def _tokenizer(folder: Path, expected: bytes, asker: _Asker) -> None:
 
     def check(content: bytes) -> None:
         if digest(content) != expected:
-            raise MessageError("another tokenizer than the recipe names")
+            raise MessageError("another tokenizer than the recipe names", offence=Offence.FALSE)
         write_atomic(path, content)
 
     await asker.ask("tokenizer", limit=MAXIMUM_TOKENIZER_BYTES, check=check)
@@ -216,4 +230,5 @@ async def _data(folder: Path, manifest: Manifest, asker: _Asker) -> None:
         already=lambda piece: piece.name not in damaged,
         progress=told,
         dropped=lambda peer, reason: asker.tell(Refused(peer, "data", reason)),
+        blame=asker.transport.blame,
     )

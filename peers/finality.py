@@ -3,19 +3,21 @@
 The rules are those of Casper FFG (Buterin and Griffith 2017, arXiv:1710.09437), with every block a checkpoint
 and the source of a vote read off the chain, as in chained BFT protocols (HotStuff, Yin et al. 2019):
 
-- A block *shows a quorum* for its parent if the co-signatures that it carries are by a quorum. The newest block
-  for which a chain shows one is the chain's *justified* block.
+- A block *shows a quorum* for its parent if the co-signatures that it carries are by a quorum. The newest
+  block for which a chain shows one is the chain's *justified* block.
 - A block is final once its child shows a quorum for it and a quorum co-signed that child.
 - An elector co-signs one block a height, heights only upwards, and no block whose chain's justified block is
   older than the newest one under any block that it co-signed before.
 
-A quorum is three quarters. Two quorums then share at least half of the electors, so two blocks that contradict
-each other are both final only if half of an electorate broke those rules: no minority can bring it about.
+A quorum is three quarters. Two quorums then share at least half of the electors, so two blocks that
+contradict each other are both final only if half of an electorate broke those rules: no minority can bring
+it about.
 
-Electors come and go, so the electorate is renewed in terms. A term begins with a block that shows a new block to
-be final, not older than the term before; its electors are those at that final block. Until the next term, a quorum
-takes both: three quarters of the term's electors, and of the last term's. Two branches from one block therefore
-share an electorate until one of them has made something of its own final, and then the other cannot.
+Electors come and go, so the electorate is renewed in terms. A term begins with a block that shows a new
+block to be final, not older than the term before; its electors are those at that final block. Until the
+next term, a quorum takes both: three quarters of the term's electors, and of the last term's. Two branches
+from one block therefore share an electorate until one of them has made something of its own final, and then
+the other cannot.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from recipes.keys import PeerId
 
 @dataclass(frozen=True)
 class Promise:
-    """What an elector's next co-signature must respect, kept on disk: `allows` says which blocks it may sign."""
+    """What an elector's next co-signature must respect, kept on disk."""
 
     round: int = 0  # of the last block that it co-signed
     justified_round: int = 0  # the newest that stood justified under any of them
@@ -77,7 +79,7 @@ class Finality:
 
 
 def begin(block: str, round_number: int, electors: frozenset[PeerId]) -> Finality:
-    """Return the finality at a block that is final by decree: genesis, or one that time or an owner settled."""
+    """Return the finality at a block that is final by itself: genesis, or one that was settled."""
     return Finality(Electorate(electors, electors, round_number), block, round_number, block, round_number)
 
 

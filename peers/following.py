@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from peers import exchanging
 from peers.assignment import leaders
-from peers.chain import RULED_OUT, Chain, Link
+from peers.chain import Chain, Link
 from peers.counters import counted_segments
 from peers.effects import (
     Apply,
@@ -33,6 +33,7 @@ from peers.messages import (
     Signed,
     sign,
 )
+from peers.validity import RULED_OUT
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
@@ -151,16 +152,22 @@ def stand_on(engine: RoundEngine, chain: Chain) -> None:
 
 
 def promise_afresh(engine: RoundEngine) -> None:
-    """Who forgot what it promised claims and co-signs nothing on the first head that it finds."""
+    """Who forgot what it promised claims nothing on the head that it finds, and co-signs nothing for long.
+
+    Before it forgot, it may have been `rewind_depth` rounds further, on another branch.
+    """
     if engine.promise is None:
         link = engine.chain.link(engine.head)
-        engine.promise = Promise(link.round + 1, link.finality.justified_round, link.round)
-        engine.found_at = engine.found_at or (link.round, engine.now)
+        deep = link.round + engine.rules.rewind_depth
+        engine.promise = Promise(deep, link.finality.justified_round, link.round)
+        engine.found_at = engine.found_at or engine.now
 
 
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
     """Note where another peer stands; fetch its blocks if they are not known here."""
     chain = engine.chain
+    if notice.word is not None:
+        engine.take_cosignature(sender, notice.word)
     if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
         engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
     if notice.roster is not None and not engine.started and len(engine.rosters_spoken_of) < MAX_NOTICES:
@@ -198,16 +205,17 @@ def ask_for_what_was_skipped(engine: RoundEngine) -> None:
     could give for long is forgotten.
     """
     pause = engine.deadlines.leader / 2
-    if not engine.early or not engine.reached(engine.skipped_at + pause):
+    if not engine.early.waiting or not engine.reached(engine.skipped_at + pause):
         return
     engine.skipped_at = engine.now
     engine.wake_at = min(engine.wake_at, engine.now + pause)
     too_old = engine.now - _EARLY_WINDOWS * engine.rules.window_seconds
-    for key in [key for key, since in engine.early_since.items() if since < too_old]:
-        engine.forget_early(key)
-    due = [key for key, since in engine.early_since.items() if since <= engine.now - pause]
-    for key in sorted(due, key=lambda key: -len({sender for sender, _ in engine.early[key]}))[:_ASKED_FOR]:
-        for sender, message in engine.early[key][::-1]:
+    for key in [key for key, since in engine.early.since.items() if since < too_old]:
+        engine.early.take(key)
+    due = [key for key, since in engine.early.since.items() if since <= engine.now - pause]
+    due.sort(key=lambda key: -len({sender for sender, _ in engine.early.waiting[key]}))
+    for key in due[:_ASKED_FOR]:
+        for sender, message in engine.early.waiting[key][::-1]:
             body = message.body if isinstance(message, Signed) else message
             if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.final).round:
                 engine.emit(FetchBlocks(sender, _fetch_from(engine, body.round)))
@@ -305,6 +313,7 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     went_through = engine.now - engine.round.started >= rules.window_seconds / 2
     if link.parent == engine.head and went_through:
         engine.rounds_without_final += 1
+        engine.rounds_seen += 1
     found = engine.newcomer and link.round - chain.link(chain.final).round > rules.settled_depth
     if engine.rounds_without_final >= rules.settled_depth or found:
         deep = link.hash

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum
 
-from recipes.errors import ManyhandsError, MessageError
+from recipes.errors import ManyhandsError, MessageError, Offence
 
 STEP_BYTES = 256 * 1024
 REASON_BYTES = 512  # of a refusal
@@ -74,11 +74,13 @@ async def read_request_head(reader: asyncio.StreamReader) -> tuple[str, int]:
     """
     (name_bytes,) = await reader.readexactly(1)
     if not 1 <= name_bytes <= 32:
-        raise MessageError(f"A request's kind has {name_bytes} bytes; 1 to 32 are allowed.")
+        raise MessageError(
+            f"A request's kind has {name_bytes} bytes; 1 to 32 are allowed.", offence=Offence.MALFORMED
+        )
     head = await reader.readexactly(name_bytes + 4)
     name = head[:name_bytes]
     if not _KIND.fullmatch(name):
-        raise MessageError("A request's kind is not made of a-z, 0-9 and '-'.")
+        raise MessageError("A request's kind is not made of a-z, 0-9 and '-'.", offence=Offence.MALFORMED)
     return name.decode(), int.from_bytes(head[name_bytes:], "big")
 
 
@@ -103,10 +105,15 @@ async def read_response(reader: asyncio.StreamReader, *, limit: int, count: Coun
     status, length = struct.unpack(">BI", await read_body(reader, HEAD_BYTES, count=count))
     if status == Status.OK:
         if length > limit:
-            raise MessageError(f"A response announces {length} bytes where {limit} are allowed.")
+            raise MessageError(
+                f"A response announces {length} bytes where {limit} are allowed.", offence=Offence.OVERSIZED
+            )
         return await read_body(reader, length, count=count)
     if status not in (Status.REFUSED, Status.BUSY) or length > REASON_BYTES:
-        raise MessageError(f"A response has status {status} and {length} bytes: neither done nor refused.")
+        raise MessageError(
+            f"A response has status {status} and {length} bytes: neither done nor refused.",
+            offence=Offence.MALFORMED,
+        )
     reason = await read_body(reader, length, count=count)
     raise RemoteError(_printable(reason.decode(errors="replace")))
 

@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from peers.chain import Link
+from peers.chain import Chain, Link, trunk_below
+from peers.claiming import MAX_OWN_CLAIMS
 from peers.counters import counted_segments
+from peers.early import MAX_EARLY_EACH, MAX_EARLY_KEYS
 from peers.engine import (
     MAX_ACQUAINTANCES,
-    MAX_EARLY_EACH,
-    MAX_EARLY_KEYS,
-    MAX_OWN_CLAIMS,
     RoundEngine,
 )
 from peers.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
@@ -153,33 +152,50 @@ class Watch:
         kept = {entry.number for entry in entries}
         for entry in peer.disk.entries:
             if entry.number not in kept:
-                self._settle(entry)
+                self._note_fates(entry, trunk.get(entry.round), otherwise="lost: the chain decided too late")
         if peer.liar is not None:
             return
         for entry in entries:
-            link = trunk.get(entry.round)
-            if link is None or link.block is None:
-                continue
-            claims = [signed.hash for signed in link.block.body.roster.body.claims]
-            for segment in range(self._world.rules.segments):
-                reduction = link.block.body.reductions[segment]
-                included = reduction.body.included if reduction is not None else ()
-                counted = any(claims[place] == entry.claim for place in included)
+            for segment, counted in self._counted_segments(entry, trunk.get(entry.round)).items():
                 self.require(
                     counted != (segment in entry.returned),
                     f"segment {segment} of what {peer.name} sent in round {entry.round} is "
                     f"{'counted and returned' if counted else 'neither counted nor returned'}",
                 )
 
-    def forgot(self, peer: VirtualPeer, reason: str) -> None:
-        """Note that a peer's record of its contributions is gone: what is undecided there is lost."""
+    def forgot(self, peer: VirtualPeer, chain: Chain, reason: str) -> None:
+        """Note that a peer's record of its contributions is gone: what is not decided is lost."""
+        trunk = trunk_below(chain, chain.best_head(chain.final))
         for entry in peer.disk.entries:
-            self.fates["returned to the error feedback"] += len(entry.returned)
-            self.fates[f"lost or counted: {reason}"] += self._world.rules.segments - len(entry.returned)
+            self._note_fates(entry, trunk.get(entry.round), otherwise=f"lost: {reason}")
 
-    def _settle(self, entry: Entry) -> None:
-        self.fates["returned to the error feedback"] += len(entry.returned)
-        self.fates["counted"] += self._world.rules.segments - len(entry.returned)
+    def account(self) -> None:
+        """Note at a world's end what became of all contributions that are not settled yet."""
+        for peer in self._world.honest():
+            if peer.engine is not None:
+                trunk = trunk_below(peer.engine.chain, peer.engine.head)
+                for entry in peer.disk.entries:
+                    link = trunk.get(entry.round)
+                    self._note_fates(entry, link, otherwise="to return with the next contribution")
+
+    def _note_fates(self, entry: Entry, link: Link | None, *, otherwise: str) -> None:
+        counted = self._counted_segments(entry, link)
+        for segment in range(self._world.rules.segments):
+            if segment in entry.returned:
+                self.fates["returned"] += 1
+            else:
+                self.fates["counted" if counted.get(segment) else otherwise] += 1
+
+    def _counted_segments(self, entry: Entry, link: Link | None) -> dict[int, bool]:
+        """Say of each segment whether a block counts it; of none while the round has no block."""
+        if link is None or link.block is None:
+            return {}
+        claims = [signed.hash for signed in link.block.body.roster.body.claims]
+        return {
+            segment: reduction is not None
+            and entry.claim in {claims[place] for place in reduction.body.included}
+            for segment, reduction in enumerate(link.block.body.reductions)
+        }
 
     # ------------------------------------------------------------ after every step
 
@@ -194,14 +210,14 @@ class Watch:
 def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
     """Return what an engine keeps of others' making: what it is, how many, and the most there may be."""
     current, chain = engine.round, engine.chain
-    early = engine.early
+    early = engine.early.waiting
     known = len(current.parent.counters.peers)
     depth = 2 * rules.rewind_depth + rules.settled_depth
     return [
         ("acquaintances", len(engine.acquaintances), MAX_ACQUAINTANCES + MAX_PEERS),
         ("ready peers", len(current.ready), MAX_ACQUAINTANCES + 1),
         ("claims", len(current.claims), known + 2 * MAX_PEERS),
-        ("own claims", len(engine._own_claims), MAX_OWN_CLAIMS),
+        ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
         ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
         ("head notices", len(engine.head_age), MAX_NOTICES),
         ("keys of early messages", len(early), MAX_EARLY_KEYS),

@@ -72,6 +72,8 @@ def _claims_are_in(engine: RoundEngine, rank: int) -> bool:
     deadline = engine.silence_base() + engine.deadlines.grace
     if rank > 0:
         return engine.reached(deadline + rank * engine.deadlines.leader)
+    if not engine.reached(current.claims_asked_at + engine.deadlines.grace):
+        return False
     still_training = current.training and current.window_ended is None
     if not still_training and current.ready <= current.claims.keys():
         return True

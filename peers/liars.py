@@ -6,13 +6,28 @@ with its own key only, so nothing here forges a signature: that is what signatur
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from peers import effects as do
-from peers.messages import AnyMessage, Block, CoSignature, HeadNotice, Ready, Signed, sign
+from peers.messages import (
+    KINDS,
+    AnyMessage,
+    Block,
+    Claim,
+    CoSignature,
+    HeadNotice,
+    Pace,
+    Ready,
+    Signed,
+    kind_of,
+    parse,
+    sign,
+)
+from recipes.errors import MessageError
 from recipes.keys import PeerId
 from recipes.merkle import digest
 
@@ -22,6 +37,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 300  # messages
 _REPLAYED = 4  # at a time
 _FLOOD = 12
+_GARBLED = 4  # at a time
 
 
 class Lie(str, Enum):
@@ -36,6 +52,8 @@ class Lie(str, Enum):
     NO_SEGMENTS = "no-segments"  # claims, and sends nothing
     REPLAY = "replay"  # sends old messages again
     FLOOD = "flood"  # sends messages about blocks and rosters that do not exist
+    GARBAGE = "garbage"  # sends what is left of messages when bytes are flipped, cut out and doubled
+    ABSURD = "absurd"  # claims with numbers as large as can be written, and says that everything takes a day
 
 
 class Liar:
@@ -44,6 +62,7 @@ class Liar:
     def __init__(self, lie: Lie, seed: int) -> None:
         self.lie = lie
         self._chance = random.Random(seed)
+        self._told: dict[str, Signed[Claim]] = {}
         self._heard: deque[AnyMessage] = deque(maxlen=_REMEMBERED)
 
     @property
@@ -65,6 +84,10 @@ class Liar:
                 return [effect, *self._replay(peer, effect)]
             case Lie.FLOOD if isinstance(effect, do.Send):
                 return [effect, *self._flood(peer)]
+            case Lie.GARBAGE if isinstance(effect, do.Send):
+                return [effect, *self._garbage(peer, effect)]
+            case Lie.ABSURD if isinstance(effect, do.Send):
+                return [self._absurd(peer, effect)]
             case Lie.FALSE_DIGEST if isinstance(effect, do.Send):
                 return [self._with_false_digest(peer, effect)]
             case Lie.TWO_BLOCKS if isinstance(effect, do.Send):
@@ -101,6 +124,37 @@ class Liar:
                 messages.append(sign(peer.key, own.body.model_copy(update={"parent": nowhere, "round": far})))
             sent.append(do.Send(others, self._chance.choice(messages)))
         return sent
+
+    def _garbage(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+        """Damage a message's bytes; what the parser lets through all the same is sent."""
+        sent: list[do.Effect] = []
+        for _ in range(_GARBLED):
+            content = bytearray(effect.message.canonical())
+            for _ in range(self._chance.randint(1, 3)):
+                at, length = self._chance.randrange(len(content)), self._chance.randint(1, 40)
+                part = self._chance.choice([self._chance.randbytes(length), b"", bytes(content[:length])])
+                content[at : at + self._chance.randint(0, length)] = part
+            kind = self._chance.choice([kind_of(effect.message), *KINDS])
+            with contextlib.suppress(MessageError):  # anything else that a parser raises breaks the world
+                sent.append(do.Send(effect.peers, parse(kind, bytes(content), run=peer.world.rules.run)))
+        return sent
+
+    def _absurd(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Claim):
+            return effect
+        day = 86_400_000
+        numbers = {
+            "norms": (1e308,) * len(message.body.norms),
+            "contribution_bytes": 2**53 - 1,
+            "steps": 2**53 - 1,
+            "pace": Pace(claims_late_ms=day, transfer_ms=day, reply_ms=day),
+        }
+        if self._chance.random() < 0.5:
+            numbers["slots"] = ((0, 2**53 - 1),)
+        if (told := self._told.get(message.hash)) is None:  # the same to everybody
+            told = self._told[message.hash] = sign(peer.key, message.body.model_copy(update=numbers))
+        return do.Send(effect.peers, told)
 
     def _with_false_digest(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
         if not isinstance(effect.message, Signed) or not isinstance(effect.message.body, CoSignature):

@@ -238,7 +238,10 @@ class Board:
     async def close(self) -> None:
         """Leave the DHT. p2pd may be dead already."""
         self._node.is_alive = False
+        control = self._p2p._client.control
         await self._p2p.shutdown()  # of hivemind's side only: p2pd is not its child here
+        # A p2pd that died broke these. Nobody else asks how they ended, and asyncio would complain of that.
+        await asyncio.gather(control._read_task, control._write_task, return_exceptions=True)
         await asyncio.sleep(0)  # the tasks that this cancelled close their sockets
 
 

@@ -14,7 +14,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recipes import merkle
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.sections import HexHash
 
@@ -46,8 +46,8 @@ class Manifest(BaseModel):
     version: Literal[1] = 1
     round: int = Field(ge=0, lt=2**53)
     block: HexHash
-    weights: tuple[HexHash, ...]
-    momentum: tuple[HexHash, ...]
+    weights: tuple[HexHash, ...] = Field(fail_fast=True)  # each problem takes more than its bytes
+    momentum: tuple[HexHash, ...] = Field(fail_fast=True)
     counters: HexHash
 
     def digest(self) -> bytes:
@@ -104,7 +104,10 @@ def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> Man
         MessageError: it is malformed, too long, or for a state of another shape.
     """
     if len(content) > manifest_limit(layout):
-        raise MessageError(f"A snapshot manifest of {len(content)} bytes is longer than any can be.")
+        raise MessageError(
+            f"A snapshot manifest of {len(content)} bytes is longer than any can be.",
+            offence=Offence.OVERSIZED,
+        )
     try:
         # Strictness concerns JSON's own types: in JSON, a tuple is an array.
         manifest = Manifest.model_validate_json(content)
@@ -112,9 +115,13 @@ def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> Man
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise MessageError(
-            f"A snapshot manifest is malformed at {place or 'its start'}: {first['msg']}"
+            f"A snapshot manifest is malformed at {place or 'its start'}: {first['msg']}",
+            offence=Offence.MALFORMED,
         ) from error
     pieces = piece_count(layout)
     if len(manifest.weights) != pieces or len(manifest.momentum) != (pieces if has_momentum else 0):
-        raise MessageError("A snapshot manifest is for a state of another shape than the recipe's.")
+        raise MessageError(
+            "A snapshot manifest is for a state of another shape than the recipe's.",
+            offence=Offence.MALFORMED,
+        )
     return manifest

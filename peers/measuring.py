@@ -39,7 +39,7 @@ class Measures:
         self._transfers.pop(what, None)
 
     def exchange_over(self, now: float, *, allowed: float) -> None:
-        """Count what is still under way, and has taken longer than `allowed` seconds, with its time so far."""
+        """Count what is still under way after more than `allowed` seconds, with its time so far."""
         for began in self._transfers.values():
             if now - began >= allowed and len(self._transferred) < _MOST_SAMPLES:
                 self._transferred.append(_milliseconds(now - began))

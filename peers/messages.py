@@ -6,6 +6,7 @@ the signature is bound to the body's `purpose`. Parsing bytes from another peer 
 shape, every bound, and every signature inside; nothing else in the project looks at unparsed messages.
 
     Ready        -> leaders           I train in this round
+    ClaimsWanted -> everybody         I lead, and have just come: what did you claim?
     Claim        -> leaders           signed: my contribution's root, and the work behind it
     Roster       -> claimants         signed by the leader: the round's claims, in order
     Reduction    -> claimants         signed by a reducer: what a segment came to, and whose parts it holds
@@ -24,7 +25,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, SigningKey, verify
 from recipes.merkle import digest
 
@@ -99,7 +100,7 @@ def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
 
 
 class Pace(Message):
-    """What a peer measured since its claim before, in milliseconds; None where there was nothing to measure."""
+    """What a peer measured since its last claim, in milliseconds; None where there was nothing."""
 
     claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
     transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
@@ -113,12 +114,16 @@ class Claim(Body):
     round: Count
     parent: Hash  # the block whose state the window started from
     start_digest: Hash  # the state digest there
-    slots: Annotated[tuple[SlotRange, ...], Field(max_length=MAX_RANGES)]  # used, in the order of use
+    slots: Annotated[
+        tuple[SlotRange, ...], Field(max_length=MAX_RANGES, fail_fast=True)
+    ]  # used, in the order of use
     steps: Count  # local optimizer steps
     numeric_class: Annotated[str, Field(max_length=64)]
     contribution: Hash  # Merkle root over the segments' roots
     contribution_bytes: Count
-    norms: Annotated[tuple[Norm, ...], Field(max_length=MAX_SEGMENTS)]  # L2 of each segment, decoded
+    norms: Annotated[
+        tuple[Norm, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]  # L2 of each segment, decoded
     feedback: Hash  # root of the error feedback that is left
     feedback_reset: bool  # the error feedback was lost and started from zero
     predecessor: Hash | None  # this peer's claim before this one
@@ -135,7 +140,7 @@ class Roster(Body):
     round: Count
     parent: Hash
     attempt: Count
-    claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS)]
+    claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS, fail_fast=True)]
 
 
 class Reduction(Body):
@@ -146,7 +151,9 @@ class Reduction(Body):
     segment: Annotated[int, Field(ge=0, lt=MAX_SEGMENTS)]
     root: Hash  # Merkle root over the reduced segment's chunks
     bytes: Count
-    included: Annotated[tuple[Count, ...], Field(max_length=MAX_PEERS)]  # places in the roster, ascending
+    included: Annotated[
+        tuple[Count, ...], Field(max_length=MAX_PEERS, fail_fast=True)
+    ]  # places in the roster, ascending
 
 
 class CoSignature(Body):
@@ -166,10 +173,12 @@ class Block(Body):
     attempt: Count
     parent: Hash
     roster: Signed[Roster]
-    reductions: Annotated[tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS)]
+    reductions: Annotated[
+        tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]
     digest_before: Hash  # what the parent's co-signers agree on
     cosignatures: Annotated[
-        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES)
+        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES, fail_fast=True)
     ]  # of the parent
 
 
@@ -207,6 +216,13 @@ class Evidence(Message):
         return None
 
 
+class ClaimsWanted(Message):
+    """I lead, have just come into this round, and know of no claims: send me yours."""
+
+    round: Count
+    parent: Hash
+
+
 class HeadNotice(Message):
     """The newest block whose state I hold, and how long ago I began its window: no clock is compared."""
 
@@ -214,6 +230,7 @@ class HeadNotice(Message):
     block: Hash
     age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
     roster: Hash | None = None  # by which I exchange in that window's round
+    word: Signed[CoSignature] | None = None  # mine under that block
 
 
 SignedMessage = (
@@ -224,11 +241,12 @@ SignedMessage = (
     | Signed[CoSignature]
     | Signed[Checkpoint]
 )
-AnyMessage = SignedMessage | Ready | HeadNotice | Evidence
+AnyMessage = SignedMessage | Ready | ClaimsWanted | HeadNotice | Evidence
 
 KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
     "ready": (Ready, 1024),
-    "head": (HeadNotice, 1024),
+    "claims-wanted": (ClaimsWanted, 1024),
+    "head": (HeadNotice, 4 << 10),
     "claim": (Signed[Claim], 64 << 10),
     "roster": (Signed[Roster], 2 << 20),
     "reduction": (Signed[Reduction], 4 << 10),
@@ -237,6 +255,12 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "checkpoint": (Signed[Checkpoint], 2 << 10),
     "evidence": (Evidence, 128 << 10),
 }
+# What the largest block can hold. Each problem with a value costs far more time and memory than its bytes do.
+_MOST_OBJECTS = 16384
+_MOST_VALUES = 2 * MAX_PEERS * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
+    MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES
+)
+_MOST_PROBLEMS = 16  # of which the first is told
 _NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
 
 
@@ -253,25 +277,36 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
             signature anywhere inside does not hold.
     """
     if kind not in KINDS:
-        raise MessageError(f"unknown kind of message {kind[:32]!r}")
+        raise MessageError(f"unknown kind of message {kind[:32]!r}", offence=Offence.UNKNOWN_KIND)
     expected, limit = KINDS[kind]
     if len(content) > limit:
-        raise MessageError(f"{kind} of {len(content)} bytes; at most {limit} are allowed")
+        raise MessageError(
+            f"{kind} of {len(content)} bytes; at most {limit} are allowed", offence=Offence.OVERSIZED
+        )
+    if content.count(b",") > _MOST_VALUES or content.count(b"{") > _MOST_OBJECTS:
+        raise MessageError(f"malformed {kind}: more values than any has", offence=Offence.MALFORMED)
     try:
         message: Any = expected.model_validate_json(content)
     except (ValidationError, RecursionError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "nested too deep"
-        raise MessageError(f"malformed {kind}: {reason}") from error
+        reason = "nested too deep"
+        if isinstance(error, ValidationError):
+            few = error.error_count() <= _MOST_PROBLEMS
+            reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
     for signed in _signed_parts(message):
         if signed.body.run != run:
-            raise MessageError(f"{kind} belongs to another run")
+            raise MessageError(f"{kind} belongs to another run", offence=Offence.OTHER_RUN)
         if not signed.holds():
-            raise MessageError(f"{kind}: the signature of {signed.body.peer} does not hold")
+            raise MessageError(
+                f"{kind}: the signature of {signed.body.peer} does not hold", offence=Offence.FORGED
+            )
     return message  # type: ignore[no-any-return]
 
 
 def _signed_parts(message: Any) -> list[Signed[Any]]:
     """Return every signed thing in `message`, itself included."""
+    if isinstance(message, HeadNotice):
+        return [message.word] if message.word is not None else []
     if isinstance(message, Evidence):
         return [message.one, message.other]
     if not isinstance(message, Signed):

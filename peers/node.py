@@ -34,7 +34,7 @@ from peers.parts import split_parts
 from peers.requests import encode_round
 from peers.state_sync import StateSync
 from peers.transport import RemoteError, Transport
-from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
+from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
@@ -143,6 +143,7 @@ class Node:
             compute=self._compute,
             take=self.take,
             tell=listener,
+            blame=transport.blame,
         )
         self._adopted_at = time.monotonic()
 
@@ -183,12 +184,19 @@ class Node:
         self._compute_thread.shutdown(wait=True, cancel_futures=True)
 
     def take(self, happened: do.Input) -> None:
-        """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for."""
+        """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for.
+
+        Whoever calls this, an alarm or a stranger's message, cannot mend what goes wrong: it ends the node.
+        """
         if self._left.is_set():
             return
         now = time.monotonic()
-        for effect in self.engine.handle(happened, now):
-            self._carry_out(effect)
+        try:
+            for effect in self.engine.handle(happened, now):
+                self._carry_out(effect)
+        except (ManyhandsError, OSError) as error:  # what was to follow, such as a signature, must not
+            self._fail(error)
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -211,6 +219,7 @@ class Node:
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
+        task.add_done_callback(lambda _: work.close())  # it never began if the task ended at once
         return task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -219,6 +228,12 @@ class Node:
             self._fail(error)  # a fault of ours: let it be seen
 
     def _fail(self, error: BaseException) -> None:
+        if isinstance(error, OSError):  # peers' failures have names of their own: this is the disk
+            error = StorageError(
+                f"The disk refused: {error}.",
+                remedy="Free some space or make the folder writable, then run the same command again: it "
+                "goes on from what is on disk.",
+            )
         self._failure = self._failure or error
         self._left.set()
 
@@ -367,19 +382,10 @@ class Node:
 
     def head_notice(self) -> HeadNotice | None:
         """Return what this peer says of its head, or None while it is still finding it."""
-        if not self.engine.started:
-            return None
-        link = self.engine.chain.link(self.engine.head)
-        roster = self.engine.round.roster
-        return HeadNotice(
-            round=link.round,
-            block=link.hash,
-            age_seconds=time.monotonic() - self._adopted_at,
-            roster=roster.hash if roster is not None else None,
-        )
+        return self.engine.head_notice(age_seconds=time.monotonic() - self._adopted_at)
 
     async def _ask_head(self, peer: PeerId) -> None:
-        content = await self._call(peer, "head", b"", limit=1024, timeout=MESSAGE_TIMEOUT)
+        content = await self._call(peer, "head", b"", limit=KINDS["head"][1], timeout=MESSAGE_TIMEOUT)
         if content:
             self.receive(peer, "head", content)
 
@@ -409,12 +415,12 @@ class Node:
         request = encode_round(after_round)
         answer = await self._call(peer, "blocks", request, limit=BLOCKS_BYTES, timeout=60.0)
         blocks: list[Signed[Block]] = []
-        for part in split_parts(answer, most=MOST_BLOCKS):
-            try:
-                blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]
-            except MessageError as error:
-                self._told(Refused(peer, "block", str(error)))
-                break  # those before it may be good
+        try:
+            for part in split_parts(answer, most=MOST_BLOCKS):
+                blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]  # noqa: PERF401
+        except MessageError as error:  # those before it may be good
+            self._told(Refused(peer, "block", str(error)))
+            self.transport.blame(peer, error)
         self.take(do.BlocksFetched(peer, tuple(blocks)))
 
     def receive(self, sender: PeerId, kind: str, content: bytes) -> None:
@@ -427,6 +433,7 @@ class Node:
             message = parse(kind, content, run=self._run)
         except MessageError as error:
             self._told(Refused(sender, kind, str(error)))
+            self.transport.blame(sender, error)
             raise
         self.take(do.Received(sender, message))
 
@@ -442,7 +449,8 @@ class Node:
     async def _watch_daemon(self) -> None:
         await self.transport.died.wait()
         raise NetworkError(
-            f"The network daemon p2pd ended by itself. Its last words:\n{self.transport.last_words()}",
+            "The network daemon p2pd ended by itself again and again. "
+            f"Its last words:\n{self.transport.last_words()}",
             remedy="Run the same command again: it goes on from what is on disk.",
         )
 

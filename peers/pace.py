@@ -1,13 +1,14 @@
 """How long a round's steps may take: deadlines that follow what peers measured, the same for everybody.
 
-Each claim says what its author measured since its claim before (`Pace`): how late others' claims came, how long
-its transfers took, how long an answer took. From the claims that a block counts, every peer computes the next
-round's deadlines (`next_deadlines`), within the bounds that the recipe sets. They are part of the counters, so no
-leader has a say in them, and no clock is compared. All times are whole milliseconds, and all arithmetic is on
-whole numbers: every machine gets the same.
+Each claim says what its author measured since its claim before (`Pace`): how late others' claims came, how
+long its transfers took, how long an answer took. From the claims that a block counts, every peer computes
+the next round's deadlines (`next_deadlines`), within the bounds that the recipe sets. They are part of the
+counters, so no leader has a say in them, and no clock is compared. All times are whole milliseconds, and
+all arithmetic is on whole numbers: every machine gets the same.
 
-A minority that lies about its pace moves a deadline no further than what honest peers measured, times a small
-factor: lateness goes by the median, transfers by the ninth decile but at most `MOST_OF_MEDIAN` medians.
+A minority that lies about its pace moves a deadline no further than what honest peers measured, times a
+small factor: transfers and answers go by a high decile, but by at most `MOST_OF_MEDIAN` medians, and
+lateness by at most as many answers' time.
 """
 
 from __future__ import annotations
@@ -58,16 +59,14 @@ def first_deadlines(rules: Rules) -> Deadlines:
 
 def next_deadlines(before: Deadlines, claims: Sequence[Claim], rules: Rules) -> Deadlines:
     """Return the deadlines after a block that counts `claims`. What nobody measured stays as it was."""
+    reply = _capped(_said(claim.pace.reply_ms for claim in claims), 8) or 0
+    transfer = _capped(_said(claim.pace.transfer_ms for claim in claims), 9)
     late = decile(_said(claim.pace.claims_late_ms for claim in claims), 5)
-    reply = decile(_said(claim.pace.reply_ms for claim in claims), 8) or 0
-    transfers = _said(claim.pace.transfer_ms for claim in claims)
-    transfer = decile(transfers, 9)
+    grace = spread = None
+    if late is not None:  # only leaders measure it: a few, of whom most may lie
+        grace = _with_margin(min(late, MOST_OF_MEDIAN * reply)) + reply
     if transfer is not None:
-        transfer = min(transfer, MOST_OF_MEDIAN * (decile(transfers, 5) or 0))
-    grace = None if late is None else _with_margin(late) + reply
-    spread = (
-        None if transfer is None else 3 * reply + _with_margin(_spreading(claims, transfer, reply, rules))
-    )
+        spread = 3 * reply + _with_margin(_spreading(claims, transfer, reply, rules))
     return Deadlines(
         grace_ms=_move(before.grace_ms, grace, rules.grace),
         transfer_ms=_move(
@@ -81,6 +80,12 @@ def decile(values: Iterable[int], number: int) -> int | None:
     """Return the value below which `number` tenths of the values lie, or None if there are none."""
     ordered = sorted(values)
     return ordered[max(0, -(-number * len(ordered) // 10) - 1)] if ordered else None
+
+
+def _capped(values: Sequence[int], number: int) -> int | None:
+    """Return a decile, but no more than `MOST_OF_MEDIAN` medians; None if there are no values."""
+    high, middle = decile(values, number), decile(values, 5)
+    return None if high is None or middle is None else min(high, MOST_OF_MEDIAN * middle)
 
 
 def _said(values: Iterable[int | None]) -> list[int]:

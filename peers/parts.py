@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 
 _LENGTH = struct.Struct("<I")
 
@@ -25,11 +25,11 @@ def split_parts(data: bytes, *, most: int) -> list[bytes]:
     offset = 0
     while offset < len(data):
         if len(parts) == most or offset + _LENGTH.size > len(data):
-            raise MessageError("more parts than allowed, or a torn length")
+            raise MessageError("more parts than allowed, or a torn length", offence=Offence.MALFORMED)
         (length,) = _LENGTH.unpack_from(data, offset)
         offset += _LENGTH.size
         if offset + length > len(data):
-            raise MessageError("a part reaches beyond the end")
+            raise MessageError("a part reaches beyond the end", offence=Offence.MALFORMED)
         parts.append(data[offset : offset + length])
         offset += length
     return parts

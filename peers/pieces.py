@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from peers.framing import RemoteError
 from recipes import merkle
-from recipes.errors import MessageError, UnreachableError
+from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys import PeerId
 
 LANES = 3  # requests to one source at a time: enough to fill a link with delay
@@ -38,10 +38,16 @@ class Wanted:
             MessageError: it is not.
         """
         if len(content) != self.size:
-            raise MessageError(f"Piece {self.name} came with {len(content)} bytes; it has {self.size}.")
+            raise MessageError(
+                f"Piece {self.name} came with {len(content)} bytes; it has {self.size}.",
+                offence=Offence.FALSE,
+            )
         found = merkle.leaf_hash(content) if self.is_leaf else merkle.digest(content)
         if found != self.hash:
-            raise MessageError(f"Piece {self.name} came with the hash {found.hex()}, not {self.hash.hex()}.")
+            raise MessageError(
+                f"Piece {self.name} came with the hash {found.hex()}, not {self.hash.hex()}.",
+                offence=Offence.FALSE,
+            )
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ async def fetch_pieces(
     already: Callable[[Wanted], bool],
     progress: Callable[[FetchProgress], None] = lambda _: None,
     dropped: Callable[[PeerId, str], None] = lambda _, __: None,
+    blame: Callable[[PeerId, MessageError], None] = lambda _, __: None,
     pause_seconds: float = 2.0,
 ) -> None:
     """Fetch each wanted piece that is not here yet, from several sources at once.
@@ -75,6 +82,7 @@ async def fetch_pieces(
         already: whether a piece is here, and intact.
         progress: is told how far things are, after each piece.
         dropped: is told who is not asked any more, and why.
+        blame: is told who lied, and how.
         pause_seconds: for how long a source is left in peace after a failure.
 
     Raises:
@@ -102,6 +110,7 @@ async def fetch_pieces(
                 try:
                     content = task.result()
                 except MessageError as lie:
+                    blame(peer, lie)
                     crowd.lied(peer, str(lie))
                     missing.appendleft(piece)
                 except (UnreachableError, RemoteError) as failure:

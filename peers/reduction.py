@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from peers.codec import Codec, EncodedChunks
+from peers.messages import Roster
 from peers.segment import SegmentFrame
 from recipes.errors import MessageError
+from recipes.keys import PeerId
 from recipes.layout import CHUNK_VALUES
 
 # An average of vectors within a bound is within it, and centroids only shorten it. Rounding a level to its
@@ -27,7 +29,36 @@ _ROUNDING_ALLOWANCE = 1.0625
 _SMALLEST_COEFFICIENT = 2.0**-64
 
 
-def clip_bound(claimed_norms: Sequence[float], *, clip_factor: float) -> float:
+NEWCOMERS_SHARE = 0.2  # of the weight in one average, all newcomers together
+
+
+def newcomers_in(roster: Roster, electors: Collection[PeerId]) -> frozenset[int]:
+    """Return the places in a roster of those who are no electors; none, where all of them are new.
+
+    A thousand new identities cost nothing. So they have no say in how long a contribution may be, and
+    together hold at most `NEWCOMERS_SHARE` of the weight.
+    """
+    places = [place for place, claim in enumerate(roster.claims) if claim.body.peer not in electors]
+    return frozenset(places) if len(places) < len(roster.claims) else frozenset()
+
+
+def weights_of(slots: Sequence[int], newcomers: Sequence[bool]) -> list[float]:
+    """Return what each part of an average counts: its slots, those of newcomers scaled down to their share.
+
+    Args:
+        slots: that each part used.
+        newcomers: whether each part is a newcomer's.
+    """
+    new = sum(count for count, is_new in zip(slots, newcomers, strict=True) if is_new)
+    known = sum(slots) - new
+    most = known * NEWCOMERS_SHARE / (1.0 - NEWCOMERS_SHARE)
+    scale = most / new if 0 < most < new else 1.0
+    return [count * scale if is_new else float(count) for count, is_new in zip(slots, newcomers, strict=True)]
+
+
+def clip_bound(
+    claimed_norms: Sequence[float], *, clip_factor: float, newcomers: Collection[int] = ()
+) -> float:
     """Return the norm to which contributions to one segment are clipped.
 
     That is `clip_factor` times the median of the norms above zero; of an even number of norms, the median is
@@ -36,6 +67,7 @@ def clip_bound(claimed_norms: Sequence[float], *, clip_factor: float) -> float:
     Args:
         claimed_norms: the segment's norm in each claim of the roster. Order does not matter.
         clip_factor: how many medians are still fine.
+        newcomers: the places of those whose norms are not heard.
 
     Raises:
         ValueError: a norm is negative, infinite, or not a number.
@@ -43,17 +75,19 @@ def clip_bound(claimed_norms: Sequence[float], *, clip_factor: float) -> float:
     if any(not 0.0 <= norm < math.inf for norm in claimed_norms):
         raise ValueError("a claimed norm is negative, infinite, or not a number")
     # A peer that has nothing to say about this segment has no say in how loud the others may be.
-    heard = [norm for norm in claimed_norms if norm > 0.0]
+    heard = [norm for place, norm in enumerate(claimed_norms) if norm > 0.0 and place not in newcomers]
     return clip_factor * statistics.median(heard) if heard else 0.0
 
 
-def clip_factors(claimed_norms: Sequence[float], *, clip_factor: float) -> list[float]:
+def clip_factors(
+    claimed_norms: Sequence[float], *, clip_factor: float, newcomers: Collection[int] = ()
+) -> list[float]:
     """Return the factor, at most 1, that brings each contribution within `clip_bound`, in the order given.
 
     Raises:
         ValueError: as `clip_bound`.
     """
-    bound = clip_bound(claimed_norms, clip_factor=clip_factor)
+    bound = clip_bound(claimed_norms, clip_factor=clip_factor, newcomers=newcomers)
     return [1.0 if norm <= bound else bound / norm for norm in claimed_norms]
 
 

@@ -9,15 +9,17 @@ from typing import Any
 
 from peers.manifest import Piece, PieceKind
 from peers.messages import MAX_PEERS
-from recipes.errors import MessageError
+from recipes.errors import MessageError, Offence
 
 PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters")
 _ROUNDS = 2**53  # of messages.Count
 _ROUND = struct.Struct("<Q")
 _PIECE = struct.Struct("<QBI")
+_HASH = struct.Struct("<32s")
 _SPOT = struct.Struct("<32sII")
 
 ROUND_BYTES = _ROUND.size
+HASH_BYTES = _HASH.size
 PIECE_REQUEST_BYTES = _PIECE.size
 SPOT_REQUEST_BYTES = _SPOT.size + 2 * MAX_PEERS
 
@@ -60,8 +62,18 @@ def decode_piece(body: bytes) -> tuple[int, Piece]:
     """
     round_number, kind, index = _unpack(_PIECE, body)
     if kind >= len(PIECE_KINDS):
-        raise MessageError(f"there are no pieces of kind {kind}")
+        raise MessageError(f"there are no pieces of kind {kind}", offence=Offence.MALFORMED)
     return _round_in_reach(round_number), Piece(PIECE_KINDS[kind], index)
+
+
+def decode_hash(body: bytes) -> str:
+    """Return the hash in `body`, hex.
+
+    Raises:
+        MessageError: it is not 32 bytes.
+    """
+    (content,) = _unpack(_HASH, body)
+    return str(content.hex())
 
 
 def encode_spot_check(spot: SpotCheck) -> bytes:
@@ -78,15 +90,15 @@ def decode_spot_check(body: bytes) -> SpotCheck:
     """
     roster, segment, chunk = _unpack(_SPOT, body[: _SPOT.size])
     rest = body[_SPOT.size :]
-    if len(rest) % 2:
-        raise MessageError("a spot check with half a place")
+    if len(rest) % 2 or len(rest) > 2 * MAX_PEERS:
+        raise MessageError("a spot check of half a place or too many", offence=Offence.MALFORMED)
     places = struct.unpack(f"<{len(rest) // 2}H", rest)
     return SpotCheck(roster.hex(), segment, chunk, places)
 
 
 def _round_in_reach(round_number: int) -> int:
     if round_number >= _ROUNDS:
-        raise MessageError(f"there is no round {round_number}")
+        raise MessageError(f"there is no round {round_number}", offence=Offence.MALFORMED)
     return round_number
 
 
@@ -96,5 +108,7 @@ def _places(included: Sequence[int]) -> bytes:
 
 def _unpack(form: struct.Struct, body: bytes) -> tuple[Any, ...]:
     if len(body) != form.size:
-        raise MessageError(f"a request of {len(body)} bytes instead of {form.size}")
+        raise MessageError(
+            f"a request of {len(body)} bytes instead of {form.size}", offence=Offence.MALFORMED
+        )
     return form.unpack(body)

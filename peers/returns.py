@@ -1,8 +1,9 @@
 """What of a peer's own contributions is to return to its error feedback, by what the chain counted.
 
-Every segment of a contribution is either counted by the chain or returned. The chain may change its mind when it
-leaves a branch: then what was returned too much is taken back, and the other way round. Past `depth` rounds an
-entry is settled as it stands. Pure: history.py applies this to real values, and a simulated peer to names.
+Every segment of a contribution is either counted by the chain or returned. The chain may change its mind
+when it leaves a branch: then what was returned too much is taken back, and the other way round. Past
+`depth` rounds an entry is settled as it stands. Pure: history.py applies this to real values, and a
+simulated peer to names.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def recovery_bound(rules: Rules, *, liars: int) -> float:
     """Return the seconds within which everybody completes rounds again after the last fault.
 
     A round takes at most its window, the grace, three transfers, and two silences (roster, block) for each
-    liar that may lead and for one more leader, each at its longest; five such rounds bring everybody back to one
-    chain.
+    liar that may lead and for one more leader, each at its longest; five such rounds bring everybody back
+    to one chain.
     """
     silences = 2 * (liars + 1) * rules.leader.most
     longest_round = rules.window_seconds + rules.grace.most + 3 * rules.transfer.most + silences
@@ -102,7 +102,11 @@ def live(world: World, *, peace_at: float) -> float:
     honest = world.honest()
     target = max(world.round_of(peer.name) for peer in honest) + ROUNDS_OF_PROOF
     bound = recovery_bound(world.rules, liars=len(world.peers) - len(honest))
-    world.run(until_round=target, at_most_seconds=peace_at + bound)
+    branches: set[str] = set()
+    while world.now < peace_at + bound and len(branches) != 1:
+        world.run(until_round=target, at_most_seconds=peace_at + bound)
+        branches = {world.block_at(peer.name, target - 1) for peer in honest}
+        target += len(branches) != 1
     behind = [
         f"{peer.name} at {world.round_of(peer.name)}" for peer in honest if world.round_of(peer.name) < target
     ]
@@ -110,8 +114,7 @@ def live(world: World, *, peace_at: float) -> float:
         not behind,
         f"{bound:.0f} s after the last fault, not all completed round {target}: {', '.join(behind)}",
     )
-    blocks = {world.block_at(peer.name, target - 1) for peer in honest}
-    world.watch.require(len(blocks) == 1, f"{len(blocks)} branches at round {target - 1} after recovery")
+    world.watch.require(len(branches) == 1, f"{len(branches)} branches {bound:.0f} s after the last fault")
     return world.now - peace_at
 
 
@@ -124,8 +127,9 @@ def run_world(plan: Plan) -> tuple[World, Outcome]:
         recovery = live(world, peace_at=plan.peace_at)
     except InvariantBrokenError as error:
         broken, trace = error.what, error.lines
-    except Exception as error:  # a fault of the engine's own breaks a world like any other
+    except Exception as error:  # noqa: BLE001 - a fault of the engine's own breaks a world like any other
         broken, trace = f"raised {error!r} in {_place(error)}", world.trace[-TRACE_LINES:]
+    world.watch.account()
     outcome = Outcome(
         plan=plan,
         rounds=max(world.round_of(name) for name in world.peers),
@@ -148,8 +152,8 @@ def _place(error: Exception) -> str:
 def shrink(outcome: Outcome, *, tries: int = 100) -> Outcome:
     """Return a broken world with fewer mishaps that breaks in some way as well.
 
-    Ever smaller parts of the mishaps are left out, as long as the world still breaks (delta debugging: Zeller and
-    Hildebrandt 2002).
+    Ever smaller parts of the mishaps are left out, as long as the world still breaks (delta debugging:
+    Zeller and Hildebrandt 2002).
     """
     smallest = outcome
     numbers = [number for number, _ in outcome.plan.mishaps()]

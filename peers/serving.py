@@ -28,9 +28,11 @@ from peers.messages import KINDS
 from peers.node import BLOCKS_BYTES, Node
 from peers.parts import join_parts
 from peers.requests import (
+    HASH_BYTES,
     PIECE_REQUEST_BYTES,
     ROUND_BYTES,
     SPOT_REQUEST_BYTES,
+    decode_hash,
     decode_piece,
     decode_round,
     decode_spot_check,
@@ -75,7 +77,7 @@ def serve_node(node: Node) -> None:
         return b""
 
     async def reduced(_: PeerId, content: bytes) -> bytes:
-        return exchange.reduced_bytes(content.hex())
+        return exchange.reduced_bytes(decode_hash(content))
 
     async def check(_: PeerId, content: bytes) -> bytes:
         spot = decode_spot_check(content)
@@ -85,7 +87,7 @@ def serve_node(node: Node) -> None:
     transport.serve("accepted", accepted, limit=32, purpose="roster")
     transport.serve("blocks", blocks, limit=ROUND_BYTES)
     transport.serve("segment", segment, limit=exchange.form.push_limit, purpose="segments")
-    transport.serve("reduced", reduced, limit=32, purpose="segments")
+    transport.serve("reduced", reduced, limit=HASH_BYTES, purpose="segments")
     transport.serve("check", check, limit=SPOT_REQUEST_BYTES, purpose="spot checks")
 
 
@@ -105,17 +107,18 @@ def serve_publication(transport: Transport, run: Run) -> None:
         return (folder / MANIFEST_FILE).read_bytes()
 
     async def data(_: PeerId, content: bytes) -> bytes:
-        if content.hex() not in pieces:
+        name = decode_hash(content)
+        if name not in pieces:
             raise MessageError("no such piece belongs to this run")
         try:
-            return (folder / DATA_FOLDER / content.hex()).read_bytes()
+            return (folder / DATA_FOLDER / name).read_bytes()
         except FileNotFoundError as error:
             raise MessageError("that piece is not here yet") from error
 
     transport.serve("recipe", recipe, limit=0)
     transport.serve("tokenizer", tokenizer, limit=0, purpose="data")
     transport.serve("manifest", manifest, limit=0, purpose="data")
-    transport.serve("data", data, limit=32)
+    transport.serve("data", data, limit=HASH_BYTES)
 
 
 def serve_state(transport: Transport, state: CanonicalState) -> None:

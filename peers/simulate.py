@@ -4,8 +4,9 @@
     python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all
 
 The first runs one world and prints what happened in it. The second runs many, on all cores, prints a table,
-and exits with 1 if an invariant broke anywhere: with the seed, the fewest mishaps that still break it, the command
-that replays just those, and the last lines of that world's trace. The same numbers give the same world, always.
+and exits with 1 if an invariant broke anywhere: with the seed, the fewest mishaps that still break it, the
+command that replays just those, and the last lines of that world's trace. The same numbers give the same
+world, always.
 """
 
 from __future__ import annotations
@@ -173,8 +174,8 @@ def _conclude(console: Console, outcome: Outcome) -> None:
             console.print(f"    {line}", markup=False)
         return
     console.print(
-        f"\n{outcome.plan.command()}: {outcome.rounds} rounds in {outcome.virtual_seconds:.0f} virtual seconds; "
-        f"recovered {outcome.recovery_seconds:.0f} s after the last fault; {outcome.steps} steps in "
+        f"\n{outcome.plan.command()}: {outcome.rounds} rounds in {outcome.virtual_seconds:.0f} virtual "
+        f"seconds; recovered {outcome.recovery_seconds:.0f} s after the last fault; {outcome.steps} steps in "
         f"{outcome.cpu_seconds:.1f} s. No invariant broke.",
         markup=False,
     )
@@ -205,12 +206,12 @@ def _table(outcomes: list[Outcome]) -> Table:
 
 
 def _fates(outcomes: list[Outcome]) -> str:
-    """Say what became of all contributions' segments that are settled."""
+    """Say what became of all contributions' segments."""
     total: Counter[str] = Counter()
     for outcome in outcomes:
         total.update(outcome.fates)
     told = ", ".join(f"{count} {fate}" for fate, count in sorted(total.items(), key=lambda item: -item[1]))
-    return f"Segments of contributions that were settled: {told or 'none yet'}."
+    return f"What became of the segments of contributions: {told or 'there were none'}."
 
 
 def _as_json(outcomes: list[Outcome]) -> dict[str, object]:

@@ -69,6 +69,7 @@ class StateSync:
         call: Call,
         sources: Callable[[], Sequence[PeerId]],
         tell: Callable[[Event], None],
+        blame: Callable[[PeerId, MessageError], None] = lambda _, __: None,
     ) -> None:
         self.state = state
         self._exchange = exchange
@@ -78,6 +79,7 @@ class StateSync:
         self._call = call
         self._sources = sources
         self._tell = tell
+        self._blame = blame
         self._divergences = 0
 
     def oldest_needed_round(self) -> int:
@@ -180,7 +182,10 @@ class StateSync:
             try:
                 content = await self._call(peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS)
                 manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
-            except (UnreachableError, RemoteError, MessageError):
+            except MessageError as error:
+                self._blame(peer, error)
+                continue
+            except (UnreachableError, RemoteError):
                 continue
             if (
                 manifest.digest().hex() == digest
@@ -218,6 +223,7 @@ class StateSync:
             already=lambda _: False,
             progress=lambda progress: self._tell(Fetching(what, progress.present, progress.pieces)),
             dropped=lambda peer, reason: self._tell(Refused(peer, "a piece of the state", reason)),
+            blame=self._blame,
         )
         await asyncio.to_thread(snapshots.complete, manifest)
         return len(wanted)
@@ -296,7 +302,10 @@ class StateSync:
                 )
                 await asyncio.to_thread(self._exchange.take_reduced, link.round, reduction.root, data)
                 return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
-            except (UnreachableError, RemoteError, MessageError):
+            except MessageError as error:
+                self._blame(peer, error)
+                tried.append(peer)
+            except (UnreachableError, RemoteError):
                 tried.append(peer)
         raise UnreachableError(
             f"No peer of {len(tried)} asked has segment {reduction.segment} of round {link.round}."

@@ -6,6 +6,9 @@
 
 Requests and responses are bytes of bounded length: whoever serves or calls says how many it takes. libp2p
 encrypts, and proves each peer's id. A stranger can hold only a few requests open, and none for ever.
+
+Who keeps sending what no honest peer sends is banned for a while (conduct.py). A banned peer is neither
+answered nor asked: what it says is not worth its transfer, and whom we ask we would have to believe or check.
 """
 
 from __future__ import annotations
@@ -13,21 +16,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from peers import framing
 from peers.addresses import by_usefulness, split_peer
-from peers.daemon import Daemon, DaemonSettings
+from peers.conduct import Conduct, ConductStatistics
+from peers.daemon import DaemonSettings
+from peers.events import Banned, Event, Notice
 from peers.framing import RemoteError, Status
-from peers.libp2p import Board, Streams, check_address
+from peers.libp2p import check_address
 from peers.noticeboard import Presence
 from peers.traffic import TrafficMeter
-from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
+from peers.uplink import Uplink
+from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
 from recipes.keys import PeerId, load_or_create_key, public_key
 
 __all__ = ["Call", "Limits", "RemoteError", "Transport"]
@@ -37,9 +44,11 @@ _log = logging.getLogger(__name__)
 _PROTOCOL = "/manyhands/1"
 _CONNECT_SECONDS = 10.0
 _FAREWELL_SECONDS = 5.0  # for a refused peer to take note and close
+_MOST_ADDRESSES = 256  # peers whose addresses are kept, to find back to them with a new p2pd
 _REFUSED = "refused"  # the purpose under which the bytes of requests are counted that nobody here serves
 
 Handler = Callable[[PeerId, bytes], Awaitable[bytes]]
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +83,9 @@ class Call(Protocol):
 class Transport:
     """Requests between the peers of one run, over a p2pd that this object owns.
 
-    `died` is set when p2pd ended by itself. Calls then raise NetworkError, and the owner opens a new
-    transport; `last_words` says what p2pd printed.
+    When p2pd dies, another one takes its place (uplink.py). Until then, calls find nobody: to their callers
+    that is a peer's failure like any other. `died` is set when that failed for good: calls then raise
+    NetworkError, and `last_words` says what p2pd printed.
     """
 
     def __init__(
@@ -83,21 +93,22 @@ class Transport:
         *,
         peer_id: PeerId,
         run_id: str | None,
-        daemon: Daemon,
-        streams: Streams,
-        board: Board,
+        uplink: Uplink,
         limits: Limits,
+        conduct: Conduct,
+        tell: Callable[[Event], None],
     ) -> None:
         self.peer_id = peer_id
         self.traffic = TrafficMeter()
         self._run_id = run_id
         self._protocol = f"{_PROTOCOL}/{run_id}"
-        self._daemon = daemon
-        self._streams = streams
-        self._board = board
+        self._uplink = uplink
         self._limits = limits
+        self._conduct = conduct
+        self._tell = tell
         self._services: dict[str, _Service] = {}
         self._in_flight: Counter[PeerId] = Counter()
+        self._met: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()  # where we connected to whom
 
     @classmethod
     async def open(
@@ -110,6 +121,8 @@ class Transport:
         bootstrap: Sequence[str] = (),
         relays: Sequence[str] = (),
         limits: Limits | None = None,
+        conduct: Conduct | None = None,
+        tell: Callable[[Event], None] = lambda _: None,
     ) -> Transport:
         """Start p2pd and join the other peers at any of the `bootstrap` addresses; with none, be the first.
 
@@ -121,6 +134,8 @@ class Transport:
             bootstrap: full addresses (with /p2p/ID) of peers that may know others; one has to answer.
             relays: full addresses of peers that forward to us if nobody can dial us.
             limits: what strangers may take from us.
+            conduct: who judges how they behave.
+            tell: is told of bans, and when p2pd was started anew.
 
         Raises:
             IdentityError: the key is malformed or readable by others.
@@ -135,23 +150,19 @@ class Transport:
             check_address(address)
         async with contextlib.AsyncExitStack() as undo:
             settings = DaemonSettings(key_path, tuple(listen), tuple(announce), tuple(relays))
-            daemon = await Daemon.start(settings)
-            undo.push_async_callback(daemon.stop)
-            streams = Streams(daemon.control_socket, daemon.stream_socket)
-            undo.push_async_callback(streams.close)
-            board = await Board.open(daemon.control_socket, key, run_id)
-            undo.push_async_callback(board.close)
+            uplink = Uplink(settings, key=key, run_id=run_id)
             transport = cls(
                 peer_id=key.peer_id,
                 run_id=run_id,
-                daemon=daemon,
-                streams=streams,
-                board=board,
+                uplink=uplink,
                 limits=limits or Limits(),
+                conduct=conduct or Conduct(),
+                tell=tell,
             )
-            if run_id is not None:
-                await streams.accept(transport._protocol, transport._answer)
+            await uplink.open(transport._protocol, transport._answer if run_id is not None else None)
+            undo.push_async_callback(uplink.close)
             await transport._join(bootstrap)
+            uplink.keep(transport._rejoin)
             undo.pop_all()
         return transport
 
@@ -165,18 +176,26 @@ class Transport:
 
     async def close(self) -> None:
         """Take leave: handlers that still run are cancelled, and p2pd ends."""
-        await self._streams.close()
-        await self._board.close()
-        await self._daemon.stop()
+        await self._uplink.close()
 
     @property
     def died(self) -> asyncio.Event:
-        """Set when p2pd ended by itself; never by `close`."""
-        return self._daemon.died
+        """Set when p2pd ended by itself and could not be started again; never by `close`."""
+        return self._uplink.died
 
     def last_words(self) -> str:
-        """Return p2pd's last lines of output."""
-        return self._daemon.last_words()
+        """Return p2pd's last lines of output, and why it could not be started again."""
+        return self._uplink.last_words()
+
+    def conduct(self) -> ConductStatistics:
+        """Return how other peers behaved so far."""
+        return self._conduct.statistics(_now())
+
+    def blame(self, peer: PeerId, error: MessageError) -> None:
+        """Hold what `error` says against the peer that sent it, if it is an offence, and only once."""
+        offence, error.offence = error.offence, None
+        if offence is not None:
+            self._strike(peer, offence)
 
     async def addresses(self) -> tuple[str, ...]:
         """Return the full addresses at which others may reach us, as p2pd sees them now, the best first.
@@ -184,7 +203,7 @@ class Transport:
         Raises:
             NetworkError: p2pd is gone.
         """
-        return by_usefulness(await self._streams.addresses())
+        return by_usefulness(await self._once_up(lambda: self._uplink.streams.addresses()))
 
     async def connected(self) -> frozenset[PeerId]:
         """Return the peers to which a connection is open now.
@@ -192,7 +211,7 @@ class Transport:
         Raises:
             NetworkError: p2pd is gone.
         """
-        return await self._streams.connected()
+        return await self._once_up(lambda: self._uplink.streams.connected())
 
     async def connect(
         self, peer: PeerId, addresses: Iterable[str], *, timeout: float = _CONNECT_SECONDS
@@ -202,9 +221,9 @@ class Transport:
         With an open connection this only refreshes the latter. Addresses of other peers are passed over.
 
         Raises:
-            UnreachableError: it answered at none of them; each is named.
-            NetworkError: p2pd is gone.
+            UnreachableError: it answered at none of them; each is named. Or it is banned.
         """
+        self._check_not_banned(peer)
         tried = list(addresses)
         if reason := await self._try_to_connect(peer, tried, timeout):
             places = ", ".join(tried) or "no known address"
@@ -240,18 +259,26 @@ class Transport:
             purpose: the name under which the bytes are counted; the kind, if not given.
 
         Raises:
-            UnreachableError: the peer cannot be reached, hung up, or took too long.
+            UnreachableError: the peer cannot be reached, hung up, or took too long; or it is banned.
             RemoteError: it refused; the message is its reason.
             MessageError: its response is malformed or longer than `limit`.
-            NetworkError: p2pd is gone.
+            NetworkError: p2pd is gone for good.
         """
+        self._check_not_banned(peer)
         try:
             return await asyncio.wait_for(self._request(peer, kind, body, limit, purpose or kind), timeout)
         except asyncio.TimeoutError as error:
             raise UnreachableError(f"{peer} did not answer {kind!r} within {timeout:g} s.") from error
-        except (OSError, asyncio.IncompleteReadError) as error:
+        except MessageError as error:
+            self.blame(peer, error)
+            raise
+        except UnreachableError:
+            raise
+        except (NetworkError, OSError, asyncio.IncompleteReadError) as error:
             if self.died.is_set():
                 raise NetworkError(f"The network daemon p2pd died. It said:\n{self.last_words()}") from error
+            if isinstance(error, NetworkError):
+                raise UnreachableError(f"Cannot reach {peer}: p2pd is being started anew.") from error
             raise UnreachableError(f"{peer} hung up instead of answering {kind!r}.") from error
 
     async def announce(self, presence: Presence) -> bool:
@@ -260,11 +287,12 @@ class Transport:
         Raises:
             MessageError: it is larger than 2 KiB.
         """
-        return await self._board.post(presence)
+        return await self._once_up(lambda: self._uplink.board.post(presence))
 
     async def roll_call(self) -> dict[PeerId, Presence]:
         """Return who is on the run's notice board, ourselves included if we announced ourselves."""
-        return await self._board.read(self._run_id) if self._run_id is not None else {}
+        run = self._run_id
+        return await self._once_up(lambda: self._uplink.board.read(run)) if run is not None else {}
 
     async def _join(self, bootstrap: Sequence[str]) -> None:
         attempts = [
@@ -278,22 +306,53 @@ class Transport:
                 remedy="Check that one of these peers runs, and that no firewall stands between.",
             )
         if bootstrap:
-            await self._board.look_around()
+            await self._uplink.board.look_around()
+
+    async def _rejoin(self, last_words: str) -> None:
+        """Find back to the others with a new p2pd, which knows nobody, and tell of it."""
+        known = list(self._met.items())
+        await asyncio.gather(*(self._try_to_connect(*item, _CONNECT_SECONDS) for item in known))
+        await self._uplink.board.look_around()
+        self._tell(
+            Notice(f"The network daemon p2pd ended by itself; another one runs now. It said:\n{last_words}")
+        )
+
+    async def _once_up(self, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Ask p2pd for something as soon as it runs, and the next one if it dies over it.
+
+        Raises:
+            NetworkError: it is gone for good, or does not answer.
+        """
+        while True:
+            daemon = await self._uplink.up()
+            try:
+                outcome = await ask()
+            except NetworkError:
+                if not await self._uplink.noticed(daemon):
+                    raise
+            else:
+                if not daemon.died.is_set():
+                    return outcome
 
     async def _try_to_connect(self, peer: PeerId, addresses: Iterable[str], timeout: float) -> str:
         """Connect and share the notice board; return why that failed, or an empty string."""
+        tried = tuple(addresses)
         try:
-            await asyncio.wait_for(self._streams.connect(peer, _places(peer, addresses)), timeout)
+            await asyncio.wait_for(self._uplink.streams.connect(peer, _places(peer, tried)), timeout)
         except asyncio.TimeoutError:
             return f"no answer within {timeout:g} s"
-        except UnreachableError as error:
+        except NetworkError as error:
             return str(error)
-        await self._board.introduce(peer)
+        self._met[peer] = tried
+        self._met.move_to_end(peer)
+        if len(self._met) > _MOST_ADDRESSES:
+            self._met.popitem(last=False)
+        await self._uplink.board.introduce(peer)
         return ""
 
     async def _request(self, peer: PeerId, kind: str, body: bytes, limit: int, purpose: str) -> bytes:
         try:
-            reader, writer = await self._streams.open(peer, self._protocol)
+            reader, writer = await self._uplink.streams.open(peer, self._protocol)
         except UnreachableError as error:
             raise UnreachableError(f"Cannot reach {peer}: {error}.") from error
         with contextlib.closing(writer):
@@ -310,6 +369,8 @@ class Transport:
         """Deal with one stream that `peer` opened."""
         if public_key(peer) is None:
             return  # its signatures could not be checked from its id: it is none of us
+        if self._conduct.turns_away(peer, _now()):
+            return
         self._in_flight[peer] += 1
         try:
             crowding = self._crowding(peer)
@@ -320,7 +381,10 @@ class Transport:
             # beyond that, even a refusal is too much
         except asyncio.TimeoutError:
             _log.debug("%s was too slow to send a request or to fetch its response", peer)
-        except (MessageError, RemoteError) as refusal:
+        except MessageError as refusal:
+            self.blame(peer, refusal)
+            await self._refuse(reader, writer, Status.REFUSED, str(refusal))
+        except RemoteError as refusal:
             await self._refuse(reader, writer, Status.REFUSED, str(refusal))
         except ManyhandsError as error:  # the peer need not know what is wrong with our disk, nor our paths
             _log.warning("Could not answer %s: %s", peer, error)
@@ -345,9 +409,17 @@ class Transport:
         received = self.traffic.count_received(service.purpose if service else _REFUSED)
         received(framing.request_head_bytes(kind))
         if service is None:
-            raise MessageError(f"Nobody here serves {kind!r}.")
+            unknown = None if self._conduct.knows(kind) else Offence.UNKNOWN_KIND
+            raise MessageError(f"Nobody here serves {kind!r}.", offence=unknown)
         if length > service.limit:
-            raise MessageError(f"{kind!r} with {length} bytes is too long: {service.limit} are allowed.")
+            raise MessageError(
+                f"{kind!r} with {length} bytes is too long: {service.limit} are allowed.",
+                offence=Offence.OVERSIZED,
+            )
+        if not self._conduct.admits(peer, kind, length, _now()):
+            self._strike(peer, Offence.TOO_MANY)
+            await self._refuse(reader, writer, Status.BUSY, "busy: too many requests in this time")
+            return
         body = await asyncio.wait_for(
             framing.read_body(reader, length, count=received),
             self._limits.transfer_seconds(length),
@@ -373,6 +445,20 @@ class Transport:
 
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(send_and_wait(), _FAREWELL_SECONDS)
+
+    def _strike(self, peer: PeerId, offence: Offence) -> None:
+        if seconds := self._conduct.strike(peer, offence, _now()):
+            self._tell(Banned(peer, seconds, self._conduct.offences(peer)))
+
+    def _check_not_banned(self, peer: PeerId) -> None:
+        if seconds := self._conduct.banned_seconds(peer, _now()):
+            raise UnreachableError(
+                f"{peer} is banned for {seconds:.0f} s: it sent what no honest peer sends."
+            )
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 def _places(peer: PeerId, addresses: Iterable[str]) -> list[str]:

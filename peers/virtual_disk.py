@@ -32,7 +32,7 @@ class Disk:
     """One peer's files. `promise` is None once a lost disk took the memory of it."""
 
     blocks: list[Signed[Block]] = field(default_factory=list)
-    promise: Promise | None = Promise()
+    promise: Promise | None = field(default_factory=Promise)
     final: KeptFinal | None = None
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
     checkpoint: Signed[Checkpoint] | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from peers import effects as do
-from peers.chain import Chain, KeptFinal, Link
+from peers.chain import KeptFinal, Link, trunk_below
 from peers.counters import counted_segments
 from peers.engine import RoundEngine
 from peers.liars import Liar
@@ -17,7 +18,7 @@ from peers.messages import AnyMessage, HeadNotice
 from peers.returns import Counted, Entry, settle
 from peers.virtual_clock import Clock
 from peers.virtual_disk import GENESIS, GENESIS_DIGEST, Disk, DiskAfter, next_digest, roots_of
-from peers.virtual_links import Line, size_of
+from peers.virtual_links import Line
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import take, total
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 NO_ANSWER_SECONDS = 1.0  # to learn that a source does not answer
 _BLOCKS_AT_ONCE = 64
 _CLOSED_LID_SECONDS = 15.0  # connections outlive a shorter pause; what comes in a longer one is lost
-_REDUCED_GROWTH = 2  # reduced segments over contributions, in bytes
 
 
 class VirtualPeer:
@@ -44,6 +44,7 @@ class VirtualPeer:
         self.left = False
         self.paused_until: float | None = None
         self.disk_delay_seconds = 0.05  # to bring the state to a block
+        self.engine_seconds = 0.0  # of CPU time, where that is measured
         self._sleeps = False
         self.life = 0  # counts deaths and births: what was begun in an earlier life is void
         self._at_the_door: dict[str, dict[tuple[int, PeerId], bool]] = defaultdict(dict)  # by roster; told?
@@ -100,7 +101,8 @@ class VirtualPeer:
         self.paused_until = None
         self.life += 1
         if disk is not DiskAfter.KEPT:
-            self.world.watch.forgot(self, f"its sender's disk was {disk.value}")
+            chain = self.disk.chain(self.world.rules)
+            self.world.watch.forgot(self, chain, f"its sender's disk was {disk.value}")
         if disk is DiskAfter.TORN:
             self.disk = self.disk.torn()
         elif disk is DiskAfter.LOST:
@@ -136,7 +138,11 @@ class VirtualPeer:
         """Hand the engine an input and carry out what it wants done."""
         waiting: list[do.Input] = [happened]
         while waiting and self.engine is not None:
-            for effect in self.engine.handle(waiting.pop(0), self.now):
+            began = time.thread_time() if self.world.measured else 0.0
+            effects = self.engine.handle(waiting.pop(0), self.now)
+            if self.world.measured:
+                self.engine_seconds += time.thread_time() - began
+            for effect in effects:
                 for done in [effect] if self.liar is None else self.liar.alter(self, effect):
                     self._carry_out(done)
             waiting += self._segments_let_in()
@@ -197,16 +203,9 @@ class VirtualPeer:
 
     def head_notice(self) -> HeadNotice | None:
         """Say where it stands, unless it is still finding that out."""
-        if self.engine is None or not self.engine.started:
+        if self.engine is None:
             return None
-        link = self.engine.chain.link(self.engine.head)
-        roster = self.engine.round.roster
-        return HeadNotice(
-            round=link.round,
-            block=link.hash,
-            age_seconds=max(0.0, self.now - self._adopted_at),
-            roster=roster.hash if roster is not None else None,
-        )
+        return self.engine.head_notice(age_seconds=max(0.0, self.now - self._adopted_at))
 
     def blocks_after(self, round_number: int) -> do.BlocksFetched:
         """Return its blocks of later rounds, oldest first, as many as go into an answer."""
@@ -232,7 +231,7 @@ class VirtualPeer:
             case do.Reduce(roster, segment, included):
                 root = self._root(roster, segment, included)
                 self.disk.reduced[root] = self.running.round.parent.round + 1
-                size = _REDUCED_GROWTH * world.contribution_bytes // world.rules.segments
+                size = world.reduced_bytes // world.rules.segments
                 self.after(0.01, do.SegmentReduced(roster, segment, root, size, included))
             case do.FetchReduced():
                 self._fetch(effect, effect.sources)
@@ -271,10 +270,11 @@ class VirtualPeer:
 
     def send(self, peer: PeerId, message: AnyMessage) -> None:
         """Send a message, and let the world's watch see it."""
-        self.world.watch.said(self, message)
-        if peer in self.world.by_id:
+        world = self.world
+        world.watch.said(self, message)
+        if peer in world.by_id:
             received = do.Received(self.id, message)
-            self.world.deliver(self, self.world.by_id[peer], received, size_of(message))
+            world.deliver(self, world.by_id[peer], received, world.size_of(message))
 
     def _root(self, roster: str, segment: int, included: Sequence[int]) -> str:
         false = "false/" if self.liar is not None and self.liar.miscomputes else ""
@@ -302,7 +302,7 @@ class VirtualPeer:
         self.at(self.world.now + min(real_seconds, count / self.speed), partial(self._window_ends, work))
 
     def _window_ends(self, work: do.WindowEnded) -> None:
-        """Contribute: what the chain did not count of earlier contributions goes back, what it did is kept."""
+        """Contribute; what the chain did not count of earlier contributions returns."""
         chain = self.running.chain
         if work.parent in chain:
             trunk = trunk_below(chain, work.parent)
@@ -393,7 +393,7 @@ class VirtualPeer:
             failed = do.ApplyFailed(target, f"{len(nowhere)} reduced segments are nowhere")
             self.after(NO_ANSWER_SECONDS, failed)
             return
-        size = len(missing) * _REDUCED_GROWTH * self.world.contribution_bytes // self.world.rules.segments
+        size = len(missing) * self.world.reduced_bytes // self.world.rules.segments
         transfer_seconds = 2 * self.line.latency_seconds + size / self.line.down_bytes_per_second
         ready_at = self.world.now + self.disk_delay_seconds + transfer_seconds
         self.at(ready_at, partial(self._applied, target, base))
@@ -430,16 +430,6 @@ class VirtualPeer:
     def _reached(self) -> list[VirtualPeer]:
         world = self.world
         return [peer for peer in world.peers.values() if peer is not self and world.reachable(self, peer)]
-
-
-def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
-    """Return the links from `head` downwards, by their round."""
-    found = {}
-    link: Link | None = chain.link(head)
-    while link is not None:
-        found[link.round] = link
-        link = chain.links.get(link.parent)
-    return found
 
 
 def counted_of(link: Link | None, claim: str, peer: PeerId) -> Mapping[int, Counted] | None:

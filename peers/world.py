@@ -20,7 +20,7 @@ from functools import partial
 from peers import effects as do
 from peers.events import BlockAdopted, Event, Rewound
 from peers.invariants import Watch
-from peers.messages import Block
+from peers.messages import AnyMessage, Block, Signed
 from peers.rules import Bounds, Rules
 from peers.virtual_disk import RUN, DiskAfter
 from peers.virtual_links import Links, home_line, size_of
@@ -29,6 +29,7 @@ from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 
 ROLL_CALL_SECONDS = 10.0
+TIGHT_BOUNDS = (Bounds(1.0, 6.0), Bounds(2.0, 12.0), Bounds(2.0, 8.0))
 CONTRIBUTION_BYTES = 100_000
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _REQUEST_BYTES = 60
@@ -36,15 +37,22 @@ _AT_ONCE_SECONDS = 0.002  # in which a small message is down a free line: not wo
 _BLOCK_BYTES = 20_000  # in an answer of many
 
 
-def rules(*, electors: tuple[PeerId, ...], segments: int = 4, window_seconds: float = 10.0) -> Rules:
-    """Return rules for a world of small rounds."""
+def rules(
+    *,
+    electors: tuple[PeerId, ...],
+    segments: int = 4,
+    window_seconds: float = 10.0,
+    bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
+) -> Rules:
+    """Return rules for a world of small rounds; `bounds` are those of grace, transfer and leader."""
+    grace, transfer, leader = bounds
     return Rules(
         run=RUN,
         segments=segments,
         window_seconds=window_seconds,
-        grace=Bounds(1.0, 6.0),
-        transfer=Bounds(2.0, 12.0),
-        leader=Bounds(2.0, 8.0),
+        grace=grace,
+        transfer=transfer,
+        leader=leader,
         tokens_per_slot=128,
         minimum_slots=8,
         newcomer_slots=16,
@@ -65,20 +73,40 @@ class World:
         segments: int = 4,
         window_seconds: float = 10.0,
         contribution_bytes: int = CONTRIBUTION_BYTES,
+        reduced_bytes: int = 2 * CONTRIBUTION_BYTES,
+        bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
+        measured: bool = False,
     ) -> None:
+        """Make a world in which nobody has started yet.
+
+        Args:
+            seed: decides everything else.
+            peers: how many there are.
+            segments: of each contribution.
+            window_seconds: of a round.
+            contribution_bytes: of one contribution.
+            reduced_bytes: of all reduced segments of a round.
+            bounds: of the deadlines for grace, transfer and leader.
+            measured: whether messages are weighed exactly, and the engines' CPU time taken.
+        """
         self.random = random.Random(seed)
         self.now = 0.0
         self.trace: list[str] = []
         self.events: list[tuple[float, str, Event]] = []  # when, whose, what
         self.steps = 0
         self.contribution_bytes = contribution_bytes
+        self.reduced_bytes = reduced_bytes
+        self.measured = measured
+        self._weights: dict[str, int] = {}  # bytes of signed messages, by hash
         self.links = Links(self.random)
         self.watch = Watch(self)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._moved = True  # since it was last looked who has reached what
         keys = [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(peers)]
-        self.rules = rules(electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds)
+        self.rules = rules(
+            electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds, bounds=bounds
+        )
         self.peers = {
             f"p{number}": VirtualPeer(
                 self, f"p{number}", key, line=home_line(self.random), speed=self.random.uniform(1, 12)
@@ -212,6 +240,14 @@ class World:
 
         receiver.at(at_the_door, come_in, from_outside=True)
 
+    def size_of(self, message: AnyMessage) -> int:
+        """Return how many bytes a message takes on the wire: about, or exactly where that is measured."""
+        if not self.measured or not isinstance(message, Signed):
+            return size_of(message)
+        if message.hash not in self._weights:
+            self._weights[message.hash] = len(message.canonical())
+        return self._weights[message.hash]
+
     def ask_head(self, sender: VirtualPeer, other: VirtualPeer) -> None:
         """Ask for a head; the answer comes as a message."""
 
@@ -228,7 +264,7 @@ class World:
         def answer() -> None:
             held = other.running.round.roster
             if held is not None and held.hash == roster:
-                self.deliver(other, sender, do.Received(other.id, held), size_of(held))
+                self.deliver(other, sender, do.Received(other.id, held), self.size_of(held))
 
         self._ask(sender, other, answer)
 

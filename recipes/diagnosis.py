@@ -48,7 +48,10 @@ def explain_syntax(error: Exception, *, name: str) -> str:
     """Return one sentence about text that is not TOML. `error` is what the TOML parser raised."""
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
     if match is None:
-        return f"{name} is not valid TOML: it nests too deeply."
+        trouble = (
+            "it nests too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        )
+        return f"{name} is not valid TOML: {trouble}."
     problem, line, column = match.groups()
     place = f"line {line}, column {column}" if line else "the end of the file"
     return f"{name} is not valid TOML at {place}: {problem[:1].lower()}{problem[1:]}."

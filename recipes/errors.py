@@ -19,6 +19,8 @@ the code above; docs/errors.md explains each.
 
 from __future__ import annotations
 
+from enum import Enum
+
 
 class ManyhandsError(Exception):
     """Base of all errors that a user may see. `remedy` is one sentence: what to do about it."""
@@ -94,5 +96,25 @@ class StorageError(ManyhandsError):
     exit_code = 12
 
 
+class Offence(str, Enum):
+    """What no honest peer ever sends. The value names it to people."""
+
+    MALFORMED = "malformed"
+    OVERSIZED = "too long"
+    FORGED = "forged signature"
+    OTHER_RUN = "of another run"
+    FALSE = "not what its hash or claim says"
+    UNKNOWN_KIND = "unknown kind"
+    TOO_MANY = "too many requests"
+
+
 class MessageError(ManyhandsError):
-    """A peer sent something malformed, oversized, unsigned or out of place. Dropped and counted."""
+    """A peer sent something malformed, oversized, unsigned or out of place. Dropped and counted.
+
+    `offence` says what is wrong with it where no honest peer ever sends the like (peers/conduct.py); without
+    one, it came at a bad time, or asks for what is not here, and nobody holds that against its sender.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", offence: Offence | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.offence = offence

@@ -47,10 +47,7 @@ def lock_home(home: Path) -> Iterator[None]:
         home.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+")
     except OSError as error:
-        raise StorageError(
-            f"Cannot open {path}: {error.strerror or error}.",
-            remedy="Make the folder writable, or choose another with $MANYHANDS_HOME or --home.",
-        ) from error
+        raise _refused(path, error) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,8 +58,16 @@ def lock_home(home: Path) -> Iterator[None]:
                 f"Process {holder} already works in {home}.",
                 remedy="Stop it first, or choose another home with $MANYHANDS_HOME or --home.",
             ) from error
-        stream.seek(0)
-        stream.truncate()
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        try:  # past the stream's buffer: what that cannot write, it would try to write again on closing
+            os.ftruncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise _refused(path, error) from error
         yield
+
+
+def _refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot open {path}: {error.strerror or error}.",
+        remedy="Free some space, make the folder writable, or choose another with $MANYHANDS_HOME or --home.",
+    )

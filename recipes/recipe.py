@@ -94,7 +94,7 @@ def parse_recipe(content: bytes, *, name: str) -> Recipe:
             f"{name} is not UTF-8 text: byte {error.start} is 0x{content[error.start]:02x}.",
             remedy="Save the file as UTF-8.",
         ) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # what is not TOML, and numbers of thousands of digits
         raise RecipeError(explain_syntax(error, name=name), remedy="Correct that line.") from error
     try:
         return Recipe.model_validate(_lists_as_tuples(table))

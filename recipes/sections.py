@@ -42,7 +42,9 @@ def _as_span(value: object) -> object:
     """Let one number stand for a span of no width."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return (float(value), float(value))
-    return tuple(float(v) if type(v) is int else v for v in value) if isinstance(value, list | tuple) else value
+    return (
+        tuple(float(v) if type(v) is int else v for v in value) if isinstance(value, list | tuple) else value
+    )
 
 
 def _ascends(span: tuple[float, float]) -> tuple[float, float]:

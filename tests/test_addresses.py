@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from peers.addresses import by_usefulness, check_ports_free, listen_address, split_peer
+from peers.addresses import by_usefulness, check_ports_free, listen_address, pin_ports, split_peer
 from recipes.errors import NetworkError
 from recipes.keys import SigningKey
 
@@ -53,6 +53,23 @@ def test_others_are_told_public_addresses_first_and_loopback_only_if_there_is_no
     )
     assert by_usefulness([loopback, private, public, private]) == (public, private)
     assert by_usefulness([loopback]) == (loopback,)
+
+
+@pytest.mark.parametrize(
+    ("listen", "pinned"),
+    [
+        ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/4001"),
+        ("/ip4/10.0.0.7/tcp/0", "/ip4/10.0.0.7/tcp/4002"),
+        ("/ip4/0.0.0.0/udp/0/quic", "/ip4/0.0.0.0/udp/4003/quic"),
+        ("/ip6/::/tcp/0", "/ip6/::/tcp/0"),  # not shown
+        ("/ip4/10.0.0.8/tcp/0", "/ip4/10.0.0.8/tcp/0"),
+        ("/ip4/0.0.0.0/tcp/31330", "/ip4/0.0.0.0/tcp/31330"),
+        ("/dns4/example.org/tcp/0", "/dns4/example.org/tcp/0"),
+    ],
+)
+def test_the_port_that_the_system_chose_is_kept(listen: str, pinned: str) -> None:
+    places = ("/ip4/127.0.0.1/tcp/4001", "/ip4/10.0.0.7/tcp/4002", "/ip4/10.0.0.7/udp/4003/quic")
+    assert pin_ports([listen], [f"{place}/p2p/{PEER}" for place in places]) == (pinned,)
 
 
 def test_a_port_that_another_program_shares_without_protest_is_still_taken() -> None:

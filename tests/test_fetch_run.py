@@ -57,6 +57,7 @@ class Network:
         self.lies: dict[PeerId, dict[str, Alter]] = {}
         self.asked: list[tuple[PeerId, str]] = []
         self.looks = 0
+        self.blamed: list[PeerId] = []
         self._serving = HONEST
 
     def hold(self, peer: PeerId, publication: Publication, **lies: Alter) -> None:
@@ -84,6 +85,10 @@ class Network:
         if len(content) > limit:
             raise MessageError("a longer answer than allowed")
         return content
+
+    def blame(self, peer: PeerId, error: MessageError) -> None:
+        if error.offence is not None:
+            self.blamed.append(peer)
 
     def peers(self) -> list[PeerId]:
         return self.about
@@ -231,6 +236,7 @@ async def test_a_liar_is_named_and_passed_over(
     assert files(run.folder) == files(publication.folder)
     refused = {(event.peer, event.what) for event in events if isinstance(event, Refused)}
     assert refused == {(LIAR, kind)}
+    assert set(network.blamed) == {LIAR}
 
 
 async def test_an_interrupted_fetch_goes_on_where_it_stopped(
@@ -275,7 +281,7 @@ async def test_what_the_disk_damaged_is_fetched_again(
 async def test_if_nobody_has_it_each_one_tried_is_named_with_the_reason(
     publication: Publication, tmp_path: Path
 ) -> None:
-    network = Network(GONE, EMPTY, LIAR)
+    network = Network(GONE, EMPTY, LIAR)  # only the last does what no honest peer does
     network.hold(LIAR, publication, recipe=another_recipe)
     with pytest.raises(UnreachableError) as raised:
         await fetch(publication, tmp_path / "run", network)
@@ -284,6 +290,7 @@ async def test_if_nobody_has_it_each_one_tried_is_named_with_the_reason(
     assert f"{EMPTY}: does not take part in this run" in text
     assert f"{LIAR}: sent what it must not" in text
     assert "--peer" in raised.value.remedy
+    assert set(network.blamed) == {LIAR}
 
 
 async def test_if_nobody_is_about_it_says_so(publication: Publication, tmp_path: Path) -> None:

@@ -62,3 +62,9 @@ def test_a_home_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Cannot open"), lock_home(tmp_path / "file"):
         pass
+
+
+def test_a_home_on_a_full_disk_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="Cannot open"), lock_home(tmp_path):
+        pass

@@ -68,6 +68,12 @@ def test_a_spot_check_of_the_largest_roster_survives_the_way() -> None:
     assert decode_spot_check(body) == spot
 
 
+def test_a_spot_check_of_more_parts_than_a_roster_has_claims_is_refused() -> None:
+    """Each costs the reducer the hashes of a whole segment."""
+    with pytest.raises(MessageError, match="too many"):
+        decode_spot_check(encode_spot_check(SpotCheck("ab" * 32, 1, 2, (0,) * (MAX_PEERS + 1))))
+
+
 def test_a_round_that_no_chain_reaches_is_refused() -> None:
     """A database counts in 63 bits, a message in 53."""
     for number in (2**53, 2**64 - 1):

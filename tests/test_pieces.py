@@ -10,7 +10,7 @@ import pytest
 from peers.framing import RemoteError
 from peers.pieces import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
 from recipes import merkle
-from recipes.errors import MessageError, StorageError, UnreachableError
+from recipes.errors import MessageError, Offence, StorageError, UnreachableError
 from recipes.keys import PeerId
 
 ANNA, BERT, CLEO = PeerId("anna"), PeerId("bert"), PeerId("cleo")
@@ -41,6 +41,7 @@ class Fetch:
         self.asked: list[tuple[PeerId, str]] = []
         self.here: dict[str, bytes] = {}
         self.dropped: dict[PeerId, str] = {}
+        self.blamed: list[tuple[PeerId, Offence | None]] = []
         self.progress: list[FetchProgress] = []
 
     async def ask(self, peer: PeerId, piece: Wanted) -> bytes:
@@ -61,6 +62,7 @@ class Fetch:
             already=lambda piece: piece.name in self.here,
             progress=self.progress.append,
             dropped=self.dropped.__setitem__,
+            blame=lambda peer, error: self.blamed.append((peer, error.offence)),
             pause_seconds=0,
         )
 
@@ -81,6 +83,7 @@ async def test_a_liars_piece_is_thrown_away_and_fetched_elsewhere_and_the_liar_n
     assert fetch.here == CONTENTS
     assert list(fetch.dropped) == [ANNA]
     assert "with the hash" in fetch.dropped[ANNA]
+    assert set(fetch.blamed) == {(ANNA, Offence.FALSE)}
     assert [peer for peer, _ in fetch.asked].count(ANNA) <= LANES  # those that were on their way
 
 
@@ -112,6 +115,7 @@ async def test_a_source_that_keeps_failing_is_left_out() -> None:
     await fetch.run()
     assert fetch.here == CONTENTS
     assert fetch.dropped == {ANNA: "no answer within 5 s"}
+    assert fetch.blamed == []  # to be away is no offence
     assert FAILURES <= [peer for peer, _ in fetch.asked].count(ANNA) < FAILURES + LANES
 
 

@@ -134,8 +134,8 @@ def test_text_that_is_not_toml_is_told_with_its_line_and_column() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"\xff", b"a = " + b"[" * 5000, b"#" * (MAXIMUM_RECIPE_BYTES + 1)],
-    ids=["binary", "deep", "long"],
+    [b"\xff", b"a = " + b"[" * 5000, b"#" * (MAXIMUM_RECIPE_BYTES + 1), b"a = " + b"1" * 5000],
+    ids=["binary", "deep", "long", "digits"],
 )
 def test_hostile_bytes_are_refused_as_a_bad_recipe(content: bytes) -> None:
     problems_of(content)

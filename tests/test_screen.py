@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peers.events import BlockAdopted, Claimed, Refused, Validated, Waiting, WindowFinished
+from peers.events import Banned, BlockAdopted, Claimed, Notice, Refused, Validated, Waiting, WindowFinished
 from recipes.errors import RecipeError, StorageError
 from recipes.keys import PeerId
 from trainer.demo_peer import DemoPeer
@@ -42,14 +42,25 @@ def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.Ca
         screen.listen(adopted(8, counted=0))
         screen.listen(Waiting(9, "you asked to leave"))
         screen.listen(Refused(PEER, "claim", "slots beyond its quota"))
+        screen.listen(Banned(PEER, 240.0, {"malformed": 7, "forged signature": 3}))
         screen.listen(Validated(8, 2.25))
     said = capsys.readouterr().out
     assert "Round 7: 4 contributions, your work counted, 123,456 tokens so far, train 10.0 s" in said
     assert "Round 8: 4 contributions, your work did not count" in said
     assert "Not training in round 9: you asked to leave." in said
     assert f"Refused claim from {PEER[-8:]}: slots beyond its quota." in said
+    assert f"Peer {PEER[-8:]} is left alone for 4 min. It sent: 7 malformed, 3 forged signature." in said
     assert "Validation loss after round 8: 2.2500 nats a token." in said
     assert "You contributed to 1 rounds, 4,096 tokens." in said
+
+
+def test_what_peers_say_is_printed_as_it_is_and_never_taken_for_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = "cannot be had: all dials failed * [/ip4/127.0.0.1/tcp/33735] [bold]dial[/bold] :smile:"
+    with Screen() as screen:
+        screen.listen(Notice(said))
+    assert said in capsys.readouterr().out
 
 
 def test_events_are_logged_a_json_object_a_line(tmp_path: Path) -> None:
@@ -67,6 +78,14 @@ def test_a_log_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--events"):
         Screen(events=tmp_path / "file" / "events.jsonl")
+
+
+def test_a_log_whose_disk_is_full_is_a_plain_error() -> None:
+    with (
+        pytest.raises(StorageError, match=r"events to /dev/full: No space left.*\n.*--events"),
+        Screen(events=Path("/dev/full")) as screen,
+    ):
+        screen.listen(Claimed(3, 26_000))
 
 
 def test_what_is_no_run_is_refused_with_what_would_be(tmp_path: Path) -> None:

@@ -3,95 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_run import RECIPE, publish_tiny
+from live_swarm import Swarm
 
 from recipes.files import write_atomic
 from recipes.home import run_folder
-from recipes.keys import PeerId
-from recipes.publication import Publication
-from trainer.demo_peer import DemoPeer, free_port
-
-PATIENCE_SECONDS = 120.0  # for anything awaited: this bounds a failing test, nothing is decided by it
-ROUNDS_RECIPE = RECIPE.replace(
-    "window_seconds = 1\nsegments = 2",
-    "window_seconds = 2\ngrace_seconds = 1.5\ntransfer_seconds = 4\nleader_seconds = 2\nsegments = 4\n"
-    "newcomer_slots = 64\nnewcomer_lanes = 16\nsnapshot_interval = 4",
-)
-
-
-class Swarm:
-    """A bootstrap peer, a publisher and volunteers."""
-
-    def __init__(self, folder: Path, *, volunteers: int) -> None:
-        self.publication: Publication = publish_tiny(folder, recipe=ROUNDS_RECIPE, home=folder / "publisher")
-        port = free_port()
-        command = [sys.executable, "-m", "peers.bootstrap", "--host", "127.0.0.1", "--port", str(port)]
-        self.bootstrap = subprocess.Popen(
-            [*command, "--home", str(folder / "bootstrap")], stdout=subprocess.PIPE, text=True
-        )
-        address = self._address_printed()
-        runs = [str(self.publication.folder)] + [self.publication.run_id] * volunteers
-        names = ["publisher"] + [f"volunteer-{number}" for number in range(1, volunteers + 1)]
-        self.peers = [
-            DemoPeer(name, folder, run=run, port=free_port(), address=address)
-            for name, run in zip(names, runs, strict=True)
-        ]
-
-    def _address_printed(self) -> str:
-        for line in self.bootstrap.stdout or ():
-            if line.strip().startswith("/ip4/"):
-                return line.strip()
-        raise AssertionError("the bootstrap peer printed no address")
-
-    def until(self, reached: Callable[[], bool]) -> None:
-        """Watch the peers until `reached`."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not reached():
-            for peer in self.peers:
-                peer.look()
-            if time.monotonic() > deadline:
-                logs = "\n".join(f"{peer.name}:\n{peer.log.read_text()[-1500:]}" for peer in self.peers)
-                raise AssertionError(f"waited in vain; the logs end so:\n{logs}")
-            signal.sigtimedwait([], 0.1)
-
-    def until_counted(self, peers: list[DemoPeer], *, rounds: int = 1) -> None:
-        """Wait until each of `peers` was counted in `rounds` rounds that no one has seen yet."""
-        newest = max(peer.tally.round for peer in self.peers)
-        self.until(
-            lambda: all(sum(n > newest for n in peer.tally.counted_rounds) >= rounds for peer in peers)
-        )
-
-    def end(self) -> None:
-        for peer in self.peers:
-            peer.kill()
-        self.bootstrap.kill()
-        self.bootstrap.wait()
-        if self.bootstrap.stdout is not None:
-            self.bootstrap.stdout.close()
-
-    def peer(self, peer_id: PeerId) -> DemoPeer:
-        return next(peer for peer in self.peers if peer.peer_id == peer_id)
-
-    def last_leader(self) -> DemoPeer:
-        """Return the peer that led the newest round."""
-        blocks = [event for event in self.peers[1].reported if event["event"] == "BlockAdopted"]
-        return self.peer(blocks[-1]["leader"])
-
-    def digests(self) -> dict[int, set[str]]:
-        """Return the state digests that the peers reported, by round."""
-        found: dict[int, set[str]] = {}
-        for peer in self.peers:
-            for number, digest in peer.tally.digests.items():
-                found.setdefault(number, set()).add(digest)
-        return found
+from trainer.demo_peer import DemoPeer
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +58,30 @@ def test_a_newcomer_drops_lying_peers_and_trains_in_the_round_it_finds_or_the_ne
 def test_the_run_survives_its_bootstrap_peer(swarm: Swarm) -> None:
     swarm.bootstrap.kill()
     swarm.until_counted(swarm.peers, rounds=2)
+
+
+@pytest.mark.timeout(300)
+def test_a_peer_whose_network_daemon_is_killed_goes_on_in_the_same_life(swarm: Swarm) -> None:
+    victim = swarm.peers[2]
+    lives = victim.lives
+    assert network_daemons(victim)
+    for daemon in network_daemons(victim):
+        os.kill(daemon, signal.SIGKILL)
+    swarm.until(lambda: any("another one runs now" in text for text in notices(victim)))
+    swarm.until_counted([victim], rounds=2)
+    assert victim.running
+    assert victim.lives == lives
+
+
+def network_daemons(peer: DemoPeer) -> list[int]:
+    """Return the process ids of a peer's p2pd."""
+    assert peer._process is not None
+    children = Path(f"/proc/{peer._process.pid}/task/{peer._process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"p2pd" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def notices(peer: DemoPeer) -> list[str]:
+    return [event["text"] for event in peer.reported if event["event"] == "Notice"]
 
 
 @pytest.mark.timeout(300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -31,9 +32,15 @@ Launch = Callable[[Sequence[str], Path], Process]
 """Starts `trainer.join` with these arguments; what it prints goes to the end of the file."""
 
 
-def launch(arguments: Sequence[str], log: Path) -> Process:
-    """Start it as a volunteer does."""
-    command = [sys.executable, "-m", "trainer.join", *arguments]
+def launch(
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    prefix: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "trainer.join"),
+) -> Process:
+    """Start it as a volunteer does; `prefix` stands before the command, as `ip netns exec NAME` may."""
+    command = [*prefix, sys.executable, *program, *arguments]
     with log.open("ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
 
@@ -57,7 +64,10 @@ class Tally:
 
 
 class DemoPeer:
-    """A peer with a home folder of its own; it can be killed and started again."""
+    """A peer with a home folder of its own; it can be killed and started again.
+
+    It listens on `host`, and `launched_by` says how its process is started.
+    """
 
     def __init__(
         self,
@@ -67,6 +77,7 @@ class DemoPeer:
         run: str,
         port: int,
         address: str | None,
+        host: str = "127.0.0.1",
         launched_by: Launch = launch,
     ) -> None:
         self.name = name
@@ -77,6 +88,7 @@ class DemoPeer:
         self._run = run
         self._port = port
         self._bootstrap = address
+        self._host = host
         self._launch = launched_by
         self._process: Process | None = None
         self._events = self.home / "events.jsonl"
@@ -105,7 +117,17 @@ class DemoPeer:
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"/ip4/127.0.0.1/tcp/{self._port}/p2p/{self.peer_id}"
+        return f"/ip4/{self._host}/tcp/{self._port}/p2p/{self.peer_id}"
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return self._port
+
+    @property
+    def daemons(self) -> list[int]:
+        """Process ids of its network daemon; none while it does not run."""
+        return _children(self._process.pid) if self._process is not None and self.running else []
 
     @property
     def returncode(self) -> int | None:
@@ -118,7 +140,7 @@ class DemoPeer:
         A peer that starts again has met others: it is told of none.
         """
         arguments = [self._run, "--home", str(self.home)]
-        arguments += ["--host", "127.0.0.1", "--port", str(self._port), "--device", "cpu", "--threads", "1"]
+        arguments += ["--host", self._host, "--port", str(self._port), "--device", "cpu", "--threads", "1"]
         arguments += ["--events", str(self._events), "--validate-every", str(int(validate))]
         named = address or (self._bootstrap if self.lives == 0 else None)
         arguments += ["--peer", named] if named else []
@@ -133,6 +155,19 @@ class DemoPeer:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
         self.tally.state = "killed"
+
+    def pause(self) -> None:
+        """Let its process and its network daemon stand still, as when a laptop's lid is closed."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if self._process is not None and self.running:
+            for pid in (self._process.pid, *self.daemons):
+                os.kill(pid, number)
 
     def leave(self) -> None:
         """Ask its process to leave, as one Ctrl+C does; a second one makes it leave at once."""

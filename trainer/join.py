@@ -171,6 +171,7 @@ async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Scree
             listen=[listen_address(wishes.host, wishes.port)],
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
+            tell=screen.listen,
         )
 
     if not wishes.peers and not met:

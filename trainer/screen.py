@@ -5,6 +5,7 @@ On a terminal the line is alive; elsewhere only the happenings are printed, a li
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from peers.events import (
+    Banned,
     BlockAdopted,
     Diverged,
     Event,
@@ -49,7 +51,8 @@ class Screen:
     """Listens to events, prints what a volunteer wants to know, and keeps the event log if asked to."""
 
     def __init__(self, *, events: Path | None = None) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        # Strangers choose some of the words: nothing in them is markup.
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._live: Live | None = None
         self._log = _open_log(events) if events is not None else None
         self._began = time.monotonic()
@@ -76,7 +79,8 @@ class Screen:
         if self._rounds:
             self.say(f"You contributed to {self._rounds} rounds, {self._tokens:,} tokens. Thank you.")
         if self._log is not None:
-            self._log.close()
+            with contextlib.suppress(OSError):  # told already, when it could not be written
+                self._log.close()
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the line of state."""
@@ -103,8 +107,11 @@ class Screen:
                 sent=moved.sent if moved is not None else {},
                 received=moved.received if moved is not None else {},
             )
-            self._log.write(line + "\n")
-            self._log.flush()
+            try:
+                self._log.write(line + "\n")
+                self._log.flush()
+            except OSError as error:
+                raise _log_refused(Path(self._log.name), error) from error
         self._remember(event)
         sentence = self._sentence(event)
         if sentence:
@@ -140,6 +147,9 @@ class Screen:
                 return f"Not training in round {round_number}: {reason}."
             case Refused(peer, what, reason):
                 return f"Refused {what} from {peer[-8:]}: {reason.rstrip('.')}."
+            case Banned(peer, seconds, reasons):
+                counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+                return f"Peer {peer[-8:]} is left alone for {seconds / 60:.0f} min. It sent: {counts}."
             case Rewound(round_number, to_round):
                 return f"Another branch has more electors: back from round {round_number} to {to_round}."
             case Diverged(round_number, pieces):
@@ -198,6 +208,11 @@ def _open_log(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
     except OSError as error:
-        raise StorageError(
-            f"Cannot write the events to {path}: {error.strerror}.", remedy="Name another file with --events."
-        ) from error
+        raise _log_refused(path, error) from error
+
+
+def _log_refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot write the events to {path}: {error.strerror}.",
+        remedy="Free some space, or name another file with --events.",
+    )

@@ -1,0 +1,157 @@
+"""Who sends false segments is blamed; who sends them at a bad time is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from exchange import FORM, Exchange
+
+from peers.assignment import Assignment
+from peers.effects import FetchReduced, Input, ReducedFetched, ReducedLost, SegmentStored
+from peers.exchange_tasks import ExchangeTasks
+from peers.parts import join_parts
+from peers.transport import RemoteError
+from recipes.errors import MessageError, Offence, UnreachableError
+from recipes.keys import PeerId
+
+SENDER, REDUCER, CHECKER = 0, 1, 2
+SEGMENT = 1
+
+
+class Bench:
+    """One claimant's exchange tasks, and what they told."""
+
+    def __init__(self, folder: Path, *, me: int) -> None:
+        self.exchange = Exchange(folder)
+        self.me = me
+        self.ids = [key.peer_id for key in self.exchange.keys]
+        self.reduction = self.exchange.reduce(SEGMENT, by=REDUCER)
+        self.blamed: list[tuple[PeerId, Offence | None]] = []
+        self.happened: list[Input] = []
+        self.answer: Callable[[PeerId, str, bytes], bytes] = self.honest
+        signed = self.exchange.swarm.reduction(
+            self.exchange.roster,
+            SEGMENT,
+            self.exchange.parent,
+            **{name: getattr(self.reduction, name) for name in ("root", "bytes", "included")},
+        )
+        self.author = signed.body.peer
+        current = SimpleNamespace(
+            roster=self.exchange.roster,
+            assignments=[Assignment(reducer=self.ids[REDUCER], backup=None)] * FORM.segments,
+            reductions={SEGMENT: {self.ids[REDUCER]: signed}},
+        )
+        engine: Any = SimpleNamespace(
+            round=current,
+            deadlines=SimpleNamespace(transfer=0.01),
+            chain=SimpleNamespace(electors_at=lambda _: frozenset()),
+            me=self.ids[me],
+        )
+        nothing: Any = None
+        self.tasks = ExchangeTasks(
+            engine=engine,
+            store=self.exchange.stores[me],
+            contributor=nothing,
+            spot_checks=64,  # so many that the segment is among them
+            call=self.call,
+            compute=self.compute,
+            take=self.happened.append,
+            tell=lambda _: None,
+            blame=lambda peer, error: self.blamed.append((peer, error.offence)),
+        )
+
+    async def compute(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    async def call(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+    ) -> bytes:
+        return self.answer(peer, kind, body)
+
+    def honest(self, peer: PeerId, kind: str, body: bytes) -> bytes:
+        store = self.exchange.stores[REDUCER]
+        if kind == "reduced":
+            return store.reduced_bytes(body.hex())
+        chunk = int.from_bytes(body[36:40], "little")
+        return store.prove(self.exchange.roster.hash, SEGMENT, chunk, self.reduction.included)
+
+    def push(self) -> bytes:
+        store = self.exchange.stores[SENDER]
+        return store.push_content(self.exchange.claim(SENDER), SEGMENT, self.exchange.roster.hash)
+
+    async def fetch(self) -> None:
+        await self.tasks.begin(self.exchange.roster)
+        sources = (self.ids[REDUCER],)
+        await self.tasks.fetch_reduced(
+            FetchReduced(
+                self.exchange.roster.hash, SEGMENT, self.reduction.root, self.reduction.bytes, sources
+            )
+        )
+
+
+async def test_a_segment_that_its_claim_commits_to_is_taken_in(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, me=REDUCER)
+    await bench.tasks.accept(bench.ids[SENDER], bench.push())
+    assert bench.happened == [SegmentStored(bench.exchange.roster.hash, SEGMENT, bench.ids[SENDER])]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", join_parts([bytes(32), bytes(4), b""])])
+async def test_a_push_that_is_none_is_an_offence(tmp_path: Path, content: bytes) -> None:
+    bench = Bench(tmp_path, me=REDUCER)
+    with pytest.raises(MessageError) as caught:
+        await bench.tasks.accept(bench.ids[SENDER], content)
+    assert caught.value.offence is Offence.MALFORMED
+
+
+async def test_a_segment_of_another_claim_is_an_offence(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, me=REDUCER)
+    bench.exchange.stores[REDUCER]._received[bench.exchange.roster.hash].frames.clear()
+    with pytest.raises(MessageError) as caught:
+        await bench.tasks.accept(bench.ids[CHECKER], bench.push())
+    assert caught.value.offence is Offence.FALSE
+
+
+async def test_a_segment_whose_roster_is_not_known_or_that_others_reduce_is_none(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, me=REDUCER)
+    unknown = join_parts([bytes(32), bytes(4), b"", b"frame"])
+    with pytest.raises(MessageError, match="no roster at hand") as caught:
+        await bench.tasks.accept(bench.ids[SENDER], unknown)
+    assert caught.value.offence is None
+    other = Bench(tmp_path / "other", me=CHECKER)
+    with pytest.raises(MessageError, match="not this peer's to reduce") as caught:
+        await other.tasks.accept(other.ids[SENDER], other.push())
+    assert caught.value.offence is None
+
+
+async def test_a_reduced_segment_that_holds_is_fetched_and_nobody_blamed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, me=CHECKER)
+    await bench.fetch()
+    assert bench.happened == [ReducedFetched(bench.reduction.root)]
+    assert bench.blamed == []
+
+
+@pytest.mark.parametrize(("kind", "offence"), [("reduced", Offence.FALSE), ("check", Offence.MALFORMED)])
+async def test_who_answers_with_something_else_is_blamed(tmp_path: Path, kind: str, offence: Offence) -> None:
+    bench = Bench(tmp_path, me=CHECKER)
+    bench.answer = lambda peer, asked, body: b"garbage" if asked == kind else bench.honest(peer, asked, body)
+    await bench.fetch()
+    assert [type(happened) for happened in bench.happened] == [ReducedLost]
+    blamed = {"reduced": bench.ids[REDUCER], "check": bench.author}[kind]  # who was asked for what
+    assert bench.blamed == [(blamed, offence)]
+
+
+@pytest.mark.parametrize("error", [RemoteError("not here"), UnreachableError("hung up")])
+async def test_who_does_not_answer_is_not_blamed(tmp_path: Path, error: Exception) -> None:
+    bench = Bench(tmp_path, me=CHECKER)
+
+    def refuse(peer: PeerId, kind: str, body: bytes) -> bytes:
+        raise error
+
+    bench.answer = refuse
+    await bench.fetch()
+    assert [type(happened) for happened in bench.happened] == [ReducedLost]
+    assert bench.blamed == []
