@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from peers.assignment import assign_reducers, leaders
 from peers.chain import Chain, Link
 from peers.messages import (
     Block,
+    Checkpoint,
     Claim,
     CoSignature,
     Pace,
@@ -56,7 +58,10 @@ class Swarm:
     def __init__(self, peers: int = 4, *, segments: int = 2, genesis_digest: str = GENESIS_DIGEST) -> None:
         self.keys = keys_of(peers)
         self.by_id: dict[PeerId, SigningKey] = {key.peer_id: key for key in self.keys}
-        self.rules: Rules = rules(electors=(self.keys[0].peer_id,), segments=segments)
+        self.owner = SigningKey(digest(b"owner"))
+        self.rules: Rules = replace(
+            rules(electors=(self.keys[0].peer_id,), segments=segments), owners=(self.owner.peer_id,)
+        )
         self.genesis_digest = genesis_digest
         self.chain = self.fresh_chain()
         self.digests: dict[str, str] = {self.chain.root: genesis_digest}  # after each block
@@ -199,6 +204,18 @@ class Swarm:
             digest=state or self.digests.get(link.hash, name("some state")),
         )
         return sign(key, body)
+
+    def checkpoint(self, link: Link, *, key: SigningKey | None = None) -> Signed[Checkpoint]:
+        """The owner's word, or another's, that the block at `link` is the run's."""
+        author = key or self.owner
+        body = Checkpoint(
+            run=self.rules.run,
+            peer=author.peer_id,
+            round=link.round,
+            block=link.hash,
+            digest=self.digests[link.hash],
+        )
+        return sign(author, body)
 
     # ------------------------------------------------------------ growing the chain
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
 from peers.chain import RULED_OUT, Chain, KeptFinal, Link, build_chain
-from peers.messages import Block, Checkpoint, Evidence, Signed, sign
+from peers.messages import Block, Checkpoint, Evidence, Signed
 from peers.rules import ELECTOR_WINDOW
 from recipes.keys import SigningKey
 
@@ -35,18 +35,6 @@ def rebuilt(
     return build_chain(
         swarm.fresh_chain(), blocks_of(links), final=final, checkpoint=checkpoint, evidence=evidence
     )
-
-
-def checkpoint_of(swarm: Swarm, link: Link) -> Signed[Checkpoint]:
-    owner = swarm.keys[0]
-    body = Checkpoint(
-        run=swarm.rules.run,
-        peer=owner.peer_id,
-        round=link.round,
-        block=link.hash,
-        digest=swarm.digests[link.hash],
-    )
-    return sign(owner, body)
 
 
 # ---------------------------------------------------------------- two quorums in a row
@@ -317,7 +305,7 @@ def test_an_owners_checkpoint_goes_before_what_was_final_here_unless_that_is_new
     tip = swarm.grow(head, swarm.keys, 3)
     middle, final = trunk(swarm, tip)[-3:-1]
     links = [*trunk(swarm, tip), rival]
-    signed = checkpoint_of(swarm, rival)
+    signed = swarm.checkpoint(rival)
     older = rebuilt(
         swarm, links, final=KeptFinal(middle.round, middle.hash, settled=False), checkpoint=signed
     )

@@ -265,7 +265,7 @@ class Game:
     liars=st.integers(0, 7),
     moves=st.integers(5, 60),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=3000, deadline=None)
 def test_no_minority_of_liars_makes_two_blocks_final_that_contradict_each_other(
     seed: int, honest: int, liars: int, moves: int
 ) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from bench import Bench, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import GENESIS_DIGEST, Swarm, keys_of, name
+from rounds import GENESIS_DIGEST, name
 
 from peers.chain import Link
 from peers.counters import claim_fault
@@ -23,21 +24,15 @@ from peers.effects import (
     FetchReduced,
     Input,
     PushSegment,
-    Received,
     Reduce,
     ReducedFetched,
     ReducedLost,
     SegmentReduced,
     SegmentStored,
-    Tell,
-    Tick,
     Train,
-    WindowEnded,
 )
-from peers.engine import Phase, RoundEngine
 from peers.events import Refused, RosterAccepted
 from peers.exchanging import MAX_CANDIDATES
-from peers.finality import Promise
 from peers.messages import (
     MAX_PEERS,
     AnyMessage,
@@ -51,83 +46,9 @@ from peers.messages import (
     Signed,
     sign,
 )
-from peers.rules import ELECTOR_MINIMUM
 from recipes.keys import SigningKey
-from recipes.slots import take
 
 HUGE = 2**53 - 1
-
-
-class Bench:
-    """One engine on top of a chain of a few rounds, and the keys of everybody else."""
-
-    def __init__(self, *, peers: int = 4, strangers: int = 3, me: int = 1) -> None:
-        self.swarm = Swarm(peers)
-        self.head = self.swarm.grow(self.swarm.genesis, self.swarm.keys, ELECTOR_MINIMUM)
-        self.strangers = keys_of(strangers, seed="stranger")
-        self.swarm.by_id.update({key.peer_id: key for key in self.strangers})
-        self.key = self.swarm.keys[me]
-        self.others = [key for key in self.swarm.keys if key is not self.key]
-        self.now = 0.0
-        self.engine = RoundEngine(
-            key=self.key,
-            chain=self.swarm.chain,
-            head=self.head.hash,
-            state_digest=self.swarm.digests[self.head.hash],
-            promise=Promise(self.head.round, self.head.finality.justified_round),
-            now=0.0,
-        )
-        self.tick()
-
-    def take(self, happened: Any, *, after: float = 0.01) -> list[Effect]:
-        self.now += after
-        return self.engine.handle(happened, self.now)
-
-    def tick(self, *, after: float = 0.0) -> list[Effect]:
-        return self.take(Tick(), after=after)
-
-    def receive(self, key: SigningKey, message: AnyMessage) -> list[Effect]:
-        return self.take(Received(key.peer_id, message))
-
-    def finish_window(self) -> list[Effect]:
-        """End the own window: a claim goes out."""
-        return self.take(self.work(self.head), after=self.swarm.rules.window_seconds)
-
-    def work(self, parent: Link) -> WindowEnded:
-        """What a window on top of `parent` came to."""
-        slots = parent.counters.slots_for(self.key.peer_id, parent.hash, self.swarm.rules)
-        return WindowEnded(
-            parent=parent.hash,
-            start_digest=self.engine.digest,
-            slots=take(slots, 4)[0],
-            steps=3,
-            numeric_class="cpu-fp32",
-            contribution=name("own"),
-            contribution_bytes=1000,
-            norms=(1.0,) * self.swarm.rules.segments,
-            feedback=name("feedback"),
-            feedback_reset=False,
-            loss_commitment=name("losses"),
-        )
-
-    def roster(self) -> Signed[Roster]:
-        """The roster that the round's first leader would draw up, the own claim in it if there is one."""
-        claims = [self.swarm.claim(key, self.head) for key in self.others]
-        if self.engine.round.own_claim is not None:
-            claims.append(self.engine.round.own_claim)
-        return self.swarm.roster(claims, self.head, key=self.swarm.by_id[self.swarm.order(self.head)[0]])
-
-    def exchange(self) -> Signed[Roster]:
-        """Bring the engine into the exchange of a roster."""
-        self.finish_window()
-        roster = self.roster()
-        self.receive(self.swarm.by_id[roster.body.peer], roster)
-        assert self.engine.phase is Phase.EXCHANGING
-        return roster
-
-
-def told(effects: list[Effect], kind: type[Any]) -> list[Any]:
-    return [effect.event for effect in effects if isinstance(effect, Tell) and isinstance(effect.event, kind)]
 
 
 # ---------------------------------------------------------------- each by name

@@ -1,0 +1,102 @@
+"""One round engine on a bench: its inputs by hand, its effects looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rounds import Swarm, keys_of, name
+
+from peers.chain import Link
+from peers.effects import Effect, Received, Send, Tell, Tick, WindowEnded
+from peers.engine import Phase, RoundEngine
+from peers.finality import Promise
+from peers.messages import AnyMessage, Roster, Signed
+from peers.rules import ELECTOR_MINIMUM
+from recipes.keys import SigningKey
+from recipes.slots import take
+
+
+class Bench:
+    """One engine on top of a chain of a few rounds, and the keys of everybody else.
+
+    With `elected`, all are electors in two terms; with `forgot`, the engine has lost its memory.
+    """
+
+    def __init__(
+        self, *, peers: int = 4, strangers: int = 3, me: int = 1, elected: bool = False, forgot: bool = False
+    ) -> None:
+        self.swarm = Swarm(peers)
+        swarm = self.swarm
+        self.head = swarm.elect() if elected else swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
+        self.strangers = keys_of(strangers, seed="stranger")
+        self.swarm.by_id.update({key.peer_id: key for key in self.strangers})
+        self.key = self.swarm.keys[me]
+        self.others = [key for key in self.swarm.keys if key is not self.key]
+        self.now = 0.0
+        self.engine = RoundEngine(
+            key=self.key,
+            chain=self.swarm.chain,
+            head=self.head.hash,
+            state_digest=self.swarm.digests[self.head.hash],
+            promise=None if forgot else Promise(self.head.round, self.head.finality.justified_round),
+            now=0.0,
+        )
+        self.tick()
+
+    def take(self, happened: Any, *, after: float = 0.01) -> list[Effect]:
+        self.now += after
+        return self.engine.handle(happened, self.now)
+
+    def tick(self, *, after: float = 0.0) -> list[Effect]:
+        return self.take(Tick(), after=after)
+
+    def receive(self, key: SigningKey, message: AnyMessage) -> list[Effect]:
+        return self.take(Received(key.peer_id, message))
+
+    def finish_window(self) -> list[Effect]:
+        """End the own window: a claim goes out."""
+        return self.take(self.work(self.head), after=self.swarm.rules.window_seconds)
+
+    def work(self, parent: Link) -> WindowEnded:
+        """What a window on top of `parent` came to."""
+        slots = parent.counters.slots_for(self.key.peer_id, parent.hash, self.swarm.rules)
+        return WindowEnded(
+            parent=parent.hash,
+            start_digest=self.engine.digest,
+            slots=take(slots, 4)[0],
+            steps=3,
+            numeric_class="cpu-fp32",
+            contribution=name("own"),
+            contribution_bytes=1000,
+            norms=(1.0,) * self.swarm.rules.segments,
+            feedback=name("feedback"),
+            feedback_reset=False,
+            loss_commitment=name("losses"),
+        )
+
+    def roster(self) -> Signed[Roster]:
+        """The roster that the round's first leader would draw up, the own claim in it if there is one."""
+        claims = [self.swarm.claim(key, self.head) for key in self.others]
+        if self.engine.round.own_claim is not None:
+            claims.append(self.engine.round.own_claim)
+        return self.swarm.roster(claims, self.head, key=self.swarm.by_id[self.swarm.order(self.head)[0]])
+
+    def exchange(self) -> Signed[Roster]:
+        """Bring the engine into the exchange of a roster."""
+        self.finish_window()
+        roster = self.roster()
+        self.receive(self.swarm.by_id[roster.body.peer], roster)
+        assert self.engine.phase is Phase.EXCHANGING
+        return roster
+
+
+def sent(effects: list[Effect], kind: type[Any]) -> list[Send]:
+    """What goes out of messages, or of signed bodies, of one kind."""
+    found = [effect for effect in effects if isinstance(effect, Send)]
+    return [
+        s for s in found if isinstance(s.message.body if isinstance(s.message, Signed) else s.message, kind)
+    ]
+
+
+def told(effects: list[Effect], kind: type[Any]) -> list[Any]:
+    return [effect.event for effect in effects if isinstance(effect, Tell) and isinstance(effect.event, kind)]

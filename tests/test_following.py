@@ -1,0 +1,350 @@
+"""What a peer passes on and asks for: proof of fraud, checkpoints, rosters and blocks, what it missed."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+from bench import Bench, sent, told
+from rounds import Swarm, fork, name, trunk
+
+from peers.chain import build_chain
+from peers.effects import (
+    Acquainted,
+    Applied,
+    Apply,
+    ChainReloaded,
+    Effect,
+    FetchBlocks,
+    FetchRoster,
+    ReloadChain,
+    SaveCheckpoint,
+    SaveClaim,
+    SaveEvidence,
+    SaveFinal,
+    SavePromise,
+    Train,
+)
+from peers.engine import RoundEngine
+from peers.events import Convicted, Notice
+from peers.finality import Promise
+from peers.messages import Checkpoint, Claim, CoSignature, Evidence, Signed
+from peers.rules import FANOUT
+
+Wanted = TypeVar("Wanted")
+
+
+def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
+    """The effects of one kind."""
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def acquainted(bench: Bench) -> None:
+    bench.take(Acquainted(tuple(key.peer_id for key in bench.others)))
+
+
+# ---------------------------------------------------------------- proof of fraud
+
+
+def test_two_claims_on_one_block_are_told_saved_and_passed_on_once() -> None:
+    bench = Bench()
+    acquainted(bench)
+    liar = bench.others[0]
+    claims = [bench.swarm.claim(liar, bench.head, slots=count) for count in (1, 2, 3)]
+    assert not of(bench.receive(liar, claims[0]), SaveEvidence)
+    effects = bench.receive(liar, claims[1])
+    proof = Evidence(one=claims[0], other=claims[1])
+    assert [event.peer for event in told(effects, Convicted)] == [liar.peer_id]
+    assert of(effects, SaveEvidence) == [SaveEvidence(liar.peer_id, proof)]
+    assert [set(send.peers) for send in sent(effects, Evidence)] == [{key.peer_id for key in bench.others}]
+    for again in (claims[1], claims[2], Evidence(one=claims[1], other=claims[2]), proof):
+        effects = bench.receive(liar, again)
+        assert not told(effects, Convicted)
+        assert not of(effects, SaveEvidence)
+        assert not sent(effects, Evidence)
+    assert bench.engine.round.claims[liar.peer_id][0] == claims[0]  # the first stands
+
+
+def test_words_for_two_blocks_of_a_round_are_told_saved_and_passed_on_once() -> None:
+    bench = Bench()
+    acquainted(bench)
+    liar = bench.others[0]
+    one, other, third = fork(bench.swarm, bench.head, bench.swarm.keys, bench.others, bench.others[:2])
+    bench.receive(liar, bench.swarm.cosign(liar, one))
+    effects = bench.receive(liar, bench.swarm.cosign(liar, other))
+    assert (
+        len(told(effects, Convicted)) == len(sent(effects, Evidence)) == len(of(effects, SaveEvidence)) == 1
+    )
+    effects = bench.receive(liar, bench.swarm.cosign(liar, third))
+    assert not told(effects, Convicted)
+    assert not sent(effects, Evidence)
+    assert bench.swarm.chain.equivocators == {liar.peer_id}
+
+
+def test_proof_that_another_peer_brings_convicts_and_takes_the_weight_of_the_word() -> None:
+    bench = Bench()
+    acquainted(bench)
+    liar, bringer = bench.others[:2]
+    one, other = fork(bench.swarm, bench.head, bench.swarm.keys, bench.others)
+    proof = Evidence(one=bench.swarm.cosign(liar, one), other=bench.swarm.cosign(liar, other))
+    effects = bench.receive(bringer, proof)
+    assert [event.peer for event in told(effects, Convicted)] == [liar.peer_id]
+    assert of(effects, SaveEvidence) == [SaveEvidence(liar.peer_id, proof)]
+    assert bench.swarm.chain.equivocators == {liar.peer_id}
+
+
+def test_what_proves_nothing_is_dropped() -> None:
+    bench = Bench()
+    acquainted(bench)
+    one, other = bench.others[:2]
+    claims = [bench.swarm.claim(key, bench.head) for key in (one, other)]
+    effects = bench.receive(one, Evidence(one=claims[0], other=claims[1]))
+    effects += bench.receive(one, Evidence(one=claims[0], other=claims[0]))
+    assert not told(effects, Convicted)
+    assert not of(effects, SaveEvidence)
+    assert not sent(effects, Evidence)
+    assert not bench.engine.convicts
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_an_owners_checkpoint_is_followed_kept_and_passed_on() -> None:
+    bench = Bench(elected=True)
+    acquainted(bench)
+    aside = fork(bench.swarm, bench.head, bench.others)[0]
+    signed = bench.swarm.checkpoint(aside)
+    effects = bench.receive(bench.others[0], signed)
+    assert bench.swarm.chain.final == aside.hash
+    assert of(effects, SaveCheckpoint) == [SaveCheckpoint(signed)]
+    assert of(effects, SaveFinal) == [SaveFinal(aside.round, aside.hash, settled=False)]
+    assert [set(send.peers) for send in sent(effects, Checkpoint)] == [{key.peer_id for key in bench.others}]
+    assert not of(effects, ReloadChain)
+    assert not sent(bench.receive(bench.others[1], signed), Checkpoint)
+
+
+def test_a_checkpoint_whose_block_is_not_here_yet_keeps_its_rivals_out() -> None:
+    bench = Bench(elected=True)
+    other = Bench(elected=True)
+    decreed = fork(other.swarm, other.head, other.others)[0]
+    bench.receive(bench.others[0], other.swarm.checkpoint(decreed))
+    rival = bench.swarm.block(bench.head, bench.swarm.keys)
+    bench.receive(bench.others[0], rival)
+    assert rival.hash not in bench.swarm.chain
+    assert decreed.block is not None
+    bench.receive(bench.others[0], decreed.block)
+    assert bench.swarm.chain.final == decreed.hash
+
+
+def test_a_checkpoint_by_anybody_but_an_owner_is_ignored() -> None:
+    bench = Bench()
+    final = bench.swarm.chain.final
+    for key in (bench.others[0], bench.strangers[0], bench.key):
+        effects = bench.receive(bench.others[0], bench.swarm.checkpoint(bench.head, key=key))
+        assert not of(effects, SaveCheckpoint)
+        assert not sent(effects, Checkpoint)
+    assert bench.engine.checkpoint is None
+    assert bench.swarm.chain.final == final
+
+
+def test_only_a_newer_checkpoint_takes_the_place_of_one() -> None:
+    bench = Bench(elected=True)
+    links = trunk(bench.swarm, bench.head)
+    newest = bench.swarm.checkpoint(links[-2])
+    bench.receive(bench.others[0], newest)
+    for link in (links[-3], links[-2]):
+        effects = bench.receive(bench.others[0], bench.swarm.checkpoint(link))
+        assert not of(effects, SaveCheckpoint)
+    assert bench.engine.checkpoint == newest
+    bench.receive(bench.others[0], bench.swarm.checkpoint(links[-1]))
+    assert bench.engine.checkpoint == bench.swarm.checkpoint(links[-1])
+
+
+def test_a_newly_met_peer_is_given_the_checkpoint_once() -> None:
+    bench = Bench()
+    signed = bench.swarm.checkpoint(bench.head)
+    bench.receive(bench.others[0], signed)
+    newcomer = bench.strangers[0].peer_id
+    effects = bench.take(Acquainted((newcomer,)))
+    assert [(send.peers, send.message) for send in sent(effects, Checkpoint)] == [((newcomer,), signed)]
+    assert not sent(bench.take(Acquainted((newcomer,))), Checkpoint)
+
+
+def test_a_checkpoint_that_contradicts_what_is_final_here_has_the_chain_built_anew_and_is_followed() -> None:
+    bench = Bench(elected=True)
+    swarm = bench.swarm
+    aside = fork(swarm, bench.head, bench.others[:1])[0]
+    tip = swarm.grow(bench.head, swarm.keys, 3)
+    bench.take(Applied(tip.hash, swarm.digests[tip.hash], checked=True))
+    assert bench.engine.head == tip.hash
+    signed = swarm.checkpoint(aside)
+    effects = bench.receive(bench.others[0], signed)
+    assert any("contradicts" in event.text for event in told(effects, Notice))
+    assert of(effects, ReloadChain)
+    assert of(effects, SaveCheckpoint) == [SaveCheckpoint(signed)]
+    blocks = [link.block for link in [*trunk(swarm, tip), aside] if link.block is not None]
+    chain = build_chain(swarm.fresh_chain(), blocks, final=None, checkpoint=signed, evidence=())
+    bench.take(ChainReloaded(chain))
+    effects = bench.tick(after=bench.engine.deadlines.leader)
+    assert bench.engine.chain.final == aside.hash
+    assert Apply(aside.hash) in effects
+    bench.take(Applied(aside.hash, swarm.digests[aside.hash], checked=True))
+    assert bench.engine.head == aside.hash
+
+
+# ---------------------------------------------------------------- handed on in a tree
+
+
+@pytest.fixture(scope="module")
+def many() -> list[RoundEngine]:
+    swarm = Swarm(65)
+    return [
+        RoundEngine(
+            key=key,
+            chain=swarm.chain,
+            head=swarm.genesis.hash,
+            state_digest=swarm.genesis_digest,
+            promise=Promise(),
+            now=0.0,
+        )
+        for key in swarm.keys
+    ]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_everybody_but_the_root_is_reached_exactly_once(many: list[RoundEngine], outside: bool) -> None:
+    swarm = Swarm(1)
+    message: Signed[Claim] = swarm.claim(swarm.keys[0], swarm.genesis)
+    root = many[-1] if outside else many[0]
+    for size in range(1, 65):
+        audience = [engine.me for engine in many[:size]]
+        links: list[tuple[str, str]] = []
+        for engine in many:
+            engine._effects = []
+            engine.spread(message, audience, root=root.me)
+            sends = sent(engine._effects, Claim)
+            assert sum(len(send.peers) for send in sends) <= FANOUT
+            links += [(engine.me, peer) for send in sends for peer in send.peers]
+        assert sorted(to for _, to in links) == sorted(set(audience) - {root.me})
+        reached, hops = {root.me}, 0
+        while newly := {to for by, to in links if by in reached} - reached:
+            reached |= newly
+            hops += 1
+        assert reached == {root.me, *audience}
+        assert hops <= 2
+
+
+def test_who_is_not_addressed_hands_nothing_on(many: list[RoundEngine]) -> None:
+    swarm = Swarm(1)
+    message = swarm.claim(swarm.keys[0], swarm.genesis)
+    stranger = many[20]
+    stranger._effects = []
+    stranger.spread(message, [engine.me for engine in many[:10]], root=many[0].me)
+    assert not stranger._effects
+
+
+def test_different_messages_take_different_ways(many: list[RoundEngine]) -> None:
+    """So that nobody bears the load of every round."""
+    swarm = Swarm(1)
+    first: set[tuple[str, ...]] = set()
+    for steps in range(5):
+        many[0]._effects = []
+        message = swarm.claim(swarm.keys[0], swarm.genesis, steps=steps)
+        many[0].spread(message, [engine.me for engine in many], root=many[0].me)
+        first |= {send.peers for send in sent(many[0]._effects, Claim)}
+    assert len(first) == 5
+
+
+# ---------------------------------------------------------------- what was skipped
+
+
+def word_of(bench: Bench, number: int, roster: str) -> None:
+    key = bench.others[number]
+    signed = bench.swarm.reduction(bench.roster(), 0, bench.head, peer=key.peer_id, roster=roster)
+    bench.receive(key, signed)
+
+
+def pause(bench: Bench) -> float:
+    return bench.engine.deadlines.leader / 2 + 0.01
+
+
+def test_a_roster_that_others_exchange_by_is_asked_for_after_a_pause() -> None:
+    bench = Bench()
+    bench.finish_window()
+    roster = bench.roster()
+    word_of(bench, 0, roster.hash)
+    assert not of(bench.tick(after=0.1), FetchRoster)
+    effects = bench.tick(after=pause(bench))
+    assert of(effects, FetchRoster) == [FetchRoster(bench.others[0].peer_id, roster.hash)]
+    assert not of(bench.tick(after=0.1), FetchRoster)
+    assert of(bench.tick(after=pause(bench)), FetchRoster)
+    bench.receive(bench.swarm.by_id[roster.body.peer], roster)
+    assert bench.engine.round.roster == roster
+    assert not of(bench.tick(after=pause(bench)), FetchRoster)
+
+
+def test_of_several_rosters_those_are_asked_for_that_most_peers_speak_of() -> None:
+    bench = Bench(peers=5)
+    bench.finish_window()
+    for number, rosters in enumerate(["abc", "ab", "ab", "b"]):
+        for roster in rosters:
+            word_of(bench, number, name(roster))
+    asked = of(bench.tick(after=pause(bench)), FetchRoster)
+    assert {effect.roster for effect in asked} == {name("a"), name("b")}
+
+
+def test_blocks_are_asked_for_when_others_co_sign_one_that_did_not_come() -> None:
+    bench, other = Bench(), Bench()
+    missed = other.swarm.grow(other.head, other.swarm.keys, cosigned=False)
+    bench.receive(bench.others[2], other.swarm.cosign(bench.others[2], missed))
+    asked = of(bench.tick(after=pause(bench)), FetchBlocks)
+    assert [effect.peer for effect in asked] == [bench.others[2].peer_id]
+    assert all(effect.after_round < missed.round for effect in asked)
+
+
+def test_what_nobody_could_give_for_long_is_forgotten() -> None:
+    bench = Bench()
+    bench.finish_window()
+    word_of(bench, 0, name("no such roster"))
+    bench.tick(after=3 * bench.swarm.rules.window_seconds + 1)
+    assert name("no such roster") not in bench.engine.early
+    assert not of(bench.tick(after=pause(bench)), FetchRoster)
+
+
+# ---------------------------------------------------------------- lost memory
+
+
+def test_a_co_signature_leaves_after_its_promise_is_on_disk() -> None:
+    bench = Bench(elected=True)
+    acquainted(bench)
+    tip = bench.swarm.grow(bench.head, bench.swarm.keys, cosigned=False)
+    effects = bench.take(Applied(tip.hash, bench.swarm.digests[tip.hash], checked=True))
+    words = sent(effects, CoSignature)
+    saved = of(effects, SavePromise)
+    assert len(words) == len(saved) == 1
+    assert effects.index(saved[0]) < effects.index(words[0])
+    assert saved[0].promise.round == tip.round
+
+
+def test_who_forgot_neither_claims_nor_co_signs_in_the_round_that_it_finds() -> None:
+    bench = Bench(elected=True, forgot=True)
+    acquainted(bench)
+    effects = bench.tick(after=bench.engine.deadlines.leader)
+    assert all(not effect.slots for effect in of(effects, Train))
+    next_one = bench.swarm.grow(bench.head, bench.others)
+    effects = bench.take(Applied(next_one.hash, bench.swarm.digests[next_one.hash], checked=True))
+    assert not sent(effects, CoSignature)
+    assert not of(effects, SaveClaim)
+
+
+def test_who_forgot_claims_again_after_the_round_that_it_found() -> None:
+    bench = Bench(elected=True, forgot=True)
+    acquainted(bench)
+    bench.tick(after=bench.engine.deadlines.leader)
+    link, effects = bench.head, list[Effect]()
+    for _ in range(3):
+        link = bench.swarm.grow(link, bench.others)
+        effects += bench.take(Applied(link.hash, bench.swarm.digests[link.hash], checked=True))
+        effects += bench.tick(after=0.1)
+    assert not bench.engine.forgot
+    assert any(effect.slots for effect in of(effects, Train))
