@@ -195,12 +195,14 @@ class Swarm:
     def contradictions(self) -> list[str]:
         """Say after which block states differed, and in which round two blocks were taken for final.
 
-        Two branches may have existed for a while: that is none.
+        Two branches may have existed for a while: that is none. Nor is a state that its peer itself found to
+        differ, and fetched again.
         """
         told: dict[str, set[str]] = {}
         for peer in self.peers:
+            healed = {event["round"] for event in peer.reported if event["event"] == "Diverged"}
             for event in peer.reported:
-                if event["event"] == "BlockAdopted":
+                if event["event"] == "BlockAdopted" and event["round"] not in healed:
                     told.setdefault(f"state after block {event['block']}", set()).add(event["digest"])
                 elif event["event"] == "BlockFinal":
                     told.setdefault(f"final block of round {event['round']}", set()).add(event["block"])

@@ -204,6 +204,14 @@ def test_peers_with_damaged_files_come_back(swarm: Swarm, files: str) -> None:
     swarm.until_counted(victims)
 
 
+def test_a_peer_whose_weights_are_changed_under_it_amid_a_round_heals(swarm: Swarm) -> None:
+    faults = Faults().before("send", "claim").corrupt("runs/*/state/weights.f32")
+    victim = swarm.until_happened(swarm.arm(swarm.peers, faults))
+    swarm.until(lambda: any(event["event"] == "Diverged" for event in victim.reported))
+    swarm.until_counted([victim])
+    assert victim.running
+
+
 # ------------------------------------------------------------ network, port, clock
 
 
