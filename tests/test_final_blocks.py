@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
-from peers.chain import RULED_OUT, Chain, KeptFinal, Link, build_chain
+from peers.chain import Chain, KeptFinal, Link, build_chain
 from peers.messages import Block, Checkpoint, Evidence, Signed
 from peers.rules import ELECTOR_WINDOW
+from peers.validity import RULED_OUT
 from recipes.keys import SigningKey
 
 
