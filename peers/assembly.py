@@ -182,6 +182,7 @@ def load_chain(store: ChainStore, rules: Rules, *, genesis_digest: str) -> Chain
         Chain(rules, genesis_digest=genesis_digest),
         store.blocks(run=rules.run),
         final=store.final(),
+        settled=store.settled(),
         checkpoint=store.checkpoint(run=rules.run),
         evidence=store.evidence(run=rules.run).values(),
     )

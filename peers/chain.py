@@ -448,6 +448,7 @@ def build_chain(
     blocks: Iterable[Signed[Block]],
     *,
     final: KeptFinal | None,
+    settled: str | None = None,
     checkpoint: Signed[Checkpoint] | None,
     evidence: Iterable[Evidence],
 ) -> Chain:
@@ -467,8 +468,8 @@ def build_chain(
         known = signed.body.parent in chain and not chain.rules_out(signed)
         if known and chain.block_fault(signed.body) is None:
             chain.add(signed)
-    if final is not None and final.settled and chain.final == final.block:
-        chain.settle(final.block)
+            if signed.hash == settled:  # before what stands on it: its electors go on from there
+                chain.settle(settled)
     for proof in evidence:
         chain.take_evidence(proof)
     return chain

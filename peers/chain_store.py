@@ -116,11 +116,18 @@ class ChainStore:
     def save_final(self, final: KeptFinal) -> None:
         """Remember, for good, the newest final block."""
         self._remember("final", asdict(final))
+        if final.settled:
+            self._remember("settled", asdict(final))
 
     def final(self) -> KeptFinal | None:
         """Return the newest block that was final, or None if none is remembered."""
         kept = self._recall("final")
         return KeptFinal(**kept) if kept is not None else None
+
+    def settled(self) -> str | None:
+        """Return the newest block that time alone made final, or None."""
+        kept = self._recall("settled")
+        return KeptFinal(**kept).block if kept is not None else None
 
     def save_checkpoint(self, checkpoint: Signed[Checkpoint]) -> None:
         """Keep the owners' newest checkpoint."""

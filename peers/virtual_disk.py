@@ -34,6 +34,7 @@ class Disk:
     blocks: list[Signed[Block]] = field(default_factory=list)
     promise: Promise | None = field(default_factory=Promise)
     final: KeptFinal | None = None
+    settled: str | None = None
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
     checkpoint: Signed[Checkpoint] | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
@@ -56,6 +57,7 @@ class Disk:
             blocks=blocks,
             promise=self.promise,
             final=self.final,
+            settled=self.settled,
             evidence=self.evidence,
             checkpoint=self.checkpoint,
             claims=self.claims,
@@ -70,6 +72,7 @@ class Disk:
             Chain(rules, genesis_digest=GENESIS_DIGEST),
             self.blocks,
             final=self.final,
+            settled=self.settled,
             checkpoint=self.checkpoint,
             evidence=self.evidence.values(),
         )

@@ -251,6 +251,7 @@ class VirtualPeer:
                 self.disk.promise = promise
             case do.SaveFinal(number, block, settled):
                 self.disk.final = KeptFinal(number, block, settled)
+                self.disk.settled = block if settled else self.disk.settled
             case do.SaveEvidence(culprit, evidence):
                 self.disk.evidence[culprit] = evidence
             case do.SaveCheckpoint(checkpoint):

@@ -24,7 +24,7 @@ from peers.crowd import PEERS_FILE, remembered_peers
 from peers.exchange_store import read_push
 from peers.framing import RemoteError, Status
 from peers.manifest import Manifest, Piece, parse_manifest, piece_count
-from peers.messages import KINDS, HeadNotice, Message, Ready, Signed, parse
+from peers.messages import KINDS, ClaimsWanted, Evidence, HeadNotice, Message, Ready, Signed, parse
 from peers.noticeboard import Presence, read_presence, sign_presence
 from peers.parts import join_parts, split_parts
 from peers.requests import (
@@ -181,6 +181,9 @@ def messages() -> dict[str, Message]:
         "reduction": swarm.reduction(roster, 1, first),
         "block": block,
         "cosignature": swarm.cosign(swarm.keys[1], first),
+        "claims-wanted": ClaimsWanted(round=2, parent=first.hash),
+        "checkpoint": swarm.checkpoint(first),
+        "evidence": Evidence(one=roster.body.claims[0], other=swarm.claim(swarm.keys[0], first, slots=1)),
     }
 
 

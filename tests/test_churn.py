@@ -14,7 +14,9 @@ from benchmarks.churn_figures import (
 )
 from recipes.sections import RoundSection
 
-RULES = RoundSection(window_seconds=6, grace_seconds=2, transfer_seconds=3, leader_seconds=1.5, segments=4)
+RULES = RoundSection(
+    window_seconds=6, grace_seconds=(1, 2), transfer_seconds=(2, 3), leader_seconds=(1, 1.5), segments=4
+)
 
 
 def test_between_two_rounds_the_loss_lies_on_a_straight_line() -> None:

@@ -271,13 +271,12 @@ def test_any_value_in_any_place_is_refused_politely(kind: str, data: st.DataObje
 
 
 def test_evidence_is_good_only_if_both_signatures_hold_and_are_for_this_run() -> None:
+    def forge(side: str) -> Callable[[Any], Any]:
+        return lambda document: document[side]["body"].update(steps=9)
+
     for side in ("one", "other"):
         with pytest.raises(MessageError, match="does not hold"):
-            parse(
-                "evidence",
-                altered("evidence", lambda document, side=side: document[side]["body"].update(steps=9)),
-                run=RUN,
-            )
+            parse("evidence", altered("evidence", forge(side)), run=RUN)
     with pytest.raises(MessageError, match="another run"):
         parse("evidence", MESSAGES["evidence"].canonical(), run=name("another run"))
 
@@ -292,7 +291,7 @@ def test_evidence_convicts_who_said_two_things_of_which_an_honest_peer_says_one(
     assert Evidence(one=claims[0], other=claims[1]).convicts() == first.peer_id
     words = [swarm.cosign(first, link) for link in (one, other)]
     assert Evidence(one=words[0], other=words[1]).convicts() == first.peer_id
-    innocent = [
+    innocent: list[tuple[Any, Any]] = [
         (claims[0], claims[0]),  # said twice
         (claims[0], swarm.claim(second, one)),  # by two peers
         (claims[0], swarm.claim(first, later)),  # on top of two blocks
@@ -308,11 +307,10 @@ def test_evidence_convicts_who_said_two_things_of_which_an_honest_peer_says_one(
 
 @pytest.mark.parametrize("wrong", [-1, 86_400_001, 1.5, "1", True])
 def test_a_pace_beyond_its_bounds_is_refused(wrong: Any) -> None:
+    def spoil(field: str) -> Callable[[Any], Any]:
+        return lambda document: document["body"]["pace"].update({field: wrong})
+
     for field in ("claims_late_ms", "transfer_ms", "reply_ms"):
         with pytest.raises(MessageError, match="malformed"):
-            parse(
-                "claim",
-                altered("claim", lambda d, field=field: d["body"]["pace"].update({field: wrong})),
-                run=RUN,
-            )
+            parse("claim", altered("claim", spoil(field)), run=RUN)
     assert Pace(transfer_ms=86_400_000)

@@ -14,7 +14,7 @@ SHRUNK = [
         174,
         11,
         (0, 4, 5, 9, 10, 13, 14, 15, 16, 18),
-    ),  # a lone elector waited for ever; a lone branch won a tie
+    ),  # a lone elector waited for ever
     (210, 16, (1, 5, 10, 12, 13, 14, 22, 23, 24, 25, 27)),  # branches that merge late
     (357, 7, (2, 4, 8)),  # what was final was torn off the only disk that had it
     (490, 7, (4, 5, 6, 8, 9, 11, 13, 14)),  # a lost disk, and co-signatures made again while catching up

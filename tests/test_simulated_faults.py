@@ -12,10 +12,13 @@ from typer.testing import CliRunner
 
 from peers import simulate
 from peers.counters import counted_segments
+from peers.events import Event
 from peers.faults import Fault
+from peers.invariants import Watch
 from peers.liars import Liar, Lie
-from peers.scenario import prepare, recovery_bound, run_world
+from peers.scenario import Plan, prepare, recovery_bound, run_plan, shrink
 from peers.virtual_disk import DiskAfter
+from peers.virtual_peer import VirtualPeer
 from peers.world import World
 
 LONE_LIES = [lie for lie in Lie if lie is not Lie.CONSPIRE]
@@ -32,14 +35,14 @@ def among_liars(lie: Lie, *, seed: int = 1, peers: int = 7) -> World:
 
 @pytest.mark.parametrize("fault", list(Fault))
 def test_the_swarm_outlives_each_fault(fault: Fault) -> None:
-    outcome = run_world(seed=1, peers=6, rounds=5, faults={fault})[1]
+    outcome = run_plan(Plan(seed=1, peers=6, rounds=5, faults=frozenset({fault})))
     assert outcome.broken == ""
     assert outcome.rounds >= 4
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_swarm_outlives_all_faults_at_once(seed: int) -> None:
-    outcome = run_world(seed=seed, peers=5 + seed, rounds=6, faults=list(Fault))[1]
+    outcome = run_plan(Plan(seed=seed, peers=5 + seed, rounds=6, faults=frozenset(Fault)))
     assert outcome.broken == ""
 
 
@@ -75,7 +78,7 @@ def test_a_false_reduction_is_never_counted() -> None:
 def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:
     world = among_liars(Lie.FLOOD)
     world.run(until_round=6)  # the bounds are checked after every step
-    assert len(world.peers["p0"].running.early) > 1
+    assert len(world.peers["p0"].running.early.waiting) > 1
 
 
 @pytest.mark.parametrize("seed", [2, 3, 5])
@@ -125,8 +128,9 @@ def test_who_lost_its_disk_and_kept_its_key_does_not_claim_twice() -> None:
 def test_leaving_a_fault_out_leaves_the_others_as_they_were() -> None:
     remarks = []
     for faults in ({Fault.CRASH, Fault.PARTITION}, {Fault.CRASH}):
-        world, peace_at = prepare(seed=5, peers=6, rounds=5, faults=faults)
-        world.run(until_round=10**6, at_most_seconds=peace_at)
+        plan = Plan(seed=5, peers=6, rounds=5, faults=frozenset(faults))
+        world = prepare(plan)
+        world.run(until_round=10**6, at_most_seconds=plan.peace_at)
         remarks.append([line for line in world.trace if " dies" in line])
     assert remarks[0] == remarks[1] != []
 
@@ -163,14 +167,33 @@ def test_a_broken_world_is_told_with_its_seed_and_exit_code(monkeypatch: pytest.
     monkeypatch.setattr("peers.scenario.ROUNDS_TO_RECOVER", 0)
     told = CliRunner().invoke(app, ["--seed", "3", "--peers", "3", "--rounds", "1", "--faults", "none"])
     assert told.exit_code == simulate.BROKEN
-    assert "Seed 3, 3 peers" in told.output
     assert "BROKEN" in told.output
+    assert "python -m peers.simulate --seed 3 --peers 3 --rounds 1 --faults none" in told.output
+
+
+def test_a_broken_world_shrinks_to_the_mishaps_that_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was started again is required never to have died: one death is what is left."""
+    told = Watch.told
+
+    def no_second_life(watch: Watch, peer: VirtualPeer, event: Event) -> None:
+        told(watch, peer, event)
+        watch.require(peer.life < 2, f"{peer.name} died")
+
+    monkeypatch.setattr(Watch, "told", no_second_life)
+    faults = frozenset({Fault.CRASH, Fault.PAUSE, Fault.PARTITION})
+    broken = run_plan(Plan(seed=5, peers=5, rounds=4, faults=faults))
+    smallest = shrink(broken)
+    assert len(broken.plan.mishaps()) > 3
+    assert [mishap.fault for _, mishap in smallest.plan.mishaps()] == [Fault.CRASH]
+    assert smallest.broken.endswith("died")
+    assert f"--only {smallest.plan.mishaps()[0][0]}" in smallest.plan.command()
+    assert run_plan(smallest.plan).trace == smallest.trace
 
 
 def test_a_world_is_its_seed_in_every_process() -> None:
     command = (
-        "import hashlib; from peers.faults import Fault; from peers.scenario import run_world; "
-        "world, _ = run_world(seed=4, peers=6, rounds=3, faults=list(Fault)); "
+        "import hashlib; from peers.faults import Fault; from peers.scenario import Plan, run_world; "
+        "world, _ = run_world(Plan(seed=4, peers=6, rounds=3, faults=frozenset(Fault))); "
         "print(hashlib.sha256('\\n'.join(world.trace).encode()).hexdigest())"
     )
     traces = {
