@@ -16,6 +16,7 @@ from rounds import RUN, Swarm, keys_of, name
 from peers.messages import (
     KINDS,
     Checkpoint,
+    ClaimsWanted,
     Evidence,
     HeadNotice,
     Message,
@@ -37,6 +38,7 @@ def round_of_three() -> dict[str, Message]:
     roster = block.body.roster
     return {
         "ready": Ready(round=2, parent=first.hash),
+        "claims-wanted": ClaimsWanted(round=2, parent=first.hash),
         "head": HeadNotice(round=1, block=first.hash, age_seconds=2.5),
         "claim": roster.body.claims[0],
         "roster": roster,
