@@ -36,7 +36,13 @@ _AT_ONCE_SECONDS = 0.002  # in which a small message is down a free line: not wo
 _BLOCK_BYTES = 20_000  # in an answer of many
 
 
-def rules(*, electors: tuple[PeerId, ...], segments: int = 4, window_seconds: float = 10.0) -> Rules:
+def rules(
+    *,
+    electors: tuple[PeerId, ...],
+    segments: int = 4,
+    window_seconds: float = 10.0,
+    owners: tuple[PeerId, ...] = (),
+) -> Rules:
     """Return rules for a world of small rounds."""
     return Rules(
         run=RUN,
@@ -51,6 +57,7 @@ def rules(*, electors: tuple[PeerId, ...], segments: int = 4, window_seconds: fl
         newcomer_lanes=64,
         snapshot_interval=16,
         electors=electors,
+        owners=owners,
     )
 
 
@@ -65,6 +72,7 @@ class World:
         segments: int = 4,
         window_seconds: float = 10.0,
         contribution_bytes: int = CONTRIBUTION_BYTES,
+        owners: tuple[PeerId, ...] = (),
     ) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
@@ -78,7 +86,9 @@ class World:
         self._count = 0
         self._moved = True  # since it was last looked who has reached what
         keys = [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(peers)]
-        self.rules = rules(electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds)
+        self.rules = rules(
+            electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds, owners=owners
+        )
         self.peers = {
             f"p{number}": VirtualPeer(
                 self, f"p{number}", key, line=home_line(self.random), speed=self.random.uniform(1, 12)
