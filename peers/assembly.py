@@ -98,15 +98,8 @@ def assemble_node(
     recipe, folder = run.signed.recipe, run.folder
     rules = rules_of(recipe, run.signed.run_id)
     form = exchange_format(recipe, layout)
-    weights_root = bytes.fromhex(published(recipe).weights_root)
-    has_momentum = bool(recipe.outer.momentum)
     store = _open_chain(folder, listener)
-    genesis = genesis_digest(
-        weights_root=weights_root,
-        counters=initial(rules).canonical(),
-        layout=layout,
-        has_momentum=has_momentum,
-    )
+    genesis = start_digest(recipe, rules, layout)
     checkpoint = store.checkpoint(run=rules.run)
 
     def load() -> Chain:
@@ -142,7 +135,7 @@ def assemble_node(
         exchange,
         rules=rules,
         layout=layout,
-        has_momentum=has_momentum,
+        has_momentum=bool(recipe.outer.momentum),
         call=transport.call,
         sources=crowd.peers,
         tell=listener,
@@ -169,6 +162,16 @@ def assemble_node(
         settings=settings,
         listener=listener,
         load_chain=load,
+    )
+
+
+def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
+    """Return the digest of the state before the first block, hex, as it follows from the recipe."""
+    return genesis_digest(
+        weights_root=bytes.fromhex(published(recipe).weights_root),
+        counters=initial(rules).canonical(),
+        layout=layout,
+        has_momentum=bool(recipe.outer.momentum),
     )
 
 

@@ -43,6 +43,7 @@ def rules(
     segments: int = 4,
     window_seconds: float = 10.0,
     bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
+    owners: tuple[PeerId, ...] = (),
 ) -> Rules:
     """Return rules for a world of small rounds; `bounds` are those of grace, transfer and leader."""
     grace, transfer, leader = bounds
@@ -59,6 +60,7 @@ def rules(
         newcomer_lanes=64,
         snapshot_interval=16,
         electors=electors,
+        owners=owners,
     )
 
 
@@ -76,6 +78,7 @@ class World:
         reduced_bytes: int = 2 * CONTRIBUTION_BYTES,
         bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
         measured: bool = False,
+        owners: tuple[PeerId, ...] = (),
     ) -> None:
         """Make a world in which nobody has started yet.
 
@@ -88,6 +91,7 @@ class World:
             reduced_bytes: of all reduced segments of a round.
             bounds: of the deadlines for grace, transfer and leader.
             measured: whether messages are weighed exactly, and the engines' CPU time taken.
+            owners: who may sign checkpoints.
         """
         self.random = random.Random(seed)
         self.now = 0.0
@@ -105,7 +109,11 @@ class World:
         self._moved = True  # since it was last looked who has reached what
         keys = [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(peers)]
         self.rules = rules(
-            electors=(keys[0].peer_id,), segments=segments, window_seconds=window_seconds, bounds=bounds
+            electors=(keys[0].peer_id,),
+            segments=segments,
+            window_seconds=window_seconds,
+            bounds=bounds,
+            owners=owners,
         )
         self.peers = {
             f"p{number}": VirtualPeer(

@@ -1,0 +1,277 @@
+"""Checkpoints: the owner's word on which block is the run's, for volunteers who trained apart for too long.
+
+    python -m peers.checkpoint RUN [--round N] [--out FILE]
+    python -m peers.checkpoint RUN --take FILE
+
+The first is for an owner: it signs a checkpoint for a block of the chain on this machine, and keeps it in the
+home folder. From there it goes to everybody when this peer next runs (`python -m trainer.join RUN`). The
+second is for a volunteer whose branch was ruled out: it takes in the file that an owner sent by other means,
+and the next `trainer.join` goes by it. RUN is a run id, or the published folder. Both work only while no peer
+works in the home folder: stop that first.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from peers.chain_store import ChainStore
+from peers.messages import KINDS, Checkpoint, Signed, parse, sign
+from recipes.command import plain_errors
+from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
+from recipes.files import write_atomic
+from recipes.home import OWNER_KEY, home_folder, lock_home, run_folder
+from recipes.keys import SigningKey, load_or_create_key
+from recipes.locate import locate_recipe
+from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe, read_recipe_file
+from recipes.recipe import run_id
+
+if TYPE_CHECKING:
+    from peers.chain import Chain, Link
+    from recipes.layout import Layout
+
+_KIND = "checkpoint"
+_LIMIT_BYTES = KINDS[_KIND][1]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A checkpoint, and whether its block was final here before."""
+
+    checkpoint: Signed[Checkpoint]
+    was_final: bool
+
+
+def make_checkpoint(given: str, *, home: Path, round_number: int | None = None) -> Made:
+    """Sign a checkpoint for a block of the chain on this machine, and keep it there.
+
+    Args:
+        given: a run id, a published folder or its recipe.
+        home: the home folder, with the owner's key and the run's chain.
+        round_number: the block's round. If None, that of the newest final block.
+
+    Raises:
+        HomeInUseError: a peer works in the home folder.
+        RecipeError: the run was never joined from there.
+        IdentityError: there is no owner's key, or it is not that of an owner of this run.
+        StateError: no block can be vouched for, or a checkpoint that is not older is here.
+        StorageError: the disk refuses.
+    """
+    from recipes.layout import layout_of
+
+    folder = _joined(given, home)
+    with lock_home(home):
+        signed = load_signed_recipe(folder)
+        key = _owner_key(home, signed)
+        store = _open_store(folder)
+        try:
+            layout = layout_of(signed.recipe)
+            chain = _chain_of(store, signed, layout)
+            number = chain.link(chain.final).round if round_number is None else round_number
+            head = chain.final
+            if number > chain.link(chain.final).round:
+                head = _standing(folder, signed, layout, chain)
+            link = _block_of(chain, head, number)
+            digest = chain.digest_after(link.hash)
+            if digest is None:
+                raise StateError(
+                    f"Nobody's co-signature of the block of round {link.round} is on this machine.",
+                    remedy="Name an earlier round with --round: a block carries the words on its parent.",
+                )
+            body = Checkpoint(
+                run=signed.run_id, peer=key.peer_id, round=link.round, block=link.hash, digest=digest
+            )
+            checkpoint = sign(key, body)
+            _keep(store, checkpoint)
+            return Made(checkpoint, was_final=chain.is_final(link.hash))
+        finally:
+            store.close()
+
+
+def take_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]:
+    """Check a checkpoint that an owner made elsewhere, and keep it for the next start of this peer.
+
+    Args:
+        given: a run id, a published folder or its recipe.
+        file: as `make_checkpoint`'s result was written.
+        home: the home folder, from which the run was joined.
+
+    Raises:
+        HomeInUseError: a peer works in the home folder.
+        RecipeError: the run was never joined from there.
+        DataError: the file is no checkpoint of this run that one of its owners signed.
+        StateError: a checkpoint that is not older is here.
+        StorageError: the disk refuses.
+    """
+    folder = _joined(given, home)
+    with lock_home(home):
+        signed = load_signed_recipe(folder)
+        checkpoint = _read(file, signed)
+        store = _open_store(folder)
+        try:
+            _keep(store, checkpoint)
+        finally:
+            store.close()
+    return checkpoint
+
+
+def _joined(given: str, home: Path) -> Path:
+    """Return the folder of the run that `given` means, in the home folder."""
+    is_id = len(given) == 64 and set(given) <= set("0123456789abcdef")
+    run = given if is_id else run_id(read_recipe_file(locate_recipe(given)))
+    folder = run_folder(home, run)
+    if not (folder / RECIPE_FILE).is_file():
+        raise RecipeError(
+            f"The run {run} has never been joined from {home}.",
+            remedy="Join it first, or name another home folder with --home.",
+        )
+    return folder
+
+
+def _owner_key(home: Path, signed: SignedRecipe) -> SigningKey:
+    path = home / OWNER_KEY
+    if not path.exists():
+        raise IdentityError(
+            f"There is no {path}: only an owner of the run signs checkpoints.",
+            remedy="Put the key that signed the recipe there, or take an owner's checkpoint with --take.",
+        )
+    key = load_or_create_key(path)
+    owners = signed.recipe.run.owners
+    if key.peer_id not in owners:
+        raise IdentityError(
+            f"{path} is the key of {key.peer_id}; this run's owners are {', '.join(owners)}.",
+            remedy="Name the home folder that holds an owner's key with --home.",
+        )
+    return key
+
+
+def _open_store(folder: Path) -> ChainStore:
+    from peers.assembly import CHAIN_FILE
+
+    store = ChainStore(folder / CHAIN_FILE)
+    if store.moved_aside is not None:
+        print(f"The chain on disk was damaged; it was moved to {store.moved_aside}.", file=sys.stderr)
+    return store
+
+
+def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
+    from peers.assembly import load_chain, rules_of, start_digest  # takes seconds: not for --help
+
+    rules = rules_of(signed.recipe, signed.run_id)
+    return load_chain(store, rules, genesis_digest=start_digest(signed.recipe, rules, layout))
+
+
+def _standing(folder: Path, signed: SignedRecipe, layout: Layout, chain: Chain) -> str:
+    """Return the block that the state on this machine stands on; without one, the head of the best branch."""
+    from peers.state import CanonicalState
+
+    state = CanonicalState(folder, layout=layout, outer=signed.recipe.outer)
+    return state.block if state.block in chain else chain.best_head(chain.final)
+
+
+def _block_of(chain: Chain, head: str, number: int) -> Link:
+    """Return the block of a round on the branch that ends in `head`."""
+    link = chain.link(head)
+    newest = link.round
+    while link.round > number and link.parent in chain:
+        link = chain.link(link.parent)
+    if link.block is not None and link.round == number:
+        return link
+    if newest == number == 0:
+        raise StateError(
+            "No block of this run is final on this machine yet.",
+            remedy="Join until one is, or name a round with --round: the checkpoint makes its block final.",
+        )
+    raise StateError(
+        f"There is no block of round {number} on this machine; its chain ends with round {newest}.",
+        remedy="Name a round that it has with --round.",
+    )
+
+
+def _keep(store: ChainStore, checkpoint: Signed[Checkpoint]) -> None:
+    """Keep a checkpoint, unless a peer that holds the one that is here would not heed it."""
+    body = checkpoint.body
+    known = store.checkpoint(run=body.run)
+    if known is not None and known.hash != checkpoint.hash and known.body.round >= body.round:
+        raise StateError(
+            f"A checkpoint of round {known.body.round} is here already; this one is of round {body.round}.",
+            remedy="Peers heed only one of a later round than the last: have it made with a later --round.",
+        )
+    store.save_checkpoint(checkpoint)
+
+
+def _read(file: Path, signed: SignedRecipe) -> Signed[Checkpoint]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise DataError(
+            f"Cannot read {file}: {error.strerror}.", remedy="Name the file that an owner of the run sent."
+        ) from error
+    again = "Ask an owner of the run for the file again, unchanged."
+    try:
+        checkpoint: Signed[Checkpoint] = parse(_KIND, content, run=signed.run_id)  # type: ignore[assignment]
+    except MessageError as error:
+        raise DataError(f"{file} holds no checkpoint of this run: {error}.", remedy=again) from error
+    owners = signed.recipe.run.owners
+    if checkpoint.body.peer not in owners:
+        raise DataError(
+            f"{file} is signed by {checkpoint.body.peer}; this run's owners are {', '.join(owners)}.",
+            remedy=again,
+        )
+    return checkpoint
+
+
+def main(
+    run: Annotated[str, typer.Argument(help="Run id, or a published folder.")],
+    round_number: Annotated[
+        int | None,
+        typer.Option("--round", min=1, help="Round of the block. By default the newest final one."),
+    ] = None,
+    take: Annotated[
+        Path | None, typer.Option(help="For a volunteer: take in the checkpoint in this file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the checkpoint to this file, too.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Home folder. By default $MANYHANDS_HOME or ~/.manyhands.")
+    ] = None,
+) -> None:
+    """Sign, as a run's owner, which block is the run's; or take in what an owner signed.
+
+    Parts of a swarm that were cut off from each other for long may each go on with a branch of their own. An
+    owner's checkpoint decides: whoever holds it takes its block for final, whatever else was built beside it.
+    To choose a branch, name a round after the fork with --round: the block is that of this machine's branch.
+
+    A peer that holds a checkpoint gives it to everybody it meets (`python -m trainer.join`). To bring it to
+    somebody by other means, send the file that --out writes; there, --take takes it in. Peers heed only a
+    checkpoint of a later round than the last.
+
+    No peer may work in the home folder meanwhile: stop trainer.join first, and start it again afterwards.
+    """
+    with plain_errors():
+        folder = home_folder(home)
+        if take is not None:
+            if round_number is not None or out is not None:
+                raise typer.BadParameter("--take goes with neither --round nor --out.")
+            body = take_checkpoint(run, take.expanduser(), home=folder).body
+            print(f"Took the checkpoint of round {body.round}, block {body.block[:8]}, by owner {body.peer}.")
+            print("From the next `python -m trainer.join` on, this peer goes by it and gives it to others.")
+            return
+        made = make_checkpoint(run, home=folder, round_number=round_number)
+        body, content = made.checkpoint.body, made.checkpoint.canonical() + b"\n"
+        if out is not None:
+            write_atomic(out, content)
+        print(content.decode(), end="")
+        what = (
+            "is final here" if made.was_final else "becomes final by it, and no other block of that round can"
+        )
+        print(f"Signed: block {body.block[:8]} of round {body.round} {what}.", file=sys.stderr)
+        print("Start `python -m trainer.join` again: it gives the checkpoint to everybody.", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    typer.run(main)
