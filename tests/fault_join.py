@@ -179,12 +179,16 @@ def around(owner: type, name: str, injector: Injector, what: str) -> None:
 
 
 def _watch_chain(store_class: Any, injector: Injector) -> None:
-    """Pass a point around each row that chain.sqlite takes in, named as its table, in the singular."""
+    """Pass a point around each row that chain.sqlite takes in.
+
+    It is named as its table, in the singular; one of `memory` as what is remembered: promise, final, ...
+    """
     write = store_class._write
 
     def watched(store: Any, statement: str, values: tuple[object, ...]) -> None:
         table = re.search(r"INTO (\w+)", statement)
         what = table.group(1).rstrip("s") if table else "chain"
+        what = str(values[0]) if what == "memory" else what
         injector.passes("before", "write", what)
         if injector.refusal is not None:
             store._database.close()
