@@ -66,7 +66,7 @@ class Injector:
                 for child in daemons(os.getpid()):
                     os.kill(child, signal.SIGKILL)
             case "stop":
-                later = f"sleep {fault.seconds}; kill -CONT {os.getpid()}"
+                later = f"trap '' HUP INT TERM; sleep {fault.seconds}; kill -CONT {os.getpid()}"
                 subprocess.Popen(["/bin/sh", "-c", later], start_new_session=True)
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "disk_full":
