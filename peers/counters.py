@@ -162,6 +162,10 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
     newcomers = allot(region, _longest(free, LANE_RANGES))
+    electors = before.electors(rules)
+    # A thousand new identities cost nothing: how long a round waits is for those to say who are no newcomers.
+    heard = [signed.body for peer, signed in claims.items() if peer in electors]
+    heard = heard or [signed.body for signed in claims.values()]
     reveals = "".join(signed.body.nonce or "" for signed in claims.values())
     return Counters(
         round=before.round + 1,
@@ -170,7 +174,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         leftovers=_longest(free, MOST_LEFTOVERS),
         newcomers=newcomers,
         beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
-        deadlines=next_deadlines(before.deadlines, [signed.body for signed in claims.values()], rules),
+        deadlines=next_deadlines(before.deadlines, heard, rules, rostered=len(claims)),
         peers=peers,
     )
 

@@ -57,8 +57,17 @@ def first_deadlines(rules: Rules) -> Deadlines:
     )
 
 
-def next_deadlines(before: Deadlines, claims: Sequence[Claim], rules: Rules) -> Deadlines:
-    """Return the deadlines after a block that counts `claims`. What nobody measured stays as it was."""
+def next_deadlines(
+    before: Deadlines, claims: Sequence[Claim], rules: Rules, *, rostered: int | None = None
+) -> Deadlines:
+    """Return the deadlines after a block. What nobody measured stays as it was.
+
+    Args:
+        before: the deadlines of the block's own round.
+        claims: those that are heard: of electors, or all.
+        rules: with the recipe's bounds.
+        rostered: claims in the block's roster, if they are more than are heard.
+    """
     reply = _capped(_said(claim.pace.reply_ms for claim in claims), 8) or 0
     transfer = _capped(_said(claim.pace.transfer_ms for claim in claims), 9)
     late = decile(_said(claim.pace.claims_late_ms for claim in claims), 5)
@@ -66,7 +75,9 @@ def next_deadlines(before: Deadlines, claims: Sequence[Claim], rules: Rules) -> 
     if late is not None:  # only leaders measure it: a few, of whom most may lie
         grace = _with_margin(min(late, MOST_OF_MEDIAN * reply)) + reply
     if transfer is not None:
-        spread = 3 * reply + _with_margin(_spreading(claims, transfer, reply, rules))
+        spread = 3 * reply + _with_margin(
+            _spreading(claims, rostered or len(claims), transfer - reply, rules)
+        )
     return Deadlines(
         grace_ms=_move(before.grace_ms, grace, rules.grace),
         transfer_ms=_move(
@@ -96,15 +107,15 @@ def _with_margin(measured: int) -> int:
     return measured * MARGIN[0] // MARGIN[1]
 
 
-def _spreading(claims: Sequence[Claim], transfer: int, reply: int, rules: Rules) -> int:
+def _spreading(claims: Sequence[Claim], rostered: int, transfer: int, rules: Rules) -> int:
     """Return the milliseconds in which a roster passes through two peers on its way to everybody.
 
     A roster's bytes are in proportion to a contribution's, whose transfer was measured.
     """
-    roster_bytes = len(claims) * (_CLAIM_BYTES + _NORM_BYTES * rules.segments)
-    copies = 2 * min(FANOUT, max(0, len(claims) - 1))
+    roster_bytes = rostered * (_CLAIM_BYTES + _NORM_BYTES * rules.segments)
+    copies = 2 * min(FANOUT, max(0, rostered - 1))
     contribution = decile((claim.contribution_bytes for claim in claims), 5) or 0
-    return copies * roster_bytes * max(0, transfer - reply) // max(contribution, 1)
+    return copies * roster_bytes * max(0, transfer) // max(contribution, 1)
 
 
 def _move(before: int, target: int | None, bounds: Bounds) -> int:

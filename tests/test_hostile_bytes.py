@@ -34,7 +34,7 @@ from recipes.layout import lay_out
 
 TRIES = 20_000  # of the long fuzz, for each parser
 QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-ONE_SECOND, QUARTER_GIBIBYTE = 1.0, 256 << 10  # the latter as getrusage counts: in KiB
+TEN_SECONDS, QUARTER_GIBIBYTE = 10.0, 256 << 10  # the latter as getrusage counts: in KiB
 
 _built: dict[str, Subject] = {}
 
@@ -87,7 +87,7 @@ def test_many_thousand_spoilt_samples_are_read_or_refused_as_foreseen(
             check(subject, content)
         except Exception as error:
             raise AssertionError(f"sample {number}, {content[:2000]!r}, gave {error!r}") from error
-        assert time.process_time() - began < ONE_SECOND, f"sample {number}: {content[:2000]!r}"
+        assert time.process_time() - began < TEN_SECONDS, f"sample {number}: {content[:2000]!r}"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < QUARTER_GIBIBYTE
 
 
@@ -102,7 +102,7 @@ class Cost:
         self._memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def assert_small(self) -> None:
-        assert time.process_time() - self._seconds < ONE_SECOND
+        assert time.process_time() - self._seconds < TEN_SECONDS
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._memory < QUARTER_GIBIBYTE
 
 

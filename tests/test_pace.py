@@ -57,17 +57,22 @@ def test_what_nobody_measured_stays_as_it_was(paces: list[Pace]) -> None:
 
 
 def test_each_deadline_follows_what_was_measured_of_it_alone() -> None:
-    late = after([Pace(claims_late_ms=4000)])
-    assert late == STANDING.model_copy(update={"grace_ms": 4000 * MARGIN[0] // MARGIN[1]})
+    late = after([Pace(claims_late_ms=4000, reply_ms=500)])
+    assert late == STANDING.model_copy(update={"grace_ms": 4000 * MARGIN[0] // MARGIN[1] + 500})
     slow = after([Pace(transfer_ms=4000)])
     assert slow.grace_ms == STANDING.grace_ms
     assert slow.transfer_ms == 4000 * MARGIN[0] // MARGIN[1]
 
 
 def test_an_answers_time_is_allowed_for_on_top() -> None:
-    without, slow = (after([Pace(claims_late_ms=4000, transfer_ms=4000, reply_ms=ms)]) for ms in (0, 500))
-    assert slow.grace_ms == without.grace_ms + 500
-    assert slow.transfer_ms == without.transfer_ms + 500
+    quick, slow = (after([Pace(claims_late_ms=4000, transfer_ms=4000, reply_ms=ms)]) for ms in (500, 900))
+    assert slow.grace_ms == quick.grace_ms + 400
+    assert slow.transfer_ms == quick.transfer_ms + 400
+
+
+def test_a_few_leaders_cannot_have_everybody_wait_for_claims_much_longer_than_answers_take() -> None:
+    lie = Pace(claims_late_ms=86_400_000, reply_ms=20)
+    assert after([lie] * 3, rounds=60).grace_ms <= MOST_OF_MEDIAN * 20 * MARGIN[0] // MARGIN[1] + 20 + 1000
 
 
 def test_a_leader_is_given_the_time_in_which_a_roster_passes_through_two_peers() -> None:
@@ -124,7 +129,9 @@ def test_a_lying_minority_moves_lateness_no_further_than_what_honest_peers_measu
     honest: list[int], lies: list[int]
 ) -> None:
     lies = lies[: len(honest) - 1]
-    grace = after([Pace(claims_late_ms=late) for late in [*honest, *lies]], rounds=60).grace_ms
+    reply = 50_000  # so long that it caps nothing
+    paces = [Pace(claims_late_ms=late, reply_ms=reply) for late in [*honest, *lies]]
+    grace = after(paces, rounds=60).grace_ms - reply
     assert min(honest) * MARGIN[0] // MARGIN[1] - 4 <= grace <= max(1, max(honest) * MARGIN[0] // MARGIN[1])
 
 

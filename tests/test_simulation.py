@@ -7,6 +7,8 @@ import random
 import pytest
 
 from peers.counters import counted_segments
+from peers.rules import Bounds
+from peers.virtual_links import MEGABIT, Line
 from peers.world import World
 
 
@@ -189,3 +191,26 @@ def test_a_swarm_of_which_everybody_dies_between_claim_and_block_goes_on(peers: 
         world.start(name, at=world.now + 5)
     world.run(until_round=5, at_most_seconds=world.now + 300)
     assert min(world.round_of(name) for name in world.peers) >= 5
+
+
+@pytest.mark.parametrize(("megabits", "one_way_seconds"), [(1, 0.3), (10, 0.05), (100, 0.01), (1000, 0.0005)])
+def test_rounds_complete_on_links_of_any_rate_and_latency_without_a_changed_setting(
+    megabits: float, one_way_seconds: float
+) -> None:
+    world = World(
+        seed=16,
+        peers=6,
+        window_seconds=60,
+        contribution_bytes=500_000,
+        reduced_bytes=2_000_000,
+        bounds=(Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0)),  # a recipe's defaults
+    )
+    for number, (name, peer) in enumerate(world.peers.items()):
+        peer.line = Line(megabits * MEGABIT, megabits * MEGABIT, one_way_seconds / 2)
+        peer.speed = 1.0
+        world.start(name, at=0.1 * number)
+    world.run(until_round=9)
+    counted = counted_segments(world.head_block("p0"))
+    assert [len(segments) for segments in counted.values()] == [world.rules.segments] * 6
+    slowest = 2_500_000 / (megabits * MEGABIT) + 2 * one_way_seconds
+    assert world.peers["p0"].running.deadlines.transfer < 8 + 4 * slowest  # it falls by a quarter a round
