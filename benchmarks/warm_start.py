@@ -7,8 +7,10 @@ a process of its own all the same, forked from one that has done nothing but imp
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -70,6 +72,8 @@ def _join(arguments: list[str], log: Path) -> None:
     import typer
 
     from trainer.join import main
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: gone with the benchmark, however that ends
 
     with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)

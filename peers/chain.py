@@ -129,6 +129,14 @@ class Chain:
         votes = votes or Counter(s.body.digest for s in signatures)
         return min(votes, key=lambda value: (-votes[value], value)) if votes else None
 
+    def elected_digest(self, link: Link) -> str | None:
+        """Return the digest after `link` that its electors agree on, if any of them co-signed."""
+        if link.block is None:
+            return self.genesis_digest
+        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
+        words = [signed for signed in self.cosignatures(link.hash) if signed.body.peer in electors]
+        return self.agreed_digest(link, words)
+
     def digest_after(self, block: str) -> str | None:
         """Return the state digest after `block` that its known co-signers agree on, if any did."""
         link = self.links[block]

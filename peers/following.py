@@ -313,7 +313,9 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     went_through = engine.now - engine.round.started >= rules.window_seconds / 2
     if link.parent == engine.head and went_through:
         engine.rounds_without_final += 1
-        engine.rounds_seen += 1
+        roster = engine.round.roster
+        live = roster is not None and link.block is not None and roster.hash == link.block.body.roster.hash
+        engine.rounds_seen += 2 if live else 1  # the block may be older, and only have come late
     found = engine.newcomer and link.round - chain.link(chain.final).round > rules.settled_depth
     if engine.rounds_without_final >= rules.settled_depth or found:
         deep = link.hash

@@ -86,7 +86,7 @@ def _compatible_claims(engine: RoundEngine) -> list[Signed[Claim]]:
     They come by their peers' names, those whom the chain knows first: newcomers cannot crowd them out.
     """
     current = engine.round
-    start = engine.chain.digest_after(current.parent.hash) or engine.digest
+    start = engine.chain.elected_digest(current.parent) or engine.digest
     chosen: list[Signed[Claim]] = []
     used: list[SlotRange] = []
     known = current.parent.counters.peers
@@ -138,6 +138,8 @@ def _block(engine: RoundEngine, attempt: int) -> Block:
     if roster is None:
         raise RuntimeError("a block needs a roster")  # make_block has checked
     cosignatures = chain.admissible_cosignatures(parent)
+    if chain.elected_digest(parent) is None:  # others may say what they like: go by what was computed here
+        cosignatures = [signed for signed in cosignatures if signed.body.digest == engine.digest]
     return Block(
         run=engine.rules.run,
         peer=engine.me,

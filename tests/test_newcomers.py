@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import Bench
 from exchange import FORM, SEGMENTS, contribution
 from numpy.typing import NDArray
 from rounds import Swarm, elected, keys_of
-from test_hostile_messages import HUGE, Bench
+from test_hostile_messages import HUGE
 
 from peers.chain import Link
 from peers.codec import Codec
