@@ -164,7 +164,7 @@ class RoundEngine:
         self.newcomer = len(chain.links) == 1
         self.forgot = promise is None  # it may have claimed already in the round that it finds
         self.found_at: float | None = None  # when a peer that forgot found a head
-        self.rounds_seen = 0  # from their beginning to their end, since the start
+        self.rounds_seen = 0  # since the start; those whose roster came in time count twice
         self.wake_at = now
         self.applying: str | None = None
         self.leaving = False
@@ -420,15 +420,15 @@ class RoundEngine:
     # ------------------------------------------------------------ waiting
 
     def _stop_waiting_for_memory(self) -> None:
-        """Let a forgetful peer claim again once it saw a round from its beginning to its end.
+        """Let a forgetful peer claim again once it saw a block being made: it cannot have claimed on top of it.
 
-        It cannot have claimed on top of a block that did not exist. If it is all alone, it goes on after a
-        while.
+        It saw that if it held the block's roster before, or if two blocks came in their time. If it is all
+        alone, it goes on after a while.
         """
         if not self.forgot or self.found_at is None or self.applying is not None:
             return
         since = self.found_at
-        if self.rounds_seen > 0:
+        if self.rounds_seen > 1:
             self.forgot, self.promise = False, None
             following.promise_afresh(self)
             if self.promise is not None:

@@ -19,6 +19,7 @@ SHRUNK = [
     (357, 7, (2, 4, 8)),  # what was final was torn off the only disk that had it
     (490, 7, (4, 5, 6, 8, 9, 11, 13, 14)),  # a lost disk, and co-signatures made again while catching up
 ]
+AT_FOUR = [(20075, 9), (20303, 13)]  # a state that only liars vouched for; a block that came late
 WHOLE = [4, 24, 38, 55, 57, 76]  # lost disks, a starved downlink, blocks asked for from too far up
 
 
@@ -32,3 +33,8 @@ def test_a_shrunk_world_that_broke_once_holds(seed: int, peers: int, only: tuple
 def test_a_world_that_broke_once_holds(seed: int) -> None:
     peers = random.Random(f"{seed}/peers").randint(5, 14)
     assert run_plan(Plan(seed=seed, peers=peers, rounds=10, faults=frozenset(Fault))).broken == ""
+
+
+@pytest.mark.parametrize(("seed", "peers"), AT_FOUR)
+def test_a_world_of_the_long_run_that_broke_holds(seed: int, peers: int) -> None:
+    assert run_plan(Plan(seed=seed, peers=peers, rounds=4, faults=frozenset(Fault))).broken == ""
