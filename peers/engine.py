@@ -420,7 +420,7 @@ class RoundEngine:
     # ------------------------------------------------------------ waiting
 
     def _stop_waiting_for_memory(self) -> None:
-        """Let a forgetful peer claim again once it saw a block being made: it cannot have claimed on top of it.
+        """Let a forgetful peer claim again once it saw a block being made: on that it cannot have claimed.
 
         It saw that if it held the block's roster before, or if two blocks came in their time. If it is all
         alone, it goes on after a while.
