@@ -202,6 +202,7 @@ class Chain:
             grandparent=parent.parent,
             round_number=block.round,
             signers=frozenset(signed.body.peer for signed in block.cosignatures),
+            known=len(parent.counters.peers),
             electors_at=self.electors_at,
         )
 
@@ -242,7 +243,10 @@ class Chain:
         if latest is None or body.round > latest.round:
             self._latest[body.peer] = body
         honest = known.keys() - self.equivocations.keys()
-        if link.finality.electorate.agrees(honest) and self.stands_on(link.hash, self.final):
+        known_peers = len(link.counters.peers)
+        if link.finality.electorate.agrees(honest, known=known_peers) and self.stands_on(
+            link.hash, self.final
+        ):
             if link.finality.justified == link.parent and link.parent in self.links:
                 self._make_final(self.links[link.parent])
             self._note_justified(link.hash)

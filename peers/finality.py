@@ -27,6 +27,8 @@ from dataclasses import dataclass
 
 from recipes.keys import PeerId
 
+MANY_ELECTORS = 4  # from here on, their quorum alone says that enough peers hold a block's state
+
 
 @dataclass(frozen=True)
 class Promise:
@@ -59,9 +61,16 @@ class Electorate:
         """Everybody with a say."""
         return self.previous | self.current
 
-    def agrees(self, signers: Collection[PeerId]) -> bool:
-        """Say whether `signers` are a quorum of this term's electors, and of those before."""
-        return _is_quorum(self.current, signers) and _is_quorum(self.previous, signers)
+    def agrees(self, signers: Collection[PeerId], *, known: int) -> bool:
+        """Say whether `signers` are a quorum of this term's electors, and of those before.
+
+        Whoever co-signed a block holds the state after it, and what is never undone must not hang on one disk.
+        So while there are fewer than four electors, four of the `known` peers that the chain counts have to
+        co-sign, or all if they are fewer, but two at least.
+        """
+        quorums = _is_quorum(self.current, signers) and _is_quorum(self.previous, signers)
+        few = len(self.current) < MANY_ELECTORS
+        return quorums and (not few or len(signers) >= max(2, min(MANY_ELECTORS, known)))
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ def show(
     grandparent: str,
     round_number: int,
     signers: Collection[PeerId],
+    known: int,
     electors_at: Callable[[str], frozenset[PeerId]],
 ) -> Finality:
     """Return the finality at a block of `round_number` that carries co-signatures of its parent.
@@ -100,9 +110,10 @@ def show(
         grandparent: the hash of the block before it.
         round_number: of the block.
         signers: who co-signed the parent, by what the block carries.
+        known: how many peers the chain counts at the parent.
         electors_at: the electors at a block.
     """
-    if not before.electorate.agrees(signers):
+    if not before.electorate.agrees(signers, known=known):
         return before
     final, final_round = before.final, before.final_round
     electorate = before.electorate

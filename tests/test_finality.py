@@ -27,31 +27,48 @@ def peers(count: int, *, first: int = 0) -> frozenset[PeerId]:
 def test_a_quorum_is_three_quarters_of_the_electors(electors: int, quorum: int) -> None:
     everybody = peers(electors)
     electorate = Electorate(everybody, everybody, 0)
-    assert electorate.agrees(sorted(everybody)[:quorum])
-    assert not electorate.agrees(sorted(everybody)[: quorum - 1])
-    assert not electorate.agrees([*sorted(everybody)[: quorum - 1], *peers(20, first=50)])
+    others = peers(20, first=50)
+    assert electorate.agrees([*sorted(everybody)[:quorum], *others], known=70)
+    assert not electorate.agrees([*sorted(everybody)[: quorum - 1], *others], known=70)
+    if electors > 1:
+        assert electorate.agrees(sorted(everybody)[:quorum], known=electors)
 
 
 @pytest.mark.parametrize("electors", range(1, 65))
 def test_two_quorums_share_at_least_half_of_the_electors(electors: int) -> None:
     everybody = peers(electors)
     electorate = Electorate(everybody, everybody, 0)
-    quorum = next(n for n in range(electors + 1) if electorate.agrees(sorted(everybody)[:n]))
+    quorum = next(
+        n
+        for n in range(electors + 1)
+        if electorate.agrees(set(sorted(everybody)[:n]) | peers(4, first=90), known=electors)
+    )
     assert 2 * (2 * quorum - electors) >= electors
 
 
 def test_nobody_is_no_quorum_of_nobody() -> None:
-    assert not Electorate(frozenset(), frozenset(), 0).agrees([])
+    assert not Electorate(frozenset(), frozenset(), 0).agrees(peers(9), known=9)
+
+
+@pytest.mark.parametrize(
+    ("electors", "known", "holders"),
+    [(1, 1, 2), (1, 2, 2), (1, 3, 3), (1, 30, 4), (2, 2, 2), (3, 30, 4), (4, 30, 3)],
+)
+def test_few_electors_need_others_who_hold_the_state(electors: int, known: int, holders: int) -> None:
+    electorate = Electorate(peers(electors), peers(electors), 0)
+    everybody = sorted(peers(9))
+    assert electorate.agrees(everybody[:holders], known=known)
+    assert not electorate.agrees(everybody[: holders - 1], known=known)
 
 
 def test_a_term_needs_three_quarters_of_its_own_electors_and_of_the_last_terms() -> None:
     before, now = peers(4), peers(4, first=2)
     electorate = Electorate(before, now, 0)
     assert electorate.members == peers(6)
-    assert not electorate.agrees(before)
-    assert not electorate.agrees(now)
-    assert electorate.agrees(peers(4, first=1))
-    assert electorate.agrees(peers(6))
+    assert not electorate.agrees(before, known=6)
+    assert not electorate.agrees(now, known=6)
+    assert electorate.agrees(peers(4, first=1), known=6)
+    assert electorate.agrees(peers(6), known=6)
 
 
 # ---------------------------------------------------------------- a chain of blocks
@@ -73,6 +90,7 @@ class Line:
                 grandparent=str(number - 2) if number > 1 else "",
                 round_number=number,
                 signers=signers,
+                known=4,
                 electors_at=lambda block: self.electors.get(block, peers(4)),
             )
         )
@@ -201,6 +219,7 @@ class Game:
             grandparent=parent.parent,
             round_number=parent.round + 1,
             signers=carried,
+            known=len(parent.electors),
             electors_at=lambda block: self.nodes[block].electors,
         )
         name = str(len(self.nodes))
@@ -217,7 +236,9 @@ class Game:
         """Have as few vote for a block as make its quorum, those first who may vote for little else."""
         order = sorted(self.honest, key=lambda peer: (-self.promises[peer].round, self.dice.random()))
         for peer in order:
-            if node.finality.electorate.agrees(self.votes[node.name] | set(self.liars)):
+            if node.finality.electorate.agrees(
+                self.votes[node.name] | set(self.liars), known=len(node.electors)
+            ):
                 return
             self.vote(node, peer)
 
@@ -238,7 +259,9 @@ class Game:
         found = {node.finality.final for node in self.nodes.values()}
         for node in self.nodes.values():
             heard = self.votes[node.name] | set(self.liars)
-            if node.finality.justified == node.parent and node.finality.electorate.agrees(heard):
+            if node.finality.justified == node.parent and node.finality.electorate.agrees(
+                heard, known=len(node.electors)
+            ):
                 found.add(node.parent)
         return found - {""}
 

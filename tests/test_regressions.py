@@ -19,7 +19,12 @@ SHRUNK = [
     (357, 7, (2, 4, 8)),  # what was final was torn off the only disk that had it
     (490, 7, (4, 5, 6, 8, 9, 11, 13, 14)),  # a lost disk, and co-signatures made again while catching up
 ]
-AT_FOUR = [(20075, 9), (20303, 13)]  # a state that only liars vouched for; a block that came late
+AT_FOUR = [
+    (20075, 9, None),  # a state that only liars vouched for
+    (20303, 13, None),  # a block that came late
+    (20507, 6, (4, 8, 9, 12, 15)),  # final by one elector, whose disk was the only one with its segments
+    (20967, 29, (14, 22, 24, 49, 51, 52, 53)),  # the same, with liars who withhold beside it
+]
 WHOLE = [4, 24, 38, 55, 57, 76]  # lost disks, a starved downlink, blocks asked for from too far up
 
 
@@ -35,6 +40,9 @@ def test_a_world_that_broke_once_holds(seed: int) -> None:
     assert run_plan(Plan(seed=seed, peers=peers, rounds=10, faults=frozenset(Fault))).broken == ""
 
 
-@pytest.mark.parametrize(("seed", "peers"), AT_FOUR)
-def test_a_world_of_the_long_run_that_broke_holds(seed: int, peers: int) -> None:
-    assert run_plan(Plan(seed=seed, peers=peers, rounds=4, faults=frozenset(Fault))).broken == ""
+@pytest.mark.parametrize(("seed", "peers", "only"), AT_FOUR)
+def test_a_world_of_the_long_run_that_broke_holds(
+    seed: int, peers: int, only: tuple[int, ...] | None
+) -> None:
+    plan = Plan(seed=seed, peers=peers, rounds=4, faults=frozenset(Fault), only=only)
+    assert run_plan(plan).broken == ""
