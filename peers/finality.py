@@ -64,7 +64,7 @@ class Electorate:
     def agrees(self, signers: Collection[PeerId], *, known: int) -> bool:
         """Say whether `signers` are a quorum of this term's electors, and of those before.
 
-        Whoever co-signed a block holds the state after it, and what is never undone must not hang on one disk.
+        Whoever co-signed a block holds its state, and what is never undone must not hang on one disk.
         So while there are fewer than four electors, four of the `known` peers that the chain counts have to
         co-sign, or all if they are fewer, but two at least.
         """
