@@ -33,11 +33,12 @@ from peers.messages import (
     Signed,
     sign,
 )
+from peers.round_state import RoundState
 from peers.validity import RULED_OUT
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
-    from peers.engine import RoundEngine, RoundState
+    from peers.engine import RoundEngine
 
 MAX_CONVICTS = 4096
 MAX_NOTICES = 64
@@ -293,8 +294,6 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
 
 
 def _round_on(engine: RoundEngine, link: Link) -> RoundState:
-    from peers.engine import RoundState
-
     return RoundState(parent=link, started=engine.now)
 
 

@@ -8,9 +8,10 @@ from rounds import Swarm, keys_of, name
 
 from peers.chain import Link
 from peers.effects import Effect, Received, Send, Tell, Tick, WindowEnded
-from peers.engine import Phase, RoundEngine
+from peers.engine import RoundEngine
 from peers.finality import Promise
 from peers.messages import AnyMessage, Roster, Signed
+from peers.round_state import Phase
 from peers.rules import ELECTOR_MINIMUM
 from recipes.keys import SigningKey
 from recipes.slots import take

@@ -3,86 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
 import os
-import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo, open_peer, presence_of
 
-from peers import framing, uplink
-from peers.conduct import STRIKES, Allowance, Conduct, Rate
-from peers.daemon import Daemon
-from peers.events import Banned, Event, Notice
-from peers.noticeboard import Presence, sign_presence
+from peers.noticeboard import sign_presence
 from peers.transport import Limits, RemoteError, Transport
-from recipes.errors import DataError, MessageError, NetworkError, Offence, UnreachableError
-from recipes.keys import PeerId, SigningKey, load_or_create_key
+from recipes.errors import DataError, MessageError, NetworkError, UnreachableError
+from recipes.keys import PeerId, load_or_create_key
 
-RUN, OTHER_RUN = "ab" * 32, "cd" * 32
-LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
-NOBODY = SigningKey(bytes(32)).peer_id
-
-OpenPeer = Callable[..., Awaitable[Transport]]
-
-
-@pytest.fixture
-async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
-    """Open transports on loopback, and close them after the test."""
-    async with AsyncExitStack() as peers:
-
-        async def open_one(
-            name: str,
-            *,
-            via: Transport | None = None,
-            run_id: str | None = RUN,
-            limits: Limits | None = None,
-            conduct: Conduct | None = None,
-            tell: Callable[[Event], None] = lambda _: None,
-        ) -> Transport:
-            bootstrap: Sequence[str] = await via.addresses() if via else ()
-            return await peers.enter_async_context(
-                await Transport.open(
-                    key_path=tmp_path / f"{name}.key",
-                    run_id=run_id,
-                    listen=LOOPBACK,
-                    bootstrap=bootstrap,
-                    limits=limits,
-                    conduct=conduct,
-                    tell=tell,
-                )
-            )
-
-        yield open_one
-
-
-async def echo(_: PeerId, body: bytes) -> bytes:
-    return body
-
-
-async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
-    return Presence(
-        run=run,
-        peer=transport.peer_id,
-        addresses=await transport.addresses(),
-        round=3,
-        time=int(time.time()),
-    )
-
-
-async def answer_to(request: bytes, *, asker: Transport, answerer: Transport) -> bytes:
-    """Send raw bytes on a stream of their own and read the response."""
-    reader, writer = await asker._uplink.streams.open(answerer.peer_id, asker._protocol)
-    with closing(writer):
-        writer.write(request)
-        response = framing.read_response(reader, limit=1000, count=lambda _: None)
-        return await asyncio.wait_for(response, 10)
+__all__ = ["open_peer"]  # the fixture
 
 
 async def test_a_request_is_answered_and_the_answerer_knows_who_asked(open_peer: OpenPeer) -> None:
@@ -249,194 +184,6 @@ async def test_a_malformed_address_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(NetworkError, match=words):
         await Transport.open(key_path=tmp_path / "key", run_id=RUN, **options)
-
-
-# ---------------------------------------------------------------- p2pd dies
-
-
-class Told:
-    """Hears events and lets a test wait for one."""
-
-    def __init__(self) -> None:
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-
-    def __call__(self, event: Event) -> None:
-        self._events.put_nowait(event)
-
-    async def next(self, kind: type[Event]) -> Any:
-        while True:
-            event = await asyncio.wait_for(self._events.get(), 30)
-            if isinstance(event, kind):
-                return event
-
-
-def kill_p2pd(transport: Transport) -> None:
-    os.kill(transport._uplink.daemon.process_id, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("victim", ["anna", "bert"])
-async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
-    open_peer: OpenPeer, victim: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    told = Told()
-    anna = await open_peer("anna", tell=told)
-    bert = await open_peer("bert", via=anna, tell=told)
-    for peer in (anna, bert):
-        peer.serve("echo", echo, limit=10)
-        assert await peer.announce(await presence_of(peer))
-    addresses = await anna.addresses()
-    kill_p2pd({"anna": anna, "bert": bert}[victim])
-    notice = await told.next(Notice)
-    assert "ended by itself; another one runs now" in notice.text
-    assert "p2pd: Peer ID" in notice.text
-    assert await anna.addresses() == addresses  # the same port, though the system had chosen it
-    assert await bert.call(anna.peer_id, "echo", b"there", limit=10, timeout=10) == b"there"
-    assert await anna.call(bert.peer_id, "echo", b"back", limit=10, timeout=10) == b"back"
-    await bert.connect(anna.peer_id, addresses)  # as peers do that find each other on the board
-    assert set(await anna.roll_call()) | set(await bert.roll_call()) == {anna.peer_id, bert.peer_id}
-    assert await anna.announce(await presence_of(anna))
-    assert anna.peer_id in await bert.roll_call()
-    assert not anna.died.is_set()
-    assert not bert.died.is_set()
-    gc.collect()
-    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
-async def test_while_p2pd_is_away_nobody_can_be_reached_and_who_looks_around_waits(
-    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uplink, "PAUSES_SECONDS", (0.0, 3600.0))
-    told = Told()
-    anna = await open_peer("anna", tell=told)
-    addresses = await anna.addresses()
-    kill_p2pd(anna)
-    with pytest.raises(UnreachableError, match="being started anew"):
-        await anna.call(NOBODY, "echo", b"", limit=0, timeout=10)
-    with pytest.raises(UnreachableError, match="p2pd"):
-        await anna.connect(NOBODY, [f"/ip4/127.0.0.1/tcp/9/p2p/{NOBODY}"])
-    asked = [asyncio.create_task(anna.addresses()), asyncio.create_task(anna.addresses())]
-    await told.next(Notice)
-    assert await asyncio.gather(*asked) == [addresses, addresses]
-    assert await anna.connected() == frozenset()
-
-
-async def test_when_p2pd_cannot_be_started_again_calls_say_so(
-    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    anna = await open_peer("anna")
-    monkeypatch.setattr(uplink, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(Daemon, "start", refuse_to_start)
-    kill_p2pd(anna)
-    await asyncio.wait_for(anna.died.wait(), 10)
-    with pytest.raises(NetworkError, match="p2pd") as caught:
-        await anna.call(NOBODY, "echo", b"", limit=0, timeout=10)
-    assert not isinstance(caught.value, UnreachableError)
-    with pytest.raises(NetworkError, match="p2pd died"):
-        await anna.addresses()
-    assert "p2pd: Peer ID" in anna.last_words()
-    assert "could not be started again: no memory" in anna.last_words()
-
-
-async def refuse_to_start(_: object) -> None:
-    raise NetworkError("no memory")
-
-
-async def test_a_p2pd_that_dies_again_and_again_is_given_up(
-    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(uplink, "PAUSES_SECONDS", (0.0, 0.0))
-    told = Told()
-    anna = await open_peer("anna", tell=told)
-    for _ in range(2):
-        kill_p2pd(anna)
-        await told.next(Notice)
-    kill_p2pd(anna)
-    await asyncio.wait_for(anna.died.wait(), 10)
-
-
-# ---------------------------------------------------------------- who misbehaves
-
-
-async def test_a_peer_that_sends_garbage_again_and_again_is_neither_answered_nor_asked(
-    open_peer: OpenPeer,
-) -> None:
-    told = Told()
-    anna = await open_peer("anna", tell=told)
-    bert = await open_peer("bert", via=anna)
-    cleo = await open_peer("cleo", via=anna)
-    anna.serve("echo", echo, limit=20)
-    for _ in range(STRIKES):
-        with pytest.raises(RemoteError, match="1 to 32 are allowed"):
-            await answer_to(b"\xffgarbage", asker=bert, answerer=anna)
-    ban = await told.next(Banned)
-    assert (ban.peer, ban.seconds, ban.reasons) == (bert.peer_id, 120.0, {"malformed": STRIKES})
-    with pytest.raises(UnreachableError, match="hung up"):
-        await bert.call(anna.peer_id, "echo", b"", limit=10, timeout=10)
-    with pytest.raises(UnreachableError, match="is banned for 1"):
-        await anna.call(bert.peer_id, "echo", b"", limit=10, timeout=10)
-    with pytest.raises(UnreachableError, match="is banned for 1"):
-        await anna.connect(bert.peer_id, await bert.addresses())
-    assert await cleo.call(anna.peer_id, "echo", b"others pass", limit=20, timeout=10) == b"others pass"
-    statistics = anna.conduct()
-    assert statistics.banned == (bert.peer_id,)
-    assert statistics.turned_away == 1
-    assert statistics.offences == {Offence.MALFORMED: STRIKES}
-
-
-async def test_requests_too_long_or_of_no_known_kind_count_against_a_peer_and_refusals_do_not(
-    open_peer: OpenPeer,
-) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-    anna.serve("echo", echo, limit=10)
-    anna.serve("piece", not_here, limit=10)
-    for kind, body in (("echo", bytes(11)), ("dance", b""), ("block", b""), ("piece", b""), ("echo", b"")):
-        with contextlib.suppress(RemoteError):
-            await bert.call(anna.peer_id, kind, body, limit=0, timeout=10)
-    assert anna.conduct().offences == {Offence.OVERSIZED: 1, Offence.UNKNOWN_KIND: 1}
-
-
-async def not_here(_: PeerId, __: bytes) -> bytes:
-    raise MessageError("that piece is not here")
-
-
-async def test_a_handler_that_finds_an_offence_has_it_counted_once(open_peer: OpenPeer) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-
-    async def look_closely(peer: PeerId, _: bytes) -> bytes:
-        error = MessageError("forged", offence=Offence.FORGED)
-        anna.blame(peer, error)
-        raise error
-
-    anna.serve("claim", look_closely, limit=10)
-    with pytest.raises(RemoteError, match="forged"):
-        await bert.call(anna.peer_id, "claim", b"", limit=0, timeout=10)
-    assert anna.conduct().offences == {Offence.FORGED: 1}
-
-
-async def test_an_answer_longer_than_asked_for_counts_against_its_sender(open_peer: OpenPeer) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-    anna.serve("echo", echo, limit=100)
-    with pytest.raises(MessageError, match="where 3 are allowed"):
-        await bert.call(anna.peer_id, "echo", b"long", limit=3, timeout=10)
-    assert bert.conduct().offences == {Offence.OVERSIZED: 1}
-    assert anna.conduct().offences == {}
-
-
-async def test_requests_beyond_a_peers_rate_are_refused_as_busy(open_peer: OpenPeer) -> None:
-    slow = Conduct(allowances={"echo": Allowance(Rate(0.001, 2))})
-    anna = await open_peer("anna", conduct=slow)
-    bert = await open_peer("bert", via=anna)
-    cleo = await open_peer("cleo", via=anna)
-    anna.serve("echo", echo, limit=10)
-    for _ in range(2):
-        await bert.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
-    with pytest.raises(RemoteError, match="busy"):
-        await bert.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
-    await cleo.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
-    assert anna.conduct().offences == {Offence.TOO_MANY: 1}
 
 
 async def test_a_peer_that_is_gone_is_unreachable(open_peer: OpenPeer) -> None:
