@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from peers import checkpoint as command
 from peers.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
-from peers.chain import Chain, KeptFinal, Link
+from peers.chain import Chain, Link
 from peers.chain_store import ChainStore
 from peers.checkpoint import make_checkpoint, take_checkpoint
 from peers.fetch_run import adopt_folder
+from peers.kept_chain import KeptFinal
 from peers.messages import Checkpoint, Signed, sign
 from peers.state import CanonicalState
 from peers.world import World
