@@ -87,10 +87,11 @@ def take_fetched(engine: RoundEngine, sender: PeerId, blocks: Sequence[Signed[Bl
     ground = engine.chain.link(engine.chain.ground).round
     if not new and engine.chain.awaits_decreed:  # which may be far above: further up, past what is known
         new = [signed for signed in blocks if signed.hash in engine.chain]
-    if new:
+    loose = any(signed.body.parent not in engine.chain for signed in blocks)
+    if loose and blocks[0].body.round > ground + 1:
+        engine.emit(FetchBlocks(sender, ground))  # a branch that left ours deeper than we asked
+    elif new:
         engine.emit(FetchBlocks(sender, new[-1].body.round))
-    elif blocks and blocks[0].body.parent not in engine.chain and blocks[0].body.round > ground + 1:
-        engine.emit(FetchBlocks(sender, ground))  # its branch left ours deeper than we asked
 
 
 def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:

@@ -133,29 +133,30 @@ class Watch:
         """No two peers hold different blocks of a round final, unless they were apart for very long.
 
         With a block, all before it are final. Time settles nothing until `settled_depth` rounds after the
-        last block that both hold. An owner's checkpoint undoes what was final up to its round, and beside it.
+        last block that both hold. An owner's checkpoint undoes whatever was final beside its block.
         """
         chain, block = peer.running.chain, event.block
-        fork: tuple[int, str, str] | None = None
         path: dict[int, str] = {}
         while block in chain and (link := chain.link(block)).block is not None:
-            path[link.round] = block
-            known = self._finals.setdefault(link.round, block)
-            if known != block:
-                fork = (link.round, known, block)
-            elif block in self._checked:
+            if block in self._checked and self._finals.get(link.round) == block:
                 break
-            self._checked.add(block)
+            path[link.round] = block
             block = link.parent
-        if fork is not None:
-            number, known, block = fork
-            decreed = peer.running.checkpoint.body if peer.running.checkpoint is not None else None
-            if decreed is not None and number <= decreed.round and path.get(decreed.round) == decreed.block:
-                self._finals.update(path)
+        forks = [number for number, block in path.items() if self._finals.get(number, block) != block]
+        if forks:
+            number, checkpoint = min(forks), peer.running.checkpoint
+            decreed = checkpoint.body if checkpoint is not None else None
+            if decreed is None or number > decreed.round or path.get(decreed.round) != decreed.block:
+                apart = self._reached[peer.name] - (number - 1)
+                one, other = self._finals[number][:8], path[number][:8]
+                excused = apart >= self._world.rules.settled_depth
+                self.require(excused, f"two final blocks of round {number}: {one} and {other}")
                 return
-            apart = self._reached[peer.name] - (number - 1)
-            excused = apart >= self._world.rules.settled_depth
-            self.require(excused, f"two final blocks of round {number}: {known[:8]} and {block[:8]}")
+            self._finals = {
+                number: block for number, block in self._finals.items() if number <= decreed.round
+            }
+        self._finals |= path
+        self._checked |= set(path.values())
 
     def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
         """Each segment of each earlier contribution is either counted by the chain below, or returned."""

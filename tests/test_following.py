@@ -168,6 +168,20 @@ def test_a_decreed_block_is_looked_for_from_the_beginning_past_all_that_is_known
     assert bench.engine.chain.final == aside.hash
 
 
+def test_a_branch_that_left_ours_deep_is_asked_for_even_if_the_answer_holds_blocks_of_ours_too() -> None:
+    bench = Bench(elected=True)
+    ours = bench.swarm.grow(bench.head, [bench.key], 5, cosigned=False)
+    other = Bench(elected=True)
+    theirs = other.swarm.grow(other.head, other.others, 5, cosigned=False)
+    both = [*trunk(bench.swarm, ours)[-2:], *trunk(other.swarm, theirs)[-2:]]
+    answer = [link.block for link in both if link.block is not None]
+    answer.sort(key=lambda block: (block.body.round, block.hash not in bench.swarm.chain))
+    them = bench.others[0].peer_id
+    effects = bench.take(BlocksFetched(them, tuple(answer)))
+    final = bench.swarm.chain.link(bench.swarm.chain.final).round
+    assert of(effects, FetchBlocks) == [FetchBlocks(them, final)]
+
+
 def test_of_two_checkpoints_of_one_round_all_follow_the_same_whichever_came_first() -> None:
     bench = Bench(elected=True)
     one, other = (
