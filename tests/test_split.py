@@ -137,25 +137,29 @@ def require_one_chain_by(world: World, checkpoint: Signed[Checkpoint], *, before
     """All stand on the owner's block, and newer ones than those of round `before` are final on top of it."""
     newest = min(world.round_of(name) for name in world.peers)
     assert len({world.block_at(name, newest) for name in world.peers}) == 1
-    for name, peer in world.peers.items():
-        chain = peer.running.chain
-        assert world.block_at(name, checkpoint.body.round) == checkpoint.body.block
+    for peer in world.peers.values():
+        chain, engine = peer.disk.chain(world.rules), peer.running  # as it would be after a restart
+        assert chain.is_final(checkpoint.body.block)
+        assert chain.final == engine.chain.final
         assert chain.link(chain.final).round > before
-        assert chain.stands_on(peer.running.head, chain.final)
+        assert engine.chain.stands_on(engine.head, chain.final)
         assert peer.disk.checkpoint == checkpoint
-        assert peer.disk.final is not None
-        assert peer.disk.final.block == chain.final
-        assert peer.disk.chain(world.rules).final == chain.final  # as it would be after a restart
 
 
-@pytest.mark.parametrize("taker", ["p1", "p3"], ids=["of the half that the owner chose", "of the other half"])
+@pytest.mark.parametrize(
+    ("taker", "newest_final"),
+    [("p1", False), ("p3", True)],
+    ids=["a late block, handed to its own half", "the final block, handed to the other half"],
+)
 def test_a_checkpoint_handed_to_one_peer_brings_both_halves_onto_one_chain(
-    settled: World, taker: str
+    settled: World, taker: str, newest_final: bool
 ) -> None:
     world, before = settled, max(map(settled.round_of, settled.peers))
-    checkpoint = word_for(world, "p0")
+    chain = world.peers["p0"].running.chain
+    below = world.round_of("p0") - chain.link(chain.final).round if newest_final else 1
+    checkpoint = word_for(world, "p0", below=below)
     hand_over(world, taker, checkpoint)
-    world.run(until_round=before + 8, at_most_seconds=world.now + 120)
+    world.run(until_round=before + 12, at_most_seconds=world.now + 240)
     require_one_chain_by(world, checkpoint, before=before)
 
 
@@ -172,7 +176,7 @@ def test_who_is_killed_between_the_word_and_its_block_ends_on_the_same_chain(
         assert world.peers[name].running.chain.awaits_decreed
         world.crash(name, at=world.now, disk=disk if name == "p2" else DiskAfter.KEPT)
         world.start(name, at=world.now + 1)
-    world.run(until_round=before + 8, at_most_seconds=world.now + 240)
+    world.run(until_round=before + 12, at_most_seconds=world.now + 240)
     require_one_chain_by(world, checkpoint, before=before)
 
 
@@ -188,7 +192,7 @@ def test_of_two_owners_words_for_two_branches_the_newer_wins_with_everybody(sett
     world.run(until_round=10**6, at_most_seconds=world.now + 20)
     assert {world.peers[name].disk.checkpoint for name in ("p0", "p1", "p3")} == {older}
     hand_over(world, "p2", newer)
-    world.run(until_round=before + 8, at_most_seconds=world.now + 400)
+    world.run(until_round=before + 12, at_most_seconds=world.now + 400)
     require_one_chain_by(world, newer, before=before)
 
 
