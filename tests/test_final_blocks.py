@@ -316,8 +316,10 @@ def test_time_settles_nothing_beside_a_decreed_block() -> None:
     swarm, head = elected(4)
     decreed, rival = fork(swarm, head, swarm.keys[:2], swarm.keys)
     swarm.chain.decree(decreed.round, decreed.hash)
+    before = swarm.chain.link(rival.hash)
     swarm.chain.settle(rival.hash)
     assert swarm.chain.final == swarm.chain.justified == decreed.hash
+    assert swarm.chain.link(rival.hash) == before
 
 
 # ---------------------------------------------------------------- kept over a restart

@@ -163,7 +163,14 @@ def test_a_checkpoint_handed_to_one_peer_brings_both_halves_onto_one_chain(
     require_one_chain_by(world, checkpoint, before=before)
 
 
-@pytest.mark.parametrize("disk", list(DiskAfter))
+@pytest.mark.parametrize(
+    "disk",
+    [
+        DiskAfter.KEPT,
+        pytest.param(DiskAfter.TORN, marks=pytest.mark.slow),
+        pytest.param(DiskAfter.LOST, marks=pytest.mark.slow),
+    ],
+)
 def test_who_is_killed_between_the_word_and_its_block_ends_on_the_same_chain(
     settled: World, disk: DiskAfter
 ) -> None:
