@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from peers.chain import Chain, build_chain, genesis_hash
+from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.codec import Codec
 from peers.contributing import Contributor
@@ -17,6 +17,7 @@ from peers.events import Event, Notice
 from peers.exchange_store import ExchangeFormat, ExchangeStore
 from peers.fetch_run import Run
 from peers.history import ContributionHistory
+from peers.kept_chain import build_chain
 from peers.node import Node, NodeSettings, Trainer
 from peers.rules import Bounds, Rules
 from peers.state import CanonicalState

@@ -9,9 +9,9 @@ al. 2020, Gasper). Peers that joined the electors after A weigh nothing at A. De
 peer leaves its branch only for one that is justified, or that more than half of the last final block's
 electors stand on.
 
-What is final is never undone. Three things make a block final: two quorums in a row; the time that passed
-while this peer itself went through `settled_depth` rounds in which nothing became final (`settle`); and the
-owner's signature under a checkpoint (`decree`).
+Three things make a block final: two quorums in a row; the time that passed while this peer itself went
+through `settled_depth` rounds in which nothing became final (`settle`); and the owner's signature under a
+checkpoint (`decree`). What is final is never undone, but by the last of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from peers.finality import Finality, begin, show
 from peers.messages import (
     MAX_COSIGNATURES,
     Block,
-    Checkpoint,
     CoSignature,
     Evidence,
     Roster,
@@ -53,15 +52,6 @@ class Link:
         return self.counters.round
 
 
-@dataclass(frozen=True)
-class KeptFinal:
-    """A block that was final before a restart; `settled` if time alone made it so."""
-
-    round: int
-    block: str
-    settled: bool
-
-
 def genesis_hash(run: str) -> str:
     """Return the name of the place before the first block."""
     return digest(f"genesis/{run}".encode()).hex()
@@ -81,7 +71,7 @@ class Chain:
         self.final = root.hash  # the newest final block
         self.justified = root.hash  # the newest block known to be justified, on top of the final one
         self._finals = {root.hash}
-        self._decreed: tuple[int, str] | None = None  # round and hash of a final block that is not here yet
+        self._decreed: tuple[int, str] | None = None  # an owner's block that is not here yet
         self._children: dict[str, list[str]] = {}
         self._at_round: dict[int, set[str]] = {}  # the blocks of each round
         self._cosignatures: dict[str, dict[PeerId, Signed[CoSignature]]] = {}
@@ -113,8 +103,21 @@ class Chain:
         """Say what is wrong with a block whose parent is known, or None."""
         return validity.block_fault(self, block)
 
+    @property
+    def ground(self) -> str:
+        """The newest block on which every other has to stand: the final one.
+
+        While an owner's block is awaited, nobody knows yet what it undoes: then it is the oldest one here.
+        """
+        return self.final if self._decreed is None else self.root
+
+    @property
+    def awaits_decreed(self) -> bool:
+        """Say whether an owner's block is not here yet."""
+        return self._decreed is not None
+
     def rules_out(self, signed: Signed[Block]) -> bool:
-        """Say whether a block takes the place of one that is final and not here yet."""
+        """Say whether a block takes the place of an owner's that is not here yet."""
         decreed = self._decreed
         return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
 
@@ -191,9 +194,8 @@ class Chain:
             self.add_cosignature(cosignature)
         self._note(link)
         if self._decreed == (link.round, link.hash):
-            self._make_final(link)
-            self._decreed = None
-        return link
+            self._obey(link)
+        return self.links[link.hash]
 
     def _finality(self, parent: Link, block: Block) -> Finality:
         return show(
@@ -242,15 +244,17 @@ class Chain:
         latest = self._latest.get(body.peer)
         if latest is None or body.round > latest.round:
             self._latest[body.peer] = body
-        honest = known.keys() - self.equivocations.keys()
-        known_peers = len(link.counters.peers)
-        if link.finality.electorate.agrees(honest, known=known_peers) and self.stands_on(
-            link.hash, self.final
-        ):
+        self._weigh(link)
+        return True
+
+    def _weigh(self, link: Link) -> None:
+        """Take in what the words at hand say of `link`: a quorum of them may make its parent final."""
+        honest = self._cosignatures.get(link.hash, {}).keys() - self.equivocations.keys()
+        agree = link.finality.electorate.agrees(honest, known=len(link.counters.peers))
+        if agree and self.stands_on(link.hash, self.final):
             if link.finality.justified == link.parent and link.parent in self.links:
                 self._make_final(self.links[link.parent])
             self._note_justified(link.hash)
-        return True
 
     def take_evidence(self, evidence: Evidence) -> None:
         """Note whom kept evidence convicts."""
@@ -282,32 +286,61 @@ class Chain:
             for other in self.after(link.round):
                 self._note_justified(other.finality.justified)
 
-    def decree(self, round_number: int, block: str) -> None:
-        """Take a block for final without a quorum: an owner's checkpoint, or what was final before a restart.
+    def keep_final(self, block: str) -> None:
+        """Take a block for final because it was before a restart, unless it is not here or ruled out."""
+        if block in self.links:
+            self._make_final(self.links[block])
 
-        One that is not here yet becomes final when it comes, and no other block of its round is let in.
-        Whoever holds a final block that contradicts it has to build the chain anew, and decree before
-        adding blocks.
+    def decree(self, round_number: int, block: str) -> None:
+        """Take an owner's block for final, whatever was final beside it; its own electors go on from it.
+
+        One that is not here is obeyed when it comes, and no other block of its round is let in. Where blocks
+        of that round and later ones are here already, the chain has to be built anew, with this first.
         """
         link = self.links.get(block)
         if link is not None:
-            self._make_final(link)
-        elif round_number > self.links[self.final].round:
+            self._obey(link)
+        else:
             self._decreed = (round_number, block)
+
+    def agrees_with(self, block: str) -> bool:
+        """Say whether `block` is here, and on one branch with the final one."""
+        known = block in self.links
+        return known and (self.stands_on(block, self.final) or self.stands_on(self.final, block))
+
+    def _obey(self, link: Link) -> None:
+        self._decreed = None
+        if not self.agrees_with(link.hash):
+            self.final = self.justified = self.common_ancestor(self.final, link.hash)
+            floor = self.links[self.final].round
+            self._finals = {block for block in self._finals if self.links[block].round <= floor}
+        self._make_final(link)
+        self._renew(link)
 
     def settle(self, block: str) -> None:
         """Take a block for final because too much time passed without any: its own electors go on from it."""
-        self._make_final(self.links[block])
-        link = self.links[block]
-        self.justified = block
-        finality = begin(block, link.round, self.electors_at(block))
-        self.links[block] = replace(link, finality=finality)
+        if self.stands_on(block, self.final):
+            self._make_final(self.links[block])
+            self._renew(self.links[block])
+
+    def _renew(self, link: Link) -> None:
+        """Let a final block's electors be those who make what stands on it final."""
+        self.links[link.hash] = replace(
+            link, finality=begin(link.hash, link.round, self.electors_at(link.hash))
+        )
+        self.justified = self.final
         for other in self.after(link.round):
-            if other.block is not None and other.parent in self.links and self.stands_on(other.hash, block):
-                renewed = replace(other, finality=self._finality(self.links[other.parent], other.block.body))
-                self.links[other.hash] = renewed
-                self._note(renewed)
+            if other.block is not None and self.stands_on(other.hash, link.hash):
+                parent = self.links[other.parent]
+                self.links[other.hash] = replace(other, finality=self._finality(parent, other.block.body))
+                self._note(self.links[other.hash])
+                self._weigh(self.links[other.hash])
         self._version += 1
+
+    def newest_justified_above(self, block: str) -> int:
+        """Return the newest round that any chain here on top of `block` shows to be justified."""
+        above = [link for link in self.after(self.links[block].round) if self.stands_on(link.hash, block)]
+        return max((link.finality.justified_round for link in above), default=self.links[block].round)
 
     def stands_on(self, block: str, ancestor: str) -> bool:
         """Say whether `block` is `ancestor` or comes after it."""
@@ -420,7 +453,7 @@ class Chain:
 
         `below_round` is at most that of the last final block.
         """
-        if below_round <= self.links[self.root].round:
+        if below_round <= self.links[self.root].round or self._decreed is not None:
             return
         trunk = self.final
         while self.links[trunk].round > below_round:
@@ -453,35 +486,3 @@ def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
         found[link.round] = link
         link = chain.links.get(link.parent)
     return found
-
-
-def build_chain(
-    chain: Chain,
-    blocks: Iterable[Signed[Block]],
-    *,
-    final: KeptFinal | None,
-    settled: str | None = None,
-    checkpoint: Signed[Checkpoint] | None,
-    evidence: Iterable[Evidence],
-) -> Chain:
-    """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.
-
-    An owner's checkpoint goes before what was final here, unless that is newer. A final block that the disk
-    lost is not waited for: most others have it, or nobody has.
-    """
-    blocks = list(blocks)
-    if final is not None and not any(signed.hash == final.block for signed in blocks):
-        final = None
-    if checkpoint is not None and (final is None or final.round <= checkpoint.body.round):
-        chain.decree(checkpoint.body.round, checkpoint.body.block)
-    elif final is not None:
-        chain.decree(final.round, final.block)
-    for signed in blocks:
-        known = signed.body.parent in chain and not chain.rules_out(signed)
-        if known and chain.block_fault(signed.body) is None:
-            chain.add(signed)
-            if signed.hash == settled:  # before what stands on it: its electors go on from there
-                chain.settle(settled)
-    for proof in evidence:
-        chain.take_evidence(proof)
-    return chain

@@ -14,14 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peers.chain import KeptFinal
 from peers.finality import Promise
+from peers.kept_chain import KeptFinal
 from peers.messages import Block, Checkpoint, Claim, Evidence, Signed, parse
 from recipes.errors import MessageError, StorageError
 from recipes.files import write_atomic
 from recipes.keys import PeerId
 
-_CLAIMS_KEPT = 64
+CLAIMS_KEPT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
@@ -179,7 +179,7 @@ class ChainStore:
         Raises:
             StorageError: the disk refused.
         """
-        rows = self._read("SELECT content FROM claims ORDER BY rowid DESC LIMIT ?", (_CLAIMS_KEPT,))
+        rows = self._read("SELECT content FROM claims ORDER BY rowid DESC LIMIT ?", (CLAIMS_KEPT,))
         found: list[Signed[Claim]] = []
         for (content,) in rows:
             with contextlib.suppress(MessageError):

@@ -280,7 +280,7 @@ class SaveCheckpoint:
 class ReloadChain:
     """Build the chain anew from the blocks on disk, and report `ChainReloaded`.
 
-    The checkpoint that was saved contradicts what became final here, and goes before it.
+    The checkpoint that was saved goes before what became final here, and contradicts it, or may.
     """
 
 

@@ -341,6 +341,7 @@ class RoundEngine:
             age_seconds=age_seconds,
             roster=roster.hash if roster is not None else None,
             word=self.chain.word_of(self.me, self.head),
+            checkpoint=self.checkpoint.body.block if self.checkpoint is not None else None,
         )
 
     def _meet(self, peer: PeerId) -> None:

@@ -23,7 +23,7 @@ the other cannot.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from recipes.keys import PeerId
 
@@ -37,6 +37,7 @@ class Promise:
     round: int = 0  # of the last block that it co-signed
     justified_round: int = 0  # the newest that stood justified under any of them
     claims_after: int = 0  # no claim for rounds up to here: it may have made one, and forgotten it
+    decreed: str = ""  # the owner's block, newest so far, on whose electors `justified_round` counts
 
     def allows(self, round_number: int, finality: Finality) -> bool:
         """Say whether a block of that round, with that finality, may be co-signed."""
@@ -45,7 +46,15 @@ class Promise:
     def after(self, round_number: int, finality: Finality) -> Promise:
         """Return the promise that co-signing it makes."""
         justified_round = max(self.justified_round, finality.justified_round)
-        return Promise(round_number, justified_round, self.claims_after)
+        return replace(self, round=round_number, justified_round=justified_round)
+
+    def under(self, decreed: str, newest_justified: int) -> Promise:
+        """Return the promise once an owner's block began a new electorate.
+
+        What stood justified by the old one binds no longer; what the new one justified binds as if this
+        elector had co-signed it, for it may have. The height stays: two words at one height are fraud.
+        """
+        return replace(self, justified_round=newest_justified, decreed=decreed)
 
 
 @dataclass(frozen=True)

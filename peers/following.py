@@ -85,11 +85,14 @@ def _is_ranked(engine: RoundEngine, block: Block) -> bool:
 def take_fetched(engine: RoundEngine, sender: PeerId, blocks: Sequence[Signed[Block]]) -> None:
     """Take in blocks that were asked for, and ask for those after them, or below if they do not connect."""
     new = [signed for signed in blocks if take_block(engine, sender, signed, fetched=True)]
-    final = engine.chain.link(engine.chain.final).round
-    if new:
+    ground = engine.chain.link(engine.chain.ground).round
+    if not new and engine.chain.awaits_decreed:  # which may be far above: further up, past what is known
+        new = [signed for signed in blocks if signed.hash in engine.chain]
+    loose = any(signed.body.parent not in engine.chain for signed in blocks)
+    if loose and blocks[0].body.round > ground + 1:
+        engine.emit(FetchBlocks(sender, ground))  # a branch that left ours deeper than we asked
+    elif new:
         engine.emit(FetchBlocks(sender, new[-1].body.round))
-    elif blocks and blocks[0].body.parent not in engine.chain and blocks[0].body.round > final + 1:
-        engine.emit(FetchBlocks(sender, final))  # its branch left ours deeper than we asked
 
 
 def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:
@@ -121,32 +124,34 @@ def take_evidence(engine: RoundEngine, evidence: Evidence) -> None:
 def take_checkpoint(engine: RoundEngine, signed: Signed[Checkpoint]) -> None:
     """Go by an owner's checkpoint, and pass it on, if it is the newest."""
     body, chain, known = signed.body, engine.chain, engine.checkpoint
-    if body.peer not in engine.rules.owners or (known is not None and body.round <= known.body.round):
+    if body.peer not in engine.rules.owners or (known is not None and not _goes_before(body, known.body)):
         return
     engine.checkpoint = signed
     engine.emit(SaveCheckpoint(signed))
     engine.send(set(engine.acquaintances), signed)
-    if body.block in chain or body.round > chain.link(chain.final).round:
+    if chain.agrees_with(body.block):
         before = chain.final
-        stands = body.block in chain and chain.common_ancestor(chain.final, body.block) in (
-            chain.final,
-            body.block,
-        )
-        if stands or body.block not in chain:
-            chain.decree(body.round, body.block)
-            _tell_final(engine, before)
-            return
-    if body.round > chain.link(chain.root).round:
+        chain.decree(body.round, body.block)
+        _tell_final(engine, before)
+        return
+    if body.block in chain:
         engine.tell(Notice("An owner's checkpoint contradicts what was final here; going by the checkpoint."))
-        engine.emit(ReloadChain())
+    engine.emit(ReloadChain())  # its branch may have left ours where blocks are on disk alone
+
+
+def _goes_before(one: Checkpoint, other: Checkpoint) -> bool:
+    """Say which of two checkpoints counts: the newer one; of one round, any, but the same for everybody."""
+    return (one.round, one.block) > (other.round, other.block)
 
 
 def stand_on(engine: RoundEngine, chain: Chain) -> None:
     """Go on from a chain that was built anew."""
-    engine.chain = chain
+    before, engine.chain = engine.chain.final, chain
     engine.applying = None
     if engine.head not in chain:
         engine.head, engine.state_is_here = chain.final, False
+    if not chain.awaits_decreed:
+        _tell_final(engine, before)
     engine.round = _round_on(engine, chain.link(engine.head))
     engine.began_here = engine.started = False
     engine.asked, engine.ask_at = 0, engine.now
@@ -166,7 +171,9 @@ def promise_afresh(engine: RoundEngine) -> None:
 
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
     """Note where another peer stands; fetch its blocks if they are not known here."""
-    chain = engine.chain
+    chain, checkpoint = engine.chain, engine.checkpoint
+    if checkpoint is not None and notice.checkpoint != checkpoint.body.block:
+        engine.send([sender], checkpoint)
     if notice.word is not None:
         engine.take_cosignature(sender, notice.word)
     if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
@@ -218,7 +225,7 @@ def ask_for_what_was_skipped(engine: RoundEngine) -> None:
     for key in due[:_ASKED_FOR]:
         for sender, message in engine.early.waiting[key][::-1]:
             body = message.body if isinstance(message, Signed) else message
-            if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.final).round:
+            if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.ground).round:
                 engine.emit(FetchBlocks(sender, _fetch_from(engine, body.round)))
                 break
             if isinstance(body, Reduction) and engine.round.roster is None:
@@ -301,6 +308,9 @@ def _why_rewound(engine: RoundEngine, left: Link, to: Link, block: str) -> str:
     chain = engine.chain
     if left.round - to.round <= engine.rules.rewind_depth:
         return "more electors stand on the other branch"
+    checkpoint = engine.checkpoint
+    if checkpoint is not None and checkpoint.body.round > to.round and checkpoint.body.block in chain:
+        return "an owner's checkpoint names the other branch"
     if chain.link(chain.justified).round > to.round and chain.path(chain.justified, block) is not None:
         return "a quorum of the electors stands on the other branch"
     return "more than half of the last final block's electors stand on the other branch"
@@ -352,7 +362,7 @@ def _fetch_from(engine: RoundEngine, known_to_it: int) -> int:
     """Return the round after which the blocks of a peer that knows a round most likely connect to ours."""
     chain = engine.chain
     tip = chain.link(chain.best_head(engine.head)).round
-    return max(chain.link(chain.final).round, min(tip, known_to_it) - _LIKELY_FORK, 0)
+    return max(chain.link(chain.ground).round, min(tip, known_to_it) - _LIKELY_FORK, 0)
 
 
 def _tell_final(engine: RoundEngine, before: str, *, settled: bool = False) -> None:
@@ -369,6 +379,7 @@ def _tell_final(engine: RoundEngine, before: str, *, settled: bool = False) -> N
 
 def _cosign(engine: RoundEngine, link: Link, state_digest: str) -> None:
     """Co-sign a block once per height, if this peer has a say in it."""
+    _promise_by_checkpoint(engine)
     if engine.promise is None or engine.forgot or not engine.promise.allows(link.round, link.finality):
         return
     interested = engine.chain.may_cosign(link)
@@ -382,6 +393,17 @@ def _cosign(engine: RoundEngine, link: Link, state_digest: str) -> None:
     engine.emit(SavePromise(engine.promise))
     take_cosignature(engine, signed)
     engine.send(interested | set(engine.acquaintances), signed)
+
+
+def _promise_by_checkpoint(engine: RoundEngine) -> None:
+    """Once the owner's block is final here, let the promise count on its electors."""
+    chain, checkpoint, promise = engine.chain, engine.checkpoint, engine.promise
+    if promise is None or checkpoint is None or promise.decreed == checkpoint.body.block:
+        return
+    decreed = checkpoint.body.block
+    if decreed in chain and chain.is_final(decreed):
+        engine.promise = promise.under(decreed, chain.newest_justified_above(decreed))
+        engine.emit(SavePromise(engine.promise))
 
 
 def _tell_adopted(engine: RoundEngine, link: Link, state_digest: str) -> None:

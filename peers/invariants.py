@@ -52,6 +52,7 @@ class Watch:
         self._checked: set[str] = set()  # final blocks whose ancestors were looked at
         self._claims: dict[tuple[PeerId, str], str] = {}  # by peer and parent
         self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
+        self._reached: dict[str, int] = {}  # by peer: the newest round that it adopted
         self._counted: dict[str, frozenset[str]] = {}  # by block: claims counted up to it
         self.fates: Counter[str] = Counter()  # of segments of contributions that are settled
 
@@ -86,6 +87,7 @@ class Watch:
             known = self._digests.setdefault(event.block, event.digest)
             self.require(known == event.digest, f"two digests for block {event.block[:8]}")
             self._require_counted_once(peer, event.block)
+            self._reached[peer.name] = event.round
         elif isinstance(event, BlockFinal):
             self._require_one_final(peer, event)
         elif isinstance(event, RosterAccepted):
@@ -93,7 +95,7 @@ class Watch:
         elif isinstance(event, Rewound):
             depth = event.round - event.to_round
             allowed = depth <= self._world.rules.rewind_depth or event.why.startswith(
-                ("a quorum", "more than half")
+                ("a quorum", "more than half", "an owner's checkpoint")
             )
             self.require(allowed, f"{peer.name} goes back {depth} rounds: {event.why}")
         elif isinstance(event, Convicted):
@@ -130,22 +132,31 @@ class Watch:
     def _require_one_final(self, peer: VirtualPeer, event: BlockFinal) -> None:
         """No two peers hold different blocks of a round final, unless they were apart for very long.
 
-        With a block, all before it are final.
+        With a block, all before it are final. Time settles nothing until `settled_depth` rounds after the
+        last block that both hold. An owner's checkpoint undoes whatever was final beside its block.
         """
         chain, block = peer.running.chain, event.block
-        fork: tuple[int, str, str] | None = None
+        path: dict[int, str] = {}
         while block in chain and (link := chain.link(block)).block is not None:
-            known = self._finals.setdefault(link.round, block)
-            if known != block:
-                fork = (link.round, known, block)
-            elif block in self._checked:
+            if block in self._checked and self._finals.get(link.round) == block:
                 break
-            self._checked.add(block)
+            path[link.round] = block
             block = link.parent
-        if fork is not None:
-            number, known, block = fork
-            excused = event.round - number > self._world.rules.settled_depth
-            self.require(excused, f"two final blocks of round {number}: {known[:8]} and {block[:8]}")
+        forks = [number for number, block in path.items() if self._finals.get(number, block) != block]
+        if forks:
+            number, checkpoint = min(forks), peer.running.checkpoint
+            decreed = checkpoint.body if checkpoint is not None else None
+            if decreed is None or number > decreed.round or path.get(decreed.round) != decreed.block:
+                apart = self._reached[peer.name] - (number - 1)
+                one, other = self._finals[number][:8], path[number][:8]
+                excused = apart >= self._world.rules.settled_depth
+                self.require(excused, f"two final blocks of round {number}: {one} and {other}")
+                return
+            self._finals = {
+                number: block for number, block in self._finals.items() if number <= decreed.round
+            }
+        self._finals |= path
+        self._checked |= set(path.values())
 
     def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
         """Each segment of each earlier contribution is either counted by the chain below, or returned."""

@@ -231,6 +231,7 @@ class HeadNotice(Message):
     age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
     roster: Hash | None = None  # by which I exchange in that window's round
     word: Signed[CoSignature] | None = None  # mine under that block
+    checkpoint: Hash | None = None  # the block of the owners' newest that I know
 
 
 SignedMessage = (

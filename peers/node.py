@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers import effects as do
-from peers.chain import Chain, KeptFinal
+from peers.chain import Chain
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
@@ -29,6 +29,7 @@ from peers.engine import RoundEngine
 from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
 from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
+from peers.kept_chain import KeptFinal
 from peers.messages import KINDS, Block, HeadNotice, Signed, SlotRange, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import encode_round

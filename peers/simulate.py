@@ -1,11 +1,13 @@
 """Simulated swarms: the production round engine in virtual time, over virtual links, under drawn faults.
 
     python -m peers.simulate --seed 7 --peers 8 --rounds 20 --faults crash,partition,loss
+    python -m peers.simulate --seed 1 --split 5,3 --rounds 10
     python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all
 
-The first runs one world and prints what happened in it. The second runs many, on all cores, prints a table,
-and exits with 1 if an invariant broke anywhere: with the seed, the fewest mishaps that still break it, the
-command that replays just those, and the last lines of that world's trace. The same numbers give the same
+The first runs one world and prints what happened in it. So does the second, of a swarm that is cut into parts
+for ten rounds; it exits with 1 if they do not end on one chain. The third runs many, on all cores, prints a
+table, and exits with 1 if an invariant broke anywhere: with the seed, the fewest mishaps that still break it,
+the command that replays just those, and the last lines of that world's trace. The same numbers give the same
 world, always.
 """
 
@@ -28,7 +30,9 @@ from rich.table import Table
 
 from peers.events import BlockAdopted, BlockFinal, Refused, Rewound
 from peers.faults import Fault
+from peers.invariants import InvariantBrokenError
 from peers.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
+from peers.split import cut_apart, meet
 from peers.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
@@ -51,11 +55,19 @@ def main(
         str | None,
         typer.Option(help="Of the mishaps drawn, only those with these numbers, as 0,3,7; or none."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of faults: cut the swarm into parts of so many peers, as 5,3, for --rounds."
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Worlds at once; 0: one a core.")] = 0,
     out: Annotated[Path | None, typer.Option(help="With --seeds, write the table as JSON, too.")] = None,
 ) -> None:
     """Run simulated swarms and check what must always hold."""
     console = Console(soft_wrap=True, highlight=False)
+    if split is not None:
+        raise typer.Exit(_split(console, seed, _sizes(split), rounds))
     chosen, (fewest, most) = _faults(faults), _span(peers, "--peers")
     if seeds is None:
         [plan] = plans([seed], fewest=fewest, most=most, rounds=rounds, faults=chosen)
@@ -101,6 +113,13 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     if text != "none" and not re.fullmatch(r"\d+(,\d+)*", text):
         raise typer.BadParameter(f"{text!r} is no list of numbers such as 0,3,7", param_hint="--only")
     return () if text == "none" else tuple(map(int, text.split(",")))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Return the parts' sizes of "5,3"."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)+", text):
+        raise typer.BadParameter(f"{text!r} is no list of sizes such as 5,3", param_hint="--split")
+    return tuple(map(int, text.split(",")))
 
 
 def _faults(text: str) -> frozenset[Fault]:
@@ -179,6 +198,36 @@ def _conclude(console: Console, outcome: Outcome) -> None:
         f"{outcome.cpu_seconds:.1f} s. No invariant broke.",
         markup=False,
     )
+
+
+def _split(console: Console, seed: int, sizes: tuple[int, ...], rounds: int) -> int:
+    """Run and tell a world in parts; return the exit code."""
+    world = World(seed=seed, peers=sum(sizes))
+    try:
+        apart = cut_apart(world, sizes)
+        world.run(until_round=apart.after_round + rounds)
+        healing = meet(apart)
+    except InvariantBrokenError as error:
+        console.print("\n".join(["BROKEN: " + error.what, *map(world.readable, error.lines)]), markup=False)
+        return BROKEN
+    _tell(console, world)
+    console.print()
+    for names, reached in zip(apart.parts, healing.reached, strict=True):
+        made = reached - apart.after_round
+        console.print(f"{' '.join(names)}: {made} rounds apart, {apart.after_round + 1} to {reached}")
+    console.print(f"Blocks made apart that were final before they met: {len(healing.final_apart)}")
+    if healing.seconds is None:
+        console.print("They stay apart. An owner's checkpoint decides (python -m peers.checkpoint).")
+        return BROKEN
+    console.print(f"All on one chain, in one state, {healing.seconds:.1f} virtual seconds after they met")
+    undone = ", ".join(f"{name} {depth}" for name, depth in sorted(healing.undone.items()))
+    console.print(f"Rounds that peers went back: {undone or 'none'}")
+    segments, returned = len(healing.returned) * world.rules.segments, sum(healing.returned.values())
+    console.print(
+        f"Of {len(healing.returned)} contributions to the {len(healing.lost)} blocks that were left, "
+        f"{returned} of {segments} segments returned to their senders"
+    )
+    return 0
 
 
 # ---------------------------------------------------------------- many worlds

@@ -52,7 +52,7 @@ def block_fault(chain: Chain, block: Block) -> str | None:
     roster = block.roster.body
     if block.round != parent.round + 1:
         return "wrong round"
-    if not chain.stands_on(block.parent, chain.final):
+    if not chain.stands_on(block.parent, chain.ground):
         return RULED_OUT
     if fault := roster_fault(chain, roster, parent):
         return fault

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peers.chain import Chain, KeptFinal, Link, build_chain, genesis_hash
+from peers.chain import Chain, Link, genesis_hash
+from peers.chain_store import CLAIMS_KEPT
 from peers.finality import Promise
+from peers.kept_chain import KeptFinal, build_chain
 from peers.messages import Block, Checkpoint, Claim, Evidence, Signed
 from peers.returns import Entry
 from peers.rules import Rules
@@ -76,6 +78,12 @@ class Disk:
             checkpoint=self.checkpoint,
             evidence=self.evidence.values(),
         )
+
+    def keep_claim(self, claim: Signed[Claim]) -> None:
+        """Keep a claim, and name it in the record of its contribution, the newest one."""
+        self.claims = [*self.claims, claim][-CLAIMS_KEPT:]
+        *earlier, newest = self.entries
+        self.entries = [*earlier, newest.model_copy(update={"claim": claim.hash})]
 
     def forget(self, *, before_round: int, chain: Chain) -> None:
         """Drop segments and states that nobody needs any more."""

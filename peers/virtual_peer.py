@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from peers import effects as do
-from peers.chain import KeptFinal, Link, trunk_below
+from peers.chain import Link, trunk_below
 from peers.counters import counted_segments
 from peers.engine import RoundEngine
+from peers.kept_chain import KeptFinal
 from peers.liars import Liar
 from peers.messages import AnyMessage, HeadNotice
 from peers.returns import Counted, Entry, settle
@@ -259,9 +260,7 @@ class VirtualPeer:
             case do.ReloadChain():
                 self.take_later(do.ChainReloaded(self.disk.chain(world.rules)))
             case do.SaveClaim(claim):
-                self.disk.claims.append(claim)
-                *earlier, newest = self.disk.entries
-                self.disk.entries = [*earlier, newest.model_copy(update={"claim": claim.hash})]
+                self.disk.keep_claim(claim)
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():

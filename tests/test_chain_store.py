@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rounds import RUN, Swarm, name
 
-from peers.chain import KeptFinal, Link
+from peers.chain import Link
 from peers.chain_store import ChainStore
 from peers.finality import Promise
+from peers.kept_chain import KeptFinal
 from peers.messages import Block, Checkpoint, Evidence, Signed, sign
 from recipes.errors import StorageError
 

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from peers import checkpoint as command
 from peers.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
-from peers.chain import Chain, KeptFinal, Link
+from peers.chain import Chain, Link
 from peers.chain_store import ChainStore
 from peers.checkpoint import make_checkpoint, take_checkpoint
 from peers.fetch_run import adopt_folder
+from peers.kept_chain import KeptFinal
 from peers.messages import Checkpoint, Signed, sign
 from peers.state import CanonicalState
 from peers.world import World
@@ -53,14 +54,14 @@ class Machine:
     def folder(self) -> Path:
         return run_folder(self.home, self.run)
 
-    def keep(self, links: Sequence[Link], *, final: Link | None = None) -> None:
+    def keep(self, links: Sequence[Link], *, final: Link | None = None, settled: bool = False) -> None:
         """Have blocks in the chain on disk, and which of them is final."""
         store = ChainStore(self.folder / CHAIN_FILE)
         for link in links:
             assert link.block is not None
             store.save(link.block)
         if final is not None:
-            store.save_final(KeptFinal(final.round, final.hash, False))
+            store.save_final(KeptFinal(final.round, final.hash, settled))
         store.close()
 
     def kept(self) -> Signed[Checkpoint] | None:
@@ -194,14 +195,18 @@ def test_neither_works_while_a_peer_works_in_the_home(machine: Machine, tmp_path
 # ---------------------------------------------------------------- for a volunteer
 
 
-def test_a_volunteer_goes_by_the_checkpoint_that_it_took(machine: Machine, tmp_path: Path) -> None:
-    """Its own branch, final there by time alone, gives way to the owner's."""
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("rounds", [2, 5], ids=["older", "newer"])
+def test_a_volunteer_goes_by_the_checkpoint_that_it_took(
+    machine: Machine, tmp_path: Path, rounds: int, settled: bool
+) -> None:
+    """Its own branch, final there by words or by time alone, gives way to the owner's."""
     swarm = machine.swarm
     links = machine.trunk()
-    lost = swarm.grow(links[-2], swarm.keys[:1], 2, cosigned=False)
-    won = swarm.grow(links[-1], swarm.keys, 2)
+    lost = swarm.grow(links[-2], swarm.keys[:1], rounds, cosigned=False)
+    won = swarm.grow(links[-1], swarm.keys, 2, cosigned=False)
     machine.keep([*links, *(swarm.chain.path(links[-1].hash, won.hash) or [])])
-    machine.keep(swarm.chain.path(links[-2].hash, lost.hash) or [], final=lost)
+    machine.keep(swarm.chain.path(links[-2].hash, lost.hash) or [], final=lost, settled=settled)
     assert loaded(machine).final == lost.hash
     file = tmp_path / "checkpoint.json"
     file.write_bytes(checkpoint(machine, won).canonical() + b"\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
-from peers.chain import Chain, KeptFinal, Link, build_chain
+from peers.chain import Chain, Link
+from peers.kept_chain import KeptFinal, build_chain
 from peers.messages import Block, Checkpoint, Evidence, Signed
 from peers.rules import ELECTOR_WINDOW
 from peers.validity import RULED_OUT
@@ -22,6 +24,11 @@ def carrying(
 
 def blocks_of(links: Sequence[Link]) -> list[Signed[Block]]:
     return [link.block for link in links if link.block is not None]
+
+
+def by_round(links: Sequence[Link]) -> list[Link]:
+    """As a disk holds blocks."""
+    return sorted(links, key=lambda link: (link.round, link.hash))
 
 
 def rebuilt(
@@ -219,9 +226,8 @@ def test_blocks_that_are_here_already_become_final_by_the_electors_of_the_settle
     settled = swarm.grow(head, stayed, ELECTOR_WINDOW + 1)
     tip = swarm.grow(settled, stayed, 4)
     swarm.chain.settle(settled.hash)
-    shown = swarm.chain.link(tip.parent).parent
-    assert swarm.chain.final == shown
-    assert swarm.chain.justified == tip.parent
+    assert swarm.chain.final == tip.parent
+    assert swarm.chain.justified == tip.hash
 
 
 def test_what_time_settled_binds_like_any_final_block() -> None:
@@ -256,15 +262,64 @@ def test_a_block_decreed_before_it_came_is_final_when_it_comes_and_keeps_its_riv
     assert chain.block_fault(blocks_of([rival])[0].body) == RULED_OUT
 
 
-def test_a_decree_undoes_nothing_that_is_final() -> None:
+def test_a_decree_undoes_what_was_final_beside_it() -> None:
     swarm, head = elected(4)
     rival = fork(swarm, head, swarm.keys[:1])[0]
     tip = swarm.grow(head, swarm.keys, 2)
     assert swarm.chain.final == tip.parent
     swarm.chain.decree(rival.round, rival.hash)
-    swarm.chain.decree(head.round, "f" * 64)
+    assert swarm.chain.final == swarm.chain.justified == rival.hash
+    assert not swarm.chain.is_final(tip.parent)
+    assert swarm.chain.is_final(head.hash)
+    assert swarm.chain.best_head(tip.hash) == rival.hash
+    assert swarm.chain.block_fault(swarm.block(tip, swarm.keys).body) == RULED_OUT
+
+
+def test_a_decree_undoes_nothing_that_is_final_on_top_of_it() -> None:
+    swarm, head = elected(4)
+    tip = swarm.grow(head, swarm.keys, 3)
+    final = swarm.chain.final
+    swarm.chain.decree(head.round, head.hash)
+    assert swarm.chain.final == final == tip.parent
+    assert swarm.chain.justified == tip.hash
+
+
+def test_the_electors_of_a_decreed_block_make_the_next_ones_final() -> None:
+    swarm, head = elected(5)
+    stayed = swarm.keys[:2]
+    decreed = swarm.grow(head, stayed, ELECTOR_WINDOW + 1)
+    tip = swarm.grow(decreed, stayed, 3)
+    assert swarm.chain.final == head.parent
+    swarm.chain.decree(decreed.round, decreed.hash)
     assert swarm.chain.final == tip.parent
-    assert not swarm.chain.rules_out(blocks_of([tip])[0])
+    assert swarm.chain.link(tip.hash).finality.electorate.members == {key.peer_id for key in stayed}
+
+
+def test_until_a_decreed_block_comes_its_branch_is_let_in_beside_the_final_one() -> None:
+    swarm, head = elected(4)
+    aside = swarm.grow(head, swarm.keys[:1], 4, cosigned=False)
+    tip = swarm.grow(head, swarm.keys, 3)
+    chain = copied(swarm, trunk(swarm, tip))
+    beside = trunk(swarm, aside)[-4:]
+    assert chain.final == trunk(swarm, tip)[-3].hash
+    assert chain.block_fault(blocks_of(beside)[0].body) == RULED_OUT
+    chain.decree(aside.round, aside.hash)
+    assert chain.best_head(tip.hash) == tip.hash
+    for signed in blocks_of(beside):
+        assert chain.block_fault(signed.body) is None
+        chain.add(signed)
+    assert chain.final == aside.hash
+    assert chain.best_head(tip.hash) == aside.hash
+
+
+def test_time_settles_nothing_beside_a_decreed_block() -> None:
+    swarm, head = elected(4)
+    decreed, rival = fork(swarm, head, swarm.keys[:2], swarm.keys)
+    swarm.chain.decree(decreed.round, decreed.hash)
+    before = swarm.chain.link(rival.hash)
+    swarm.chain.settle(rival.hash)
+    assert swarm.chain.final == swarm.chain.justified == decreed.hash
+    assert swarm.chain.link(rival.hash) == before
 
 
 # ---------------------------------------------------------------- kept over a restart
@@ -308,20 +363,52 @@ def test_what_time_settled_is_settled_after_a_restart() -> None:
     assert chain.link(settled.hash).finality == swarm.chain.link(settled.hash).finality
 
 
-def test_an_owners_checkpoint_goes_before_what_was_final_here_unless_that_is_newer() -> None:
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("above", [0, 1, 2], ids=["older", "of the same round", "newer"])
+def test_an_owners_checkpoint_goes_before_what_was_final_beside_it(above: int, settled: bool) -> None:
     swarm, head = elected(4)
-    rival = fork(swarm, head, swarm.keys[:1])[0]
-    tip = swarm.grow(head, swarm.keys, 3)
-    middle, final = trunk(swarm, tip)[-3:-1]
-    links = [*trunk(swarm, tip), rival]
-    signed = swarm.checkpoint(rival)
-    older = rebuilt(
-        swarm, links, final=KeptFinal(middle.round, middle.hash, settled=False), checkpoint=signed
+    decreed = swarm.grow(head, swarm.keys[:1], 2, cosigned=False)
+    tip = swarm.grow(head, swarm.keys, 4)
+    final = trunk(swarm, tip)[-4:][above]
+    chain = rebuilt(
+        swarm,
+        by_round([*trunk(swarm, tip), *trunk(swarm, decreed)[-2:]]),
+        final=KeptFinal(final.round, final.hash, settled),
+        settled=final.hash if settled else None,
+        checkpoint=swarm.checkpoint(decreed),
     )
-    assert older.final == rival.hash
-    assert middle.hash not in older
-    newer = rebuilt(swarm, links, final=KeptFinal(final.round, final.hash, settled=False), checkpoint=signed)
-    assert newer.final == final.hash
+    assert chain.final == decreed.hash
+    assert not chain.is_final(final.hash)
+    assert chain.best_head(tip.hash) == decreed.hash
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_what_was_final_on_top_of_a_checkpoint_stays_final_after_a_restart(settled: bool) -> None:
+    swarm, head = elected(4)
+    tip = swarm.grow(head, swarm.keys, 3)
+    final = swarm.chain.link(swarm.chain.final)
+    chain = rebuilt(
+        swarm,
+        trunk(swarm, tip),
+        final=KeptFinal(final.round, final.hash, settled),
+        settled=final.hash if settled else None,
+        checkpoint=swarm.checkpoint(head),
+    )
+    assert chain.final == final.hash
+
+
+def test_what_was_final_stays_so_until_a_later_decreed_block_comes_even_over_a_restart() -> None:
+    swarm, head = elected(4)
+    decreed = swarm.grow(head, swarm.keys[:1], 3, cosigned=False)
+    tip = swarm.grow(head, swarm.keys, 2)
+    final = swarm.chain.link(swarm.chain.final)
+    kept, signed = KeptFinal(final.round, final.hash, settled=False), swarm.checkpoint(decreed)
+    chain = rebuilt(swarm, trunk(swarm, tip), final=kept, checkpoint=signed)
+    assert chain.final == final.hash
+    for block in blocks_of(trunk(swarm, decreed)[-3:]):
+        assert chain.block_fault(block.body) is None
+        chain.add(block)
+    assert chain.final == decreed.hash
 
 
 def test_whom_evidence_convicts_weighs_nothing_after_a_restart() -> None:

@@ -8,11 +8,12 @@ import pytest
 from bench import Bench, sent, told
 from rounds import Swarm, fork, name, trunk
 
-from peers.chain import build_chain
+from peers.chain import Chain
 from peers.effects import (
     Acquainted,
     Applied,
     Apply,
+    BlocksFetched,
     ChainReloaded,
     Effect,
     FetchBlocks,
@@ -28,7 +29,8 @@ from peers.effects import (
 from peers.engine import RoundEngine
 from peers.events import Convicted, Notice
 from peers.finality import Promise
-from peers.messages import Checkpoint, Claim, CoSignature, Evidence, Signed
+from peers.kept_chain import build_chain
+from peers.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed
 from peers.rules import FANOUT
 
 Wanted = TypeVar("Wanted")
@@ -37,6 +39,12 @@ Wanted = TypeVar("Wanted")
 def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
     """The effects of one kind."""
     return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def rebuilt(bench: Bench, *, checkpoint: Signed[Checkpoint]) -> Chain:
+    """The chain as the disk has it once the checkpoint is kept, but for what words alone made final."""
+    blocks = [link.block for link in bench.swarm.chain.after(0) if link.block is not None]
+    return build_chain(bench.swarm.fresh_chain(), blocks, final=None, checkpoint=checkpoint, evidence=())
 
 
 def acquainted(bench: Bench) -> None:
@@ -127,13 +135,92 @@ def test_a_checkpoint_whose_block_is_not_here_yet_keeps_its_rivals_out() -> None
     bench = Bench(elected=True)
     other = Bench(elected=True)
     decreed = fork(other.swarm, other.head, other.others)[0]
-    bench.receive(bench.others[0], other.swarm.checkpoint(decreed))
+    signed = other.swarm.checkpoint(decreed)
+    assert of(bench.receive(bench.others[0], signed), ReloadChain)
+    bench.take(ChainReloaded(rebuilt(bench, checkpoint=signed)))
     rival = bench.swarm.block(bench.head, bench.swarm.keys)
     bench.receive(bench.others[0], rival)
-    assert rival.hash not in bench.swarm.chain
+    assert rival.hash not in bench.engine.chain
     assert decreed.block is not None
     bench.receive(bench.others[0], decreed.block)
-    assert bench.swarm.chain.final == decreed.hash
+    assert bench.engine.chain.final == decreed.hash
+
+
+def test_a_decreed_block_is_looked_for_from_the_beginning_past_all_that_is_known() -> None:
+    """Its branch may have left ours below what is final here."""
+    bench = Bench(elected=True)
+    tip = bench.swarm.grow(bench.head, bench.swarm.keys, 3)
+    other = Bench(elected=True)
+    aside = other.swarm.grow(other.head, other.others[:1], 9, cosigned=False)
+    signed = other.swarm.checkpoint(aside)
+    bench.receive(bench.others[0], signed)
+    bench.take(ChainReloaded(rebuilt(bench, checkpoint=signed)))
+    them = bench.others[0].peer_id
+    notice = HeadNotice(round=aside.round, block=aside.hash, age_seconds=1.0)
+    assert of(bench.receive(bench.others[0], notice), FetchBlocks) == [FetchBlocks(them, tip.round - 2)]
+    path = [link.block for link in trunk(other.swarm, aside) if link.block is not None]
+    shared = bench.head.round
+    effects = bench.take(BlocksFetched(them, tuple(path[tip.round - 2 :])))
+    assert of(effects, FetchBlocks) == [FetchBlocks(them, 0)]
+    effects = bench.take(BlocksFetched(them, tuple(path[:shared])))
+    assert of(effects, FetchBlocks) == [FetchBlocks(them, shared)]
+    bench.take(BlocksFetched(them, tuple(path[shared:])))
+    assert bench.engine.chain.final == aside.hash
+
+
+def test_a_branch_that_left_ours_deep_is_asked_for_even_if_the_answer_holds_blocks_of_ours_too() -> None:
+    bench = Bench(elected=True)
+    ours = bench.swarm.grow(bench.head, [bench.key], 5, cosigned=False)
+    other = Bench(elected=True)
+    theirs = other.swarm.grow(other.head, other.others, 5, cosigned=False)
+    both = [*trunk(bench.swarm, ours)[-2:], *trunk(other.swarm, theirs)[-2:]]
+    answer = [link.block for link in both if link.block is not None]
+    answer.sort(key=lambda block: (block.body.round, block.hash not in bench.swarm.chain))
+    them = bench.others[0].peer_id
+    effects = bench.take(BlocksFetched(them, tuple(answer)))
+    final = bench.swarm.chain.link(bench.swarm.chain.final).round
+    assert of(effects, FetchBlocks) == [FetchBlocks(them, final)]
+
+
+def test_of_two_checkpoints_of_one_round_all_follow_the_same_whichever_came_first() -> None:
+    bench = Bench(elected=True)
+    one, other = (
+        bench.swarm.checkpoint(link)
+        for link in fork(bench.swarm, bench.head, *[[k] for k in bench.others[:2]])
+    )
+    first, second = sorted((one, other), key=lambda signed: signed.body.block)
+    bench.receive(bench.others[0], first)
+    bench.receive(bench.others[0], second)
+    bench.receive(bench.others[0], first)
+    assert bench.engine.checkpoint == second
+
+
+def test_who_shows_that_it_knows_no_checkpoint_or_another_is_given_ours() -> None:
+    bench = Bench(elected=True)
+    acquainted(bench)
+    signed = bench.swarm.checkpoint(bench.head)
+    bench.receive(bench.others[0], signed)
+    for known, given in ((None, 1), (name("another"), 1), (signed.body.block, 0)):
+        notice = HeadNotice(round=bench.head.round, block=bench.head.hash, age_seconds=1.0, checkpoint=known)
+        effects = bench.receive(bench.others[1], notice)
+        assert [send.peers for send in sent(effects, Checkpoint)] == given * [(bench.others[1].peer_id,)]
+    mine = bench.engine.head_notice(age_seconds=1.0)
+    assert mine is not None
+    assert mine.checkpoint == signed.body.block
+
+
+def test_what_was_promised_beside_a_checkpoint_does_not_bind_on_top_of_it() -> None:
+    """Heights bind for ever; what stood justified, only where the owner's block left it standing."""
+    bench = Bench(elected=True)
+    swarm = bench.swarm
+    decreed = swarm.grow(bench.head, [bench.key], cosigned=False)
+    bench.engine.promise = Promise(decreed.round, decreed.round + 50)
+    signed = swarm.checkpoint(decreed)
+    assert of(bench.receive(bench.others[0], signed), SaveFinal)
+    above = swarm.grow(decreed, swarm.keys, cosigned=False)
+    effects = bench.take(Applied(above.hash, swarm.digests[above.hash], checked=True))
+    assert sent(effects, CoSignature)
+    assert of(effects, SavePromise)[-1].promise == Promise(above.round, decreed.round, decreed=decreed.hash)
 
 
 def test_a_checkpoint_by_anybody_but_an_owner_is_ignored() -> None:
@@ -182,10 +269,9 @@ def test_a_checkpoint_that_contradicts_what_is_final_here_has_the_chain_built_an
     assert any("contradicts" in event.text for event in told(effects, Notice))
     assert of(effects, ReloadChain)
     assert of(effects, SaveCheckpoint) == [SaveCheckpoint(signed)]
-    blocks = [link.block for link in [*trunk(swarm, tip), aside] if link.block is not None]
-    chain = build_chain(swarm.fresh_chain(), blocks, final=None, checkpoint=signed, evidence=())
-    bench.take(ChainReloaded(chain))
-    effects = bench.tick(after=bench.engine.deadlines.leader)
+    effects = bench.take(ChainReloaded(rebuilt(bench, checkpoint=signed)))
+    assert of(effects, SaveFinal) == [SaveFinal(aside.round, aside.hash, settled=False)]
+    effects += bench.tick(after=bench.engine.deadlines.leader)
     assert bench.engine.chain.final == aside.hash
     assert Apply(aside.hash) in effects
     bench.take(Applied(aside.hash, swarm.digests[aside.hash], checked=True))

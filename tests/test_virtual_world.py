@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from peers.chain_store import CLAIMS_KEPT
 from peers.invariants import InvariantBrokenError
 from peers.virtual_clock import Clock
 from peers.virtual_disk import DiskAfter
@@ -87,6 +88,15 @@ def test_a_torn_disk_forgets_its_newest_blocks_and_keeps_its_promises() -> None:
     assert after.head in {signed.hash for signed in after.blocks}
     assert after.promise == before.promise
     assert after.claims == before.claims
+
+
+def test_a_disk_keeps_as_many_own_claims_as_a_real_one() -> None:
+    world = swarm(1, peers=1)
+    disk = world.peers["p0"].disk
+    world.run(until_round=CLAIMS_KEPT + 2)
+    newest = world.head_block("p0").roster.body.claims[0]
+    assert len(disk.claims) == CLAIMS_KEPT
+    assert newest in disk.claims[-2:]
 
 
 @pytest.mark.parametrize("disk", list(DiskAfter))
