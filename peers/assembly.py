@@ -17,10 +17,11 @@ from peers.events import Event, Notice
 from peers.exchange_store import ExchangeFormat, ExchangeStore
 from peers.fetch_run import Run
 from peers.history import ContributionHistory
-from peers.node import Node, NodeSettings, Trainer
+from peers.node import Node, NodeSettings
 from peers.rules import Bounds, Rules
 from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
+from peers.training import Trainer
 from peers.transport import Transport
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.keys import SigningKey

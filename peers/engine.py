@@ -49,6 +49,7 @@ from peers.effects import (
     Tick,
     Train,
     WindowEnded,
+    WindowLost,
 )
 from peers.events import Event, Notice, Waiting, WindowStarted
 from peers.finality import Promise
@@ -263,6 +264,8 @@ class RoundEngine:
                     self._meet(peer)
             case WindowEnded():
                 claiming.claim(self, happened)
+            case WindowLost(parent):
+                claiming.go_without(self, parent)
             case SegmentPushed(roster, segment, reducer, taken):
                 if taken:
                     self.measures.transfer_ended((roster, segment, reducer), self._now)

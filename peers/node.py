@@ -12,10 +12,10 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +26,23 @@ from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
-from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
+from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished, WindowSpoilt
 from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
-from peers.messages import KINDS, Block, HeadNotice, Signed, SlotRange, kind_of, parse
+from peers.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import encode_round
 from peers.state_sync import StateSync
+from peers.training import MOST_SPOILT_WINDOWS, Trainer, why_spoilt
 from peers.transport import RemoteError, Transport
-from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
+from recipes.errors import (
+    ManyhandsError,
+    MessageError,
+    NetworkError,
+    StorageError,
+    TrainingError,
+    UnreachableError,
+)
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
@@ -43,42 +51,6 @@ MOST_BLOCKS = 4096
 TRAINING_NICENESS = 10
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
-
-
-class Window(Protocol):
-    """What a window of training gave (trainer.local.WindowResult)."""
-
-    @property
-    def delta(self) -> NDArray[np.float32]: ...
-    @property
-    def slots_used(self) -> tuple[SlotRange, ...]: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def losses(self) -> tuple[float, ...]: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-
-
-class Trainer(Protocol):
-    """What the node asks of local training (trainer.local.LocalTrainer)."""
-
-    @property
-    def numeric_class(self) -> str: ...
-
-    def train(
-        self,
-        weights: NDArray[np.float32],
-        slots: Sequence[SlotRange],
-        *,
-        tokens_before: int,
-        seconds: float,
-        stop: threading.Event,
-    ) -> Window: ...
-
-    def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +118,7 @@ class Node:
             blame=transport.blame,
         )
         self._adopted_at = time.monotonic()
+        self._spoilt_windows = 0  # in a row
 
     # ------------------------------------------------------------ life
 
@@ -343,6 +316,10 @@ class Node:
         finite = [loss for loss in window.losses if math.isfinite(loss)]  # a step that failed has none
         loss = float(np.mean(finite)) if finite else float("nan")
         self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
+        if spoilt := await self._compute(lambda: why_spoilt(window)):
+            self._go_without(order, spoilt)
+            return
+        self._spoilt_windows = 0
         work = await self._compute(
             lambda: self._contributor.contribute(
                 window,
@@ -353,6 +330,23 @@ class Node:
             )
         )
         self.take(work)
+
+    def _go_without(self, order: do.Train, reason: str) -> None:
+        """Let a round pass whose window gave no numbers.
+
+        Raises:
+            TrainingError: it happened too often in a row.
+        """
+        self._spoilt_windows += 1
+        self._listener(WindowSpoilt(order.round, reason, self._spoilt_windows, MOST_SPOILT_WINDOWS))
+        if self._spoilt_windows >= MOST_SPOILT_WINDOWS:
+            raise TrainingError(
+                f"Training gave no numbers in {self._spoilt_windows} windows in a row: in the last one, "
+                f"{reason}. Nothing was claimed for them.",
+                remedy="Try `--device cpu`. If that helps, suspect the device, its driver or its memory; if "
+                "it does not, tell the run's owner: the learning rate may be too high.",
+            )
+        self.take(do.WindowLost(order.parent))
 
     def _validate(
         self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop
