@@ -2,7 +2,7 @@
 
 The node owns a queue of none: every input goes straight into the engine, on the event loop, and each
 effect that comes out is carried out here, the quick ones at once, the slow ones as tasks whose outcome is
-the next input. Heavy arithmetic runs in one worker thread (`_compute`), training in another.
+the next input. Heavy arithmetic runs in one worker thread (`_compute`), training and proofs in one each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
 from peers.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
 from peers.parts import split_parts
-from peers.requests import encode_round
+from peers.requests import SpotCheck, encode_round
 from peers.state_sync import StateSync
 from peers.training import MOST_SPOILT_WINDOWS, Trainer, why_spoilt
 from peers.transport import RemoteError, Transport
@@ -103,6 +104,7 @@ class Node:
         self._stop_training = threading.Event()
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._proving_thread = ThreadPoolExecutor(1, thread_name_prefix="proving")
         self._training_thread = ThreadPoolExecutor(
             1, thread_name_prefix="training", initializer=yield_to_others
         )
@@ -155,6 +157,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._training_thread.shutdown(wait=True, cancel_futures=True)
         self._compute_thread.shutdown(wait=True, cancel_futures=True)
+        self._proving_thread.shutdown(wait=True, cancel_futures=True)
 
     def take(self, happened: do.Input) -> None:
         """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for.
@@ -213,6 +216,17 @@ class Node:
     async def _compute(self, work: Callable[[], Outcome]) -> Outcome:
         """Run heavy arithmetic off the event loop, one piece at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._compute_thread, work)
+
+    async def prove(self, spot: SpotCheck) -> bytes:
+        """Answer a spot check: all chunks of each part are hashed for it.
+
+        In a thread of its own, for whoever asks waits some seconds only, and averaging can take longer.
+
+        Raises:
+            MessageError: that is not held here.
+        """
+        work = partial(self.exchange.prove, spot.roster, spot.segment, spot.chunk, spot.included)
+        return await asyncio.get_running_loop().run_in_executor(self._proving_thread, work)
 
     # ------------------------------------------------------------ effects
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from peers.events import Event, Notice, WindowSpoilt
 from peers.finality import Promise
 from peers.messages import Ready
 from peers.node import Node, NodeSettings
+from peers.requests import SpotCheck
 from peers.training import MOST_SPOILT_WINDOWS
 from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys import PeerId, SigningKey
@@ -117,6 +119,23 @@ async def test_an_event_log_that_the_disk_refuses_ends_the_peer_with_a_plain_err
     node.take(do.Tick())
     with pytest.raises(StorageError, match=r"No space left.*\n.*run the same command again"):
         await asyncio.wait_for(node.live(), timeout=10)
+
+
+async def test_a_spot_check_is_answered_while_the_loop_and_the_averaging_go_on() -> None:
+    averaging, loop_goes_on = threading.Event(), threading.Event()
+
+    def prove(*spot: object) -> bytes:
+        return f"{spot}".encode() if loop_goes_on.wait(10) else b"the loop stood still"
+
+    node = node_of(ScriptedEngine(), SilentTransport())
+    node.exchange = SimpleNamespace(prove=prove)  # type: ignore[assignment]
+    held = asyncio.create_task(node._compute(lambda: averaging.wait(10)))
+    asyncio.get_running_loop().call_later(0.01, loop_goes_on.set)
+    assert await node.prove(SpotCheck("ab", 1, 2, (0, 3))) == b"('ab', 1, 2, (0, 3))"
+    assert not held.done()
+    averaging.set()
+    assert await held
+    await node._end()
 
 
 # ------------------------------------------------------------ windows that gave no numbers
