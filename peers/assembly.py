@@ -128,6 +128,7 @@ def assemble_node(
         state_is_here=state.clean and state.block == head,
         promise=store.promise(),
         checkpoint=checkpoint,
+        convicts=store.evidence(run=rules.run),
         own_claims=store.claims(run=rules.run),
         now=time.monotonic(),
     )

@@ -94,6 +94,7 @@ class RoundEngine:
         own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
         checkpoint: Signed[Checkpoint] | None = None,
+        convicts: Collection[PeerId] = (),
         now: float,
     ) -> None:
         """Stand at `head`.
@@ -107,6 +108,7 @@ class RoundEngine:
             own_claims: made before a restart, the oldest first.
             state_is_here: whether there is a state at `head`.
             checkpoint: the owners' newest that is known.
+            convicts: of whom it is known, and told, that they contradicted themselves.
             now: seconds on this peer's clock.
         """
         self.key = key
@@ -142,7 +144,7 @@ class RoundEngine:
         self.ask_at = now
         self.overrun = 0.0  # seconds from a window's planned end to its claim
         self.last_base = math.inf
-        self.convicts: set[PeerId] = set()
+        self.convicts = set(convicts)
         self._left_at: float | None = None
         self._effects: list[Effect] = []
         self._now = now
