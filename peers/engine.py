@@ -93,6 +93,7 @@ class RoundEngine:
         promise: Promise | None,
         own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
+        state_round: int = 0,
         checkpoint: Signed[Checkpoint] | None = None,
         convicts: Collection[PeerId] = (),
         now: float,
@@ -107,6 +108,7 @@ class RoundEngine:
             promise: what co-signatures made so far demand of later ones; None if that is forgotten.
             own_claims: made before a restart, the oldest first.
             state_is_here: whether there is a state at `head`.
+            state_round: of the state on disk, which may be further than what is left of the chain.
             checkpoint: the owners' newest that is known.
             convicts: of whom it is known, and told, that they contradicted themselves.
             now: seconds on this peer's clock.
@@ -133,6 +135,7 @@ class RoundEngine:
         self.started = False
         self.began_here = False
         self.state_is_here = state_is_here
+        self.state_round = state_round  # when it started
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
         self.early = EarlyMessages()
         self.skipped_at = now

@@ -155,11 +155,12 @@ def stand_on(engine: RoundEngine, chain: Chain) -> None:
 def promise_afresh(engine: RoundEngine) -> None:
     """Who forgot what it promised claims nothing on the head that it finds, and co-signs nothing for long.
 
-    Before it forgot, it may have been `rewind_depth` rounds further, on another branch.
+    Before it forgot, it may have been `rewind_depth` rounds further, on another branch; and it was as far
+    as the state on disk, whatever head it finds.
     """
     if engine.promise is None:
         link = engine.chain.link(engine.head)
-        deep = link.round + engine.rules.rewind_depth
+        deep = max(link.round, engine.state_round) + engine.rules.rewind_depth
         engine.promise = Promise(deep, link.finality.justified_round, link.round)
         engine.found_at = engine.found_at or engine.now
 

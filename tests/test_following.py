@@ -351,3 +351,11 @@ def test_who_forgot_claims_again_after_it_saw_a_round_from_its_beginning_to_its_
     assert not bench.engine.forgot
     assert not sent(effects, CoSignature)  # it may have been further, on another branch
     assert any(effect.slots for effect in of(effects, Train))
+
+
+def test_who_forgot_co_signs_nothing_until_well_beyond_its_state_whatever_head_it_finds() -> None:
+    bench = Bench(elected=True, forgot=True, state_round=90)
+    acquainted(bench)
+    bench.tick(after=bench.engine.deadlines.leader)
+    assert bench.engine.promise is not None
+    assert bench.engine.promise.round == 90 + bench.swarm.rules.rewind_depth
