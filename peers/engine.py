@@ -139,6 +139,8 @@ class RoundEngine:
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
         self.early = EarlyMessages()
         self.skipped_at = now
+        self.heads: dict[PeerId, tuple[int, str]] = {}  # that acquaintances named last, with their rounds
+        self.apart_told_at = -math.inf
         self.asked_for: dict[str, float] = {}  # blocks that notices spoke of, and when they were asked for
         self.rosters_spoken_of: dict[str, tuple[PeerId, str]] = {}  # by block, before this peer has started
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock

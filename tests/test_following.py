@@ -26,10 +26,12 @@ from peers.effects import (
     Train,
 )
 from peers.engine import RoundEngine
-from peers.events import Convicted, Notice
+from peers.events import Convicted, Notice, Refused
 from peers.finality import Promise
-from peers.messages import Checkpoint, Claim, CoSignature, Evidence, Signed
+from peers.following import APART
+from peers.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed
 from peers.rules import FANOUT
+from peers.validity import RULED_OUT
 
 Wanted = TypeVar("Wanted")
 
@@ -104,6 +106,31 @@ def test_what_proves_nothing_is_dropped() -> None:
     assert not of(effects, SaveEvidence)
     assert not sent(effects, Evidence)
     assert not bench.engine.convicts
+
+
+# ---------------------------------------------------------------- on the wrong branch
+
+
+def say_heads(bench: Bench, *heads: str) -> None:
+    for key, head in zip(bench.others, heads, strict=False):
+        bench.receive(key, HeadNotice(round=bench.head.round + 4, block=head, age_seconds=1.0))
+
+
+def test_what_to_do_when_apart_is_told_if_most_others_are_elsewhere_and_not_for_one_stale_block() -> None:
+    bench = Bench(elected=True)
+    acquainted(bench)
+    swarm = bench.swarm
+    stale = swarm.block(bench.head, bench.others)
+    tip = swarm.grow(bench.head, swarm.keys, 3)
+    bench.take(Applied(tip.hash, swarm.digests[tip.hash], checked=True))
+    assert [event.reason for event in told(bench.receive(bench.others[0], stale), Refused)] == [RULED_OUT]
+    say_heads(bench, name("elsewhere"), tip.hash, tip.hash)
+    assert not told(bench.receive(bench.others[0], stale), Notice)
+    say_heads(bench, name("elsewhere"), name("also elsewhere"), tip.hash)
+    assert [event.text for event in told(bench.receive(bench.others[0], stale), Notice)] == [APART]
+    assert not told(bench.receive(bench.others[0], stale), Notice)  # once is enough for a while
+    bench.tick(after=swarm.rules.rewind_depth * swarm.rules.window_seconds)
+    assert [event.text for event in told(bench.receive(bench.others[0], stale), Notice)] == [APART]
 
 
 # ---------------------------------------------------------------- checkpoints
