@@ -18,10 +18,11 @@ from peers.exchange_store import ExchangeFormat, ExchangeStore
 from peers.fetch_run import Run
 from peers.history import ContributionHistory
 from peers.kept_chain import build_chain
-from peers.node import Node, NodeSettings, Trainer
+from peers.node import Node, NodeSettings
 from peers.rules import Bounds, Rules
 from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
+from peers.training import Trainer
 from peers.transport import Transport
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.keys import SigningKey
@@ -99,7 +100,7 @@ def assemble_node(
     recipe, folder = run.signed.recipe, run.folder
     rules = rules_of(recipe, run.signed.run_id)
     form = exchange_format(recipe, layout)
-    store = _open_chain(folder, listener)
+    store = _open_chain(folder, listener, state_round=state.round)
     genesis = start_digest(recipe, rules, layout)
     checkpoint = store.checkpoint(run=rules.run)
 
@@ -127,7 +128,9 @@ def assemble_node(
         state_digest=_digest_at(state, chain, head) or genesis,
         state_is_here=state.clean and state.block == head,
         promise=store.promise(),
+        state_round=state.round,
         checkpoint=checkpoint,
+        convicts=store.evidence(run=rules.run),
         own_claims=store.claims(run=rules.run),
         now=time.monotonic(),
     )
@@ -192,10 +195,10 @@ def load_chain(store: ChainStore, rules: Rules, *, genesis_digest: str) -> Chain
     )
 
 
-def _open_chain(folder: Path, listener: Callable[[Event], None]) -> ChainStore:
+def _open_chain(folder: Path, listener: Callable[[Event], None], *, state_round: int) -> ChainStore:
     # Beside the runs, so that it stays when a run's folder is deleted and the key is kept.
     marker = folder.parent.parent / CLAIMED_FOLDER / folder.name
-    store = ChainStore(folder / CHAIN_FILE, marker=marker)
+    store = ChainStore(folder / CHAIN_FILE, marker=marker, state_round=state_round)
     if store.moved_aside is not None:
         listener(
             Notice(

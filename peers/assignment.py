@@ -6,6 +6,7 @@ the roster, so a leader cannot favour anyone and nobody needs to check that it d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from peers.messages import Block
 from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
+
+_FEWEST_ELECTORS = 2  # who can stand in for each other
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,43 @@ def leaders(counters: Counters, rules: Rules, others: Iterable[PeerId] = ()) -> 
 def assign_reducers(claimants: Iterable[PeerId], counters: Counters, rules: Rules) -> tuple[Assignment, ...]:
     """Give each segment to a claimant, as evenly as can be, and a different one as backup.
 
-    Peers that lately failed to deliver are asked last; nobody gets more than 2/R of the segments,
-    R being the number of claimants.
+    Where two electors or more claim, they reduce and step in: identities cost nothing, and whoever brought
+    many could leave most of a round empty. Peers that lately failed to deliver are asked last of their kind.
+
+    R being the number of claimants, nobody gets more than 2/R of the segments. Electors who are fewer than
+    half get their even share, up to 4/R; what is beyond that goes to the others, with electors as backups:
+    a swarm that grows fast must not wait for a few.
     """
     peers = sorted(claimants)
-    cap = max(1, -(-2 * rules.segments // len(peers)))
-    load = dict.fromkeys(peers, 0)
+    electors = counters.electors(rules) & set(peers)
+    if len(electors) < _FEWEST_ELECTORS:
+        electors = frozenset()
+    cap = _share(2, rules.segments, len(peers))
+    elector_cap = cap
+    if electors:
+        even = _share(1, rules.segments, len(electors))
+        elector_cap = min(max(cap, even), _share(4, rules.segments, len(peers)))
     failed = {p: bool(s.misses) for p in peers if (s := counters.peers.get(p)) is not None}
+    kind = {p: (p not in electors, failed.get(p, False)) for p in peers}
+    reduces, steps_in = Counter[PeerId](), Counter[PeerId]()
     assignments = []
     for segment in range(rules.segments):
         seed = f"reducer/{counters.beacon}/{counters.round + 1}/{segment}/"
-        order = sorted(
-            peers, key=lambda p: (load[p] >= cap, failed.get(p, False), load[p], digest((seed + p).encode()))
-        )
-        load[order[0]] += 1
-        assignments.append(Assignment(order[0], order[1] if len(order) > 1 else None))
+        drawn = sorted(peers, key=lambda p: digest((seed + p).encode()))
+        full = {p: reduces[p] >= (elector_cap if p in electors else cap) for p in peers}
+        reducer = min(drawn, key=lambda p: (full[p], kind[p], reduces[p]))
+        others = [p for p in drawn if p != reducer]
+        backup = min(others, key=lambda p: (kind[p], steps_in[p])) if others else None
+        reduces[reducer] += 1
+        if backup is not None:
+            steps_in[backup] += 1
+        assignments.append(Assignment(reducer, backup))
     return tuple(assignments)
+
+
+def _share(times: int, segments: int, peers: int) -> int:
+    """Return so many times an even share of the segments, rounded up."""
+    return -(-times * segments // peers)
 
 
 def missed_reducers(block: Block, counters: Counters, rules: Rules) -> frozenset[PeerId]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,13 @@ CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT 
 class ChainStore:
     """The blocks of one run that this peer holds, and what it must remember of its own part."""
 
-    def __init__(self, path: Path, *, marker: Path | None = None) -> None:
+    def __init__(self, path: Path, *, marker: Path | None = None, state_round: int = 0) -> None:
         """Open the database at `path`, or make it. A damaged one is kept aside under another name.
 
         Args:
             path: the file.
             marker: a file elsewhere that says that this peer has claimed before, should `path` be lost.
+            state_round: of the state on disk: this peer has been so far, whatever `path` says.
 
         Raises:
             StorageError: it can be neither opened nor made.
@@ -63,7 +64,9 @@ class ChainStore:
             raise _refused(path, error) from error
         self._path = path
         self._marker = marker
-        if marker is not None and marker.exists() and not any(self._read("SELECT 1 FROM claims LIMIT 1")):
+        self._state_round = state_round
+        claimed = marker is not None and marker.exists()
+        if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
             self.forgot = True
 
     def save(self, block: Signed[Block]) -> None:
@@ -107,11 +110,15 @@ class ChainStore:
         self._remember("promise", asdict(promise))
 
     def promise(self) -> Promise | None:
-        """Return the promise that stands: empty if nothing was co-signed, None if that is forgotten."""
+        """Return the promise that stands: empty if nothing was co-signed, None if that is forgotten.
+
+        It is none of less than the round of the state on disk: `path` may be an older copy.
+        """
         if self.forgot:
             return None
         kept = self._recall("promise")
-        return Promise(**kept) if kept is not None else Promise()
+        promise = Promise(**kept) if kept is not None else Promise()
+        return replace(promise, round=max(promise.round, self._state_round))
 
     def save_final(self, final: KeptFinal) -> None:
         """Remember, for good, the newest final block."""
@@ -193,6 +200,9 @@ class ChainStore:
     def _contents(self, after_round: int) -> Iterator[bytes]:
         statement = "SELECT content FROM blocks WHERE round > ? ORDER BY round, hash"
         return (content for (content,) in self._read(statement, (after_round,)))
+
+    def _lacks(self, table: str) -> bool:
+        return not any(self._read(f"SELECT 1 FROM {table} LIMIT 1"))
 
     def _read(self, statement: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
         try:

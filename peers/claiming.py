@@ -26,11 +26,12 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
     current = engine.round
     if work.parent != engine.head or not current.training or current.own_claim is not None:
         return
-    current.window_ended = engine.now
-    engine.overrun = max(engine.now - current.train_until, engine.overrun / 2, 0.0)
     if work.steps == 0:
         engine.tell(Waiting(current.parent.round + 1, "no step was finished within the window"))
+        go_without(engine, work.parent)
         return
+    current.window_ended = engine.now
+    engine.overrun = max(engine.now - current.train_until, engine.overrun / 2, 0.0)
     counters = current.parent.counters
     fields = {name: getattr(work, name) for name in work.__dataclass_fields__}
     body = Claim(
@@ -51,6 +52,14 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
     leading.take_claim(engine, current.own_claim)
     _send_claim(engine, engine.leaders()[:CLAIM_LEADERS])
     engine.tell(Claimed(body.round, body.contribution_bytes))
+
+
+def go_without(engine: RoundEngine, parent: str) -> None:
+    """Go through the round at hand without a claim, as who sits it out: its window came to nothing."""
+    current = engine.round
+    if parent == engine.head and current.training and current.own_claim is None:
+        current.window_ended = engine.now
+        current.training = False
 
 
 def claim_to(engine: RoundEngine, peer: PeerId) -> None:

@@ -24,7 +24,7 @@ from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 
 if TYPE_CHECKING:
-    from peers.node import Window
+    from peers.training import Window
 
 _TRACES_KEPT = 64  # rounds for which a loss trace can be opened to an auditor
 

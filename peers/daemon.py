@@ -11,16 +11,15 @@ import contextlib
 import importlib.util
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peers.addresses import check_ports_free, is_loopback
+from peers.socket_folder import SocketFolder, remove_abandoned
 from recipes.errors import NetworkError, PlatformError
 
 _log = logging.getLogger(__name__)
@@ -30,7 +29,6 @@ _STOP_SECONDS = 3.0
 _KEPT_LINES = 30
 _LINE_CHARACTERS = 400
 _READ_BYTES = 4096
-_SOCKET_ROOT = "/tmp"  # a socket's name has at most 108 bytes (unix(7)), and $TMPDIR may be long
 
 # Run by a small Python that then becomes p2pd. PR_SET_PDEATHSIG (1) makes the kernel kill p2pd when the
 # thread that started it ends, however it ends, and outlives execve (prctl(2)). subprocess's preexec_fn could
@@ -56,10 +54,10 @@ class DaemonSettings:
 class Daemon:
     """A running p2pd. `died` is set when it ended by itself; `last_words` says what it printed.
 
-    Its sockets lie in `folder`, which only this user may enter.
+    Its sockets lie in `folder`.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, folder: SocketFolder) -> None:
         self._process = process
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._ready = asyncio.Event()
@@ -77,9 +75,10 @@ class Daemon:
         """
         check_ports_free(settings.listen)
         binary = _find_binary()
+        remove_abandoned()
         async with contextlib.AsyncExitStack() as undo:
-            folder = Path(tempfile.mkdtemp(prefix="manyhands-", dir=_SOCKET_ROOT))
-            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = SocketFolder()
+            undo.callback(folder.remove)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())),
@@ -94,16 +93,6 @@ class Daemon:
             await daemon._wait_until_ready()
             undo.pop_all()
         return daemon
-
-    @property
-    def control_socket(self) -> Path:
-        """Where p2pd takes requests."""
-        return self.folder / "control.sock"
-
-    @property
-    def stream_socket(self) -> Path:
-        """Where p2pd shall hand over the streams that other peers open."""
-        return self.folder / "streams.sock"
 
     @property
     def process_id(self) -> int:
@@ -128,7 +117,7 @@ class Daemon:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
                 await self._drain_until_exit()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.remove()
 
     async def _wait_until_ready(self) -> None:
         ready = asyncio.create_task(self._ready.wait())
@@ -186,10 +175,10 @@ def _find_binary() -> Path:
     return binary
 
 
-def _arguments(settings: DaemonSettings, folder: Path) -> list[str]:
+def _arguments(settings: DaemonSettings, folder: SocketFolder) -> list[str]:
     only_here = all(is_loopback(address) for address in settings.listen)
     arguments = [
-        f"-listen=/unix{folder / 'control.sock'}",
+        f"-listen=/unix{folder.control_socket}",
         f"-id={settings.key_path}",
         f"-hostAddrs={_joined(settings.listen)}",
         "-dhtServer=1",  # libp2p's own DHT, by which peers find each other's addresses from their ids

@@ -56,6 +56,13 @@ class WindowEnded:
 
 
 @dataclass(frozen=True)
+class WindowLost:
+    """The window on top of `parent` came to nothing that could be claimed."""
+
+    parent: str
+
+
+@dataclass(frozen=True)
 class SegmentPushed:
     """An own segment is with its reducer; or, if not `taken`, the reducer cannot be reached or refused."""
 
@@ -142,6 +149,7 @@ Input = (
     | Acquainted
     | Received
     | WindowEnded
+    | WindowLost
     | SegmentPushed
     | SegmentStored
     | SegmentReduced
@@ -159,7 +167,7 @@ Input = (
 
 @dataclass(frozen=True)
 class Train:
-    """Train on `slots` from the state after `parent` for `seconds`; report `WindowEnded`.
+    """Train on `slots` from the state after `parent` for `seconds`; report `WindowEnded` or `WindowLost`.
 
     A later `Train` replaces one that still runs. No slots or no seconds: wait this round out.
     """

@@ -49,6 +49,7 @@ from peers.effects import (
     Tick,
     Train,
     WindowEnded,
+    WindowLost,
 )
 from peers.events import Event, Notice, Waiting, WindowStarted
 from peers.finality import Promise
@@ -92,7 +93,9 @@ class RoundEngine:
         promise: Promise | None,
         own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
+        state_round: int = 0,
         checkpoint: Signed[Checkpoint] | None = None,
+        convicts: Collection[PeerId] = (),
         now: float,
     ) -> None:
         """Stand at `head`.
@@ -105,7 +108,9 @@ class RoundEngine:
             promise: what co-signatures made so far demand of later ones; None if that is forgotten.
             own_claims: made before a restart, the oldest first.
             state_is_here: whether there is a state at `head`.
+            state_round: of the state on disk, which may be further than what is left of the chain.
             checkpoint: the owners' newest that is known.
+            convicts: of whom it is known, and told, that they contradicted themselves.
             now: seconds on this peer's clock.
         """
         self.key = key
@@ -130,9 +135,12 @@ class RoundEngine:
         self.started = False
         self.began_here = False
         self.state_is_here = state_is_here
+        self.state_round = state_round  # when it started
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
         self.early = EarlyMessages()
         self.skipped_at = now
+        self.heads: dict[PeerId, tuple[int, str]] = {}  # that acquaintances named last, with their rounds
+        self.apart_told_at = -math.inf
         self.asked_for: dict[str, float] = {}  # blocks that notices spoke of, and when they were asked for
         self.rosters_spoken_of: dict[str, tuple[PeerId, str]] = {}  # by block, before this peer has started
         self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
@@ -141,7 +149,7 @@ class RoundEngine:
         self.ask_at = now
         self.overrun = 0.0  # seconds from a window's planned end to its claim
         self.last_base = math.inf
-        self.convicts: set[PeerId] = set()
+        self.convicts = set(convicts)
         self._left_at: float | None = None
         self._effects: list[Effect] = []
         self._now = now
@@ -263,6 +271,8 @@ class RoundEngine:
                     self._meet(peer)
             case WindowEnded():
                 claiming.claim(self, happened)
+            case WindowLost(parent):
+                claiming.go_without(self, parent)
             case SegmentPushed(roster, segment, reducer, taken):
                 if taken:
                     self.measures.transfer_ended((roster, segment, reducer), self._now)

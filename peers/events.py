@@ -33,6 +33,16 @@ class WindowFinished:
 
 
 @dataclass(frozen=True)
+class WindowSpoilt:
+    """Training for a round gave no numbers: nothing is claimed. After `most` in a row, the peer stops."""
+
+    round: int
+    reason: str
+    in_a_row: int
+    most: int
+
+
+@dataclass(frozen=True)
 class Waiting:
     """This peer sits the rest of a round out."""
 
@@ -153,6 +163,7 @@ class Notice:
 Event = (
     WindowStarted
     | WindowFinished
+    | WindowSpoilt
     | Waiting
     | Claimed
     | RosterAccepted

@@ -42,7 +42,12 @@ if TYPE_CHECKING:
 
 MAX_CONVICTS = 4096
 MAX_NOTICES = 64
+MAX_HEADS = 1024  # that others named: above the number of acquaintances
 MAX_SIBLINGS = 16  # blocks on top of one, by leaders whom the chain does not rank
+APART = (
+    "Most other peers are on a branch that a final block rules out here: this peer trained apart from them "
+    "for too long. Ask the run's owner for a checkpoint (python -m peers.checkpoint)."
+)
 _ASKED_AT_THE_START = 8  # peers
 _EARLY_WINDOWS = 3  # for which a message waits for its block or roster
 _LIKELY_FORK = 2  # rounds below the tip; of a deeper one, what lies below is asked for then
@@ -55,14 +60,14 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
     if signed.hash in chain:
         return False
     if chain.rules_out(signed):
-        engine.tell(Refused(sender, f"block {signed.hash[:8]}", RULED_OUT))
+        _refuse(engine, sender, signed, RULED_OUT)
         return False
     if signed.body.parent not in chain:
         if not fetched and signed.body.round > chain.link(chain.root).round:
             engine.emit(FetchBlocks(sender, _fetch_from(engine, signed.body.round)))
         return False
     if fault := chain.block_fault(signed.body):
-        engine.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
+        _refuse(engine, sender, signed, fault)
         return False
     if len(chain.children(signed.body.parent)) >= MAX_SIBLINGS and not _is_ranked(engine, signed.body):
         return False
@@ -75,6 +80,23 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
     _tell_final(engine, before)
     engine.replay_early(signed.hash)  # co-signatures; what belongs to the round on top of it is kept again
     return True
+
+
+def _refuse(engine: RoundEngine, sender: PeerId, signed: Signed[Block], fault: str) -> None:
+    """Say why a block is not taken, and now and again what to do, if this peer seems to stand apart."""
+    engine.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
+    pause = engine.rules.rewind_depth * engine.rules.window_seconds
+    if fault == RULED_OUT and engine.now >= engine.apart_told_at + pause and _most_stand_elsewhere(engine):
+        engine.apart_told_at = engine.now
+        engine.tell(Notice(APART))
+
+
+def _most_stand_elsewhere(engine: RoundEngine) -> bool:
+    """Say whether most others last named a head that is not here, and newer than what is final here."""
+    chain, final = engine.chain, engine.chain.link(engine.chain.final).round
+    heads = [engine.heads[peer] for peer in engine.acquaintances if peer in engine.heads]
+    elsewhere = [block for number, block in heads if number > final and block not in chain]
+    return 2 * len(elsewhere) > len(engine.acquaintances)
 
 
 def _is_ranked(engine: RoundEngine, block: Block) -> bool:
@@ -160,11 +182,12 @@ def stand_on(engine: RoundEngine, chain: Chain) -> None:
 def promise_afresh(engine: RoundEngine) -> None:
     """Who forgot what it promised claims nothing on the head that it finds, and co-signs nothing for long.
 
-    Before it forgot, it may have been `rewind_depth` rounds further, on another branch.
+    Before it forgot, it may have been `rewind_depth` rounds further, on another branch; and it was as far
+    as the state on disk, whatever head it finds.
     """
     if engine.promise is None:
         link = engine.chain.link(engine.head)
-        deep = link.round + engine.rules.rewind_depth
+        deep = max(link.round, engine.state_round) + engine.rules.rewind_depth
         engine.promise = Promise(deep, link.finality.justified_round, link.round)
         engine.found_at = engine.found_at or engine.now
 
@@ -176,6 +199,10 @@ def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None
         engine.send([sender], checkpoint)
     if notice.word is not None:
         engine.take_cosignature(sender, notice.word)
+    if len(engine.heads) >= MAX_HEADS:
+        engine.heads = {peer: head for peer, head in engine.heads.items() if peer in engine.acquaintances}
+    if sender in engine.acquaintances:
+        engine.heads[sender] = (notice.round, notice.block)
     if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
         engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
     if notice.roster is not None and not engine.started and len(engine.rosters_spoken_of) < MAX_NOTICES:

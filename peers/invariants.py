@@ -19,7 +19,7 @@ from peers.engine import (
 )
 from peers.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.exchanging import MAX_CANDIDATES
-from peers.following import MAX_NOTICES, MAX_SIBLINGS
+from peers.following import MAX_HEADS, MAX_NOTICES, MAX_SIBLINGS
 from peers.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
 from peers.returns import Entry
 from peers.rules import Rules
@@ -231,6 +231,7 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
         ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
         ("head notices", len(engine.head_age), MAX_NOTICES),
+        ("others' heads", len(engine.heads), MAX_HEADS),
         ("keys of early messages", len(early), MAX_EARLY_KEYS),
         ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),

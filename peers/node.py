@@ -2,7 +2,7 @@
 
 The node owns a queue of none: every input goes straight into the engine, on the event loop, and each
 effect that comes out is carried out here, the quick ones at once, the slow ones as tasks whose outcome is
-the next input. Heavy arithmetic runs in one worker thread (`_compute`), training in another.
+the next input. Heavy arithmetic runs in one worker thread (`_compute`), training and proofs in one each.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,24 @@ from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
-from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
+from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished, WindowSpoilt
 from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
 from peers.kept_chain import KeptFinal
-from peers.messages import KINDS, Block, HeadNotice, Signed, SlotRange, kind_of, parse
+from peers.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
 from peers.parts import split_parts
-from peers.requests import encode_round
+from peers.requests import SpotCheck, encode_round
 from peers.state_sync import StateSync
+from peers.training import MOST_SPOILT_WINDOWS, Trainer, why_spoilt
 from peers.transport import RemoteError, Transport
-from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
+from recipes.errors import (
+    ManyhandsError,
+    MessageError,
+    NetworkError,
+    StorageError,
+    TrainingError,
+    UnreachableError,
+)
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
@@ -44,42 +53,6 @@ MOST_BLOCKS = 4096
 TRAINING_NICENESS = 10
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
-
-
-class Window(Protocol):
-    """What a window of training gave (trainer.local.WindowResult)."""
-
-    @property
-    def delta(self) -> NDArray[np.float32]: ...
-    @property
-    def slots_used(self) -> tuple[SlotRange, ...]: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def losses(self) -> tuple[float, ...]: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-
-
-class Trainer(Protocol):
-    """What the node asks of local training (trainer.local.LocalTrainer)."""
-
-    @property
-    def numeric_class(self) -> str: ...
-
-    def train(
-        self,
-        weights: NDArray[np.float32],
-        slots: Sequence[SlotRange],
-        *,
-        tokens_before: int,
-        seconds: float,
-        stop: threading.Event,
-    ) -> Window: ...
-
-    def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +105,7 @@ class Node:
         self._stop_training = threading.Event()
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._proving_thread = ThreadPoolExecutor(1, thread_name_prefix="proving")
         self._training_thread = ThreadPoolExecutor(
             1, thread_name_prefix="training", initializer=yield_to_others
         )
@@ -147,6 +121,7 @@ class Node:
             blame=transport.blame,
         )
         self._adopted_at = time.monotonic()
+        self._spoilt_windows = 0  # in a row
 
     # ------------------------------------------------------------ life
 
@@ -183,6 +158,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._training_thread.shutdown(wait=True, cancel_futures=True)
         self._compute_thread.shutdown(wait=True, cancel_futures=True)
+        self._proving_thread.shutdown(wait=True, cancel_futures=True)
 
     def take(self, happened: do.Input) -> None:
         """Hand the engine an input, carry out what it wants done, and set the alarm that it asks for.
@@ -241,6 +217,17 @@ class Node:
     async def _compute(self, work: Callable[[], Outcome]) -> Outcome:
         """Run heavy arithmetic off the event loop, one piece at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._compute_thread, work)
+
+    async def prove(self, spot: SpotCheck) -> bytes:
+        """Answer a spot check: all chunks of each part are hashed for it.
+
+        In a thread of its own, for whoever asks waits some seconds only, and averaging can take longer.
+
+        Raises:
+            MessageError: that is not held here.
+        """
+        work = partial(self.exchange.prove, spot.roster, spot.segment, spot.chunk, spot.included)
+        return await asyncio.get_running_loop().run_in_executor(self._proving_thread, work)
 
     # ------------------------------------------------------------ effects
 
@@ -344,6 +331,10 @@ class Node:
         finite = [loss for loss in window.losses if math.isfinite(loss)]  # a step that failed has none
         loss = float(np.mean(finite)) if finite else float("nan")
         self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
+        if spoilt := await self._compute(lambda: why_spoilt(window)):
+            self._go_without(order, spoilt)
+            return
+        self._spoilt_windows = 0
         work = await self._compute(
             lambda: self._contributor.contribute(
                 window,
@@ -354,6 +345,23 @@ class Node:
             )
         )
         self.take(work)
+
+    def _go_without(self, order: do.Train, reason: str) -> None:
+        """Let a round pass whose window gave no numbers.
+
+        Raises:
+            TrainingError: it happened too often in a row.
+        """
+        self._spoilt_windows += 1
+        self._listener(WindowSpoilt(order.round, reason, self._spoilt_windows, MOST_SPOILT_WINDOWS))
+        if self._spoilt_windows >= MOST_SPOILT_WINDOWS:
+            raise TrainingError(
+                f"Training gave no numbers in {self._spoilt_windows} windows in a row: in the last one, "
+                f"{reason}. Nothing was claimed for them.",
+                remedy="Try `--device cpu`. If that helps, suspect the device, its driver or its memory; if "
+                "it does not, tell the run's owner: the learning rate may be too high.",
+            )
+        self.take(do.WindowLost(order.parent))
 
     def _validate(
         self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop

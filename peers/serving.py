@@ -80,8 +80,7 @@ def serve_node(node: Node) -> None:
         return exchange.reduced_bytes(decode_hash(content))
 
     async def check(_: PeerId, content: bytes) -> bytes:
-        spot = decode_spot_check(content)
-        return exchange.prove(spot.roster, spot.segment, spot.chunk, spot.included)
+        return await node.prove(decode_spot_check(content))
 
     transport.serve("head", head, limit=0)
     transport.serve("accepted", accepted, limit=32, purpose="roster")

@@ -102,9 +102,9 @@ class Uplink:
         async with contextlib.AsyncExitStack() as undo:
             daemon = await Daemon.start(settings)
             undo.push_async_callback(daemon.stop)
-            streams = Streams(daemon.control_socket, daemon.stream_socket)
+            streams = Streams(daemon.folder.control_socket, daemon.folder.stream_socket)
             undo.push_async_callback(streams.close)
-            board = await Board.open(daemon.control_socket, self._key, self._run_id)
+            board = await Board.open(daemon.folder.control_socket, self._key, self._run_id)
             undo.push_async_callback(board.close)
             if self._handler is not None:
                 await streams.accept(self._protocol, self._handler)

@@ -12,10 +12,7 @@ from recipes.slots import merge, total
 if TYPE_CHECKING:
     from peers.chain import Chain, Link
 
-RULED_OUT = (
-    "on a branch that a final block rules out here. If most others are on it, this peer trained apart from "
-    "them for too long: ask the run's owner for a checkpoint (python -m peers.checkpoint)"
-)
+RULED_OUT = "on a branch that a final block rules out here"
 
 
 def parts_fault(reduction: Reduction, roster: Roster) -> str | None:

@@ -90,6 +90,7 @@ class VirtualPeer:
             state_digest=self.disk.digests.get(head, GENESIS_DIGEST),
             promise=self.disk.promise,
             checkpoint=self.disk.checkpoint,
+            convicts=self.disk.evidence,
             own_claims=self.disk.claims,
             state_is_here=head in self.disk.digests,
             now=self.now,

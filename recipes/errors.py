@@ -11,6 +11,7 @@
     │   └── UnreachableError 10         no peer answered
     ├── StateError           11         the state on disk cannot be made to agree with the swarm
     ├── StorageError         12         the disk refused: full, read-only, or failing
+    ├── TrainingError        13         training on this machine gives no numbers
     └── MessageError         -          a peer sent something that it must not: it is dropped, never fatal
 
 Each message says what happened and why; `remedy` says what to do. Commands print both and exit with
@@ -94,6 +95,12 @@ class StorageError(ManyhandsError):
     """The disk refused a write: full, read-only, or failing."""
 
     exit_code = 12
+
+
+class TrainingError(ManyhandsError):
+    """Training on this machine gives values that are infinite or not a number, again and again."""
+
+    exit_code = 13
 
 
 class Offence(str, Enum):

@@ -12,11 +12,17 @@ from recipes.errors import StorageError
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write `content` to `path` through a temporary file, fsync and rename.
 
+    On return, the new content is there also after a power cut: a name is on disk once its folder is.
+
     Raises:
-        StorageError: the disk is full, read-only or failing; `path` is as it was before.
+        StorageError: the disk is full, read-only or failing; `path` holds what it held before, or all of
+            `content` if only the folder could not be written.
     """
     temporary = ""
     try:
+        changed = [path.parent]
+        while not changed[-1].exists():
+            changed.append(changed[-1].parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as stream:
@@ -25,6 +31,9 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             os.fsync(stream.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
+        temporary = ""
+        for folder in changed:
+            _sync_folder(folder)
     except OSError as error:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
@@ -33,3 +42,11 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             remedy="Free some space or make the folder writable, then run the same command again: it goes on "
             "from what is on disk.",
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -20,11 +20,19 @@ from recipes.slots import take
 class Bench:
     """One engine on top of a chain of a few rounds, and the keys of everybody else.
 
-    With `elected`, all are electors in two terms; with `forgot`, the engine has lost its memory.
+    With `elected`, all are electors in two terms; with `forgot`, the engine has lost its memory, and
+    holds the state after `state_round`.
     """
 
     def __init__(
-        self, *, peers: int = 4, strangers: int = 3, me: int = 1, elected: bool = False, forgot: bool = False
+        self,
+        *,
+        peers: int = 4,
+        strangers: int = 3,
+        me: int = 1,
+        elected: bool = False,
+        forgot: bool = False,
+        state_round: int = 0,
     ) -> None:
         self.swarm = Swarm(peers)
         swarm = self.swarm
@@ -39,6 +47,7 @@ class Bench:
             chain=self.swarm.chain,
             head=self.head.hash,
             state_digest=self.swarm.digests[self.head.hash],
+            state_round=state_round,
             promise=None if forgot else Promise(self.head.round, self.head.finality.justified_round),
             now=0.0,
         )

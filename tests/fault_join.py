@@ -66,9 +66,11 @@ class Injector:
                 for child in daemons(os.getpid()):
                     os.kill(child, signal.SIGKILL)
             case "stop":
-                later = f"trap '' HUP INT TERM; sleep {fault.seconds}; kill -CONT {os.getpid()}"
-                subprocess.Popen(["/bin/sh", "-c", later], start_new_session=True)
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # One process both stops and wakes this one: were this one to stop itself, it might come to
+                # that only after the signal that is to wake it, and then never wake.
+                me = os.getpid()
+                script = f"trap '' HUP INT TERM; kill -STOP {me}; sleep {fault.seconds}; kill -CONT {me}"
+                subprocess.run(["/bin/sh", "-c", script], start_new_session=True, check=True)
             case "disk_full":
                 self.refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             case "read_only":

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from exchange import FORM, Exchange, contribution
 from pydantic import ValidationError
-from rounds import RUN, Swarm, keys_of
+from rounds import RUN, keys_of, one_of_each
 from tiny_run import RECIPE
 
 from peers import framing, libp2p
@@ -24,7 +24,7 @@ from peers.crowd import PEERS_FILE, remembered_peers
 from peers.exchange_store import read_push
 from peers.framing import RemoteError, Status
 from peers.manifest import Manifest, Piece, parse_manifest, piece_count
-from peers.messages import KINDS, ClaimsWanted, Evidence, HeadNotice, Message, Ready, Signed, parse
+from peers.messages import KINDS, Signed, parse
 from peers.noticeboard import Presence, read_presence, sign_presence
 from peers.parts import join_parts, split_parts
 from peers.requests import (
@@ -167,29 +167,9 @@ def check(subject: Subject, content: bytes) -> None:
 # ---------------------------------------------------------------- subjects
 
 
-def messages() -> dict[str, Message]:
-    """One message of each kind, all of them good."""
-    swarm = Swarm(3)
-    first = swarm.grow(swarm.genesis, swarm.keys)
-    block = swarm.block(first, swarm.keys, cosigners=swarm.keys)
-    roster = block.body.roster
-    return {
-        "ready": Ready(round=2, parent=first.hash),
-        "head": HeadNotice(round=1, block=first.hash, age_seconds=2.5),
-        "claim": roster.body.claims[0],
-        "roster": roster,
-        "reduction": swarm.reduction(roster, 1, first),
-        "block": block,
-        "cosignature": swarm.cosign(swarm.keys[1], first),
-        "claims-wanted": ClaimsWanted(round=2, parent=first.hash),
-        "checkpoint": swarm.checkpoint(first),
-        "evidence": Evidence(one=roster.body.claims[0], other=swarm.claim(swarm.keys[0], first, slots=1)),
-    }
-
-
 def _message(kind: str) -> Callable[[Path], Subject]:
     def build(_: Path) -> Subject:
-        samples = [messages()[kind].canonical()]
+        samples = [one_of_each()[kind].canonical()]
         return Subject(samples, lambda content: parse(kind, content, run=RUN).canonical(), exact=False)
 
     return build
@@ -204,7 +184,7 @@ def _unsigned(kind: str) -> Callable[[Path], Subject]:
         return message.canonical()
 
     def build(_: Path) -> Subject:
-        return Subject([messages()[kind].canonical()], read, (ValidationError,), exact=False)
+        return Subject([one_of_each()[kind].canonical()], read, (ValidationError,), exact=False)
 
     return build
 
@@ -243,7 +223,7 @@ def _parts(_: Path) -> Subject:
 
 
 def _blocks(_: Path) -> Subject:
-    block = messages()["block"].canonical()
+    block = one_of_each()["block"].canonical()
 
     def read(content: bytes) -> bytes:
         return join_parts(parse("block", part, run=RUN).canonical() for part in split_parts(content, most=16))

@@ -12,8 +12,13 @@ from peers.messages import (
     Block,
     Checkpoint,
     Claim,
+    ClaimsWanted,
     CoSignature,
+    Evidence,
+    HeadNotice,
+    Message,
     Pace,
+    Ready,
     Reduction,
     Roster,
     Signed,
@@ -37,6 +42,7 @@ __all__ = [
     "fork",
     "keys_of",
     "name",
+    "one_of_each",
     "rules",
     "trunk",
 ]
@@ -292,3 +298,24 @@ def trunk(swarm: Swarm, link: Link) -> list[Link]:
 def fork(swarm: Swarm, parent: Link, *members: Sequence[SigningKey]) -> list[Link]:
     """Children of one block, nobody's co-signature on any."""
     return [swarm.grow(parent, group, cosigned=False) for group in members]
+
+
+def one_of_each() -> dict[str, Message]:
+    """One message of each kind, by kind, all of them good, of a round of three peers."""
+    swarm = Swarm(3)
+    first = swarm.grow(swarm.genesis, swarm.keys)
+    block = swarm.block(first, swarm.keys, cosigners=swarm.keys)
+    roster = block.body.roster
+    twice = [swarm.claim(swarm.keys[2], first, slots=slots) for slots in (1, 2)]
+    return {
+        "ready": Ready(round=2, parent=first.hash),
+        "claims-wanted": ClaimsWanted(round=2, parent=first.hash),
+        "head": HeadNotice(round=1, block=first.hash, age_seconds=2.5),
+        "claim": roster.body.claims[0],
+        "roster": roster,
+        "reduction": swarm.reduction(roster, 1, first),
+        "block": block,
+        "cosignature": swarm.cosign(swarm.keys[1], first),
+        "checkpoint": swarm.checkpoint(first),
+        "evidence": Evidence(one=twice[0], other=twice[1]),
+    }

@@ -54,6 +54,53 @@ def test_a_backup_is_somebody_else(count: int) -> None:
             assert assignment.backup != assignment.reducer
 
 
+def with_electors(count: int) -> Counters:
+    return counters(**{f"p{place}": ELECTOR for place in range(count)})
+
+
+@pytest.mark.parametrize("electors", [3, 6, 12])
+def test_electors_alone_reduce_and_step_in_also_where_newcomers_are_the_majority(electors: int) -> None:
+    assignments = assign_reducers(PEERS, with_electors(electors), RULES)
+    given_to = Counter(a.reducer for a in assignments)
+    assert {*given_to, *(a.backup for a in assignments)} <= set(PEERS[:electors])
+    assert max(given_to.values()) == -(-RULES.segments // electors)
+
+
+def test_few_electors_among_many_are_not_overburdened_and_step_in_for_the_others() -> None:
+    many, game = [key.peer_id for key in keys_of(32)], rules(electors=(PEERS[0],), segments=64)
+    assignments = assign_reducers(many, with_electors(2), game)
+    given_to = Counter(a.reducer for a in assignments)
+    assert [given_to[peer] for peer in many[:2]] == [8, 8]  # four times an even share
+    assert max(given_to[peer] for peer in many[2:]) <= 4
+    assert {a.backup for a in assignments} == set(many[:2])
+
+
+def test_a_single_elector_reduces_like_anybody_else() -> None:
+    given_to = Counter(a.reducer for a in assign_reducers(PEERS[:4], with_electors(1), RULES))
+    assert set(given_to.values()) == {2}
+
+
+def test_an_elector_that_lately_failed_is_asked_before_newcomers() -> None:
+    after = with_electors(3)
+    failing = ELECTOR.model_copy(update={"misses": 1})
+    after = after.model_copy(update={"peers": {**after.peers, PEERS[2]: failing}})
+    given_to = Counter(a.reducer for a in assign_reducers(PEERS, after, RULES))
+    assert [given_to[peer] for peer in PEERS[:3]] == [3, 3, 2]
+
+
+@given(count=st.integers(1, 12), electors=st.integers(0, 12), segments=st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_whoever_are_electors_nobody_reduces_more_than_four_times_its_share(
+    count: int, electors: int, segments: int
+) -> None:
+    game = rules(electors=(PEERS[0],), segments=segments)
+    given_to = Counter(a.reducer for a in assign_reducers(PEERS[:count], with_electors(electors), game))
+    assert sum(given_to.values()) == segments
+    assert max(given_to.values()) <= -(-4 * segments // count)
+    newcomers = [given_to[peer] for peer in PEERS[electors:count]]
+    assert max(newcomers, default=0) <= -(-2 * segments // count)
+
+
 def test_alone_one_reduces_everything_without_a_backup() -> None:
     assignments = assign_reducers(PEERS[:1], counters(), RULES)
     assert {(a.reducer, a.backup) for a in assignments} == {(PEERS[0], None)}

@@ -276,3 +276,18 @@ def test_who_found_its_chain_damaged_forgot_what_it_promised(tmp_path: Path) -> 
     store = ChainStore(tmp_path / "chain.sqlite")
     assert store.forgot
     assert store.promise() is None
+
+
+def test_who_holds_the_state_of_a_later_round_without_any_block_forgot_what_it_promised(
+    tmp_path: Path,
+) -> None:
+    assert ChainStore(tmp_path / "new.sqlite", state_round=0).promise() == Promise()
+    assert ChainStore(tmp_path / "lost.sqlite", state_round=7).promise() is None
+
+
+def test_an_older_copy_of_the_chain_promises_no_less_than_the_state_demands(tmp_path: Path) -> None:
+    store = filled(tmp_path / "chain.sqlite", blocks())
+    store.save_promise(Promise(3, 2, 1))
+    store.close()
+    assert ChainStore(tmp_path / "chain.sqlite", state_round=2).promise() == Promise(3, 2, 1)
+    assert ChainStore(tmp_path / "chain.sqlite", state_round=9).promise() == Promise(9, 2, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from peers.daemon import Daemon, DaemonSettings
+from peers.socket_folder import SocketFolder, remove_abandoned
 from recipes.errors import NetworkError
 from recipes.keys import load_or_create_key
 
@@ -28,7 +28,7 @@ from peers.daemon import Daemon, DaemonSettings
 
 async def main():
     daemon = await Daemon.start(DaemonSettings(Path(sys.argv[1]), ("/ip4/127.0.0.1/tcp/0",)))
-    print(daemon.process_id, daemon.folder, flush=True)
+    print(daemon.process_id, daemon.folder.path, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -55,11 +55,11 @@ def wait_for_end(process_id: int) -> None:
 
 async def test_it_takes_requests_once_started_and_leaves_nothing_behind_once_stopped(key_path: Path) -> None:
     daemon = await Daemon.start(DaemonSettings(key_path, LOOPBACK))
-    assert daemon.control_socket.is_socket()
-    assert daemon.folder.stat().st_mode & 0o077 == 0
+    assert daemon.folder.control_socket.is_socket()
+    assert daemon.folder.path.stat().st_mode & 0o077 == 0
     await daemon.stop()
     wait_for_end(daemon.process_id)
-    assert not daemon.folder.exists()
+    assert not daemon.folder.path.exists()
     assert not daemon.died.is_set()  # it did not end by itself
     await daemon.stop()
 
@@ -97,26 +97,70 @@ async def test_its_death_is_noticed(key_path: Path) -> None:
 
 
 @contextmanager
-def starter_and_daemon(key_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Start a Python that starts a daemon; yield it and the daemon's process id."""
+def starter_and_daemon(key_path: Path) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    """Start a Python that starts a daemon; yield it, the daemon's process id and its sockets' folder."""
     command = [sys.executable, "-c", STARTER, str(key_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         daemon_id, folder = starter.stdout.readline().split()
         try:
-            yield starter, int(daemon_id)
+            yield starter, int(daemon_id), Path(folder)
         finally:
             starter.kill()
-            shutil.rmtree(folder)
+            starter.wait()
+            remove_abandoned()
 
 
 def test_it_dies_with_whoever_started_it_even_by_sigkill(key_path: Path) -> None:
-    with starter_and_daemon(key_path) as (starter, daemon_id):
+    with starter_and_daemon(key_path) as (starter, daemon_id, _):
         os.kill(daemon_id, 0)  # it runs
         starter.send_signal(signal.SIGKILL)
         wait_for_end(daemon_id)
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(key_path: Path) -> None:
-    with starter_and_daemon(key_path) as (starter, daemon_id):
+    with starter_and_daemon(key_path) as (starter, daemon_id, _):
         assert os.getpgid(daemon_id) != os.getpgid(starter.pid)  # a terminal signals its process group
+
+
+# ------------------------------------------------------------ where its sockets lie
+
+
+async def test_what_a_killed_peer_left_is_gone_once_another_has_started(key_path: Path) -> None:
+    with starter_and_daemon(key_path) as (starter, daemon_id, folder):
+        assert folder.is_dir()
+        starter.kill()
+        starter.wait()
+        wait_for_end(daemon_id)
+        assert (folder / "control.sock").exists()
+        daemon = await Daemon.start(DaemonSettings(key_path, LOOPBACK))
+        assert not folder.exists()
+        assert daemon.folder.control_socket.is_socket()
+        await daemon.stop()
+
+
+def test_folders_in_use_and_what_only_looks_like_one_stay(tmp_path: Path) -> None:
+    used = SocketFolder(root=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    foreign = tmp_path / "manyhands-home"
+    for folder in (elsewhere, foreign):
+        folder.mkdir()
+    (foreign / "lock").touch()
+    (elsewhere / "p2pd.lock").touch()
+    (tmp_path / "manyhands-link").symlink_to(elsewhere)
+    (tmp_path / "manyhands-file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    remove_abandoned(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    used.remove()
+    assert not used.path.exists()
+    used.remove()
+
+
+def test_of_an_abandoned_folder_nothing_is_deleted_that_does_not_belong_there(tmp_path: Path) -> None:
+    folder = tmp_path / "manyhands-abandoned"
+    folder.mkdir()
+    for name in ("p2pd.lock", "control.sock", "thesis.txt"):
+        (folder / name).touch()
+    remove_abandoned(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]

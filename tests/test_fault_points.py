@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from fault_points import Faults, Orders, Point, corrupt, happened
@@ -62,3 +65,35 @@ def test_corruption_turns_over_one_byte_of_each_file_that_matches(tmp_path: Path
     assert corrupt(tmp_path, "*.bin") == [tmp_path / "a.bin"]
     assert (tmp_path / "a.bin").read_bytes() == bytes(4) + b"\xff" + bytes(4)
     assert (tmp_path / "b.txt").read_bytes() == bytes(9)
+
+
+# On a busy machine, whatever signal a process sends itself may come after the one that is to wake it.
+LATE = """
+import os, sys
+from pathlib import Path
+from fault_join import Clock, Injector
+
+kill = os.kill
+
+def late(pid, number):
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    kill(pid, number)
+
+os.kill = late
+Injector(Path(sys.argv[1]), Clock()).passes("before", "send", "claim")
+print("awake")
+"""
+
+
+def test_a_stopped_process_is_woken_however_late_it_comes_to_stop(tmp_path: Path) -> None:
+    armed(tmp_path, Faults().at(CLAIM).stop(seconds=0.1), markers=tmp_path / "markers")
+    command = [sys.executable, "-c", LATE, str(tmp_path / "faults.json")]
+    here = Path(__file__).parent
+    rooms = {**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}
+    with subprocess.Popen(command, env=rooms, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            assert process.communicate(timeout=30)[0] == "awake\n"
+        finally:
+            process.kill()

@@ -27,11 +27,13 @@ from peers.effects import (
     Train,
 )
 from peers.engine import RoundEngine
-from peers.events import Convicted, Notice
+from peers.events import Convicted, Notice, Refused
 from peers.finality import Promise
+from peers.following import APART
 from peers.kept_chain import build_chain
 from peers.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed
 from peers.rules import FANOUT
+from peers.validity import RULED_OUT
 
 Wanted = TypeVar("Wanted")
 
@@ -112,6 +114,31 @@ def test_what_proves_nothing_is_dropped() -> None:
     assert not of(effects, SaveEvidence)
     assert not sent(effects, Evidence)
     assert not bench.engine.convicts
+
+
+# ---------------------------------------------------------------- on the wrong branch
+
+
+def say_heads(bench: Bench, *heads: str) -> None:
+    for key, head in zip(bench.others, heads, strict=False):
+        bench.receive(key, HeadNotice(round=bench.head.round + 4, block=head, age_seconds=1.0))
+
+
+def test_what_to_do_when_apart_is_told_if_most_others_are_elsewhere_and_not_for_one_stale_block() -> None:
+    bench = Bench(elected=True)
+    acquainted(bench)
+    swarm = bench.swarm
+    stale = swarm.block(bench.head, bench.others)
+    tip = swarm.grow(bench.head, swarm.keys, 3)
+    bench.take(Applied(tip.hash, swarm.digests[tip.hash], checked=True))
+    assert [event.reason for event in told(bench.receive(bench.others[0], stale), Refused)] == [RULED_OUT]
+    say_heads(bench, name("elsewhere"), tip.hash, tip.hash)
+    assert not told(bench.receive(bench.others[0], stale), Notice)
+    say_heads(bench, name("elsewhere"), name("also elsewhere"), tip.hash)
+    assert [event.text for event in told(bench.receive(bench.others[0], stale), Notice)] == [APART]
+    assert not told(bench.receive(bench.others[0], stale), Notice)  # once is enough for a while
+    bench.tick(after=swarm.rules.rewind_depth * swarm.rules.window_seconds)
+    assert [event.text for event in told(bench.receive(bench.others[0], stale), Notice)] == [APART]
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -437,3 +464,11 @@ def test_who_forgot_claims_again_after_it_saw_a_round_from_its_beginning_to_its_
     assert not bench.engine.forgot
     assert not sent(effects, CoSignature)  # it may have been further, on another branch
     assert any(effect.slots for effect in of(effects, Train))
+
+
+def test_who_forgot_co_signs_nothing_until_well_beyond_its_state_whatever_head_it_finds() -> None:
+    bench = Bench(elected=True, forgot=True, state_round=90)
+    acquainted(bench)
+    bench.tick(after=bench.engine.deadlines.leader)
+    assert bench.engine.promise is not None
+    assert bench.engine.promise.round == 90 + bench.swarm.rules.rewind_depth

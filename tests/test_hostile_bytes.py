@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hostile import LONGEST, SUBJECTS, Subject, check, messages, spoil
+from hostile import LONGEST, SUBJECTS, Subject, check, spoil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rounds import RUN, Swarm
+from rounds import RUN, Swarm, one_of_each
 
 from peers.manifest import manifest_limit, parse_manifest
 from peers.messages import (
@@ -142,7 +142,7 @@ GIANTS: dict[str, Callable[[bytes, int], bytes]] = {
 @pytest.mark.parametrize("giant", GIANTS)
 def test_the_longest_message_of_any_shape_costs_little(giant: str) -> None:
     """One of 4 MB whose every value was wrong used to take 12 s and 2.5 GB, on the event loop."""
-    content = GIANTS[giant](messages()["block"].canonical(), KINDS["block"][1])
+    content = GIANTS[giant](one_of_each()["block"].canonical(), KINDS["block"][1])
     assert KINDS["block"][1] // 2 < len(content) <= KINDS["block"][1]
     cost = Cost()
     with pytest.raises(MessageError, match="malformed") as caught:
@@ -220,7 +220,7 @@ def test_a_peer_id_of_any_length_costs_little() -> None:
 
 def same_claims() -> Iterator[bytes]:
     """The same claim, written in other ways."""
-    claim = messages()["claim"].canonical()
+    claim = one_of_each()["claim"].canonical()
     document = json.loads(claim)
     yield json.dumps(document, indent=1).encode()
     yield json.dumps(dict(reversed(document.items()))).encode()
@@ -234,7 +234,7 @@ def same_claims() -> Iterator[bytes]:
 @pytest.mark.parametrize("content", list(same_claims()))
 def test_a_message_written_in_another_way_has_the_same_hash_and_signature(content: bytes) -> None:
     """What is signed, hashed and passed on is the message, never the bytes in which it came."""
-    claim = messages()["claim"]
+    claim = one_of_each()["claim"]
     assert content != claim.canonical()
     found = parse("claim", content, run=RUN)
     assert found == claim
@@ -242,7 +242,7 @@ def test_a_message_written_in_another_way_has_the_same_hash_and_signature(conten
 
 
 def test_each_way_to_be_wrong_is_named() -> None:
-    claim = messages()["claim"].canonical()
+    claim = one_of_each()["claim"].canonical()
     wrong = {
         Offence.MALFORMED: claim[:-1],
         Offence.OVERSIZED: claim + b" " * KINDS["claim"][1],

@@ -71,6 +71,21 @@ def test_a_damaged_key_file_is_refused_and_left_as_it_is(tmp_path: Path, damage:
     assert path.read_bytes() == damage
 
 
+def test_a_write_is_on_disk_with_its_name_and_the_folders_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "newer" / "file"
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((os.fstat(fd).st_ino, path.exists())))
+    write_atomic(path, b"content")
+    inodes = [path.stat().st_ino, *(folder.stat().st_ino for folder in list(path.parents)[:3])]
+    assert [inode for inode, _ in synced] == inodes
+    assert [named for _, named in synced] == [False, True, True, True]
+    synced.clear()
+    write_atomic(path, b"again")
+    assert [inode for inode, _ in synced] == [path.stat().st_ino, path.parent.stat().st_ino]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_debris(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,17 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from rounds import RUN, Swarm, keys_of, name
+from rounds import RUN, Swarm, keys_of, name, one_of_each
 
 from peers.messages import (
     KINDS,
-    Checkpoint,
-    ClaimsWanted,
     Evidence,
-    HeadNotice,
-    Message,
     Pace,
-    Ready,
     Signed,
     kind_of,
     parse,
@@ -29,39 +24,7 @@ from peers.messages import (
 )
 from recipes.errors import MessageError
 
-
-def round_of_three() -> dict[str, Message]:
-    """One message of each kind, all of them good."""
-    swarm = Swarm(3)
-    first = swarm.grow(swarm.genesis, swarm.keys)
-    block = swarm.block(first, swarm.keys, cosigners=swarm.keys)
-    roster = block.body.roster
-    return {
-        "ready": Ready(round=2, parent=first.hash),
-        "claims-wanted": ClaimsWanted(round=2, parent=first.hash),
-        "head": HeadNotice(round=1, block=first.hash, age_seconds=2.5),
-        "claim": roster.body.claims[0],
-        "roster": roster,
-        "reduction": swarm.reduction(roster, 1, first),
-        "block": block,
-        "cosignature": swarm.cosign(swarm.keys[1], first),
-        "checkpoint": sign(
-            swarm.keys[0],
-            Checkpoint(
-                run=RUN,
-                peer=swarm.keys[0].peer_id,
-                round=1,
-                block=first.hash,
-                digest=swarm.digests[first.hash],
-            ),
-        ),
-        "evidence": Evidence(
-            one=swarm.claim(swarm.keys[2], first, slots=1), other=swarm.claim(swarm.keys[2], first, slots=2)
-        ),
-    }
-
-
-MESSAGES = round_of_three()
+MESSAGES = one_of_each()
 ALL_KINDS = pytest.mark.parametrize("kind", sorted(MESSAGES))
 SIGNED_KINDS = pytest.mark.parametrize(
     "kind", sorted(kind for kind, message in MESSAGES.items() if isinstance(message, Signed))

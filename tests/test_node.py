@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from peers import effects as do
-from peers.events import Event, Notice
+from peers.events import Event, Notice, WindowSpoilt
 from peers.finality import Promise
 from peers.messages import Ready
 from peers.node import Node, NodeSettings
-from recipes.errors import MessageError, StorageError
+from peers.requests import SpotCheck
+from peers.training import MOST_SPOILT_WINDOWS
+from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys import PeerId, SigningKey
 
 KEY = SigningKey(bytes(32))
@@ -115,6 +119,112 @@ async def test_an_event_log_that_the_disk_refuses_ends_the_peer_with_a_plain_err
     node.take(do.Tick())
     with pytest.raises(StorageError, match=r"No space left.*\n.*run the same command again"):
         await asyncio.wait_for(node.live(), timeout=10)
+
+
+async def test_a_spot_check_is_answered_while_the_loop_and_the_averaging_go_on() -> None:
+    averaging, loop_goes_on = threading.Event(), threading.Event()
+
+    def prove(*spot: object) -> bytes:
+        return f"{spot}".encode() if loop_goes_on.wait(10) else b"the loop stood still"
+
+    node = node_of(ScriptedEngine(), SilentTransport())
+    node.exchange = SimpleNamespace(prove=prove)  # type: ignore[assignment]
+    held = asyncio.create_task(node._compute(lambda: averaging.wait(10)))
+    asyncio.get_running_loop().call_later(0.01, loop_goes_on.set)
+    assert await node.prove(SpotCheck("ab", 1, 2, (0, 3))) == b"('ab', 1, 2, (0, 3))"
+    assert not held.done()
+    averaging.set()
+    assert await held
+    await node._end()
+
+
+# ------------------------------------------------------------ windows that gave no numbers
+
+
+def window(*losses: float, delta: float = 0.5) -> SimpleNamespace:
+    change = np.full(8, 0.5, dtype=np.float32)
+    change[3] = delta
+    steps = len(losses)
+    return SimpleNamespace(
+        delta=change, slots_used=((0, steps),), tokens=64 * steps, losses=losses, steps=steps, seconds=1.0
+    )
+
+
+GOOD, NO_LOSS, NO_WEIGHTS = window(2.0), window(math.nan, math.nan), window(2.0, delta=math.inf)
+
+
+class Story:
+    """A trainer, an engine, a state and a contributor in one: windows as laid ready, and their outcome."""
+
+    numeric_class = "cpu-fp32"
+    digest = "00" * 32
+
+    def __init__(self, *windows: SimpleNamespace) -> None:
+        self.windows = list(windows)
+        self.state = SimpleNamespace(weights=np.zeros(8, dtype=np.float32))
+        self.rules = SimpleNamespace(run=RUN)
+        self.me = KEY.peer_id
+        self.wake_at = math.inf
+        self.chain = SimpleNamespace(link=lambda _: SimpleNamespace(round=0))
+        self.head = ""
+        self.took: list[do.Input] = []
+        self.round = 0
+
+    def train(self, *_: object, **__: object) -> SimpleNamespace:
+        return self.windows.pop(0)
+
+    def contribute(self, window: SimpleNamespace, **_: object) -> do.Input:
+        assert np.isfinite(window.delta).all()
+        return do.ReducedFetched("contributed")  # any input that means nothing here
+
+    def handle(self, happened: do.Input, now: float) -> list[do.Effect]:
+        self.took.append(happened)
+        if not self.windows:
+            return [do.Leave()]
+        self.round += 1
+        return [do.Train(f"block {self.round}", self.round, ((0, 4),), 0, 60.0)]
+
+
+def node_in(story: Story, listener: Callable[[Event], None]) -> Node:
+    parts: dict[str, Any] = dict.fromkeys(("exchange", "load_chain", "chain_store"))
+    parts |= dict.fromkeys(("engine", "contributor", "state_sync", "trainer"), story)
+    parts |= {"transport": SilentTransport(), "crowd": EmptyStreet()}
+    return Node(key=KEY, settings=NodeSettings(), listener=listener, **parts)
+
+
+async def lived(*windows: SimpleNamespace) -> tuple[list[do.Input], list[Event]]:
+    """Live through these windows; return what the engine was told of each, and the events."""
+    events: list[Event] = []
+    story = Story(*windows)
+    node = node_in(story, events.append)
+    node.take(do.Tick())
+    await asyncio.wait_for(node.live(), timeout=10)
+    return story.took[1:], events
+
+
+@pytest.mark.parametrize("bad", [NO_LOSS, NO_WEIGHTS, window(2.0, delta=math.nan)])
+async def test_a_window_that_gave_no_numbers_is_not_claimed_and_the_peer_goes_on(
+    bad: SimpleNamespace,
+) -> None:
+    took, events = await lived(bad, GOOD)
+    assert took == [do.WindowLost("block 1"), do.ReducedFetched("contributed")]
+    (told,) = [event for event in events if isinstance(event, WindowSpoilt)]
+    assert (told.round, told.in_a_row, told.most) == (1, 1, MOST_SPOILT_WINDOWS)
+
+
+async def test_a_step_that_failed_does_not_cost_the_window() -> None:
+    took, events = await lived(window(2.0, math.nan))
+    assert took == [do.ReducedFetched("contributed")]
+    assert not any(isinstance(event, WindowSpoilt) for event in events)
+
+
+async def test_windows_that_give_no_numbers_again_and_again_end_the_peer() -> None:
+    bad = [NO_WEIGHTS] * (MOST_SPOILT_WINDOWS - 1)
+    took, _ = await lived(*bad, GOOD, *bad, GOOD)  # only those in a row count
+    assert took.count(do.ReducedFetched("contributed")) == 2
+    with pytest.raises(TrainingError, match=r"gave no numbers(.|\n)*--device cpu") as caught:
+        await lived(*bad, NO_LOSS, GOOD)
+    assert caught.value.exit_code == 13
 
 
 def ready() -> Ready:

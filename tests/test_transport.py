@@ -210,7 +210,7 @@ async def test_after_close_nothing_runs_on(open_peer: OpenPeer) -> None:
     await anna.close()
     with pytest.raises(ProcessLookupError):
         os.kill(anna._uplink.daemon.process_id, 0)
-    assert not anna._uplink.daemon.folder.exists()
+    assert not anna._uplink.daemon.folder.path.exists()
     assert asyncio.all_tasks() <= before
 
 

@@ -29,6 +29,7 @@ from peers.events import (
     Validated,
     Waiting,
     WindowFinished,
+    WindowSpoilt,
     WindowStarted,
     as_json_line,
 )
@@ -145,6 +146,12 @@ class Screen:
                 return f"Validation loss after round {round_number}: {loss:.4f} nats a token."
             case Waiting(round_number, reason):
                 return f"Not training in round {round_number}: {reason}."
+            case WindowSpoilt(round_number, reason, in_a_row, most):
+                return (
+                    f"The window of round {round_number} is not claimed: {reason}. "
+                    f"This is {in_a_row} in a row; after {most}, this peer stops. "
+                    "If it happens again, try `--device cpu`."
+                )
             case Refused(peer, what, reason):
                 return f"Refused {what} from {peer[-8:]}: {reason.rstrip('.')}."
             case Banned(peer, seconds, reasons):

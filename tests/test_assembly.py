@@ -1,0 +1,65 @@
+"""A peer put together from its folder remembers what it knew before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rounds import Swarm
+from tiny_run import publish_tiny
+
+from peers.assembly import CHAIN_FILE, assemble_node, open_state
+from peers.chain_store import ChainStore
+from peers.fetch_run import Run
+from peers.messages import Evidence
+from peers.node import Node
+from peers.state import CanonicalState
+from recipes.keys import SigningKey
+from recipes.layout import published_layout
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    published = publish_tiny(tmp_path)
+    return Run(published.folder, published.signed, published.manifest)
+
+
+def put_together(run: Run, state: CanonicalState) -> Node:
+    anything: Any = SimpleNamespace(call=None, blame=None, peers=None)
+    return assemble_node(
+        run,
+        key=SigningKey(bytes(32)),
+        layout=published_layout(run.signed.recipe),
+        state=state,
+        transport=anything,
+        crowd=anything,
+        trainer=anything,
+        validate_every=0,
+        listener=lambda _: None,
+    )
+
+
+def state_of(run: Run) -> CanonicalState:
+    return open_state(run, published_layout(run.signed.recipe))
+
+
+def test_convicts_are_known_again_so_that_they_are_not_told_anew(run: Run) -> None:
+    swarm = Swarm()
+    swarm.rules = replace(swarm.rules, run=run.signed.run_id)
+    liar = swarm.keys[0]
+    proof = [swarm.claim(liar, swarm.genesis, slots=count) for count in (1, 2)]
+    store = ChainStore(run.folder / CHAIN_FILE)
+    store.save_evidence(liar.peer_id, Evidence(one=proof[0], other=proof[1]))
+    store.close()
+    assert put_together(run, state_of(run)).engine.convicts == {liar.peer_id}
+
+
+def test_who_lost_its_chain_knows_by_its_state_how_far_it_was(run: Run) -> None:
+    state = state_of(run)
+    state.apply({}, round_number=7, block="ab" * 32)
+    engine = put_together(run, state).engine
+    assert engine.forgot
+    assert engine.state_round == 7
