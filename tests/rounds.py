@@ -227,7 +227,7 @@ class Swarm:
 
     def add(self, signed: Signed[Block]) -> Link:
         """Put a block into the chain, which must find no fault with it."""
-        assert self.chain.block_fault(signed.body) is None
+        assert (fault := self.chain.block_fault(signed.body)) is None, fault
         link = self.chain.add(signed)
         self.digests[link.hash] = name(f"state after {link.hash}")
         return link
