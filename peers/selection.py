@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from peers.levels import SMALLEST_KEY, magnitude_keys
 from recipes.layout import CHUNK_VALUES
 
+_INDEX_BITS = CHUNK_VALUES.bit_length() - 1
 _INFINITY_KEY = np.uint32(0x7F800000)
 
 # From float32 of shape (chunks, 4096) and a number of values to keep, the flat positions of what is kept:
@@ -36,7 +37,11 @@ def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:
     column = CHUNK_VALUES - keep
     thresholds = np.partition(keys, column, axis=1)[:, column : column + 1]
     largest = keys >= np.maximum(thresholds, np.uint32(SMALLEST_KEY))
-    for row in np.flatnonzero(np.count_nonzero(largest, axis=1) > keep):
+    positions = _positions(largest)
+    counts = np.bincount(positions >> _INDEX_BITS, minlength=values.shape[0])
+    if (counts <= keep).all():
+        return positions
+    for row in np.flatnonzero(counts > keep):  # several equal the least that is kept
         above = np.count_nonzero(keys[row] > thresholds[row])
         equal = np.flatnonzero(keys[row] == thresholds[row])
         largest[row, equal[keep - above :]] = False
@@ -49,7 +54,7 @@ def refuse_infinite() -> ValueError:
 
 
 def _positions(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return what np.flatnonzero does, four times as fast where few are marked: it looks at eight at a time."""
-    eights = np.flatnonzero(marks.reshape(-1).view(np.uint64))
+    """Return what np.flatnonzero does, a few times as fast where few are marked: it looks at eight at a time."""
+    eights = np.flatnonzero(marks.reshape(-1).view(np.uint64) != 0)
     among = np.flatnonzero(marks.reshape(-1, 8)[eights])
     return (eights[among >> 3] << 3) | (among & 7)
