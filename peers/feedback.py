@@ -66,7 +66,6 @@ class ErrorFeedback:
         codec: Codec,
         decay: float,
         expected_root: bytes | None,
-        select: Selector = select_largest,
     ) -> None:
         """Open the file in `folder`, or make it.
 
@@ -76,7 +75,6 @@ class ErrorFeedback:
             codec: what contributions are encoded with.
             decay: what of E remains each round.
             expected_root: what `root` was when the file was last used.
-            select: what finds the largest values.
 
         Raises:
             StorageError: the disk has no room for it, or refuses.
@@ -84,7 +82,6 @@ class ErrorFeedback:
         self._layout = layout
         self._codec = codec
         self._decay = np.float32(decay)
-        self._select = select
         self._stored: MappedArray[np.uint16] = MappedArray(
             folder / FEEDBACK_FILE, dtype=np.dtype("<u2"), count=layout.padded
         )
@@ -104,13 +101,18 @@ class ErrorFeedback:
         return from_bfloat16(self._stored.array[self._layout.segment_slice(segment)])
 
     def contribute(
-        self, delta: NDArray[np.float32], *, returned: Callable[[int], Iterable[Returned]]
+        self,
+        delta: NDArray[np.float32],
+        *,
+        returned: Callable[[int], Iterable[Returned]],
+        select: Selector = select_largest,
     ) -> list[SegmentFrame]:
         """Compress a round's pseudo-gradient together with E, and keep in E what is left out.
 
         Args:
             delta: the pseudo-gradient, float32, shape (padded,).
             returned: gives what comes back in a segment; called once for each, in order.
+            select: what finds the largest values.
 
         Returns:
             The contribution: a frame for each segment.
@@ -128,13 +130,14 @@ class ErrorFeedback:
         if not all(np.abs(delta[place]).max() < _LARGEST_DELTA for place in places):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
         frames = [
-            self._compress(place, delta[place], list(returned(segment))) for segment, place in enumerate(places)
+            self._compress(place, delta[place], list(returned(segment)), select)
+            for segment, place in enumerate(places)
         ]
         self.reset = False
         return frames
 
     def _compress(
-        self, place: slice, delta: NDArray[np.float32], returned: Sequence[Returned]
+        self, place: slice, delta: NDArray[np.float32], returned: Sequence[Returned], select: Selector
     ) -> SegmentFrame:
         """Compress one segment, a batch of chunks at a time, and keep in E what is left out."""
         parts = []
@@ -147,7 +150,7 @@ class ErrorFeedback:
                 wanted[part.positions[inside] - batch.start] += part.values[inside]
             wanted *= self._decay
             wanted += delta[batch]
-            encoded = self._codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=self._select)
+            encoded = self._codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=select)
             sent = self._codec.decode(encoded)
             wanted[sent.positions] -= sent.values
             self._stored.array[stored] = to_bfloat16(wanted)

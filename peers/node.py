@@ -32,6 +32,7 @@ from peers.exchange_tasks import ExchangeTasks
 from peers.messages import KINDS, Block, HeadNotice, Signed, SlotRange, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import encode_round
+from peers.selection import Selector
 from peers.state_sync import StateSync
 from peers.transport import RemoteError, Transport
 from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
@@ -60,6 +61,8 @@ class Window(Protocol):
     def steps(self) -> int: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def select(self) -> Selector: ...
 
 
 class Trainer(Protocol):

@@ -14,7 +14,7 @@ from peers.levels import SMALLEST_KEY, magnitude_keys
 from recipes.layout import CHUNK_VALUES
 
 _INDEX_BITS = CHUNK_VALUES.bit_length() - 1
-_INFINITY_KEY = np.uint32(0x7F800000)
+INFINITY_KEY = np.uint32(0x7F800000)
 
 # From float32 of shape (chunks, 4096) and a number of values to keep, the flat positions of what is kept:
 # int64, ascending. Raises ValueError if a value is infinite or not a number.
@@ -32,7 +32,7 @@ def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:
         ValueError: a value is infinite or not a number.
     """
     keys = magnitude_keys(values)
-    if keys.size and keys.max() >= _INFINITY_KEY:
+    if keys.size and keys.max() >= INFINITY_KEY:
         raise refuse_infinite()
     column = CHUNK_VALUES - keep
     thresholds = np.partition(keys, column, axis=1)[:, column : column + 1]
