@@ -67,7 +67,7 @@ def read_chunks(
     counts, fields = members.sum(axis=1), ChunkFields.of(members, keep=keep)
 
     # The ones of a chunk's unary part are the last before its end, since only zeros pad it.
-    ones = np.flatnonzero(np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little"))
+    ones = np.flatnonzero(np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little").view(np.bool_))
     first_one = np.searchsorted(ones, offsets[1:] * 8) - counts
     used = members[:, 1:] > 0
     steps_used = used.sum(axis=1)

@@ -20,10 +20,10 @@ SELECTORS = [select_largest, torch_selector("cpu")]
 
 def slowly(values: NDArray[np.float32], keep: int) -> list[int]:
     """Sort each chunk by magnitude, then by index; magnitudes below half the smallest level are nothing."""
-    positions = []
-    for chunk, row in enumerate(values):
-        order = sorted(range(4096), key=lambda index: (-abs(float(row[index])), index))
-        positions += [4096 * chunk + i for i in sorted(order[:keep]) if abs(float(row[i])) >= 2.0**-29]
+    positions: list[int] = []
+    for chunk, row in enumerate(np.abs(values.astype(np.float64))):
+        largest = np.sort(np.argsort(-row, kind="stable")[:keep])
+        positions += (4096 * chunk + largest[row[largest] >= 2.0**-29]).tolist()
     return positions
 
 
