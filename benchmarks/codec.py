@@ -2,14 +2,14 @@
 
     python -m benchmarks.codec [--parameters 1e8] [--blocks 12] [--device cuda] [--out results/codec.json]
 
-Ours at several densities stands beside hivemind's fp16 and 8-bit codecs and SparseLoCo's packing, on Gaussian and
-heavy-tailed values and on a pseudo-gradient of the tiny model. Values come in blocks of a million, each block goes
-through every codec before the next is drawn, and a table, a picture and a JSON file come out.
+Ours at several densities stands beside hivemind's fp16 and 8-bit codecs and SparseLoCo's packing, on Gaussian
+and heavy-tailed values and on a pseudo-gradient of the tiny model. Values come in blocks of a million, each
+block goes through every codec before the next is drawn, and a table, a picture and a JSON file come out.
 
-`--parameters` is the size of the model whose `--segments` set how much surrounds each segment on the wire, and for
-which seconds are extrapolated; `--blocks 0` measures all of it, block after block, in bounded memory.
-Seconds are those of one core's work, whatever else runs; with `--device cuda`, which moves our selection of the
-largest values to a GPU, they are seconds on the clock.
+`--parameters` is the size of the model whose `--segments` set how much surrounds each segment on the wire,
+and for which seconds are extrapolated; `--blocks 0` measures all of it, block after block, in bounded memory.
+Seconds are those of one core's work, whatever else runs; with `--device cuda`, which moves our selection of
+the largest values to a GPU, they are seconds on the clock.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _measure_block(codec: MeasuredCodec, record: Record, values: NDArray[np.floa
 
 
 def reduce_rates(blocks: int, clock: Clock) -> list[float]:
-    """Return how many million parameters a second a reducer averages of eight contributions, for each block."""
+    """Return how many million parameters a second a reducer averages of eight contributions, for each try."""
     values = blocks_of(GAUSSIAN, chunks=_BLOCK_CHUNKS, blocks=_REDUCED_PARTS, seed=1)
     frames = [SegmentFrame.encode(block, codec=_CONTRIBUTION) for block in values]
     rates = []
@@ -122,7 +122,7 @@ def _energy(values: NDArray[np.float32]) -> float:
 def _codecs(device: str, note: Callable[[str], None]) -> tuple[list[MeasuredCodec], Selector]:
     """Return all codecs to measure, and what selects the largest values on the device."""
     ours: list[MeasuredCodec] = [Ours(Codec(keep, level_bits)) for keep, level_bits in _DENSITIES]
-    select = select_largest
+    select: Selector = select_largest
     if device != "cpu":
         from trainer.device_selection import selector_on
 

@@ -112,8 +112,8 @@ def spread(rates: Sequence[float]) -> tuple[float, float]:
 def content_bits(decoded: NDArray[np.float32]) -> float:
     """Return the bits that tell apart all contents like these: places of each magnitude, and signs.
 
-    That is, for each chunk, log2 of 4096! / (n1! n2! ... zeros!), and a bit for each sign. What the magnitudes
-    themselves are comes free.
+    That is, for each chunk, log2 of 4096! / (n1! n2! ... zeros!), and a bit for each sign. What the
+    magnitudes themselves are comes free.
     """
     bits = 0.0
     for row in decoded.astype(np.float64):

@@ -1,8 +1,8 @@
 """The codecs that benchmarks/codec.py compares, each from float32 chunks to bytes and back.
 
-Ours is the production code. hivemind's are its own functions on its own messages. SparseLoCo's packing (Sarfi et
-al. 2025) is written down here after its description: 64 of 4096 values by magnitude, indices of 12 bits, and values
-quantised uniformly over six standard deviations, as hivemind's 8-bit codec does, with the mean of each bin sent along.
+Ours is the production code. hivemind's are its own functions on its own messages. SparseLoCo's packing (Sarfi
+et al. 2025) is written down here after its description: 64 of 4096 values by magnitude, indices of 12 bits,
+and values quantised uniformly over six standard deviations, as hivemind's 8-bit codec does, with bins' means.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class MeasuredCodec(Protocol):
     def name(self) -> str: ...
     @property
     def keep(self) -> int | None: ...
-    def encode(self, values: Values) -> list[bytes]: ...
-    def decode(self, parts: list[bytes], chunks: int) -> Any: ...
-    def dense(self, decoded: Any, chunks: int) -> Values: ...
-    def header_bytes(self, segments: int) -> int: ...
+    def encode(self, values: Values, /) -> list[bytes]: ...
+    def decode(self, parts: list[bytes], chunks: int, /) -> Any: ...
+    def dense(self, decoded: Any, chunks: int, /) -> Values: ...
+    def header_bytes(self, segments: int, /) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class Ours:
         """Check and decode one segment."""
         return self.codec.decode(self.codec.split(parts[0], chunks=chunks))
 
-    def dense(self, decoded: Any, chunks: int) -> Values:
+    def dense(self, decoded: Any, _chunks: int) -> Values:
         """Return all values of what `decode` returned."""
         values: Values = decoded.dense()
         return values
 
     def header_bytes(self, segments: int) -> int:
-        """Bytes beside a segment's chunks: request head, roster, place, path to the claim's root, frame header."""
+        """Bytes beside a segment's chunks: request, roster, place, path to the claim's root, frame header."""
         empty = SegmentFrame.encode(np.zeros((0, CHUNK_VALUES), dtype=np.float32), codec=self.codec)
-        longest = max(len(path([bytes(HASH_BYTES)] * segments, at)) for at in (0, segments // 2, segments - 1))
+        longest = len(path([bytes(HASH_BYTES)] * segments, 0))
         content = join_parts([bytes(HASH_BYTES), bytes(4), bytes(HASH_BYTES * longest), empty.to_bytes()])
         return request_head_bytes("segment") + len(content)
 
@@ -93,10 +93,10 @@ class Hivemind:
         import torch
         from hivemind.compression import serialize_torch_tensor
 
-        parts = torch.from_numpy(values.reshape(-1)).split(_HIVEMIND_PART)
+        parts = torch.split(torch.from_numpy(values.reshape(-1)), _HIVEMIND_PART)
         return [serialize_torch_tensor(part, self.compression).SerializeToString() for part in parts]
 
-    def decode(self, parts: list[bytes], chunks: int) -> Any:
+    def decode(self, parts: list[bytes], _chunks: int) -> Any:
         """Deserialize the parts."""
         from hivemind.compression import deserialize_torch_tensor
         from hivemind.proto import runtime_pb2
@@ -105,9 +105,10 @@ class Hivemind:
 
     def dense(self, decoded: Any, chunks: int) -> Values:
         """Return all values of what `decode` returned."""
-        return np.concatenate([part.float().numpy() for part in decoded]).reshape(chunks, CHUNK_VALUES)
+        values: Values = np.concatenate([part.float().numpy() for part in decoded])
+        return values.reshape(chunks, CHUNK_VALUES)
 
-    def header_bytes(self, segments: int) -> int:
+    def header_bytes(self, _segments: int) -> int:
         """Its messages' own headers are counted with them."""
         return 0
 
@@ -127,7 +128,8 @@ class SparseLoCo:
 
     def encode(self, values: Values) -> list[bytes]:
         """Encode one tensor: the bins' means, then an index and a bin for each value kept."""
-        batches = [values[start : start + 128] for start in range(0, len(values), 128)]  # as ours, for the memory
+        # As ours, to take no more memory.
+        batches = [values[start : start + 128] for start in range(0, len(values), 128)]
         found = [select_largest(batch, self.keep) for batch in batches]
         positions = np.concatenate([part + 128 * CHUNK_VALUES * at for at, part in enumerate(found)])
         kept = values.reshape(-1)[positions]
@@ -158,7 +160,7 @@ class SparseLoCo:
         values[decoded[0]] = decoded[1]
         return values.reshape(chunks, CHUNK_VALUES)
 
-    def header_bytes(self, segments: int) -> int:
+    def header_bytes(self, _segments: int) -> int:
         """None beside the bins' means: it goes through an object store."""
         return 0
 

@@ -24,8 +24,8 @@ def pack_fields(positions: NDArray[np.int64], values: NDArray[np.int64], *, size
     """
     first_byte = positions >> 3
     shifted = values << (positions & 7)
-    # Fields that share a byte have no bit in common, so that their sum is their union. The sum of all that begin
-    # in one byte stays below 2**25, which the float64 sums of bincount hold exactly.
+    # Fields that share a byte have no bit in common, so that their sum is their union. The sum of all that
+    # begin in one byte stays below 2**25, which the float64 sums of bincount hold exactly.
     total = np.bincount(first_byte, weights=shifted, minlength=size).astype(np.uint32)
     packed = np.zeros(size + _SPAN_BYTES, dtype=np.uint8)
     for byte in range(_SPAN_BYTES):
@@ -47,7 +47,8 @@ def words_of(data: bytes) -> NDArray[np.uint32]:
     """
     padded = np.zeros(len(data) + _LOOKAHEAD_BYTES + _SPAN_BYTES - 1, dtype=np.uint32)
     padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-    return padded[:-2] | (padded[1:-1] << np.uint32(8)) | (padded[2:] << np.uint32(16))
+    words: NDArray[np.uint32] = padded[:-2] | (padded[1:-1] << np.uint32(8)) | (padded[2:] << np.uint32(16))
+    return words
 
 
 def read_fields(

@@ -6,10 +6,10 @@ A chunk of 4096 float32 becomes these fields, least significant bit first (see p
     full       1                          1: the chunk keeps exactly `keep` values
     count      bit length of keep - 1     absent when full is 1: the number of values kept, below `keep`
     code       8                          the lowest level, a code of peers/levels.py
-    members    see below                  how many values each level has, less one; the last level has the rest
+    members    see below                  how many values each level but the last has, less one
     steps      2 for each further level   low bits of its code's distance from the level below, less one
     records    for each value 1 + b       sign (1: negative), low b bits of the gap
-    unary      ones, and zeros between    the rest of each step, then of each value's gap: in zeros, then a one
+    unary      a one for each, and zeros  the rest of each step, then of each gap, in zeros; then a one
     padding    up to the byte             zeros
 
 Values stand level by level, the lowest first, and within a level by index. A gap is the number of indices
@@ -17,10 +17,10 @@ skipped since the value before it in the same level, so that a level's places an
 code: with two levels as unlike as 3 to 1, that saves a fifth of a bit a value over a flag for each. Gaps and
 steps are Rice-coded (Rice and Plaunt 1971), gaps with b from the number of the level's values alone.
 
-While values are left, the next level has at least one of them: of `left` values, `members` takes as many bits as
-left - 1 does. So unused levels take no bits, and all that is decoded has one encoding. With no value kept,
-the chunk ends after `count`. All before `unary` has a known length, and `unary` ends with its last one, so a
-chunk delimits itself.
+While values are left, the next level has at least one of them, and the last level all: of `left` values,
+`members` takes as many bits as left - 1 does. So unused levels take no bits, and all that is decoded has one
+encoding. With no value kept, the chunk ends after `count`. All before `unary` has a known length, and `unary`
+ends with its last one, so a chunk delimits itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """From the bytes of chunks to the values they keep, many chunks at once, trusting none of the bytes.
 
-peers/chunk_layout.py describes the bits. Only where each chunk ends has to be found one chunk after the other.
+peers/chunk_layout.py describes the bits. Where a chunk ends has to be found one chunk after the other, for it
+is there that the next begins; all else is done for many at once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def find_ends(data: bytes, *, chunks: int, keep: int, levels: int) -> NDArray[np
     """Return where `chunks` chunks begin and end in `data`, int64 of shape (chunks + 1,).
 
     Raises:
-        MessageError: a chunk is cut short, too long, or padded with ones, or its numbers do not fit each other.
+        MessageError: a chunk is cut short, too long, or padded with ones, or its numbers cannot be.
     """
     # How many ones precede each byte: a chunk's last byte is then found by bisection.
     ones_before = np.zeros(len(data) + 1, dtype=np.int64)
@@ -65,61 +66,68 @@ def read_chunks(
     start = offsets[:-1] * 8
     members = _read_members(words, start, keep=keep, levels=levels)
     counts, fields = members.sum(axis=1), ChunkFields.of(members, keep=keep)
-
-    # The ones of a chunk's unary part are the last before its end, since only zeros pad it.
-    ones = np.flatnonzero(np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little").view(np.bool_))
-    first_one = np.searchsorted(ones, offsets[1:] * 8) - counts
-    used = members[:, 1:] > 0
-    steps_used = used.sum(axis=1)
-
-    # Steps: each one's rest is the number of zeros since the one before it.
-    codes = np.empty(members.shape, dtype=np.int64)
-    codes[:, 0] = read_fields(words, start + fields.code, CODE_BITS)
     unary_start = start + fields.unary
-    for level in range(1, levels):
-        there = used[:, level - 1]
-        place = (first_one - steps_used + level - 1)[there]
-        previous = ones[place - 1] if level > 1 else unary_start[there] - 1
-        rest = ones[place] - previous - 1
-        low = read_fields(words, (start + fields.steps[:, level - 1])[there], STEP_LOW_BITS)
-        codes[:, level] = codes[:, level - 1]
-        codes[there, level] += (rest << STEP_LOW_BITS) + low + 1
+    # The ones of a chunk's unary part are the last before its end, since only zeros pad it.
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
+    ones = np.flatnonzero(bits.view(np.bool_))
+    first_one = np.searchsorted(ones, offsets[1:] * 8) - counts - (members[:, 1:] > 0).sum(axis=1)
+
+    codes, gaps_start, first_one = _read_codes(words, start, fields, members, unary_start, ones, first_one)
     _refuse((codes[:, -1] >= CODES) & (counts > 0), first_chunk, "has levels beyond the scale")
 
     level_members = members.reshape(-1)
-    ends = level_members.cumsum()
-    firsts = ends - level_members
+    firsts = level_members.cumsum() - level_members
+    chunk_firsts = counts.cumsum() - counts
     ranks = np.arange(int(counts.sum()))
     record_bits = fields.record_bits.reshape(-1)
     first_record = (start[:, None] + fields.records).reshape(-1) - firsts * record_bits
     widths = record_bits.repeat(level_members)
     records = read_fields(words, first_record.repeat(level_members) + ranks * widths, widths)
 
-    ones_of_values = ones[(first_one - (counts.cumsum() - counts)).repeat(counts) + ranks]
-    filled = np.flatnonzero(counts)
-    chunk_firsts = (counts.cumsum() - counts)[filled]
-    zeros = np.diff(ones_of_values, prepend=0) - 1
-    gaps_start = np.where(steps_used > 0, ones[np.maximum(first_one - 1, 0)] + 1 if ones.size else 0, unary_start)
-    zeros[chunk_firsts] = ones_of_values[chunk_firsts] - gaps_start[filled]
-    indices = ((zeros << (widths - 1)) + (records >> 1) + 1).cumsum()
-    level_used = np.flatnonzero(level_members)
-    sums_before = np.zeros(level_members.size, dtype=np.int64)
-    sums_before[level_used[1:]] = indices[firsts[level_used[1:]] - 1]
-    indices -= sums_before.repeat(level_members) + 1
-    beyond = indices >= CHUNK_VALUES
-    if beyond.any():
-        chunk = first_chunk + int(np.searchsorted(counts.cumsum(), int(beyond.argmax()), side="right"))
-        raise MessageError(f"Chunk {chunk} holds an index beyond {CHUNK_VALUES - 1}.")
+    # A gap's rest is the number of zeros since the one before; an index, the sum of its level's gaps so far.
+    ends = ones[(first_one - chunk_firsts).repeat(counts) + ranks]
+    zeros = np.diff(ends, prepend=0) - 1
+    filled = counts > 0
+    zeros[chunk_firsts[filled]] = ends[chunk_firsts[filled]] - gaps_start[filled]
+    sums = np.concatenate((np.zeros(1, np.int64), ((zeros << (widths - 1)) + (records >> 1) + 1).cumsum()))
+    indices = sums[1:] - sums[firsts].repeat(level_members) - 1
+    beyond = np.zeros(counts.size, dtype=np.bool_)
+    beyond[np.arange(counts.size).repeat(counts)[indices >= CHUNK_VALUES]] = True
+    _refuse(beyond, first_chunk, f"holds an index beyond {CHUNK_VALUES - 1}")
 
-    place_of_level = np.arange(level_members.size) // levels << (_INDEX_BITS + 1 + CODE_BITS)
-    kept = (place_of_level | codes.reshape(-1)).repeat(level_members)
+    chunk_of_level = np.arange(level_members.size) // levels
+    kept = ((chunk_of_level << (_INDEX_BITS + 1 + CODE_BITS)) | codes.reshape(-1)).repeat(level_members)
     kept |= (indices << (1 + CODE_BITS)) | ((records & 1) << CODE_BITS)
     kept.sort()
-    twice = np.diff(kept >> (1 + CODE_BITS)) == 0
-    if twice.any():
-        chunk = first_chunk + int(kept[int(twice.argmax())] >> (_INDEX_BITS + 1 + CODE_BITS))
-        raise MessageError(f"Chunk {chunk} holds an index twice.")
+    twice = np.zeros(counts.size, dtype=np.bool_)
+    positions = kept >> (1 + CODE_BITS)
+    twice[positions[1:][np.diff(positions) == 0] >> _INDEX_BITS] = True
+    _refuse(twice, first_chunk, "holds an index twice")
     return kept
+
+
+def _read_codes(
+    words: NDArray[np.uint32],
+    start: NDArray[np.int64],
+    fields: ChunkFields,
+    members: NDArray[np.int64],
+    unary_start: NDArray[np.int64],
+    ones: NDArray[np.int64],
+    first_one: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the levels' codes, and where the unary part goes on after them: the bit, and its next one."""
+    codes = np.empty(members.shape, dtype=np.int64)
+    codes[:, 0] = read_fields(words, start + fields.code, CODE_BITS)
+    at, rank = unary_start.copy(), first_one.copy()
+    for level in range(1, members.shape[1]):
+        there = members[:, level] > 0
+        low = read_fields(words, (start + fields.steps[:, level - 1])[there], STEP_LOW_BITS)
+        end = ones[rank[there]]
+        codes[:, level] = codes[:, level - 1]
+        codes[there, level] += ((end - at[there]) << STEP_LOW_BITS) + low + 1
+        at[there] = end + 1
+        rank[there] += 1
+    return codes, at, rank
 
 
 def _read_members(

@@ -76,7 +76,7 @@ def write_chunks(kept: Kept, *, keep: int) -> tuple[bytes, NDArray[np.int64]]:
     firsts = (ends - level_members)[level_members > 0]
     gaps[firsts] = kept.indices[firsts]
 
-    # The unary part: steps first, then gaps. A one stands after the zeros and ones of all before it, and its own.
+    # The unary part: steps first, then gaps. A one stands after all before it, and its own zeros.
     used = members[:, 1:] > 0
     steps = np.where(used, np.diff(kept.codes, axis=1) - 1, 0)
     step_lengths = np.where(used, (steps >> STEP_LOW_BITS) + 1, 0).cumsum(axis=1)

@@ -28,7 +28,7 @@ from recipes.layout import CHUNK_VALUES, Layout
 FEEDBACK_FILE = "feedback.bf16"
 
 _LEAF_BYTES = 2 * CHUNK_VALUES
-_BATCH_VALUES = 128 * CHUNK_VALUES  # bounds the working memory, whatever the model's size, and stays in the cache
+_BATCH_VALUES = 128 * CHUNK_VALUES  # bounds the working memory, and stays in the cache
 _LARGEST_DELTA = np.float32(2.0**64)  # leaves room for every later sum
 
 # Below 2**-64, which no codec would ever keep, values count as zero: they would decay for ever.
@@ -127,7 +127,7 @@ class ErrorFeedback:
             )
         places = [self._layout.segment_slice(segment) for segment in range(self._layout.segments)]
         # Written so that it is also true of what is not a number.
-        if not all(np.abs(delta[place]).max() < _LARGEST_DELTA for place in places):
+        if not (-_LARGEST_DELTA < delta.min() and delta.max() < _LARGEST_DELTA):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
         frames = [
             self._compress(place, delta[place], list(returned(segment)), select)

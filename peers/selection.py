@@ -23,7 +23,7 @@ Selector = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 
 
 def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:
-    """Return the positions of the `keep` largest magnitudes of each chunk, none below the smallest level's half.
+    """Return the positions of each chunk's `keep` largest magnitudes, none below half the smallest level.
 
     Args:
         values: float32, contiguous, shape (chunks, 4096), at most 2**20 chunks.
@@ -57,13 +57,11 @@ def refuse_infinite() -> ValueError:
     return ValueError("cannot encode values that are infinite or not a number")
 
 
-def _largest_of_few(
-    keys: NDArray[np.uint32], positions: NDArray[np.int64], keep: int
-) -> NDArray[np.int64]:
+def _largest_of_few(keys: NDArray[np.uint32], positions: NDArray[np.int64], keep: int) -> NDArray[np.int64]:
     """Return the positions of each chunk's `keep` largest keys, of which `positions` holds all above zero.
 
-    Sorting these is faster than to partition all: partitioning is slow where most keys are equal, as in a sum of
-    sparse contributions.
+    Sorting these is faster than to partition all: partitioning is slow where most keys are equal, as in a
+    sum of sparse contributions.
     """
     chunk = positions >> _INDEX_BITS
     counts = np.bincount(chunk, minlength=keys.shape[0])
@@ -83,7 +81,8 @@ def _largest_of_few(
 
 
 def _positions(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return what np.flatnonzero does, a few times as fast where few are marked: it looks at eight at a time."""
+    """Return what np.flatnonzero does, much faster where few are marked, for it looks at eight at once."""
     eights = np.flatnonzero(marks.reshape(-1).view(np.uint64) != 0)
     among = np.flatnonzero(marks.reshape(-1, 8)[eights])
-    return (eights[among >> 3] << 3) | (among & 7)
+    positions: NDArray[np.int64] = (eights[among >> 3] << 3) | (among & 7)
+    return positions

@@ -66,7 +66,8 @@ def decode_slowly(codec: Codec, data: bytes) -> tuple[list[float], bytes]:
                 left -= members[-1]
         members += [left] if left else []
         steps = [take(2) for _ in members[1:]]
-        low_bits = [max(b for b in range(12) if b == 0 or 2**b <= 0.962 * (4096 - n) / (n + 1)) for n in members]
+        most = [0.962 * (4096 - n) / (n + 1) for n in members]
+        low_bits = [max(b for b in range(12) if b == 0 or 2**b <= gap) for gap in most]
         records = [[(take(1), take(b)) for _ in range(n)] for n, b in zip(members, low_bits, strict=True)]
 
         def zeros() -> int:
@@ -253,7 +254,7 @@ def test_every_codec_returns_the_signs_and_places_of_what_it_kept(
 
 def encoded_again(codec: Codec, decoded: SparseChunks) -> bytes:
     """The bytes of exactly these values: every magnitude of a chunk becomes a level of its own."""
-    places = np.append(np.searchsorted(decoded.positions, 4096 * np.arange(decoded.chunks)), decoded.positions.size)
+    places = np.searchsorted(decoded.positions, 4096 * np.arange(decoded.chunks + 1))
     parts = []
     for first, end in pairwise(places.tolist()):
         magnitudes = np.abs(decoded.values[first:end])
@@ -343,7 +344,8 @@ def test_an_index_beyond_the_chunk_is_refused() -> None:
 def test_an_index_on_two_levels_is_refused() -> None:
     values = np.zeros((1, 4096), dtype=np.float32)
     values[0, [7, 8]] = [1.0, 2.0]
-    codec = Codec(keep=2, level_bits=1)  # full, code, members, step, a record of sign and 10 bits: 1 + 8 + 1 + 2 + 11
+    # full, code, members, step, and the first record, of a sign and 11 bits: 1 + 8 + 1 + 2 + 12
+    codec = Codec(keep=2, level_bits=1)
     content = int.from_bytes(codec.encode(values).data, "little")
     twice = (content - (1 << (12 + 11 + 1))).to_bytes(len(codec.encode(values).data), "little")
     with pytest.raises(MessageError, match="Chunk 0 holds an index twice"):

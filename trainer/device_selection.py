@@ -1,11 +1,13 @@
 """Finding the largest values of each chunk on a GPU, for contributions of models that train on one.
 
-It finds the same values as peers/selection.py, since magnitudes are compared as integers and equal ones by index; so
-contributions have the same bytes wherever they were made. Only the values go to the GPU, a few MB at a time,
-and only places come back: error feedback and all else stay in the machine's memory.
+It finds the same values as peers/selection.py, since magnitudes are compared as integers and equal ones by
+index; so contributions have the same bytes wherever they were made. Only the values go to the GPU, a few MB
+at a time, and only places come back: error feedback and all else stay in the machine's memory.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +28,13 @@ def torch_selector(device: str) -> Selector:
     """Return what finds the largest values with torch, on any of its devices."""
     import torch
 
-    # A stream of its own that goes first: with `overlap`, the next window's training steps are queued already.
-    stream = torch.cuda.Stream(device, priority=-1) if device.startswith("cuda") else None
+    # A stream of its own that goes first: steps of the next window may be queued already.
+    stream: Any = None
+    if device.startswith("cuda"):
+        stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def select(values: npt.NDArray[np.float32], keep: int) -> npt.NDArray[np.int64]:
-        with torch.no_grad(), torch.cuda.stream(stream):  # type: ignore[no-untyped-call]
+        with torch.no_grad(), torch.cuda.stream(stream):
             keys = torch.from_numpy(values.view(np.int32)).to(device) & 0x7FFFFFFF
             places = torch.arange(CHUNK_VALUES - 1, -1, -1, device=device)
             # One number for magnitude and place: of equal magnitudes, the first place has the larger number.
