@@ -161,6 +161,13 @@ def main(
             )
         _measure_peaks(codecs, records)
         console.print(table_of(records))
+        for record in records:
+            if record.values == GAUSSIAN:
+                seconds = record.summary(parameters)
+                console.print(
+                    f"{record.codec}, {parameters:.0e} parameters: {seconds['encode_seconds_for_model']:.1f} s to "
+                    f"encode, {seconds['decode_seconds_for_model']:.1f} s to decode"
+                )
         repeats = min(count, 12)
         others = {
             "reduce_8_million_per_second": reduce_rates(repeats, clock),

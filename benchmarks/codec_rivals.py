@@ -8,6 +8,7 @@ and values quantised uniformly over six standard deviations, as hivemind's 8-bit
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -172,6 +173,7 @@ def hivemind_codecs(note: Callable[[str], None]) -> list[MeasuredCodec]:
     except ImportError:
         note("hivemind is not installed here: its codecs are left out.")
         return []
+    warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
     kinds = [
         ("hivemind, fp16", CompressionType.FLOAT16),
         ("hivemind, 8 bits uniform", CompressionType.UNIFORM_8BIT),

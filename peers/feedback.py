@@ -127,7 +127,7 @@ class ErrorFeedback:
             )
         places = [self._layout.segment_slice(segment) for segment in range(self._layout.segments)]
         # Written so that it is also true of what is not a number.
-        if not (-_LARGEST_DELTA < delta.min() and delta.max() < _LARGEST_DELTA):
+        if not (delta.max() < _LARGEST_DELTA and delta.min() > -_LARGEST_DELTA):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
         frames = [
             self._compress(place, delta[place], list(returned(segment)), select)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from exchange import FORM, contribution
 
 from benchmarks.codec_figures import Record, content_bits, spread
 from benchmarks.codec_rivals import MeasuredCodec, Ours, SparseLoCo
 from benchmarks.peak_memory import peak_bytes_beyond
 from peers.codec import Codec
+from peers.exchange_store import ExchangeStore
+from peers.framing import request_head_bytes
+from peers.segment import contribution_root
+from recipes.merkle import HASH_BYTES
 
 VALUES = np.random.default_rng(0).standard_normal((130, 4096)).astype(np.float32)
 SPARSE = [Ours(Codec(64, 1)), SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
@@ -48,9 +55,18 @@ def test_sparseloco_takes_its_published_bits() -> None:
 
 def test_what_surrounds_a_segment_grows_with_its_path() -> None:
     codec = Ours(Codec(64, 1))
-    # request head of 12 bytes, four lengths, roster, place, frame header of 11 bytes; then 32 a level of the tree
-    assert codec.header_bytes(1) == 12 + 16 + 32 + 4 + 11
-    assert codec.header_bytes(16) == codec.header_bytes(1) + 4 * 32
+    assert codec.header_bytes(16) == codec.header_bytes(1) + 4 * HASH_BYTES
+
+
+def test_what_surrounds_a_segment_is_what_a_push_carries(tmp_path: Path) -> None:
+    frames = contribution(seed=0)
+    root = contribution_root([frame.root() for frame in frames])
+    store = ExchangeStore(tmp_path, FORM)
+    store.hold(root.hex(), frames)
+    claim = SimpleNamespace(contribution=root.hex())
+    pushed = store.push_content(claim, 0, bytes(32).hex())  # type: ignore[arg-type]
+    surrounding = request_head_bytes("segment") + len(pushed) - len(frames[0].encoded.data)
+    assert Ours(FORM.codec).header_bytes(FORM.segments) == surrounding
 
 
 def test_bits_and_errors_add_up_over_blocks() -> None:
