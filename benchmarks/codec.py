@@ -163,10 +163,10 @@ def main(
         console.print(table_of(records))
         for record in records:
             if record.values == GAUSSIAN:
-                seconds = record.summary(parameters)
+                whole = record.summary(parameters)
+                encode, decode = whole["encode_seconds_for_model"], whole["decode_seconds_for_model"]
                 console.print(
-                    f"{record.codec}, {parameters:.0e} parameters: {seconds['encode_seconds_for_model']:.1f} s to "
-                    f"encode, {seconds['decode_seconds_for_model']:.1f} s to decode"
+                    f"{record.codec}: {parameters:.0e} parameters take {encode:.1f} and {decode:.1f} s"
                 )
         repeats = min(count, 12)
         others = {
