@@ -119,8 +119,8 @@ def _energy(values: NDArray[np.float32]) -> float:
     return float(np.square(values, dtype=np.float64).sum())
 
 
-def _codecs(device: str, note: Callable[[str], None]) -> tuple[list[MeasuredCodec], Selector]:
-    """Return all codecs to measure, and what selects the largest values on the device."""
+def _codecs(device: str, only: str, note: Callable[[str], None]) -> tuple[list[MeasuredCodec], Selector]:
+    """Return the codecs whose names contain `only`, and what selects the largest values on the device."""
     ours: list[MeasuredCodec] = [Ours(Codec(keep, level_bits)) for keep, level_bits in _DENSITIES]
     select: Selector = select_largest
     if device != "cpu":
@@ -129,7 +129,8 @@ def _codecs(device: str, note: Callable[[str], None]) -> tuple[list[MeasuredCode
         select = selector_on(device)
         select(np.ones((1, CHUNK_VALUES), dtype=np.float32), 1)  # the first call sets the GPU up
         ours += [Ours(Codec(keep, bits), select, f", {device}") for keep, bits in ((64, 1), (256, 3))]
-    return [*ours, SparseLoCo(index_bits=12), SparseLoCo(index_bits=16), *hivemind_codecs(note)], select
+    sparse = [*ours, SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
+    return [codec for codec in sparse if only in codec.name] + hivemind_codecs(only, note), select
 
 
 def main(
@@ -137,6 +138,7 @@ def main(
     segments: Annotated[int, typer.Option(min=1, help="Its segments.")] = 16,
     blocks: Annotated[int, typer.Option(min=0, help="Blocks of a million values; 0: the whole model.")] = 12,
     only: Annotated[str, typer.Option(help="Measure only codecs whose names contain this.")] = "",
+    values: Annotated[str, typer.Option(help="Measure only values whose kind contains this.")] = "",
     device: Annotated[str, typer.Option(help="Where to select the largest values: cpu, cuda ...")] = "cpu",
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON, and a PNG.")] = Path(
         "results/codec.json"
@@ -150,11 +152,15 @@ def main(
     with plain_errors():
         torch.set_num_threads(1)
         clock = time.process_time if device == "cpu" else time.perf_counter
-        codecs, select = _codecs(device, console.print)
-        codecs = [codec for codec in codecs if only in codec.name]
+        codecs, select = _codecs(device, only, console.print)
+        kinds = [kind for kind in (GAUSSIAN, STUDENT, REAL) if values in kind]
+        if not codecs or not kinds:
+            raise typer.BadParameter(
+                f"There is no codec like {only!r}, or no kind of values like {values!r}."
+            )
         count = blocks or -(-int(parameters) // _BLOCK)
         records = []
-        for kind in (GAUSSIAN, STUDENT, REAL):
+        for kind in kinds:
             console.print(f"Measuring {kind} ...")
             records += measure(
                 codecs, kind, parameters=parameters, segments=segments, blocks=count, clock=clock
@@ -162,7 +168,7 @@ def main(
         _measure_peaks(codecs, records)
         console.print(table_of(records))
         for record in records:
-            if record.values == GAUSSIAN:
+            if record.values == kinds[0]:
                 whole = record.summary(parameters)
                 encode, decode = whole["encode_seconds_for_model"], whole["decode_seconds_for_model"]
                 console.print(

@@ -27,6 +27,12 @@ from recipes.merkle import HASH_BYTES, path
 
 Values = NDArray[np.float32]
 _HIVEMIND_PART = 2**18  # values a message: what its averager puts into one part of 512 KiB in fp16
+_HIVEMIND_KINDS = {
+    "hivemind, fp16": "FLOAT16",
+    "hivemind, 8 bits uniform": "UNIFORM_8BIT",
+    "hivemind, 8 bits by quantiles": "QUANTILE_8BIT",
+    "hivemind, 8 bits blockwise": "BLOCKWISE_8BIT",
+}
 
 
 class MeasuredCodec(Protocol):
@@ -166,23 +172,23 @@ class SparseLoCo:
         return 0
 
 
-def hivemind_codecs(note: Callable[[str], None]) -> list[MeasuredCodec]:
-    """Return hivemind's codecs that work on this machine; `note` hears of those that do not."""
+def hivemind_codecs(only: str, note: Callable[[str], None]) -> list[MeasuredCodec]:
+    """Return those of hivemind's codecs whose names contain `only` and that work on this machine.
+
+    `note` hears of those that do not work.
+    """
+    wanted = {name: kind for name, kind in _HIVEMIND_KINDS.items() if only in name}
+    if not wanted:
+        return []
     try:
         from hivemind.proto.runtime_pb2 import CompressionType
     except ImportError:
         note("hivemind is not installed here: its codecs are left out.")
         return []
     warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
-    kinds = [
-        ("hivemind, fp16", CompressionType.FLOAT16),
-        ("hivemind, 8 bits uniform", CompressionType.UNIFORM_8BIT),
-        ("hivemind, 8 bits by quantiles", CompressionType.QUANTILE_8BIT),
-        ("hivemind, 8 bits blockwise", CompressionType.BLOCKWISE_8BIT),
-    ]
     found: list[MeasuredCodec] = []
-    for name, kind in kinds:
-        codec = Hivemind(name, kind)
+    for name, kind in wanted.items():
+        codec = Hivemind(name, CompressionType.Value(kind))
         try:
             codec.decode(codec.encode(np.ones((1, CHUNK_VALUES), dtype=np.float32)), 1)
         except (ImportError, RuntimeError, TypeError, AttributeError, ValueError) as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from exchange import FORM, contribution
 
+from benchmarks.codec import main
 from benchmarks.codec_figures import Record, content_bits, spread
 from benchmarks.codec_rivals import MeasuredCodec, Ours, SparseLoCo
 from benchmarks.peak_memory import peak_bytes_beyond
@@ -20,7 +23,7 @@ from peers.segment import contribution_root
 from recipes.merkle import HASH_BYTES
 
 VALUES = np.random.default_rng(0).standard_normal((130, 4096)).astype(np.float32)
-SPARSE = [Ours(Codec(64, 1)), SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
+SPARSE: list[MeasuredCodec] = [Ours(Codec(64, 1)), SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
 
 
 def test_the_bound_counts_places_magnitudes_and_signs() -> None:
@@ -67,6 +70,30 @@ def test_what_surrounds_a_segment_is_what_a_push_carries(tmp_path: Path) -> None
     pushed = store.push_content(claim, 0, bytes(32).hex())  # type: ignore[arg-type]
     surrounding = request_head_bytes("segment") + len(pushed) - len(frames[0].encoded.data)
     assert Ours(FORM.codec).header_bytes(FORM.segments) == surrounding
+
+
+@pytest.mark.parametrize("heavy_tailed", [False, True], ids=["gaussian", "heavy-tailed"])
+def test_a_contribution_takes_at_most_0_152_bits_a_parameter_on_the_wire(heavy_tailed: bool) -> None:
+    rng, codec = np.random.default_rng(1), Ours(Codec(64, 1))
+    values = rng.standard_t(3, VALUES.shape) if heavy_tailed else rng.standard_normal(VALUES.shape)
+    chunks = sum(map(len, codec.encode((1e-3 * values).astype(np.float32)))) / values.size
+    segments, parameters = 16, 100_000_000
+    assert 8 * (chunks + codec.header_bytes(segments) * segments / parameters) <= 0.152
+
+
+@pytest.mark.slow
+def test_the_command_writes_figures_and_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "codec.json"
+    main(blocks=1, only="ours, 64", values="Gaussian", out=out)
+    (row,) = json.loads(out.read_bytes())["rows"]
+    assert row["bound_bits"] < row["bits"] < 0.152
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_codec_that_does_not_exist_is_not_measured(tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match="no codec like 'theirs'"):
+        main(only="theirs", out=tmp_path / "codec.json")
 
 
 def test_bits_and_errors_add_up_over_blocks() -> None:
