@@ -27,26 +27,27 @@ def slowly(values: NDArray[np.float32], keep: int) -> list[int]:
     return positions
 
 
-def few_magnitudes(seed: int, *, magnitudes: int, spread: int) -> NDArray[np.float32]:
-    """Three chunks of random signs with so many magnitudes, so that most values have equals."""
+def few_magnitudes(seed: int, *, magnitudes: int, spread: int, filled: float) -> NDArray[np.float32]:
+    """Three chunks, a share of them filled, with so few magnitudes that most values have equals."""
     rng = np.random.default_rng(seed)
     exponents = rng.integers(-spread, 1, size=(3, 4096)) if spread else np.zeros((3, 4096))
-    steps = rng.integers(0, magnitudes + 1, size=(3, 4096))
+    steps = rng.integers(0, magnitudes + 1, size=(3, 4096)) * (rng.random((3, 4096)) < filled)
     return (rng.choice([-1.0, 1.0], size=(3, 4096)) * steps * 2.0**exponents).astype(np.float32)
 
 
 @pytest.mark.parametrize("select", SELECTORS, ids=["numpy", "torch"])
 @given(
-    keep=st.integers(1, 4096),
+    keep=st.integers(1, 4096) | st.integers(1, 300),
     magnitudes=st.integers(0, 50),
     spread=st.integers(0, 60),
+    filled=st.sampled_from([0.001, 0.1, 0.2, 1.0]),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=25, deadline=None)
 def test_the_largest_are_kept_and_of_equals_the_first(
-    select: Selector, keep: int, magnitudes: int, spread: int, seed: int
+    select: Selector, keep: int, magnitudes: int, spread: int, filled: float, seed: int
 ) -> None:
-    values = few_magnitudes(seed, magnitudes=magnitudes, spread=spread)
+    values = few_magnitudes(seed, magnitudes=magnitudes, spread=spread, filled=filled)
     assert select(values, keep).tolist() == slowly(values, keep)
 
 
