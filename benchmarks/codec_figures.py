@@ -17,7 +17,7 @@ from recipes.layout import CHUNK_VALUES
 if TYPE_CHECKING:
     from rich.table import Table
 
-_SHADES = ("#4477aa", "#cc6677", "#228833")
+_MARKS, _MARK_NAMES = "o^s", ("round", "triangle", "square")  # by kind of values
 
 
 @dataclass
@@ -158,7 +158,7 @@ def table_of(records: Sequence[Record]) -> Table:
 
 
 def draw(path: Path, records: Sequence[Record]) -> None:
-    """Write a picture as PNG: error against bits, and how fast each codec is."""
+    """Write a picture as PNG: error of what is kept against bits, and how fast each codec is."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -167,22 +167,25 @@ def draw(path: Path, records: Sequence[Record]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), dpi=120)
     kinds = list(dict.fromkeys(record.values for record in records))
     names = list(dict.fromkeys(record.codec for record in records))
-    for kind, shade in zip(kinds, _SHADES, strict=False):
-        some = [record for record in records if record.values == kind]
-        left.scatter([r.bits for r in some], [r.error for r in some], color=shade, label=kind)
     for record in records:
-        if record.values == kinds[0]:
-            point = (record.bits, record.error)
-            left.annotate(record.codec, point, fontsize=6, xytext=(4, 3), textcoords="offset points")
+        left.scatter(
+            record.bits,
+            record.error if record.error_of_kept is None else record.error_of_kept,
+            color=f"C{names.index(record.codec)}",
+            marker=_MARKS[kinds.index(record.values)],
+            label=record.codec if record.values == kinds[0] else None,
+        )
     left.set(xscale="log", yscale="log", xlabel="bits a parameter on the wire")
-    left.set_ylabel("squared error over the energy of all values")
-    left.legend(fontsize=8)
+    left.set_ylabel("squared error over the energy of the values that are kept")
+    left.set_title(", ".join(f"{_MARK_NAMES[at]}: {kind}" for at, kind in enumerate(kinds)), fontsize=8)
+    left.legend(fontsize=6, loc="lower left")
     left.grid(alpha=0.3)
     first = [record for record in records if record.values == kinds[0]]
     places = np.arange(len(names))
     right.barh(places + 0.2, [statistics.median(r.encode_rates) for r in first], 0.4, label="encode")
     right.barh(places - 0.2, [statistics.median(r.decode_rates) for r in first], 0.4, label="decode")
     right.set_yticks(places, [record.codec for record in first], fontsize=7)
+    right.set_xscale("log")
     right.set_xlabel("million parameters a second and core")
     right.legend(fontsize=8)
     figure.tight_layout()
