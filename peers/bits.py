@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 FIELD_BITS = 17  # with up to 7 bits of misalignment, a field lies within 3 bytes
 _SPAN_BYTES = 3
+_LOOKAHEAD_BYTES = 4  # an empty chunk's level is read like any other's, and not used
 
 
-def pack_fields(positions: NDArray[np.int64], values: NDArray[np.int64], *, size: int) -> bytes:
+def pack_fields(positions: NDArray[np.int64], values: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
     """Return `size` bytes that hold each of `values` at its bit position, and zeros elsewhere.
 
     Args:
@@ -23,25 +24,38 @@ def pack_fields(positions: NDArray[np.int64], values: NDArray[np.int64], *, size
     """
     first_byte = positions >> 3
     shifted = values << (positions & 7)
-    # Fields that share a byte have no bit in common, so that their sum is their union. It stays below 256,
-    # which the float64 sums of bincount hold exactly.
-    total = np.zeros(size + _SPAN_BYTES, dtype=np.float64)
+    # Fields that share a byte have no bit in common, so that their sum is their union. The sum of all that
+    # begin in one byte stays below 2**25, which the float64 sums of bincount hold exactly.
+    total = np.bincount(first_byte, weights=shifted, minlength=size).astype(np.uint32)
+    packed = np.zeros(size + _SPAN_BYTES, dtype=np.uint8)
     for byte in range(_SPAN_BYTES):
-        parts = (shifted >> (8 * byte)) & 0xFF
-        total[byte:] += np.bincount(first_byte, weights=parts, minlength=total.size - byte)
-    return total[:size].astype(np.uint8).tobytes()
+        packed[byte : byte + total.size] |= (total >> np.uint32(8 * byte)).astype(np.uint8)
+    return packed[:size]
+
+
+def pack_ones(positions: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
+    """Return `size` bytes that hold ones at these bit positions, and zeros elsewhere."""
+    bits = np.zeros(8 * size, dtype=np.uint8)
+    bits[positions] = 1
+    return np.packbits(bits, bitorder="little")
+
+
+def words_of(data: bytes) -> NDArray[np.uint32]:
+    """Return, for each byte of `data`, it and the two after it as one number, for `read_fields`.
+
+    The 4 bytes after the end count as zeros.
+    """
+    padded = np.zeros(len(data) + _LOOKAHEAD_BYTES + _SPAN_BYTES - 1, dtype=np.uint32)
+    padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    words: NDArray[np.uint32] = padded[:-2] | (padded[1:-1] << np.uint32(8)) | (padded[2:] << np.uint32(16))
+    return words
 
 
 def read_fields(
-    data: NDArray[np.uint8], positions: NDArray[np.int64], widths: NDArray[np.int64] | int
+    words: NDArray[np.uint32], positions: NDArray[np.int64], widths: NDArray[np.int64] | int
 ) -> NDArray[np.int64]:
-    """Return the fields of `widths` bits (at most FIELD_BITS) at bit `positions` of `data`.
-
-    `data` must go on for 2 bytes after the byte in which the last field starts.
-    """
-    first_byte = positions >> 3
-    word = data[first_byte].astype(np.int64)
-    for byte in range(1, _SPAN_BYTES):
-        word |= data[first_byte + byte].astype(np.int64) << (8 * byte)
-    fields: NDArray[np.int64] = (word >> (positions & 7)) & ((np.int64(1) << widths) - 1)
+    """Return the fields of `widths` bits (at most FIELD_BITS) at bit `positions` of what became `words`."""
+    fields: NDArray[np.int64] = words[positions >> 3].astype(np.int64)
+    fields >>= positions & 7
+    fields &= (np.int64(1) << widths) - 1
     return fields

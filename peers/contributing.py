@@ -64,6 +64,7 @@ class Contributor:
             window.delta,
             outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
             reduced=self._reduced,
+            select=window.select,
         )
         roots = tuple(frame.root() for frame in compressed.frames)
         root = contribution_root(roots).hex()

@@ -11,22 +11,24 @@ SparseLoCo, Sarfi et al. 2025). E is kept as bfloat16 in a file, rounded to near
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec import Codec
+from peers.codec import Codec, EncodedChunks
 from peers.mapped import MappedArray
 from peers.segment import SegmentFrame
+from peers.selection import Selector, select_largest
 from recipes import merkle
 from recipes.layout import CHUNK_VALUES, Layout
 
 FEEDBACK_FILE = "feedback.bf16"
 
 _LEAF_BYTES = 2 * CHUNK_VALUES
+_BATCH_VALUES = 128 * CHUNK_VALUES  # bounds the working memory, and stays in the cache
 _LARGEST_DELTA = np.float32(2.0**64)  # leaves room for every later sum
 
 # Below 2**-64, which no codec would ever keep, values count as zero: they would decay for ever.
@@ -38,7 +40,7 @@ class Returned:
     """Some values of an earlier contribution's segment that come back.
 
     Attributes:
-        positions: int64, distinct: where they stand within the segment.
+        positions: int64, strictly ascending: where they stand within the segment.
         values: float32, same shape.
     """
 
@@ -57,9 +59,22 @@ class ErrorFeedback:
     """
 
     def __init__(
-        self, folder: Path, *, layout: Layout, codec: Codec, decay: float, expected_root: bytes | None
+        self,
+        folder: Path,
+        *,
+        layout: Layout,
+        codec: Codec,
+        decay: float,
+        expected_root: bytes | None,
     ) -> None:
         """Open the file in `folder`, or make it.
+
+        Args:
+            folder: where it lies.
+            layout: of the model's parameters.
+            codec: what contributions are encoded with.
+            decay: what of E remains each round.
+            expected_root: what `root` was when the file was last used.
 
         Raises:
             StorageError: the disk has no room for it, or refuses.
@@ -86,13 +101,18 @@ class ErrorFeedback:
         return from_bfloat16(self._stored.array[self._layout.segment_slice(segment)])
 
     def contribute(
-        self, delta: NDArray[np.float32], *, returned: Callable[[int], Iterable[Returned]]
+        self,
+        delta: NDArray[np.float32],
+        *,
+        returned: Callable[[int], Iterable[Returned]],
+        select: Selector = select_largest,
     ) -> list[SegmentFrame]:
         """Compress a round's pseudo-gradient together with E, and keep in E what is left out.
 
         Args:
             delta: the pseudo-gradient, float32, shape (padded,).
             returned: gives what comes back in a segment; called once for each, in order.
+            select: what finds the largest values.
 
         Returns:
             The contribution: a frame for each segment.
@@ -107,24 +127,37 @@ class ErrorFeedback:
             )
         places = [self._layout.segment_slice(segment) for segment in range(self._layout.segments)]
         # Written so that it is also true of what is not a number.
-        if not all(np.abs(delta[place]).max() < _LARGEST_DELTA for place in places):
+        if not (delta.max() < _LARGEST_DELTA and delta.min() > -_LARGEST_DELTA):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
-        frames = []
-        for segment, place in enumerate(places):
-            wanted = self.values(segment)
-            for part in returned(segment):
-                wanted[part.positions] += part.values
-            wanted *= self._decay
-            wanted += delta[place]
-            frame = SegmentFrame.encode(wanted.reshape(-1, CHUNK_VALUES), codec=self._codec)
-            sent = frame.decode()
-            wanted[sent.positions] -= sent.values
-            self._stored.array[place] = to_bfloat16(wanted)
-            self._leaves[place.start // CHUNK_VALUES : place.stop // CHUNK_VALUES] = self._hash(place)
-            self._stored.release()
-            frames.append(frame)
+        frames = [
+            self._compress(place, delta[place], list(returned(segment)), select)
+            for segment, place in enumerate(places)
+        ]
         self.reset = False
         return frames
+
+    def _compress(
+        self, place: slice, delta: NDArray[np.float32], returned: Sequence[Returned], select: Selector
+    ) -> SegmentFrame:
+        """Compress one segment, a batch of chunks at a time, and keep in E what is left out."""
+        parts = []
+        for start in range(0, delta.size, _BATCH_VALUES):
+            batch = slice(start, min(start + _BATCH_VALUES, delta.size))
+            stored = slice(place.start + batch.start, place.start + batch.stop)
+            wanted = from_bfloat16(self._stored.array[stored])
+            for part in returned:
+                inside = slice(*np.searchsorted(part.positions, (batch.start, batch.stop)))
+                wanted[part.positions[inside] - batch.start] += part.values[inside]
+            wanted *= self._decay
+            wanted += delta[batch]
+            encoded = self._codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=select)
+            sent = self._codec.decode(encoded)
+            wanted[sent.positions] -= sent.values
+            self._stored.array[stored] = to_bfloat16(wanted)
+            self._leaves[stored.start // CHUNK_VALUES : stored.stop // CHUNK_VALUES] = self._hash(stored)
+            self._stored.release()
+            parts.append(encoded)
+        return SegmentFrame(codec=self._codec, encoded=EncodedChunks.join(parts))
 
     def _hash(self, place: slice) -> list[bytes]:
         starts = range(2 * place.start, 2 * place.stop, _LEAF_BYTES)
@@ -134,11 +167,17 @@ class ErrorFeedback:
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Round finite float32 to the bits of the nearest bfloat16, to even if two are; tiny ones to zero."""
     bits = values.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    rounded[(bits & np.uint32(0x7FFFFFFF)) < _SMALLEST_KEY] = 0
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += bits
+    rounded += np.uint32(0x7FFF)
+    rounded >>= np.uint32(16)
+    np.copyto(rounded, np.uint32(0), where=(bits & np.uint32(0x7FFFFFFF)) < _SMALLEST_KEY)
     return rounded.astype(np.uint16)
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return float32 of the bits of bfloat16, exactly."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    widened = bits.astype(np.uint32)
+    widened <<= np.uint32(16)
+    return widened.view(np.float32)

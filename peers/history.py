@@ -28,6 +28,7 @@ from peers.codec import Codec
 from peers.feedback import ErrorFeedback, Returned
 from peers.returns import Change, Entry, Outcome, Return, Stored, settle
 from peers.segment import SegmentFrame
+from peers.selection import Selector, select_largest
 from recipes.errors import MessageError, StateError
 from recipes.files import write_atomic
 from recipes.layout import Layout
@@ -104,7 +105,13 @@ class ContributionHistory:
         return self._feedback.reset
 
     def contribute(
-        self, round_number: int, delta: NDArray[np.float32], *, outcome: Outcome, reduced: ReducedSegments
+        self,
+        round_number: int,
+        delta: NDArray[np.float32],
+        *,
+        outcome: Outcome,
+        reduced: ReducedSegments,
+        select: Selector = select_largest,
     ) -> Compressed:
         """Compress a round's pseudo-gradient, with what earlier contributions left out or have returned.
 
@@ -113,6 +120,7 @@ class ContributionHistory:
             delta: the pseudo-gradient, float32, shape (padded,).
             outcome: what became of earlier contributions.
             reduced: where to find the reduced segments that `outcome` names.
+            select: what finds the largest values.
 
         Raises:
             ValueError: as `ErrorFeedback.contribute`. Nothing was changed.
@@ -131,7 +139,7 @@ class ContributionHistory:
                 yield self._difference(segment, change, reduced)
 
         reset = self._feedback.reset
-        frames = self._feedback.contribute(delta, returned=returned)
+        frames = self._feedback.contribute(delta, returned=returned, select=select)
         number = max((entry.number for entry in self._record.entries), default=0) + 1
         shutil.rmtree(
             self._folder / str(number), ignore_errors=True

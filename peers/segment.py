@@ -3,7 +3,7 @@
 A frame is an 11-byte header and the encoded chunks of one segment:
 
     bytes   meaning (integers are little-endian)
-    4       "MHS" and the format version, 1
+    4       "MHS" and the format version, 2
     2       values kept of each chunk
     1       level bits
     4       number of chunks
@@ -29,7 +29,7 @@ from peers.levels import MAGNITUDE_UNITS, UNIT_EXPONENT
 from recipes import merkle
 from recipes.errors import MessageError
 
-_MAGIC = b"MHS\x01"
+_MAGIC = b"MHS\x02"
 _HEADER = struct.Struct("<4sHBI")
 _PROOF_HEADER = struct.Struct("<BB")
 _MAX_PATH_HASHES = 64
@@ -74,7 +74,7 @@ class SegmentFrame:
                 f"A segment of {len(data)} bytes: none of {chunks} chunks is longer than {limit}."
             )
         if data[: _HEADER.size] != _header(codec, chunks):
-            raise MessageError(f"This is not a version 1 segment of {chunks} chunks encoded with {codec}.")
+            raise MessageError(f"This is not a version 2 segment of {chunks} chunks encoded with {codec}.")
         frame = cls(codec=codec, encoded=codec.split(data[_HEADER.size :], chunks=chunks))
         frame._norm  # noqa: B018 - it decodes every chunk, which finds what splitting cannot
         return frame

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.messages import SlotRange
+from peers.selection import Selector
 
 MOST_SPOILT_WINDOWS = 3  # in a row, after which a peer stops
 
@@ -30,6 +31,8 @@ class Window(Protocol):
     def steps(self) -> int: ...
     @property
     def seconds(self) -> float: ...
+    @property
+    def select(self) -> Selector: ...
 
 
 class Trainer(Protocol):

@@ -56,8 +56,8 @@ def test_a_frame_of_another_codec_or_size_is_refused(codec: Codec, chunks: int) 
 
 def test_another_version_of_the_format_is_refused() -> None:
     data = bytearray(SegmentFrame.encode(values(), codec=CODEC).to_bytes())
-    data[3] = 2
-    with pytest.raises(MessageError, match="not a version 1 segment"):
+    data[3] = 1
+    with pytest.raises(MessageError, match="not a version 2 segment"):
         SegmentFrame.parse(bytes(data), codec=CODEC, chunks=CHUNKS)
 
 
@@ -68,10 +68,13 @@ def test_a_frame_beyond_its_limit_is_refused_before_it_is_read() -> None:
 
 def test_parsing_finds_what_splitting_cannot() -> None:
     header = SegmentFrame.encode(np.zeros((1, 4096), dtype=np.float32), codec=CODEC).to_bytes()[:11]
-    codes_of_zero = (1 | ((1 << 64) - 1) << (1 + 16 + 64 * 7)).to_bytes(67, "little")
-    CODEC.split(codes_of_zero, chunks=1)
-    with pytest.raises(MessageError, match="do not ascend"):
-        SegmentFrame.parse(header + codes_of_zero, codec=CODEC, chunks=1)
+    two_levels = np.zeros((1, 4096), dtype=np.float32)
+    two_levels[0, :2] = [2.0**3.625, 2.0**3.875]  # two codes below the end of the scale, and at its end
+    data = CODEC.encode(two_levels).data
+    beyond = (int.from_bytes(data, "little") + (1 << 7)).to_bytes(len(data), "little")
+    CODEC.split(beyond, chunks=1)
+    with pytest.raises(MessageError, match="levels beyond the scale"):
+        SegmentFrame.parse(header + beyond, codec=CODEC, chunks=1)
 
 
 @given(st.binary(max_size=200))

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from peers.selection import Selector, select_largest
 from recipes.corpus import TokenArray
 from recipes.layout import Layout
 from recipes.model import build_model, flatten_into, load_flat
 from recipes.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total
 from trainer.device import Device, is_out_of_memory, memory_needed_for
+from trainer.device_selection import selector_on
 from trainer.objective import next_token_loss
 from trainer.schedule import learning_rate
 
@@ -58,6 +60,7 @@ class WindowResult:
         losses: each step's mean loss before the step, in nats a token; not finite where it failed.
         skipped_steps: how many steps left the weights alone, because loss or gradient was not finite.
         seconds: wall-clock time of all steps.
+        select: what finds the largest values of the pseudo-gradient, on the device that the model is on.
     """
 
     delta: npt.NDArray[np.float32]
@@ -66,6 +69,7 @@ class WindowResult:
     losses: tuple[float, ...]
     skipped_steps: int
     seconds: float
+    select: Selector = select_largest
 
     @property
     def steps(self) -> int:
@@ -185,6 +189,7 @@ class LocalTrainer:
                 losses=tuple(losses),
                 skipped_steps=skipped,
                 seconds=elapsed,
+                select=selector_on(self._device.name),
             )
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
