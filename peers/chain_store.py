@@ -88,7 +88,7 @@ class ChainStore:
                 continue  # the disk changed it; it is fetched again from the swarm
 
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
-        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
+        """Return blocks of rounds after `after_round` as they are sent, oldest first: one, or up to a size.
 
         Raises:
             StorageError: the disk refused.
@@ -97,7 +97,7 @@ class ChainStore:
         size = 0
         for content in self._contents(after_round):
             size += len(content) + 4
-            if size > most_bytes:
+            if size > most_bytes and chosen:
                 break
             chosen.append(content)
         return chosen

@@ -167,7 +167,15 @@ class Replica:
         return self.exchange.reduced_bytes(body.hex())
 
     async def _call(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes:
         """Stand in for Transport.call: only those among the sources can be reached."""
         source = next((source for source in self.sources if source.key.peer_id == peer), None)

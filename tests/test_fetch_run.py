@@ -71,7 +71,15 @@ class Network:
         self.answers.setdefault(self._serving, {})[kind] = handler
 
     async def call(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes:
         self.asked.append((peer, kind))
         if peer == GONE:
