@@ -286,8 +286,10 @@ class Transport:
         self._check_not_banned(peer)
         try:
             received = Received(self.traffic.count_received(purpose or kind))
-            request = self._request(peer, kind, body, limit, purpose or kind, received)
-            return await asyncio.wait_for(unless_stalled(request, received, stall or timeout), timeout)
+            answering = self._request(peer, kind, body, limit, purpose or kind, received)
+            if stall is not None:
+                answering = unless_stalled(answering, received, peer=peer, stall_seconds=stall)
+            return await asyncio.wait_for(answering, timeout)
         except asyncio.TimeoutError as error:
             raise UnreachableError(f"{peer} did not answer {kind!r} within {timeout:g} s.") from error
         except MessageError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable
 
 from peers.framing import Count
 from recipes.errors import UnreachableError
+from recipes.keys import PeerId
 
 
 class Received:
@@ -15,25 +15,27 @@ class Received:
 
     def __init__(self, count: Count) -> None:
         self._count = count
-        self.last_at = time.monotonic()
+        self.last_at = _now()
 
     def __call__(self, size: int) -> None:
         self._count(size)
-        self.last_at = time.monotonic()
+        self.last_at = _now()
 
 
-async def unless_stalled(answering: Awaitable[bytes], received: Received, stall_seconds: float) -> bytes:
+async def unless_stalled(
+    answering: Awaitable[bytes], received: Received, *, peer: PeerId, stall_seconds: float
+) -> bytes:
     """Return what `answering` gives.
 
     Raises:
-        UnreachableError: for so long, nothing was received.
+        UnreachableError: for so long, nothing was received from `peer`.
     """
     answer = asyncio.ensure_future(answering)
     try:
         while not answer.done():
-            left = received.last_at + stall_seconds - time.monotonic()
+            left = received.last_at + stall_seconds - _now()
             if left <= 0:
-                raise UnreachableError(f"nothing came for {stall_seconds:g} s")
+                raise UnreachableError(f"{peer} sent nothing more for {stall_seconds:g} s.")
             await asyncio.wait({answer}, timeout=left)
         return answer.result()
     finally:
@@ -52,3 +54,7 @@ async def while_listening(reader: asyncio.StreamReader, answering: Awaitable[byt
         answer.cancel()
         hang_up.cancel()
         await asyncio.gather(answer, hang_up, return_exceptions=True)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
