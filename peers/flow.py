@@ -1,9 +1,9 @@
 """How much to ask for at once, and how long to wait for it: what a line carries is found out, never set.
 
 What was asked for and has not come waits somewhere on its way, and everything else on that connection waits
-behind it: messages of the round, and the signs of life without which libp2p's muxer hangs up after 10 s. So a
-source is asked for as much as it sends in about `PART_SECONDS`, and only when that has come for more: at
-1 Mbit/s for a few hundred kilobytes, less if others share that line, and at 10 Mbit/s for a whole piece.
+behind it: messages of the round, and the signs of life without which libp2p's muxer (yamux) hangs up after
+10 s. So a source is asked for as much as it sends in about `PART_SECONDS`, and only when that has come for
+more: at 1 Mbit/s for a few hundred kilobytes, less if others share that line, at 10 Mbit/s for a whole piece.
 
 A long way needs several parts on it. Their number grows for as long as that brings more bytes a second, and
 shrinks where fewer bring as many: a hill is climbed, as TCP Vegas does (Brakmo and Peterson, 1995), though by
@@ -78,6 +78,7 @@ class Flow:
     _bytes: int = 0
     _parts: int = 0
     _since: float | None = None
+    _lost_at: float = 0.0
     _paces: dict[str, Pace] = field(default_factory=dict)
 
     def pace(self, source: str) -> Pace:
@@ -97,8 +98,15 @@ class Flow:
             self._judge(self._bytes / (now - self._since))
             self._measure_from(now)
 
-    def failed(self, now: float) -> None:
-        """Note that a part was lost, perhaps for there were too many: half as many are enough for now."""
+    def failed(self, source: str, *, asked_at: float, now: float) -> None:
+        """Note that a part was lost, perhaps for there were too many: half as many are enough for now.
+
+        Those that were on their way together are lost together, and count once.
+        """
+        if asked_at < self._lost_at:
+            return
+        self._lost_at = now
+        self.pace(source).failed()
         self.in_flight = max(1, self.in_flight // 2)
         self._trial, self._rest, self._rate = _Trial.NOTHING, TRIALS_OF_REST, 0.0
         self._measure_from(now)

@@ -11,7 +11,8 @@ at a time, follows what the line carries (flow.py). After a hang-up, the same so
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+import random
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -190,18 +191,18 @@ class _Parts:
         whose, content = self._begun.pop(piece.name, (peer, bytearray()))
         if whose != peer:  # what two peers sent could not be held against either
             content = bytearray()
-        loop, pace = asyncio.get_running_loop(), self._flow.pace(peer)
+        loop = asyncio.get_running_loop()
         began = loop.time()
         while len(content) < piece.size:
-            if loop.time() - began > _PIECE_SECONDS:
+            asked_at = loop.time()
+            if asked_at - began > _PIECE_SECONDS:
                 raise UnreachableError(f"{peer} took more than {_PIECE_SECONDS:g} s for piece {piece.name}.")
             try:
                 content += await self._part(peer, piece, len(content))
             except (UnreachableError, RemoteError) as error:
                 self._begun[piece.name] = (peer, content)
                 if isinstance(error, UnreachableError):
-                    pace.failed()
-                    self._flow.failed(loop.time())
+                    self._flow.failed(peer, asked_at=asked_at, now=loop.time())
                 raise
         piece.check(bytes(content))
         return bytes(content)
@@ -244,6 +245,9 @@ class _Sources:
         ] = {}  # by then it may have fetched the piece itself
         self._reasons: dict[PeerId, str] = {}
         self._dropped: set[PeerId] = set()
+        self._rank: defaultdict[PeerId, float] = defaultdict(
+            random.random
+        )  # or all newcomers ask the same few
 
     def choose(
         self, missing: Iterable[Wanted], begun_by: Callable[[Wanted], PeerId | None]
@@ -256,7 +260,7 @@ class _Sources:
         """
         now = asyncio.get_running_loop().time()
         able = [peer for peer in self._usable() if self._requests[peer] < LANES]
-        for peer in sorted(able, key=lambda peer: self._requests[peer]):
+        for peer in sorted(able, key=lambda peer: (self._requests[peer], self._rank[peer])):
             possible = [
                 piece for piece in missing if (at := self._asked_again(peer, piece)) is not None and at <= now
             ]

@@ -209,8 +209,16 @@ def test_one_part_at_a_time_is_enough_where_two_bring_no_more() -> None:
 
 def test_after_a_loss_half_as_many_are_on_their_way() -> None:
     flow = Flow(in_flight=12)
-    flow.failed(1.0)
+    flow.failed("anna", asked_at=1.0, now=2.0)
     assert flow.in_flight == 6
-    for _ in range(9):
-        flow.failed(2.0)
+    for now in range(3, 12):
+        flow.failed("anna", asked_at=now, now=now)
     assert flow.in_flight == 1
+
+
+def test_parts_that_were_lost_together_count_once() -> None:
+    flow = Flow(in_flight=12)
+    for asked_at in (1.0, 1.5, 1.9):
+        flow.failed("anna", asked_at=asked_at, now=2.0)
+    assert flow.in_flight == 6
+    assert flow.pace("anna").patience_seconds == 120.0
