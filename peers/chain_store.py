@@ -88,7 +88,9 @@ class ChainStore:
                 continue  # the disk changed it; it is fetched again from the swarm
 
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
-        """Return blocks of rounds after `after_round` as they are sent, oldest first: one, or up to a size.
+        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
+
+        If the first one alone is larger, it is that one.
 
         Raises:
             StorageError: the disk refused.
