@@ -240,14 +240,13 @@ class _Sources:
         self._excused: Counter[PeerId] = Counter()  # in flight when one failed: a hang-up takes all of them
         self._rests_until: dict[PeerId, float] = {}
         self._refusals: Counter[tuple[PeerId, str]] = Counter()  # by piece
-        self._lacks_until: dict[
-            tuple[PeerId, str], float
-        ] = {}  # by then it may have fetched the piece itself
+        self._lacked: Counter[PeerId] = Counter()  # refusals in a row, of any piece
+        # By then it may have fetched the piece itself.
+        self._lacks_until: dict[tuple[PeerId, str], float] = {}
         self._reasons: dict[PeerId, str] = {}
         self._dropped: set[PeerId] = set()
-        self._rank: defaultdict[PeerId, float] = defaultdict(
-            random.random
-        )  # or all newcomers ask the same few
+        # By chance, or all newcomers would ask the same few.
+        self._rank: defaultdict[PeerId, float] = defaultdict(random.random)
 
     def choose(
         self, missing: Iterable[Wanted], begun_by: Callable[[Wanted], PeerId | None]
@@ -260,10 +259,10 @@ class _Sources:
         """
         now = asyncio.get_running_loop().time()
         able = [peer for peer in self._usable() if self._requests[peer] < LANES]
-        for peer in sorted(able, key=lambda peer: (self._requests[peer], self._rank[peer])):
-            possible = [
-                piece for piece in missing if (at := self._asked_again(peer, piece)) is not None and at <= now
-            ]
+        for peer in sorted(
+            able, key=lambda peer: (self._requests[peer], self._lacked[peer], self._rank[peer])
+        ):
+            possible = [piece for piece in missing if self._asked_again(peer, piece) <= now]
             if possible:  # min is stable: the first of those that are equally good
                 return peer, min(
                     possible, key=lambda piece: (begun_by(piece) != peer, begun_by(piece) is not None)
@@ -271,28 +270,24 @@ class _Sources:
         return None
 
     async def wait_for_rested(self, missing: Sequence[Wanted]) -> None:
-        """Wait until a source may be asked again, after a failure or a refusal.
+        """Wait until a source may be asked again, after a failure or a refusal, while nothing is on its way.
 
         Raises:
             UnreachableError: there is a piece that none will give.
         """
-        usable, now = self._usable(), asyncio.get_running_loop().time()
-        moments = []
+        usable = self._usable()
         for piece in missing:
-            again = [at for peer in usable if (at := self._asked_again(peer, piece)) is not None]
-            if not again:
-                tried = [f"\n  {peer}: {reason}" for peer, reason in self._reasons.items()]
+            if all(self._refusals[peer, piece.name] >= FAILURES for peer in usable):
+                tried = [f"\n  {peer}: {reason}" for peer, reason in sorted(self._reasons.items())]
                 raise UnreachableError(
                     f"Nobody is left to fetch piece {piece.name} from. Tried: {''.join(tried) or 'nobody'}",
                     remedy="Run the same command again later: what was fetched is kept.",
                 )
-            moments += again
-        await asyncio.sleep(max(0.0, min(moments) - now))
+        moments = [self._asked_again(peer, piece) for peer in usable for piece in missing]
+        await asyncio.sleep(max(0.0, min(moments) - asyncio.get_running_loop().time()))
 
-    def _asked_again(self, peer: PeerId, piece: Wanted) -> float | None:
-        """Return when a source may be asked for a piece, or None if it refused that too often."""
-        if self._refusals[peer, piece.name] >= FAILURES:
-            return None
+    def _asked_again(self, peer: PeerId, piece: Wanted) -> float:
+        """Return when a source may be asked for a piece."""
         return max(self._rests_until.get(peer, 0.0), self._lacks_until.get((peer, piece.name), 0.0))
 
     def asked(self, peer: PeerId) -> None:
@@ -300,7 +295,7 @@ class _Sources:
 
     def delivered(self, peer: PeerId) -> None:
         self._requests[peer] -= 1
-        self._failures[peer] = 0
+        self._failures[peer] = self._lacked[peer] = 0
         self._excused[peer] = min(self._excused[peer], self._requests[peer])
 
     def failed(self, peer: PeerId, reason: str) -> None:
@@ -319,6 +314,7 @@ class _Sources:
         """Note that a peer does not have a piece, or not yet: that is no failure."""
         self._requests[peer] -= 1
         self._refusals[peer, piece.name] += 1
+        self._lacked[peer] += 1
         until = asyncio.get_running_loop().time() + _LACKS * self._pause_seconds
         self._lacks_until[peer, piece.name] = until
         self._reasons[peer] = reason

@@ -187,7 +187,8 @@ async def test_a_piece_that_everybody_refuses_again_and_again_cannot_be_had() ->
     with pytest.raises(UnreachableError, match=r"(?s)fetch piece piece 19.*anna: that piece is not here"):
         await fetch.run()
     assert len(fetch.here) == len(CONTENTS) - 1  # the others came all the same
-    assert len([name for _, name in fetch.asked if name == WANTED[-1].name]) == 2 * FAILURES
+    asked = [peer for peer, name in fetch.asked if name == WANTED[-1].name]
+    assert min(asked.count(ANNA), asked.count(BERT)) == FAILURES
 
 
 async def test_one_source_is_never_asked_for_more_than_a_few_pieces_at_once() -> None:

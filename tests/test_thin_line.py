@@ -12,6 +12,7 @@ import pytest
 from virtual_loop import run_in_virtual_time
 
 from peers.flow import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, Pace
+from peers.framing import RemoteError
 from peers.pieces import Wanted, fetch_pieces
 from recipes import merkle
 from recipes.errors import UnreachableError
@@ -144,6 +145,34 @@ def test_who_sends_drop_by_drop_does_not_hold_a_piece_for_ever() -> None:
         return asyncio.get_running_loop().time()
 
     assert run_in_virtual_time(one()) < 900
+
+
+def test_who_fetches_the_same_itself_is_asked_again_until_it_has_it() -> None:
+    """Newcomers that share one source's thin line have to live on each other."""
+    line = Line(125e3, 0.6)
+    given: list[str] = []
+
+    async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
+        if peer == SOURCES[1]:
+            await asyncio.sleep(0.6)
+            if asyncio.get_running_loop().time() < 60:
+                raise RemoteError("that piece is not here")
+            given.append(piece.name)
+            return PIECE[start : start + length]
+        return await line.ask(peer, piece, start=start, length=length, timeout=timeout)
+
+    async def all_of_them() -> float:
+        await fetch_pieces(
+            [Wanted(name=f"piece {n}", hash=merkle.digest(PIECE), size=MIB) for n in range(24)],
+            sources=lambda: SOURCES[:2],
+            ask=ask,
+            sink=lambda _, __: None,
+            already=lambda _: False,
+        )
+        return asyncio.get_running_loop().time()
+
+    assert run_in_virtual_time(all_of_them()) < 120  # alone, the line needs 200 s
+    assert len(set(given)) > 12
 
 
 # ---------------------------------------------------------------- the parts by themselves
