@@ -11,6 +11,7 @@ at a time, follows what the line carries (flow.py). After a hang-up, the same so
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -259,9 +260,7 @@ class _Sources:
         """
         now = asyncio.get_running_loop().time()
         able = [peer for peer in self._usable() if self._requests[peer] < LANES]
-        for peer in sorted(
-            able, key=lambda peer: (self._requests[peer], self._lacked[peer], self._rank[peer])
-        ):
+        for peer in sorted(able, key=self._preference):
             possible = [piece for piece in missing if self._asked_again(peer, piece) <= now]
             if possible:  # min is stable: the first of those that are equally good
                 return peer, min(
@@ -269,25 +268,32 @@ class _Sources:
                 )
         return None
 
+    def _preference(self, peer: PeerId) -> tuple[float, ...]:
+        """Return by what a source comes first: little to do, then success, then chance."""
+        return self._requests[peer], self._failures[peer] + self._lacked[peer], self._rank[peer]
+
     async def wait_for_rested(self, missing: Sequence[Wanted]) -> None:
         """Wait until a source may be asked again, after a failure or a refusal, while nothing is on its way.
 
         Raises:
             UnreachableError: there is a piece that none will give.
         """
-        usable = self._usable()
+        usable, moments = self._usable(), []
         for piece in missing:
-            if all(self._refusals[peer, piece.name] >= FAILURES for peer in usable):
+            again = min((self._asked_again(peer, piece) for peer in usable), default=math.inf)
+            if again == math.inf:
                 tried = [f"\n  {peer}: {reason}" for peer, reason in sorted(self._reasons.items())]
                 raise UnreachableError(
                     f"Nobody is left to fetch piece {piece.name} from. Tried: {''.join(tried) or 'nobody'}",
                     remedy="Run the same command again later: what was fetched is kept.",
                 )
-        moments = [self._asked_again(peer, piece) for peer in usable for piece in missing]
+            moments.append(again)
         await asyncio.sleep(max(0.0, min(moments) - asyncio.get_running_loop().time()))
 
     def _asked_again(self, peer: PeerId, piece: Wanted) -> float:
-        """Return when a source may be asked for a piece."""
+        """Return when a source may be asked for a piece: never, if it refused often and nobody gives any."""
+        if self._refusals[peer, piece.name] >= FAILURES and not self._requests.total():
+            return math.inf
         return max(self._rests_until.get(peer, 0.0), self._lacks_until.get((peer, piece.name), 0.0))
 
     def asked(self, peer: PeerId) -> None:

@@ -116,7 +116,12 @@ async def test_a_source_that_fails_once_is_asked_again() -> None:
 
 
 async def test_a_source_that_keeps_failing_is_left_out() -> None:
-    fetch = Fetch({ANNA: absent, BERT: honest})
+    async def absent_until_bert_comes(piece: Wanted) -> bytes:
+        if [peer for peer, _ in fetch.asked].count(ANNA) >= FAILURES:
+            fetch.peers[BERT] = honest
+        return await absent(piece)
+
+    fetch = Fetch({ANNA: absent_until_bert_comes})
     await fetch.run()
     assert fetch.here == CONTENTS
     assert fetch.dropped == {ANNA: "no answer within 5 s"}
