@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,15 +97,14 @@ class BadLinks:
             start_new_session=True,
         )
         self._router = router
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             said = self._ask(json.dumps(self._settings))
             if said != "ready":
                 raise PlatformError(
                     f"This machine makes no links between namespaces: {said}.", remedy=_REMEDY
                 )
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         self.hosts = tuple(
             Host(number, address_of(number), namespace_of(router.pid, number))
             for number in range(self._count)

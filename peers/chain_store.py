@@ -93,6 +93,8 @@ class ChainStore:
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
         """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
 
+        If the first one alone is larger, it is that one.
+
         Raises:
             StorageError: the disk refused.
         """
@@ -100,7 +102,7 @@ class ChainStore:
         size = 0
         for content in self._contents(after_round):
             size += len(content) + 4
-            if size > most_bytes:
+            if size > most_bytes and chosen:
                 break
             chosen.append(content)
         return chosen

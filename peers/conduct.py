@@ -23,9 +23,9 @@ window lasts at least, and in one, a peer sends each other peer at most
 
 and all of these in turn, at less than a thousand calls a second: on loopback, two peers on two cores came to
 230 one by one and 440 with twelve at a time. A burst of 4096 holds two such rounds whole, and 512 a second
-refill it faster than they come. Pieces of data and state have 1 MiB and come with three requests in flight:
-256 a second are 2 Gbit/s. Only 64 claims of 1024 segments make rosters of 2 MiB and blocks of 4, and such
-rounds take many seconds: 1 and 2 MiB a second.
+refill it faster than they come. Pieces of data and state have 1 MiB and come whole wherever a line is fast,
+three at a time: 256 a second are 2 Gbit/s. Only 64 claims of 1024 segments make rosters of 2 MiB and blocks
+of 4, and such rounds take many seconds: 1 and 2 MiB a second.
 
 Who came longest ago is forgotten first, so that memory is bounded; of those who are banned, none before all
 others are gone.

@@ -16,6 +16,7 @@ from peers.crowd import Crowd
 from peers.events import Event, Fetching, Notice, Refused
 from peers.parts import split_parts
 from peers.pieces import FetchProgress, Wanted, fetch_pieces
+from peers.requests import Span, encode_data
 from peers.transport import RemoteError, Transport
 from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, parse_manifest
 from recipes.errors import (
@@ -47,8 +48,8 @@ from recipes.recipe import MAXIMUM_RECIPE_BYTES, published, run_id
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES
 from recipes.tokenizer import MAXIMUM_TOKENIZER_BYTES, load_tokenizer
 
-_CALL_SECONDS = 60.0
-_PIECE_SECONDS = 600.0
+_STALL_SECONDS = 30.0  # without a byte of an answer
+_CALL_SECONDS = 600.0  # for one that comes slowly
 _ROUNDS_OF_ASKING = 5  # looking around in between: peers may take a moment to be found
 _PAUSE_SECONDS = 2.0
 
@@ -129,7 +130,13 @@ class _Asker:
             for peer in self.crowd.peers():
                 try:
                     content = await self.transport.call(
-                        peer, kind, b"", limit=limit, timeout=_CALL_SECONDS, purpose="data"
+                        peer,
+                        kind,
+                        b"",
+                        limit=limit,
+                        timeout=_CALL_SECONDS,
+                        stall=_STALL_SECONDS,
+                        purpose="data",
                     )
                     check(content)
                 except (RecipeError, DataError, MessageError) as error:
@@ -214,10 +221,9 @@ async def _data(folder: Path, manifest: Manifest, asker: _Asker) -> None:
     wanted = [Wanted(name=name, hash=bytes.fromhex(name), size=piece.bytes) for name, piece in pieces.items()]
     await asker.crowd.look_around()
 
-    async def ask(peer: PeerId, piece: Wanted) -> bytes:
-        return await asker.transport.call(
-            peer, "data", piece.hash, limit=piece.size, timeout=_PIECE_SECONDS, purpose="data"
-        )
+    async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
+        body = encode_data(piece.hash, Span(start, length))
+        return await asker.transport.call(peer, "data", body, limit=length, timeout=timeout, purpose="data")
 
     def told(progress: FetchProgress) -> None:
         asker.tell(Fetching("data", progress.present, progress.pieces))

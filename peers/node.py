@@ -48,7 +48,9 @@ from recipes.errors import (
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
-BLOCKS_BYTES = 8 << 20  # of one answer with blocks
+BLOCKS_BYTES = 8 << 20  # of one answer with blocks; others send less
+BLOCKS_SECONDS = 600.0  # for one that comes slowly
+BLOCKS_STALL_SECONDS = 30.0  # without a byte of one
 MOST_BLOCKS = 4096
 TRAINING_NICENESS = 10
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
@@ -286,11 +288,21 @@ class Node:
         self._listener(event)
 
     async def _call(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes:
         gate = self._gates.setdefault(peer, asyncio.Semaphore(CALLS_PER_PEER))
         async with gate:
-            return await self.transport.call(peer, kind, body, limit=limit, timeout=timeout, purpose=purpose)
+            return await self.transport.call(
+                peer, kind, body, limit=limit, timeout=timeout, stall=stall, purpose=purpose
+            )
 
     async def _send(self, peer: PeerId, kind: str, content: bytes) -> None:
         await self._call(peer, kind, content, limit=0, timeout=MESSAGE_TIMEOUT)
@@ -422,7 +434,9 @@ class Node:
 
     async def _fetch_blocks(self, peer: PeerId, after_round: int) -> None:
         request = encode_round(after_round)
-        answer = await self._call(peer, "blocks", request, limit=BLOCKS_BYTES, timeout=60.0)
+        answer = await self._call(
+            peer, "blocks", request, limit=BLOCKS_BYTES, timeout=BLOCKS_SECONDS, stall=BLOCKS_STALL_SECONDS
+        )
         blocks: list[Signed[Block]] = []
         try:
             for part in split_parts(answer, most=MOST_BLOCKS):

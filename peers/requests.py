@@ -16,12 +16,26 @@ _ROUNDS = 2**53  # of messages.Count
 _ROUND = struct.Struct("<Q")
 _PIECE = struct.Struct("<QBI")
 _HASH = struct.Struct("<32s")
+_SPAN = struct.Struct("<II")
 _SPOT = struct.Struct("<32sII")
 
 ROUND_BYTES = _ROUND.size
 HASH_BYTES = _HASH.size
-PIECE_REQUEST_BYTES = _PIECE.size
+DATA_REQUEST_BYTES = _HASH.size + _SPAN.size
+PIECE_REQUEST_BYTES = _PIECE.size + _SPAN.size
 SPOT_REQUEST_BYTES = _SPOT.size + 2 * MAX_PEERS
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of something longer: `length` bytes from byte `start` on, as far as there are any."""
+
+    start: int
+    length: int
+
+    def of(self, content: bytes) -> bytes:
+        """Return that part of `content`."""
+        return content[self.start : self.start + self.length]
 
 
 @dataclass(frozen=True)
@@ -49,21 +63,36 @@ def decode_round(body: bytes) -> int:
     return _round_in_reach(round_number)
 
 
-def encode_piece(round_number: int, piece: Piece) -> bytes:
-    """Return a request for a piece of a snapshot."""
-    return _PIECE.pack(round_number, PIECE_KINDS.index(piece.kind), piece.index)
+def encode_piece(round_number: int, piece: Piece, span: Span) -> bytes:
+    """Return a request for a part of a piece of a snapshot."""
+    return _PIECE.pack(round_number, PIECE_KINDS.index(piece.kind), piece.index) + _encode_span(span)
 
 
-def decode_piece(body: bytes) -> tuple[int, Piece]:
-    """Return the round and the piece that are asked for.
+def decode_piece(body: bytes) -> tuple[int, Piece, Span]:
+    """Return the round, the piece, and the part of it that are asked for.
 
     Raises:
         MessageError: it is malformed.
     """
-    round_number, kind, index = _unpack(_PIECE, body)
+    round_number, kind, index = _unpack(_PIECE, body[: _PIECE.size])
     if kind >= len(PIECE_KINDS):
         raise MessageError(f"there are no pieces of kind {kind}", offence=Offence.MALFORMED)
-    return _round_in_reach(round_number), Piece(PIECE_KINDS[kind], index)
+    piece = Piece(PIECE_KINDS[kind], index)
+    return _round_in_reach(round_number), piece, _decode_span(body[_PIECE.size :])
+
+
+def encode_data(piece_hash: bytes, span: Span) -> bytes:
+    """Return a request for a part of a piece of tokens."""
+    return _HASH.pack(piece_hash) + _encode_span(span)
+
+
+def decode_data(body: bytes) -> tuple[str, Span]:
+    """Return the hash of the piece, hex, and the part of it that is asked for.
+
+    Raises:
+        MessageError: it is malformed.
+    """
+    return decode_hash(body[: _HASH.size]), _decode_span(body[_HASH.size :])
 
 
 def decode_hash(body: bytes) -> str:
@@ -94,6 +123,15 @@ def decode_spot_check(body: bytes) -> SpotCheck:
         raise MessageError("a spot check of half a place or too many", offence=Offence.MALFORMED)
     places = struct.unpack(f"<{len(rest) // 2}H", rest)
     return SpotCheck(roster.hex(), segment, chunk, places)
+
+
+def _encode_span(span: Span) -> bytes:
+    return _SPAN.pack(span.start, span.length)
+
+
+def _decode_span(body: bytes) -> Span:
+    start, length = _unpack(_SPAN, body)
+    return Span(start, length)
 
 
 def _round_in_reach(round_number: int) -> int:

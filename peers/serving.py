@@ -11,12 +11,14 @@
     recipe           empty                            recipe.toml, recipe.sig, joined
     tokenizer        empty                            tokenizer.json
     manifest         empty                            manifest.json
-    data             hash (32 bytes)                  a piece of tokens
+    data             hash, part (32, 8)               a part of a piece of tokens
     snapshots        empty                            the rounds of the snapshots held, 8 bytes each
     snapshot         round (8 bytes)                  that snapshot's manifest
-    piece            round, kind, index (8, 1, 4)     a piece of that snapshot
+    piece            round, kind, index, part         a part of a piece of that snapshot
+                     (8, 1, 4, 8)
 
-Integers are little-endian. Every request's length is bounded before it is read.
+A part is its first byte and its length, 4 bytes each. Integers are little-endian. Every request's length is
+bounded before it is read.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from collections.abc import Awaitable, Callable
 
 from peers.fetch_run import Run
 from peers.messages import KINDS
-from peers.node import BLOCKS_BYTES, Node
+from peers.node import Node
 from peers.parts import join_parts
 from peers.requests import (
+    DATA_REQUEST_BYTES,
     HASH_BYTES,
     PIECE_REQUEST_BYTES,
     ROUND_BYTES,
     SPOT_REQUEST_BYTES,
+    decode_data,
     decode_hash,
     decode_piece,
     decode_round,
@@ -43,6 +47,8 @@ from peers.transport import Transport
 from recipes.errors import MessageError
 from recipes.keys import PeerId
 from recipes.publication import DATA_FOLDER, MANIFEST_FILE, RECIPE_FILE, SIGNATURE_FILE, TOKENIZER_FILE
+
+ANSWER_BYTES = 256 << 10  # of one answer with blocks: so much holds up a thin line for two seconds
 
 Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
 
@@ -70,7 +76,7 @@ def serve_node(node: Node) -> None:
         return notice.canonical() if notice is not None else b""
 
     async def blocks(_: PeerId, content: bytes) -> bytes:
-        return join_parts(chain_store.contents(after_round=decode_round(content), most_bytes=BLOCKS_BYTES))
+        return join_parts(chain_store.contents(after_round=decode_round(content), most_bytes=ANSWER_BYTES))
 
     async def segment(sender: PeerId, content: bytes) -> bytes:
         await node.exchange_tasks.accept(sender, content)
@@ -106,18 +112,18 @@ def serve_publication(transport: Transport, run: Run) -> None:
         return (folder / MANIFEST_FILE).read_bytes()
 
     async def data(_: PeerId, content: bytes) -> bytes:
-        name = decode_hash(content)
+        name, span = decode_data(content)
         if name not in pieces:
             raise MessageError("no such piece belongs to this run")
         try:
-            return (folder / DATA_FOLDER / name).read_bytes()
+            return span.of((folder / DATA_FOLDER / name).read_bytes())
         except FileNotFoundError as error:
             raise MessageError("that piece is not here yet") from error
 
     transport.serve("recipe", recipe, limit=0)
     transport.serve("tokenizer", tokenizer, limit=0, purpose="data")
     transport.serve("manifest", manifest, limit=0, purpose="data")
-    transport.serve("data", data, limit=HASH_BYTES)
+    transport.serve("data", data, limit=DATA_REQUEST_BYTES)
 
 
 def serve_state(transport: Transport, state: CanonicalState) -> None:
@@ -133,10 +139,11 @@ def serve_state(transport: Transport, state: CanonicalState) -> None:
         return manifest.to_bytes()
 
     async def piece(_: PeerId, content: bytes) -> bytes:
-        found = state.snapshots.read_piece(*decode_piece(content))
+        round_number, wanted, span = decode_piece(content)
+        found = state.snapshots.serve_piece(round_number, wanted)
         if found is None:
             raise MessageError("that piece is not here")
-        return found
+        return span.of(found)
 
     transport.serve("snapshots", snapshots, limit=0, purpose="snapshot")
     transport.serve("snapshot", snapshot, limit=ROUND_BYTES)

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from peers.hold import Hold
 from peers.manifest import Manifest, Piece, PieceKind, parse_manifest
 from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
@@ -37,14 +39,28 @@ _FILES: dict[PieceKind, str] = {
 class SnapshotStore:
     """The snapshots in one run's folder, whole ones and those still being fetched."""
 
-    def __init__(self, folder: Path, *, layout: Layout, has_momentum: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        layout: Layout,
+        has_momentum: bool,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder / "snapshots"
         self._layout = layout
         self._has_momentum = has_momentum
+        self._hold = Hold()
+        self._now = now
 
     def rounds(self) -> list[int]:
         """Return the rounds of all whole snapshots, ascending."""
         names = [path.parent.name for path in self._folder.glob(f"*/{_MANIFEST}")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def begun(self) -> list[int]:
+        """Return the rounds of the snapshots of which a part was fetched, ascending."""
+        names = [path.parent.stem for path in self._folder.glob(f"*.partial/{_MANIFEST}")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def manifest(self, round_number: int) -> Manifest | None:
@@ -136,20 +152,31 @@ class SnapshotStore:
             self._publish(manifest.round)
 
     def read_piece(self, round_number: int, piece: Piece) -> bytes | None:
-        """Return a piece of a whole snapshot to serve it, or None if it is not here. It is not checked."""
+        """Return a piece of a whole snapshot, or None if it is not here. It is not checked."""
         manifest = self.manifest(round_number)
-        if manifest is None:
-            return None
-        try:
-            manifest.leaf(piece)
-        except IndexError:
+        if manifest is None or not _names(manifest, piece):
             return None
         return self._read(self._whole(round_number), piece) or None
+
+    def serve_piece(self, round_number: int, piece: Piece) -> bytes | None:
+        """Return a piece for somebody who fetches it, and keep its snapshot for a while (hold.py).
+
+        Of a snapshot that is still being fetched, those pieces are served that are here.
+        """
+        if (content := self.read_piece(round_number, piece)) is not None:
+            self._hold.asked(round_number, self._now())
+            return content
+        folder = self._partial(round_number)
+        manifest = self._read_manifest(folder)
+        if manifest is None or not _names(manifest, piece):
+            return None
+        content = self._read(folder, piece)
+        return content if merkle.leaf_hash(content) == manifest.leaf(piece) else None
 
     def save(
         self, manifest: Manifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
     ) -> None:
-        """Write a whole snapshot, and forget all but the newest ones and that of genesis.
+        """Write a whole snapshot, and forget older ones, but for one that is being fetched and genesis.
 
         Args:
             manifest: what the snapshot holds.
@@ -173,8 +200,11 @@ class SnapshotStore:
         write_atomic(folder / _FILES["counters"], counters)
         write_atomic(folder / _MANIFEST, manifest.to_bytes())
         self._publish(manifest.round)
-        for old in [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]:
-            shutil.rmtree(self._whole(old), ignore_errors=True)
+        superseded = [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]
+        spared = self._hold.spare(superseded, newest=manifest.round, now=self._now())
+        for old in superseded:
+            if old != spared:
+                shutil.rmtree(self._whole(old), ignore_errors=True)
 
     def adopt_genesis(self, manifest: Manifest, *, counters: bytes) -> None:
         """Complete snapshots/0, which holds the recipe's first weights alone, to a whole snapshot.
@@ -247,6 +277,18 @@ class SnapshotStore:
         with _storage_errors(whole):
             shutil.rmtree(whole, ignore_errors=True)
             partial.replace(whole)
+        for older in self.begun():
+            if older < round_number:  # its fetch was given up
+                shutil.rmtree(self._partial(older), ignore_errors=True)
+
+
+def _names(manifest: Manifest, piece: Piece) -> bool:
+    """Say whether the snapshot has such a piece."""
+    try:
+        manifest.leaf(piece)
+    except IndexError:
+        return False
+    return True
 
 
 @contextmanager

@@ -13,15 +13,17 @@ digest that the next block carries, pieces by their hash in the snapshot's manif
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 from peers.chain import Chain, Link
 from peers.events import Diverged, Event, Fetching, Notice, Refused
 from peers.exchange_store import ExchangeStore
+from peers.flow import Flow
 from peers.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count
 from peers.messages import Block, Reduction
 from peers.pieces import Wanted, fetch_pieces
-from peers.requests import encode_piece, encode_round
+from peers.requests import Span, encode_piece, encode_round
 from peers.rules import Rules
 from peers.segment import SegmentFrame
 from peers.state import CanonicalState
@@ -31,8 +33,8 @@ from recipes.errors import MessageError, StateError, UnreachableError
 from recipes.keys import PeerId
 from recipes.layout import PIECE_BYTES, Layout
 
-_CALL_SECONDS = 30.0
-_PIECE_SECONDS = 600.0  # a slow link may need that long for a mebibyte
+_STALL_SECONDS = 30.0  # without a byte of an answer
+_CALL_SECONDS = 600.0  # for one that comes slowly
 _DIVERGENCES = 2  # from an agreed base, before giving up
 
 
@@ -81,6 +83,7 @@ class StateSync:
         self._tell = tell
         self._blame = blame
         self._divergences = 0
+        self._flow = Flow()
 
     def oldest_needed_round(self) -> int:
         """Return the round whose reduced segments are still worth keeping: those after the older snapshot."""
@@ -147,17 +150,23 @@ class StateSync:
         return False
 
     async def _fetch_newest(self, target: str, chain: Chain, *, above: int) -> bool:
-        """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one."""
-        link: Link | None = chain.link(target)
-        while link is not None and link.round > above:
-            if link.round % self._rules.snapshot_interval == 0:
-                try:
-                    await self._fetch_snapshot(link.round, target, chain)
-                except (UnreachableError, MessageError) as error:
-                    self._tell(Notice(f"No snapshot of round {link.round}: {error}"))
-                else:
-                    return True
-            link = chain.links.get(link.parent)
+        """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one.
+
+        One that was begun and can still be had comes first: while a thin line fetches one, newer ones appear.
+        """
+        rounds = [
+            link.round
+            for link in _links_between(above, target, chain)[::-1]
+            if link.round % self._rules.snapshot_interval == 0
+        ]
+        begun = set(self.state.snapshots.begun())
+        for round_number in sorted(rounds, key=lambda number: number not in begun):
+            try:
+                await self._fetch_snapshot(round_number, target, chain)
+            except (UnreachableError, MessageError) as error:
+                self._tell(Notice(f"No snapshot of round {round_number}: {error}"))
+            else:
+                return True
         return False
 
     async def _fetch_snapshot(self, round_number: int, target: str, chain: Chain) -> None:
@@ -180,7 +189,9 @@ class StateSync:
         limit = manifest_limit(self._layout)
         for peer in self._sources():
             try:
-                content = await self._call(peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS)
+                content = await self._call(
+                    peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS
+                )
                 manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
             except MessageError as error:
                 self._blame(peer, error)
@@ -207,13 +218,12 @@ class StateSync:
             Wanted(name=name, hash=manifest.leaf(piece), size=self._size(piece), is_leaf=True)
             for name, piece in pieces.items()
         ]
+        random.shuffle(wanted)  # newcomers that came together have other pieces to give each other
         what = f"the state after round {manifest.round}"
 
-        async def ask(peer: PeerId, wish: Wanted) -> bytes:
-            body = encode_piece(manifest.round, pieces[wish.name])
-            return await self._call(
-                peer, "piece", body, limit=wish.size, timeout=_PIECE_SECONDS, purpose="snapshot"
-            )
+        async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
+            body = encode_piece(manifest.round, pieces[piece.name], Span(start, length))
+            return await self._call(peer, "piece", body, limit=length, timeout=timeout, purpose="snapshot")
 
         await fetch_pieces(
             wanted,
@@ -224,6 +234,7 @@ class StateSync:
             progress=lambda progress: self._tell(Fetching(what, progress.present, progress.pieces)),
             dropped=lambda peer, reason: self._tell(Refused(peer, "a piece of the state", reason)),
             blame=self._blame,
+            flow=self._flow,
         )
         await asyncio.to_thread(snapshots.complete, manifest)
         return len(wanted)
@@ -278,11 +289,21 @@ class StateSync:
         return self.state.digest(link.counters.canonical()).hex()
 
     async def _frames(self, link: Link) -> dict[int, SegmentFrame]:
-        """Return the block's reduced segments, fetching those that are not here."""
-        return {
-            segment: await self._frame(link, reduction)
-            for segment, reduction in sorted(_reductions(link).items())
-        }
+        """Return the block's reduced segments, fetching those that are not here, a few at a time."""
+        gate = asyncio.Semaphore(self._flow.in_flight)
+
+        async def fetched(reduction: Reduction) -> SegmentFrame:
+            async with gate:
+                return await self._frame(link, reduction)
+
+        reductions = _reductions(link)
+        tasks = [asyncio.create_task(fetched(reduction)) for reduction in reductions.values()]
+        try:
+            return dict(zip(reductions, await asyncio.gather(*tasks), strict=True))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _frame(self, link: Link, reduction: Reduction) -> SegmentFrame:
         try:
@@ -298,6 +319,7 @@ class StateSync:
                     bytes.fromhex(reduction.root),
                     limit=self._exchange.form.reduced_limit,
                     timeout=_CALL_SECONDS,
+                    stall=_STALL_SECONDS,
                     purpose="catching up",
                 )
                 await asyncio.to_thread(self._exchange.take_reduced, link.round, reduction.root, data)

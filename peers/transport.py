@@ -34,6 +34,7 @@ from peers.libp2p import check_address
 from peers.noticeboard import Presence
 from peers.traffic import TrafficMeter
 from peers.uplink import Uplink
+from peers.waiting import Received, unless_stalled, while_listening
 from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
 from recipes.keys import PeerId, load_or_create_key, public_key
 
@@ -76,7 +77,15 @@ class Call(Protocol):
     """`Transport.call`, for those who need nothing else of the transport."""
 
     async def __call__(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes: ...
 
 
@@ -246,7 +255,15 @@ class Transport:
         self._services[kind] = _Service(handler, limit, purpose or kind)
 
     async def call(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes:
         """Send a request to `peer` and return its response; cancelling this closes the stream.
 
@@ -256,6 +273,8 @@ class Transport:
             body: the request.
             limit: bytes of the longest response that is accepted.
             timeout: seconds for all of it.
+            stall: seconds without a byte of the response, after which the rest of `timeout` is not waited
+                for: a long response over a slow line may take its time, but not stop.
             purpose: the name under which the bytes are counted; the kind, if not given.
 
         Raises:
@@ -266,7 +285,11 @@ class Transport:
         """
         self._check_not_banned(peer)
         try:
-            return await asyncio.wait_for(self._request(peer, kind, body, limit, purpose or kind), timeout)
+            received = Received(self.traffic.count_received(purpose or kind))
+            answering = self._request(peer, kind, body, limit, purpose or kind, received)
+            if stall is not None:
+                answering = unless_stalled(answering, received, peer=peer, stall_seconds=stall)
+            return await asyncio.wait_for(answering, timeout)
         except asyncio.TimeoutError as error:
             raise UnreachableError(f"{peer} did not answer {kind!r} within {timeout:g} s.") from error
         except MessageError as error:
@@ -350,14 +373,16 @@ class Transport:
         await self._uplink.board.introduce(peer)
         return ""
 
-    async def _request(self, peer: PeerId, kind: str, body: bytes, limit: int, purpose: str) -> bytes:
+    async def _request(
+        self, peer: PeerId, kind: str, body: bytes, limit: int, purpose: str, received: framing.Count
+    ) -> bytes:
         try:
             reader, writer = await self._uplink.streams.open(peer, self._protocol)
         except UnreachableError as error:
             raise UnreachableError(f"Cannot reach {peer}: {error}.") from error
         with contextlib.closing(writer):
             # A refusal may come before the body is through, so listen while sending.
-            sent, received = self.traffic.count_sent(purpose), self.traffic.count_received(purpose)
+            sent = self.traffic.count_sent(purpose)
             sending = asyncio.ensure_future(framing.send_request(writer, kind, body, count=sent))
             try:
                 return await framing.read_response(reader, limit=limit, count=received)
@@ -424,7 +449,7 @@ class Transport:
             framing.read_body(reader, length, count=received),
             self._limits.transfer_seconds(length),
         )
-        response = await _while_listening(reader, service.handler(peer, body))
+        response = await while_listening(reader, service.handler(peer, body))
         if response is None:
             return
         sent = self.traffic.count_sent(service.purpose)
@@ -470,16 +495,3 @@ def _places(peer: PeerId, addresses: Iterable[str]) -> list[str]:
             if owner == peer:
                 places.append(place)
     return places
-
-
-async def _while_listening(reader: asyncio.StreamReader, answering: Awaitable[bytes]) -> bytes | None:
-    """Return what `answering` gives, or None if the other side closes the stream before that."""
-    answer = asyncio.ensure_future(answering)
-    hang_up = asyncio.ensure_future(reader.read(1))  # a second request on the stream counts as one, too
-    try:
-        await asyncio.wait({answer, hang_up}, return_when=asyncio.FIRST_COMPLETED)
-        return answer.result() if answer.done() else None
-    finally:
-        answer.cancel()
-        hang_up.cancel()
-        await asyncio.gather(answer, hang_up, return_exceptions=True)

@@ -14,7 +14,7 @@ from recipes.sections import ExchangeSection
 
 ASSUMED_PEERS = 8
 PROGRAM_BYTES = 900 * 10**6  # Python, torch, transformers and the network daemon
-KEPT_SNAPSHOTS = 2
+KEPT_SNAPSHOTS = 3  # the last two, and one that somebody is fetching
 
 _SECONDS_PER_DAY = 86400
 _OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}  # a parameter: two moments

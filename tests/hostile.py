@@ -28,11 +28,15 @@ from peers.messages import KINDS, Signed, parse
 from peers.noticeboard import Presence, read_presence, sign_presence
 from peers.parts import join_parts, split_parts
 from peers.requests import (
+    DATA_REQUEST_BYTES,
+    Span,
     SpotCheck,
+    decode_data,
     decode_hash,
     decode_piece,
     decode_round,
     decode_spot_check,
+    encode_data,
     encode_piece,
     encode_round,
     encode_spot_check,
@@ -312,10 +316,17 @@ def _requests(_: Path) -> Subject:
             return encode_round(decode_round(content))
         if len(content) == 32:
             return bytes.fromhex(decode_hash(content))
+        if len(content) == DATA_REQUEST_BYTES:
+            name, span = decode_data(content)
+            return encode_data(bytes.fromhex(name), span)
         return encode_piece(*decode_piece(content))
 
-    pieces = [encode_piece(7, Piece("momentum", 3)), encode_piece(2**53 - 1, Piece("counters", 0))]
-    return Subject([encode_round(7), bytes(range(32)), *pieces], read)
+    span = Span(1 << 16, 1 << 15)
+    pieces = [
+        encode_piece(7, Piece("momentum", 3), span),
+        encode_piece(2**53 - 1, Piece("counters", 0), span),
+    ]
+    return Subject([encode_round(7), bytes(range(32)), encode_data(bytes(32), span), *pieces], read)
 
 
 def _presence(_: Path) -> Subject:

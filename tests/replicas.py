@@ -15,6 +15,8 @@ from peers.counters import initial
 from peers.events import Event
 from peers.exchange_store import ExchangeFormat, ExchangeStore
 from peers.framing import RemoteError
+from peers.manifest import Piece
+from peers.requests import decode_piece
 from peers.segment import SegmentFrame
 from peers.serving import Answer, serve_state
 from peers.snapshots import SnapshotStore
@@ -119,6 +121,7 @@ class Replica:
         self.world, self.key, self.folder = world, key, folder
         self.events: list[Event] = []
         self.asked: list[str] = []
+        self.pieces_asked: set[tuple[int, Piece]] = set()  # and of which round
         self.lies: dict[str, Alter] = {}  # by kind: what becomes of an answer
         self.sources: list[Replica] = []
         if genesis:
@@ -167,13 +170,23 @@ class Replica:
         return self.exchange.reduced_bytes(body.hex())
 
     async def _call(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes:
         """Stand in for Transport.call: only those among the sources can be reached."""
         source = next((source for source in self.sources if source.key.peer_id == peer), None)
         if source is None:
             raise UnreachableError(f"no way to {peer}")
         source.asked.append(kind)
+        if kind == "piece":
+            source.pieces_asked.add(decode_piece(body)[:2])
         try:
             answer = await source._answers[kind](self.key.peer_id, body)
         except MessageError as refusal:

@@ -68,7 +68,15 @@ class Bench:
         return work()
 
     async def call(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, timeout: float, purpose: str | None = None
+        self,
+        peer: PeerId,
+        kind: str,
+        body: bytes,
+        *,
+        limit: int,
+        timeout: float,
+        stall: float | None = None,
+        purpose: str | None = None,
     ) -> bytes:
         return self.answer(peer, kind, body)
 

@@ -12,13 +12,17 @@ from peers.manifest import Piece
 from peers.messages import MAX_PEERS
 from peers.parts import join_parts, split_parts
 from peers.requests import (
+    DATA_REQUEST_BYTES,
     PIECE_REQUEST_BYTES,
     ROUND_BYTES,
     SPOT_REQUEST_BYTES,
+    Span,
     SpotCheck,
+    decode_data,
     decode_piece,
     decode_round,
     decode_spot_check,
+    encode_data,
     encode_piece,
     encode_round,
     encode_spot_check,
@@ -56,9 +60,22 @@ def test_a_round_survives_the_way(round_number: int) -> None:
 
 @pytest.mark.parametrize("piece", [Piece("weights", 7), Piece("momentum", 2**32 - 1), Piece("counters", 0)])
 def test_a_request_for_a_piece_survives_the_way(piece: Piece) -> None:
-    body = encode_piece(12, piece)
+    span = Span(65536, 2**32 - 1)
+    body = encode_piece(12, piece, span)
     assert len(body) == PIECE_REQUEST_BYTES
-    assert decode_piece(body) == (12, piece)
+    assert decode_piece(body) == (12, piece, span)
+
+
+def test_a_request_for_data_survives_the_way() -> None:
+    body = encode_data(bytes(range(32)), Span(7, 9))
+    assert len(body) == DATA_REQUEST_BYTES
+    assert decode_data(body) == (bytes(range(32)).hex(), Span(7, 9))
+
+
+def test_a_span_is_what_it_says_as_far_as_there_is_anything() -> None:
+    assert Span(2, 3).of(b"abcdefg") == b"cde"
+    assert Span(5, 9).of(b"abcdefg") == b"fg"
+    assert Span(9, 9).of(b"abcdefg") == b""
 
 
 def test_a_spot_check_of_the_largest_roster_survives_the_way() -> None:
@@ -90,6 +107,6 @@ def test_pieces_of_an_unknown_kind_are_refused() -> None:
 
 @given(body=st.binary(max_size=220))
 def test_any_bytes_are_a_request_or_are_refused(body: bytes) -> None:
-    for decode in (decode_round, decode_piece, decode_spot_check):
+    for decode in (decode_round, decode_piece, decode_data, decode_spot_check):
         with contextlib.suppress(MessageError):
             decode(body)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
+from peers.flow import Flow
 from peers.framing import RemoteError
 from peers.pieces import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
 from recipes import merkle
@@ -44,15 +45,18 @@ class Fetch:
         self.blamed: list[tuple[PeerId, Offence | None]] = []
         self.progress: list[FetchProgress] = []
 
-    async def ask(self, peer: PeerId, piece: Wanted) -> bytes:
+    async def ask(self, peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
         self.asked.append((peer, piece.name))
-        return await self.peers[peer](piece)
+        return (await self.peers[peer](piece))[start : start + length]
 
     def put(self, piece: Wanted, content: bytes) -> None:
         self.here[piece.name] = content
 
     async def run(
-        self, wanted: Sequence[Wanted] = WANTED, sink: Callable[[Wanted, bytes], None] | None = None
+        self,
+        wanted: Sequence[Wanted] = WANTED,
+        sink: Callable[[Wanted, bytes], None] | None = None,
+        flow: Flow | None = None,
     ) -> None:
         await fetch_pieces(
             wanted,
@@ -63,6 +67,7 @@ class Fetch:
             progress=self.progress.append,
             dropped=self.dropped.__setitem__,
             blame=lambda peer, error: self.blamed.append((peer, error.offence)),
+            flow=flow,
             pause_seconds=0,
         )
 
@@ -111,7 +116,12 @@ async def test_a_source_that_fails_once_is_asked_again() -> None:
 
 
 async def test_a_source_that_keeps_failing_is_left_out() -> None:
-    fetch = Fetch({ANNA: absent, BERT: honest})
+    async def absent_until_bert_comes(piece: Wanted) -> bytes:
+        if [peer for peer, _ in fetch.asked].count(ANNA) >= FAILURES:
+            fetch.peers[BERT] = honest
+        return await absent(piece)
+
+    fetch = Fetch({ANNA: absent_until_bert_comes})
     await fetch.run()
     assert fetch.here == CONTENTS
     assert fetch.dropped == {ANNA: "no answer within 5 s"}
@@ -149,6 +159,43 @@ async def test_a_source_that_turns_up_late_is_asked() -> None:
     assert BERT in {peer for peer, _ in fetch.asked}
 
 
+async def test_a_source_without_a_piece_is_passed_over_and_not_dropped() -> None:
+    async def beginner(piece: Wanted) -> bytes:
+        raise RemoteError("that piece is not here")
+
+    fetch = Fetch({ANNA: beginner, BERT: honest})
+    await fetch.run()
+    assert fetch.here == CONTENTS
+    assert fetch.dropped == {}
+
+
+async def test_a_source_that_fetched_a_piece_meanwhile_is_asked_for_it_again() -> None:
+    refusals = iter(["that piece is not here"])
+
+    async def quick_learner(piece: Wanted) -> bytes:
+        for refusal in refusals:
+            raise RemoteError(refusal)
+        return CONTENTS[piece.name]
+
+    fetch = Fetch({ANNA: quick_learner})
+    await fetch.run(WANTED[:1])
+    assert fetch.asked == [(ANNA, "piece 0")] * 2
+
+
+async def test_a_piece_that_everybody_refuses_again_and_again_cannot_be_had() -> None:
+    async def without_the_last(piece: Wanted) -> bytes:
+        if piece.name == WANTED[-1].name:
+            raise RemoteError("that piece is not here")
+        return CONTENTS[piece.name]
+
+    fetch = Fetch({ANNA: without_the_last, BERT: without_the_last})
+    with pytest.raises(UnreachableError, match=r"(?s)fetch piece piece 19.*anna: that piece is not here"):
+        await fetch.run()
+    assert len(fetch.here) == len(CONTENTS) - 1  # the others came all the same
+    asked = [peer for peer, name in fetch.asked if name == WANTED[-1].name]
+    assert min(asked.count(ANNA), asked.count(BERT)) == FAILURES
+
+
 async def test_one_source_is_never_asked_for_more_than_a_few_pieces_at_once() -> None:
     running = most = 0
 
@@ -160,7 +207,8 @@ async def test_one_source_is_never_asked_for_more_than_a_few_pieces_at_once() ->
         running -= 1
         return CONTENTS[piece.name]
 
-    await Fetch({ANNA: counting}).run()
+    fetch = Fetch({ANNA: counting})
+    await fetch.run(flow=Flow(in_flight=10))
     assert most == LANES
 
 
