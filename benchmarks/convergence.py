@@ -3,12 +3,12 @@
     python -m benchmarks.convergence [--arm ARM]... [--arms FILE] [--workers 8] [--rounds 150] [--steps 15]
         [--seeds 0,1,2] [--device auto] [--jobs 2] [--data FOLDER] [--out results/convergence.json]
 
-All workers of an arm live in one process, in one batch (benchmarks/convergence_local.py), and exchange through
-the production codec, reduction and outer optimizer (benchmarks/convergence_exchange.py). An ARM is a base, and
-changes to it: `ours:reduced_keep=128,reduced_level_bits=2`; benchmarks/convergence_arms.py has the bases and the
-fields. A FILE holds an arm a line, in the order in which they are to run, and where seeds differ, `seeds=0,1`
-after it. For every seed, all arms begin with the same weights and take the same tokens in each round. It is
-meant for a GPU; on a CPU, choose few rounds.
+All workers of an arm live in one process, in one batch (benchmarks/convergence_local.py), and exchange
+through the production codec, reduction and outer optimizer (benchmarks/convergence_exchange.py). An ARM is a
+base, and changes to it: `ours:reduced_keep=128,reduced_level_bits=2`; benchmarks/convergence_arms.py has the
+bases and the fields. A FILE holds an arm a line, in the order in which they are to run, and where seeds
+differ, `seeds=0,1` after it. For every seed, all arms begin with the same weights and take the same tokens in
+each round. It is meant for a GPU; on a CPU, choose few rounds.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """A round's exchange between simulated workers: from pseudo-gradients to the next canonical weights.
 
-Contributions, clipping, averages, reduced segments and the outer optimizer's step are production code, and what
-it sends is counted as it is encoded. Error feedback is the arithmetic of peers/feedback.py over arrays instead
-of files (tests/test_convergence.py compares the two).
+Contributions, clipping, averages, reduced segments and the outer optimizer's step are production code, and
+what is sent is counted as it is encoded. Error feedback is the arithmetic of peers/feedback.py over arrays
+instead of files (tests/test_convergence.py compares the two).
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,12 +263,6 @@ def _canonical_state(arm: Arm, layout: Layout, weights: Values, folder: Path) ->
     state = CanonicalState(folder, layout=layout, outer=outer)
     state.adopt_genesis(b"{}", block="00" * 32, weights_root=root([leaf_hash(piece) for piece in pieces]))
     return state
-
-
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder in memory where there is one."""
-    memory = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
 
 
 def _dropped(part: SegmentFrame, reduced: Values, factor: float) -> Returned:

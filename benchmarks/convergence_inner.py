@@ -74,7 +74,7 @@ class Arrangement:
             offset += span.count
 
     def views(self, values: Tensor) -> dict[str, Tensor]:
-        """Return a view for each parameter, in the layout's order, of values in this order, (workers, size)."""
+        """Return each parameter's view of values in this order, (workers, size), in the layout's order."""
         found = {}
         for span in self.layout.spans:
             start = self.starts[span.name]

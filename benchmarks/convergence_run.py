@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.convergence_arms import Arm
-from benchmarks.convergence_exchange import DENSE_BITS, Exchange, temporary_folder
+from benchmarks.convergence_exchange import DENSE_BITS, Exchange
 from benchmarks.convergence_local import BatchedTrainer
 from recipes.corpus import TokenArray
 from recipes.files import write_atomic
@@ -100,7 +101,7 @@ class _Run:
     def train(self) -> None:
         task = self._task
         weights = np.load(task.weights)
-        with temporary_folder() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             exchange = None
             if task.arm.method != "data-parallel":
                 exchange = Exchange(

@@ -53,7 +53,7 @@ def test_the_batched_model_is_the_production_model() -> None:
 
 
 def test_another_model_than_the_production_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.convergence_model._rotate", lambda heads, rotation: heads)
+    monkeypatch.setattr("benchmarks.convergence_model._rotate", lambda heads, _: heads)
     with pytest.raises(ModelError, match="differs from the production model"):
         check_against_production(_recipe(), _tokens(2, 3, 33))
 
@@ -159,7 +159,7 @@ def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Pat
     returned: list[list[Returned]] = [[], []]
     for number in range(4):
         delta = _deltas(layout, 1, seed=number)[0]
-        by_files = files.contribute(delta, returned=lambda segment: returned[segment])
+        by_files = files.contribute(delta, returned=returned.__getitem__)
         by_arrays = arrays.contribute(delta, returned=returned, codec=codec, choose="chunk")
         assert [f.to_bytes() for f in by_files] == [f.to_bytes() for f in by_arrays]
         sent = by_files[0].decode()
@@ -207,7 +207,7 @@ def test_naive_overlap_starts_from_a_round_ago_and_eager_puts_the_own_share_in(t
     starts = {}
     for overlap in ("naive", "eager", "own", "blocking"):
         exchange = Exchange(
-            replace(parse_arm("ours"), overlap=overlap),  # type: ignore[arg-type]
+            replace(parse_arm("ours"), overlap=overlap),
             layout,
             workers=2,
             weights=np.zeros(layout.padded, np.float32),
