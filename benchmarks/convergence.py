@@ -33,7 +33,7 @@ from rich.console import Console
 
 from benchmarks.convergence_arms import BASES, Arm, parse_arm
 from benchmarks.convergence_model import check_against_production
-from benchmarks.convergence_report import collect, plot, summarise, table, write
+from benchmarks.convergence_report import Result, collect, plot, read, summarise, table, write
 from benchmarks.convergence_run import Task, run
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
@@ -121,7 +121,7 @@ def run_all(tasks: Sequence[Task], *, jobs: int, deadline: float, out: Path) -> 
 def _tell(task: Task, code: int | None, count: str) -> None:
     result = json.loads(task.out.read_bytes()) if task.out.exists() else {}
     if "final_loss" in result:
-        how = f"{result['final_loss']:.4f} in {sum(result['seconds'].values()):.0f} s {result['seconds']}"
+        how = f"{result['final_loss']:.4f}, seconds {result['seconds']}, recorded {result['recorded']}"
     else:
         how = f"failed with exit code {code}\n{result.get('failed', '')}"
     console.print(f"{count} {task.arm.name}, seed {task.seed}: {how}", markup=False)
@@ -178,6 +178,9 @@ def main(
     evaluations: Annotated[int, typer.Option(min=1, help="Points of each curve.")] = 25,
     warmup: Annotated[float, typer.Option(help="Share of the tokens for warming up.")] = 0.02,
     final_slots: Annotated[int, typer.Option(min=1, help="Sequences of the last measurement.")] = 2048,
+    read_results: Annotated[
+        list[Path] | None, typer.Option("--read", help="Train nothing: show results written before.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="JSON; the plot goes beside it.")] = Path(
         "results/convergence.json"
     ),
@@ -187,6 +190,11 @@ def main(
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     with plain_errors(), tempfile.TemporaryDirectory() as temporary:
+        if read_results:
+            results = read(read_results)
+            write(results, out)
+            show(results, out)
+            return
         folder = Path(temporary)
         wanted = [Wanted(parse_arm(text), _numbers(seeds)) for text in arm or ()]
         wanted += read_arms(arms, _numbers(seeds)) if arms else []
@@ -221,11 +229,17 @@ def main(
         console.print(f"{len(tasks)} runs of {rounds} rounds x {steps} steps x {workers} workers.")
         run_all(tasks, jobs=jobs, deadline=deadline, out=out)
         results = collect([task.out for task in tasks])
-        lines = summarise(results)
-        title = f"{workers} workers, {rounds} rounds of {steps} steps, {layout.size:,} parameters"
-        console.print(table(lines, title=f"{title}; sizes in bits a parameter"))
-        plot(results, lines, out.with_suffix(".png"))
-        console.print(f"Wrote {out} and {out.with_suffix('.png')}.")
+        show(results, out)
+
+
+def show(results: Sequence[Result], out: Path) -> None:
+    """Print the table, and draw the plot beside `out`."""
+    lines = summarise(results)
+    one = results[0]
+    title = f"{one['workers']} workers, {one['parameters']:,} parameters, on {one['device']}"
+    console.print(table(lines, title=f"{title}; sizes in bits a parameter"))
+    plot(results, lines, out.with_suffix(".png"))
+    console.print(f"Wrote {out} and {out.with_suffix('.png')}.")
 
 
 def _device(wanted: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from recipes.errors import DataError
 from recipes.files import write_atomic
 
 Result = dict[str, Any]
@@ -70,7 +71,7 @@ def summarise(results: Sequence[Result]) -> list[Line]:
 
 def table(lines: Sequence[Line], *, title: str) -> Table:
     """Return the arms, best loss first; those without one last."""
-    base = {line.arm: line.loss for line in lines}
+    bases = [_best(lines, name) for name in ("adamw-dp", "muon-dp")]
     made = Table(title=title)
     made.add_column("arm", overflow="fold")
     for column in ("seeds", "loss", "± / 2", "to AdamW DP", "to Muon DP"):
@@ -83,8 +84,7 @@ def table(lines: Sequence[Line], *, title: str) -> Table:
             str(line.seeds),
             "-" if line.loss is None else f"{line.loss:.4f}",
             f"{line.spread / 2:.4f}",
-            _gap(line.loss, base.get("adamw-dp")),
-            _gap(line.loss, base.get("muon-dp")),
+            *(_gap(line.loss, base) for base in bases),
             f"{line.contribution:.3f}",
             f"{line.reduced:.3f}",
             f"{line.upload:.3f}",
@@ -93,6 +93,21 @@ def table(lines: Sequence[Line], *, title: str) -> Table:
             f"{line.seconds:.0f}",
         )
     return made
+
+
+def read(files: Sequence[Path]) -> list[Result]:
+    """Read the results of earlier benchmarks, from the files that `write` wrote.
+
+    Raises:
+        DataError: a file cannot be read, or holds something else.
+    """
+    results: list[Result] = []
+    for file in files:
+        try:
+            results += json.loads(file.read_bytes())
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"Cannot read the results in {file}: {error}.") from error
+    return results
 
 
 def write(results: Sequence[Result], out: Path) -> None:
@@ -122,6 +137,12 @@ def plot(results: Sequence[Result], lines: Sequence[Line], out: Path) -> None:
         axes.grid(alpha=0.3)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)
+
+
+def _best(lines: Sequence[Line], base: str) -> float | None:
+    """Return the best loss of a base's arms."""
+    found = [line.loss for line in lines if line.arm.partition(":")[0] == base and line.loss is not None]
+    return min(found, default=None)
 
 
 def _upload(row: dict[str, float]) -> float:
