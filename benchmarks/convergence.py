@@ -37,16 +37,16 @@ from benchmarks.convergence_report import Result, collect, plot, read, summarise
 from benchmarks.convergence_run import Task, run
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
-from recipes.errors import DataError, RecipeError
+from recipes.errors import DataError, PlatformError, RecipeError
 from recipes.layout import Layout, layout_of
 from recipes.locate import locate_recipe
 from recipes.model import build_model, flatten_into
 from recipes.publication import Publication, load_publication
 from recipes.publish import publish
-from trainer.device import Device
 
 _PRELOADED = ["benchmarks.convergence_run", "torch", "numpy"]
 _POLL_SECONDS = 5.0
+ROUNDS = 150
 
 console = Console(highlight=False, width=190)
 
@@ -164,7 +164,7 @@ def main(
     arm: Annotated[list[str] | None, typer.Option(help="An arm; may be given more than once.")] = None,
     arms: Annotated[Path | None, typer.Option(help="A file of arms, one a line.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64)] = 8,
-    rounds: Annotated[int, typer.Option(min=1)] = 150,
+    rounds: Annotated[int | None, typer.Option(min=1, help="150, where there is a GPU.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Local steps of a round.")] = 15,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, or `auto`.")] = "auto",
@@ -200,6 +200,7 @@ def main(
         wanted += read_arms(arms, _numbers(seeds)) if arms else []
         if not wanted:
             wanted = [Wanted(parse_arm(base), _numbers(seeds)) for base in BASES]
+        where, rounds = _scope(device, rounds)
         publication = prepare(data, run_folder, recipe, folder)
         layout = layout_of(publication.recipe)
         _check(publication)
@@ -215,7 +216,7 @@ def main(
                 workers=workers,
                 rounds=rounds,
                 steps=steps,
-                device=_device(device),
+                device=where,
                 evaluate_every=max(1, rounds // evaluations),
                 evaluate_slots=min(256, final_slots),
                 final_slots=final_slots,
@@ -242,10 +243,21 @@ def show(results: Sequence[Result], out: Path) -> None:
     console.print(f"Wrote {out} and {out.with_suffix('.png')}.")
 
 
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return Device(wanted).name
+def _scope(device: str, rounds: int | None) -> tuple[str, int]:
+    """Return where to train, and for how many rounds.
+
+    Raises:
+        PlatformError: the device is not here, or hundreds of rounds would take it days.
+    """
+    gpu = torch.cuda.is_available()
+    where = ("cuda" if gpu else "cpu") if device == "auto" else device
+    if where != "cpu" and not gpu:
+        raise PlatformError(f"This machine has no device {where!r} that torch can use.")
+    if where == "cpu" and rounds is None:
+        raise PlatformError(
+            f"{ROUNDS} rounds would take this CPU days.", remedy="Choose few with --rounds, or use a GPU."
+        )
+    return where, rounds or ROUNDS
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recipes.layout import Layout, Span
 from recipes.sections import InnerSection
+from trainer.optimizer import is_hidden_matrix
 
 Kept = Literal["restart", "kept", "factored"]
 MuonKept = Literal["restart", "kept", "mean", "update"]
@@ -58,7 +59,7 @@ class Arrangement:
 
     def __init__(self, layout: Layout, *, muon: bool) -> None:
         def is_matrix(span: Span) -> bool:
-            return muon and len(span.shape) == 2 and span.name.startswith("model.layers.")
+            return muon and is_hidden_matrix(span.name, len(span.shape))
 
         self.layout = layout
         rest = [span for span in layout.spans if not is_matrix(span)]
