@@ -225,7 +225,7 @@ class LocalTrainer:
     def _checkpoint(self) -> None:
         from torch.utils.checkpoint import checkpoint
 
-        # By torch itself, for transformers' own switch has other names in other versions. Nothing in the model is
+        # By torch itself, as the switch of transformers is renamed now and then. Nothing in the model is
         # random, so no generator's state need be kept for the second pass.
         for layer in self._model.model.layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
