@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import tempfile
+import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -58,12 +61,25 @@ class Task:
 
 def run(task: Task) -> None:
     """Train the arm, writing to `task.out` as it goes; an error goes there too."""
+    _end_with_the_benchmark()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     try:
         _Run(task).train()
     except Exception:  # noqa: BLE001 - the process's outermost edge: other arms go on
         write_atomic(task.out, json.dumps({**_known(task), "failed": traceback.format_exc()}).encode())
+
+
+def _end_with_the_benchmark() -> None:
+    """See to it that this process ends when the one that asked for it does, however that one ends."""
+    asker = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if asker is not None:
+            asker.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 class _Run:
