@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 from tiny_run import RECIPE, publish_tiny
 
-from benchmarks.convergence import read_arms
+from benchmarks.convergence import _scope, read_arms
 from benchmarks.convergence_arms import BASES, Arm, parse_arm
 from benchmarks.convergence_exchange import Exchange, Feedback, compress
 from benchmarks.convergence_inner import Arrangement, InnerChoice, InnerOptimizer
 from benchmarks.convergence_local import BatchedTrainer
 from benchmarks.convergence_model import check_against_production
+from benchmarks.convergence_report import Result, read, summarise, write
 from benchmarks.convergence_run import Task, run
 from peers.codec import Codec
 from peers.feedback import ErrorFeedback, Returned
-from recipes.errors import ModelError, RecipeError
+from recipes.errors import DataError, ModelError, PlatformError, RecipeError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of
 from recipes.model import build_model, flatten_into
 from recipes.publication import Publication
@@ -253,6 +254,29 @@ def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> Non
     broken = replace(task, weights=tmp_path / "nowhere.npy")
     run(broken)
     assert "nowhere.npy" in json.loads(broken.out.read_bytes())["failed"]
+
+
+def _result(name: str, seed: int, loss: float | None) -> Result:
+    row = {"upload": 0.5, "contribution": 0.2, "reduced": 0.3, "feedback_norm": 3.0, "delta_norm": 2.0}
+    done = {} if loss is None else {"final_loss": loss}
+    return {"arm": {"name": name}, "seed": seed, "rows": [row, row], "seconds": {"train": 1.0}, **done}
+
+
+def test_seeds_are_taken_together_and_bits_summed_over_rounds(tmp_path: Path) -> None:
+    results = [_result("ours", 0, 1.0), _result("ours", 1, 1.2), _result("adamw-dp:rate=2", 0, None)]
+    write(results, tmp_path / "one.json")
+    ours, other = summarise(read([tmp_path / "one.json"]))
+    assert (ours.seeds, ours.loss, ours.spread) == (2, pytest.approx(1.1), pytest.approx(0.2))
+    assert (ours.upload, ours.total, ours.feedback) == (0.5, 1.0, 1.5)
+    assert (other.seeds, other.loss) == (0, None)
+    with pytest.raises(DataError, match="nowhere"):
+        read([tmp_path / "nowhere"])
+
+
+def test_hundreds_of_rounds_are_left_to_machines_with_a_gpu() -> None:
+    assert _scope("cpu", 3) == ("cpu", 3)
+    with pytest.raises(PlatformError, match="days"):
+        _scope("cpu", None)
 
 
 def _task(publication: Publication, folder: Path) -> Task:
