@@ -48,6 +48,8 @@ class Arm:
     matrix_rate: float = 1.0
     momentum: float = 0.95
     momentum_from: float = 0.95
+    beta1: float = 0.0
+    correct_first: bool = False
     ramp: int = 5
     steps: int = 0
     outer_rate: float = 1.0
@@ -74,6 +76,8 @@ class Arm:
             matrix_rate=self.matrix_rate,
             momentum=self.momentum,
             momentum_from=self.momentum_from,
+            beta1=self.beta1,
+            correct_first=self.correct_first,
         )
 
     def density(self, progress: float) -> float:

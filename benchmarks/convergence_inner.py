@@ -44,6 +44,8 @@ class InnerChoice:
         matrix_rate: factor on the learning rate for what Muon trains.
         momentum: Muon's, at a window's end.
         momentum_from: Muon's at a window's start; it rises evenly in between.
+        beta1: decay of AdamW's first moment; 0 takes the recipe's.
+        correct_first: whether the first moment's bias is corrected where the second moments are carried on.
     """
 
     muon: bool = False
@@ -52,6 +54,8 @@ class InnerChoice:
     matrix_rate: float = 1.0
     momentum: float = 0.95
     momentum_from: float = 0.95
+    beta1: float = 0.0
+    correct_first: bool = False
 
 
 class Arrangement:
@@ -125,6 +129,7 @@ class InnerOptimizer:
         self._seed = like.new_zeros(workers, size - rest)
         decays = [float(len(span.shape) >= 2) for span in arrangement.rest for _ in range(span.count)]
         self._decays = torch.tensor(decays, dtype=torch.float32, device=like.device)
+        self._betas = (choice.beta1 or inner.betas[0], inner.betas[1])
         self._steps = 0
         self._windows = 0
 
@@ -157,8 +162,9 @@ class InnerOptimizer:
 
     def numbers(self, rates: Sequence[float]) -> list[StepNumbers]:
         """Return what the window's next steps need, given their learning rates."""
-        first_decay, second_decay = self._inner.betas
+        first_decay, second_decay = self._betas
         carried = self._choice.adam_state == "factored" and self._windows > 1
+        correct = self._choice.correct_first
         rise = self._choice.momentum - self._choice.momentum_from
         found = []
         for number, rate in enumerate(rates):
@@ -166,7 +172,7 @@ class InnerOptimizer:
             found.append(
                 StepNumbers(
                     rate=rate,
-                    correction1=1.0 if carried else 1 - first_decay**self._steps,
+                    correction1=1.0 if carried and not correct else 1 - first_decay**self._steps,
                     correction2=1.0 if carried else 1 - second_decay**self._steps,
                     momentum=self._choice.momentum_from + rise * number / max(1, len(rates) - 1),
                     first=float(number == 0),
@@ -191,7 +197,7 @@ class InnerOptimizer:
             self._step_muon(values[:, rest:], gradient[:, rest:], numbers)
 
     def _step_adam(self, values: Tensor, gradient: Tensor, numbers: Tensor) -> None:
-        first_decay, second_decay = self._inner.betas
+        first_decay, second_decay = self._betas
         self._first_moment.lerp_(gradient, 1 - first_decay)
         self._second_moment.mul_(second_decay).addcmul_(gradient, gradient, value=1 - second_decay)
         values *= 1 - numbers[0] * self._inner.weight_decay * self._decays
