@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peers.codec import Codec, EncodedChunks
 from peers.messages import Roster
@@ -114,17 +115,32 @@ def reduce_segment(
     Raises:
         ValueError: nothing to average, or the sequences do not belong together.
     """
+    encoded = [out_codec.encode(average) for average in averages(frames, weights, factors)]
+    return SegmentFrame(codec=out_codec, encoded=EncodedChunks.join(encoded))
+
+
+def averages(
+    frames: Sequence[SegmentFrame], weights: Sequence[float], factors: Sequence[float]
+) -> Iterator[NDArray[np.float32]]:
+    """Average one segment of several contributions, some chunks at a time: float32 of shape (chunks, 4096).
+
+    Args:
+        frames: as for `reduce_segment`.
+        weights: likewise.
+        factors: likewise.
+
+    Raises:
+        ValueError: as `reduce_segment`.
+    """
     coefficients = _coefficients(weights, factors)
     if len(frames) != len(coefficients) or len({len(frame.encoded) for frame in frames}) != 1:
         raise ValueError("each contribution needs one weight, one factor, and equally many chunks")
-    encoded = []
     for batch in zip(*(frame.codec.decode_batches(frame.encoded) for frame in frames), strict=True):
         average = np.zeros((batch[0].chunks, CHUNK_VALUES), dtype=np.float32)
         flat = average.reshape(-1)
         for part, coefficient in zip(batch, coefficients, strict=True):
             flat[part.positions] += part.values * coefficient  # no position occurs twice
-        encoded.append(out_codec.encode(average))
-    return SegmentFrame(codec=out_codec, encoded=EncodedChunks.join(encoded))
+        yield average
 
 
 def reduce_chunk(

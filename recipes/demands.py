@@ -17,7 +17,8 @@ PROGRAM_BYTES = 900 * 10**6  # Python, torch, transformers and the network daemo
 KEPT_SNAPSHOTS = 3  # the last two, and one that somebody is fetching
 
 _SECONDS_PER_DAY = 86400
-_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}  # a parameter: two moments
+# A parameter: two moments; with Muon one for matrices, two for the rest, and room to orthogonalise a matrix.
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 6}
 
 
 @dataclass(frozen=True)

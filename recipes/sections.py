@@ -170,13 +170,23 @@ class DataSection(Section):
 class InnerSection(Section):
     """The optimizer that each peer runs on its own slots. Its state restarts with every window."""
 
-    optimizer: Literal["adamw", "adamw8bit"] = Field(
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = Field(
         default="adamw",
         description=(
-            "`adamw` is torch's; `adamw8bit` is that of bitsandbytes, with a quarter of the state's memory."
+            "`adamw` is torch's; `adamw8bit` is that of bitsandbytes, with a quarter of the state's memory; "
+            "`muon` is torch's Muon for the matrices of the layers, and `adamw` for all else."
         ),
     )
     learning_rate: float = Field(gt=0, le=1, description="Peak learning rate.")
+    matrix_rate: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description=(
+            "Factor on the learning rate for what Muon trains. With 1, an entry moves as far as with AdamW."
+        ),
+    )
+    momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum, which is Nesterov's.")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.95), description="Decay of the first and the second moment."
     )
@@ -197,6 +207,13 @@ class InnerSection(Section):
         description=(
             "Local steps over which the learning rate rises at the start of each window, while moments are "
             "fresh."
+        ),
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description=(
+            "Whether activations are computed again for the backward pass: much less memory for about a "
+            "third more work. A device that cannot hold those of one slot does so by itself."
         ),
     )
 

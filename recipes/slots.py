@@ -85,6 +85,16 @@ def slot_position(run_id: str, slot_count: int, slot: int) -> int:
     return _epoch_order(run_id, slot_count, epoch).at(index)
 
 
+def slot_positions(run_id: str, slot_count: int, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return `slot_position` of each of `slots`, int64 of the same shape."""
+    epochs, indices = np.divmod(slots, slot_count)
+    positions = np.empty_like(slots)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        positions[here] = _epoch_order(run_id, slot_count, int(epoch)).map(indices[here])
+    return positions
+
+
 @lru_cache(maxsize=4)
 def _epoch_order(run_id: str, slot_count: int, epoch: int) -> Permutation:
     key = blake3(bytes.fromhex(run_id) + epoch.to_bytes(8, "little")).digest()

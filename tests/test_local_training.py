@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from tiny_run import RECIPE, publish_tiny
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 import trainer.local
 from recipes.corpus import TokenArray
@@ -25,6 +26,7 @@ from recipes.slots import Range
 from trainer.device import Device
 from trainer.local import LocalTrainer, Progress, WindowResult, spread
 from trainer.objective import next_token_loss
+from trainer.schedule import learning_rate
 
 CPU = Device("cpu")
 SLOTS: tuple[Range, ...] = ((0, 24),)
@@ -227,6 +229,80 @@ def test_8_bit_adamw_trains_too(run: Publication, weights: npt.NDArray[np.float3
     full, small = _train(_trainer(run), weights), _train(_trainer(run, recipe=recipe), weights)
     assert small.losses[-1] == pytest.approx(full.losses[-1], rel=0.02)
     assert small.losses[1:] != full.losses[1:]
+
+
+def _changed(old: str, new: str) -> Recipe:
+    return parse_recipe(RECIPE.replace(old, new).encode(), name="tiny")
+
+
+def test_muon_trains_too_and_the_same_window_twice_is_the_same_to_the_last_bit(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    local = _trainer(run, recipe=_changed('"adamw"', '"muon"'))
+    first, second = _train(local, weights, ((0, 160),)), _train(local, weights, ((0, 160),))
+    assert first.delta.tobytes() == second.delta.tobytes()
+    assert first.losses[-1] < first.losses[0] - 2
+
+
+def test_muon_turns_the_matrices_of_the_layers_and_leaves_the_rest_to_adamw(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    muon = _changed('optimizer = "adamw"', 'optimizer = "muon"\nmatrix_rate = 3.0\nweight_decay = 0.0')
+    adamw = _changed('optimizer = "adamw"', 'optimizer = "adamw"\nweight_decay = 0.0')
+    deltas = [_train(_trainer(run, recipe=recipe), weights, ((0, 4),)).delta for recipe in (muon, adamw)]
+    rate = learning_rate(muon, tokens_before=0, step=0)
+    for span in layout_of(muon).spans:
+        by_muon, by_adamw = (
+            delta[span.offset : span.offset + span.count].reshape(span.shape) for delta in deltas
+        )
+        if len(span.shape) == 2 and ".layers." in span.name:
+            lengths = np.linalg.svd(by_muon, compute_uv=False) / (3 * rate * 0.2 * math.sqrt(max(span.shape)))
+            assert 0.7 < lengths.max() < 1.3
+            assert lengths.mean() > 0.4
+        else:
+            assert by_muon.tobytes() == by_adamw.tobytes()
+
+
+def _count_layers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    forward = LlamaMLP.forward
+    calls = [0]
+
+    def counted(self: Any, stream: torch.Tensor) -> Any:
+        calls[0] += 1
+        return forward(self, stream)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    return calls
+
+
+def test_with_gradient_checkpointing_layers_run_twice_and_nothing_else_changes(
+    run: Publication, weights: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = _count_layers(monkeypatch)
+    plain = _train(_trainer(run), weights)
+    once = calls[0]
+    recipe = _changed("ramp_steps = 2", "ramp_steps = 2\ngradient_checkpointing = true")
+    again = _train(_trainer(run, recipe=recipe), weights)
+    assert (once, calls[0] - once) == (plain.steps, 2 * plain.steps)
+    assert again.delta.tobytes() == plain.delta.tobytes()
+
+
+def test_a_device_that_cannot_hold_one_slot_checkpoints_by_itself(
+    run: Publication, weights: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _train(_trainer(run), weights)
+
+    local = _trainer(run)
+
+    def out_of_memory(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+        if not local.checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return next_token_loss(model, tokens)
+
+    monkeypatch.setattr(trainer.local, "next_token_loss", out_of_memory)
+    assert not local.checkpointing
+    assert _train(local, weights).losses == pytest.approx(whole.losses, rel=1e-4)
+    assert (local.micro_batch, local.checkpointing) == (1, True)
 
 
 def test_bf16_arithmetic_gives_nearly_the_same_losses(

@@ -30,6 +30,7 @@ from recipes.slots import Range, slot_position, take, total
 from trainer.device import Device, is_out_of_memory, memory_needed_for
 from trainer.device_selection import selector_on
 from trainer.objective import next_token_loss
+from trainer.optimizer import InnerOptimizer, fresh_optimizer
 from trainer.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ class LocalTrainer:
         self._micro_batch = recipe.inner.batch_slots
         self._busy = threading.Lock()
         self._model = _build(recipe, device)
+        self._checkpointing = False
+        if recipe.inner.gradient_checkpointing:
+            self._checkpoint()
 
     @property
     def numeric_class(self) -> str:
@@ -130,6 +134,11 @@ class LocalTrainer:
     def micro_batch(self) -> int:
         """Slots that pass through the model at once: halved whenever memory ran out."""
         return self._micro_batch
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again for the backward pass: by the recipe, or for memory."""
+        return self._checkpointing
 
     def train(
         self,
@@ -162,7 +171,7 @@ class LocalTrainer:
         with self._busy:
             load_flat(self._model, weights)
             self._model.train()
-            optimizer = fresh_optimizer(self._model, self._recipe)
+            optimizer = fresh_optimizer(self._model, self._recipe.inner)
             losses: list[float] = []
             used = skipped = 0
             rest = tuple(slots)
@@ -215,27 +224,34 @@ class LocalTrainer:
             for start in range(0, len(positions), self._recipe.inner.batch_slots):
                 chosen = positions[start : start + self._recipe.inner.batch_slots]
                 batch = np.stack([self._validation.sequence(position) for position in chosen])
-                loss += self._halving(partial(self._evaluate, batch)) * len(chosen)
+                loss += self._fitting(partial(self._evaluate, batch)) * len(chosen)
         return loss / len(positions)
+
+    def _checkpoint(self) -> None:
+        from torch.utils.checkpoint import checkpoint
+
+        # By torch itself, as the switch of transformers is renamed now and then. Nothing in the model is
+        # random, so no generator's state need be kept for the second pass.
+        for layer in self._model.model.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        self._checkpointing = True
 
     def _read(self, ranges: Iterable[Range]) -> Batch:
         numbers = (slot for start, count in ranges for slot in range(start, start + count))
         positions = (slot_position(self._run_id, self._tokens.slots, slot) for slot in numbers)
         return np.stack([self._tokens.sequence(position) for position in positions])
 
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch, rate: float) -> tuple[float, bool]:
+    def _step(self, optimizer: InnerOptimizer, batch: Batch, rate: float) -> tuple[float, bool]:
         """Take one optimizer step; return the loss before it, and whether the weights were changed."""
         from torch.nn.utils import clip_grad_norm_
 
-        loss = self._halving(partial(self._accumulate, batch))
+        loss = self._fitting(partial(self._accumulate, batch))
         norm = float(clip_grad_norm_(self._model.parameters(), self._recipe.inner.clip_norm))
         done = math.isfinite(loss) and math.isfinite(norm)
         if done:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
             with memory_needed_for("the optimizer's state", self._device):
-                optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+                optimizer.step(rate)
+        optimizer.zero_grad()
         return loss, done
 
     def _accumulate(self, batch: Batch) -> float:
@@ -261,42 +277,27 @@ class LocalTrainer:
         for start in range(0, len(batch), self._micro_batch):
             yield torch.from_numpy(batch[start : start + self._micro_batch]).to(self._device.name)
 
-    def _halving(self, work: Callable[[], float]) -> float:
-        """Return what `work` returns, halving the micro-batch and trying again while memory runs out."""
-        while self._micro_batch > 1:
+    def _fitting(self, work: Callable[[], float]) -> float:
+        """Return what `work` returns, with less memory each time that it runs out.
+
+        The micro-batch is halved, and where that no longer helps, activations are computed again for the
+        backward pass. Neither changes what is computed.
+        """
+        while self._micro_batch > 1 or not self._checkpointing:
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the except clause, whose error would keep the failed attempt's tensors alive.
-            self._micro_batch = math.ceil(self._micro_batch / 2)
+            if self._micro_batch > 1:
+                self._micro_batch = math.ceil(self._micro_batch / 2)
+            else:
+                self._checkpoint()
             _release_cached_memory(self._device)
         length = self._recipe.data.sequence_length
         with memory_needed_for(f"one sequence of {length} tokens at a time", self._device):
             return work()
-
-
-def fresh_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's inner optimizer without moments. Only matrices decay, not the norms' gains."""
-    import torch
-
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.inner.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    settings: dict[str, Any] = {
-        "lr": recipe.inner.learning_rate,
-        "betas": recipe.inner.betas,
-        "eps": recipe.inner.eps,
-    }
-    if recipe.inner.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        optimizer: torch.optim.Optimizer = AdamW8bit(groups, **settings)
-        return optimizer
-    return torch.optim.AdamW(groups, **settings, fused=True)
 
 
 def spread(slots: int, limit: int) -> list[int]:

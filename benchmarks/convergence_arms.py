@@ -1,0 +1,133 @@
+"""The arms of the convergence benchmark: each a way to train the same model on the same tokens.
+
+An arm is a base and changes to it, such as `ours:reduced_keep=128,reduced_level_bits=2`. The fields of `Arm`
+are what can be changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from benchmarks.convergence_inner import InnerChoice, Kept, MuonKept
+from recipes.errors import RecipeError
+
+Method = Literal["data-parallel", "dense", "all-gather", "ours"]
+Choose = Literal["chunk", "segment"]
+Overlap = Literal["blocking", "naive", "eager", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: as given.
+        method: gradients averaged at every step; or local steps and then pseudo-gradients averaged in fp32,
+            or sparse ones sent to everybody (nothing is compressed on the way back), or ours.
+        inner: `adamw`, or `muon` for the matrices.
+        rate: factor on the recipe's learning rate.
+        ramp: local steps over which the learning rate rises in each window.
+        steps: local steps of a window; 0 takes the benchmark's. The tokens stay the same, so there are more
+            or fewer rounds.
+        choose: the largest values of each chunk are kept, or the largest of a whole segment.
+        early: density in the beginning: `4@0.1;2@0.3` keeps 4 times the values until a tenth of the rounds,
+            then twice as many until three tenths.
+        overlap: when a round's average reaches the weights that the next window starts from: `blocking`, at
+            once; else one window later. With `naive` the start is the last known state; with `eager` it is
+            that less the own newest share and the others' last known ones; with `own`, less the own
+            contribution.
+    """
+
+    name: str
+    method: Method = "ours"
+    inner: Literal["adamw", "muon"] = "adamw"
+    adam_state: Kept = "restart"
+    muon_state: MuonKept = "restart"
+    rate: float = 1.0
+    matrix_rate: float = 1.0
+    momentum: float = 0.95
+    momentum_from: float = 0.95
+    beta1: float = 0.0
+    correct_first: bool = False
+    ramp: int = 5
+    steps: int = 0
+    outer_rate: float = 1.0
+    outer_momentum: float = 0.0
+    nesterov: bool = False
+    keep: int = 64
+    level_bits: int = 1
+    reduced_keep: int = 256
+    reduced_level_bits: int = 3
+    decay: float = 0.95
+    return_dropped: bool = True
+    choose: Choose = "chunk"
+    choose_reduced: Choose = "chunk"
+    early: str = ""
+    overlap: Overlap = "blocking"
+
+    @property
+    def inner_choice(self) -> InnerChoice:
+        """The inner optimizer of this arm."""
+        return InnerChoice(
+            muon=self.inner == "muon",
+            adam_state=self.adam_state,
+            muon_state=self.muon_state,
+            matrix_rate=self.matrix_rate,
+            momentum=self.momentum,
+            momentum_from=self.momentum_from,
+            beta1=self.beta1,
+            correct_first=self.correct_first,
+        )
+
+    def density(self, progress: float) -> float:
+        """Return the factor on the values kept after a share of the rounds."""
+        for part in filter(None, self.early.split(";")):
+            factor, _, until = part.partition("@")
+            if progress < float(until):
+                return float(factor)
+        return 1.0
+
+
+_KEPT = {"adam_state": "kept", "muon_state": "kept", "ramp": 0}
+BASES: dict[str, dict[str, object]] = {
+    "adamw-dp": {"method": "data-parallel", **_KEPT},
+    "muon-dp": {"method": "data-parallel", "inner": "muon", **_KEPT},
+    "diloco": {"method": "dense", "outer_rate": 0.8, "outer_momentum": 0.5, "nesterov": True, **_KEPT},
+    "all-gather": {"method": "all-gather", **_KEPT},  # SparseLoCo: AdamW kept, no outer momentum
+    "all-gather-muon": {"method": "all-gather", "inner": "muon"},
+    "ours-adamw": {},
+    "ours": {"inner": "muon"},
+}
+
+
+def parse_arm(text: str) -> Arm:
+    """Return the arm that `text` means: a base, and changes to it after a colon.
+
+    Raises:
+        RecipeError: there is no such base or field, or a value is not one of that field's.
+    """
+    base, _, changes = text.partition(":")
+    if base not in BASES:
+        raise RecipeError(f"There is no arm {base!r}.", remedy=f"The bases are {', '.join(BASES)}.")
+    given: dict[str, object] = {}
+    kinds = get_type_hints(Arm)
+    for change in filter(None, changes.split(",")):
+        key, _, value = change.partition("=")
+        if key == "name" or key not in kinds:
+            names = ", ".join(field.name for field in fields(Arm) if field.name != "name")
+            raise RecipeError(f"An arm has no field {key!r}.", remedy=f"Its fields are {names}.")
+        given[key] = _value(key, value, kinds[key])
+    arm = Arm(name=text)
+    return replace(arm, **{**BASES[base], **given})  # type: ignore[arg-type]
+
+
+def _value(key: str, text: str, kind: Any) -> object:
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise RecipeError(f"{key} is one of {', '.join(get_args(kind))}, not {text!r}.")
+        return text
+    try:
+        return {"1": True, "0": False, "true": True, "false": False}[text] if kind is bool else kind(text)
+    except (ValueError, KeyError) as error:
+        raise RecipeError(f"{key} cannot be {text!r}.", remedy="Give a number, or true or false.") from error

@@ -1,0 +1,302 @@
+"""The convergence benchmark measures the production code, and not something like it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tiny_run import RECIPE, publish_tiny
+
+from benchmarks.convergence import _scope, read_arms
+from benchmarks.convergence_arms import BASES, Arm, parse_arm
+from benchmarks.convergence_exchange import Exchange, Feedback, compress
+from benchmarks.convergence_inner import Arrangement, InnerChoice, InnerOptimizer
+from benchmarks.convergence_local import BatchedTrainer
+from benchmarks.convergence_model import check_against_production
+from benchmarks.convergence_report import Result, read, summarise, write
+from benchmarks.convergence_run import Task, run
+from peers.codec import Codec
+from peers.feedback import ErrorFeedback, Returned
+from recipes.errors import DataError, ModelError, PlatformError, RecipeError
+from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of
+from recipes.model import build_model, flatten_into
+from recipes.publication import Publication
+from recipes.recipe import Recipe, parse_recipe
+
+Values = NDArray[np.float32]
+
+
+def _recipe(text: str = RECIPE) -> Recipe:
+    return parse_recipe(text.encode(), name="tiny")
+
+
+def _tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(257, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _deltas(layout: Layout, workers: int, *, seed: int = 0) -> Values:
+    generator = np.random.default_rng(seed)
+    return (generator.standard_t(3, size=(workers, layout.padded)) * 1e-3).astype(np.float32)
+
+
+def _layout(chunks: int = 8, segments: int = 2) -> Layout:
+    return lay_out([("parameters", (chunks * CHUNK_VALUES,))], segments=segments)
+
+
+def test_the_batched_model_is_the_production_model() -> None:
+    check_against_production(_recipe(), _tokens(2, 3, 33))
+
+
+def test_another_model_than_the_production_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.convergence_model._rotate", lambda heads, _: heads)
+    with pytest.raises(ModelError, match="differs from the production model"):
+        check_against_production(_recipe(), _tokens(2, 3, 33))
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_workers_in_one_batch_step_as_torchs_optimizers_do(muon: bool) -> None:
+    recipe = _recipe()
+    layout = layout_of(recipe)
+    start = np.zeros((2, layout.padded), dtype=np.float32)
+    for row in start:
+        flatten_into(build_model(recipe), row)
+    choice = InnerChoice(muon=muon, matrix_rate=2.0)
+    batched = BatchedTrainer(recipe, layout, choice, workers=2, batch_slots=4, device="cpu")
+    tokens = _tokens(6, 2, 4, 33)
+    rates = [1e-3 * (step + 1) for step in range(6)]
+    deltas, losses = batched.train(start, tokens.numpy(), rates, last_update=None)
+    for worker in range(2):
+        expected, expected_losses = _train_by_torch(recipe, tokens[:, worker], rates, muon=muon)
+        assert losses[:, worker] == pytest.approx(expected_losses, rel=2e-4)
+        end = (start - deltas)[worker]
+        moved = np.linalg.norm(expected - start[worker])
+        assert np.linalg.norm(end - expected) < 0.03 * moved  # Newton-Schulz rounds to bfloat16
+
+
+def _train_by_torch(
+    recipe: Recipe, tokens: torch.Tensor, rates: Sequence[float], *, muon: bool
+) -> tuple[Values, list[float]]:
+    from trainer.objective import next_token_loss
+
+    model = build_model(recipe)
+    named = dict(model.named_parameters())
+    matrices = [p for name, p in named.items() if muon and p.ndim == 2 and "layers" in name]
+    rest = [p for p in named.values() if not any(p is matrix for matrix in matrices)]
+    decay = recipe.inner.weight_decay
+    adam = torch.optim.AdamW(
+        [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in rest if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        betas=recipe.inner.betas,
+    )
+    optimizers: list[torch.optim.Optimizer] = [adam]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    losses = []
+    for batch, rate in zip(tokens, rates, strict=True):
+        loss = next_token_loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.inner.clip_norm)
+        for optimizer, factor in zip(optimizers, (1.0, 2.0), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+    end = np.zeros(layout_of(recipe).padded, dtype=np.float32)
+    flatten_into(model, end)
+    return end, losses
+
+
+def test_a_restarted_window_depends_on_nothing_before_it() -> None:
+    recipe = _recipe()
+    layout = layout_of(recipe)
+    tokens = _tokens(2, 2, 4, 33).numpy()
+    start = np.zeros((2, layout.padded), dtype=np.float32)
+    flatten_into(build_model(recipe), start[0])
+    start[1] = start[0]
+
+    def two_windows(choice: InnerChoice) -> tuple[Values, Values]:
+        local = BatchedTrainer(recipe, layout, choice, workers=2, batch_slots=4, device="cpu")
+        first, _ = local.train(start, tokens, [1e-3, 1e-3], last_update=None)
+        return first, local.train(start, tokens, [1e-3, 1e-3], last_update=None)[0]
+
+    first, second = two_windows(InnerChoice(muon=True))
+    assert first.tobytes() == second.tobytes()
+    for kept in (InnerChoice(muon=True, muon_state="kept"), InnerChoice(adam_state="factored")):
+        first, second = two_windows(kept)
+        assert first.tobytes() != second.tobytes()
+
+
+def test_factored_second_moments_are_the_same_for_all_workers_and_exact_for_a_product() -> None:
+    layout = lay_out([("model.embed_tokens.weight", (3, 4)), ("model.norm.weight", (4,))], segments=1)
+    recipe = _recipe()
+    choice = InnerChoice(adam_state="factored")
+    values = torch.zeros(2, 16)
+    optimizer = InnerOptimizer(Arrangement(layout, muon=False), choice, recipe.inner, like=values)
+    optimizer.begin_window(None)
+    rows, columns = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.5, 2.0, 1.0])
+    gradient = torch.cat(((rows[:, None] * columns).flatten(), columns)).sqrt() * 1e-3
+    numbers = torch.tensor(optimizer.numbers([1e-3])[0].row())
+    optimizer.step(values, torch.stack((gradient, gradient)), numbers)
+    before = optimizer._second_moment.clone()
+    optimizer.begin_window(None)
+    assert torch.allclose(optimizer._second_moment, before, rtol=1e-2)
+    assert torch.equal(optimizer._second_moment[0], optimizer._second_moment[1])
+    assert optimizer.numbers([1e-3])[0].correction2 == 1.0
+
+
+def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Path) -> None:
+    layout, codec = _layout(), Codec(keep=64, level_bits=1)
+    files = ErrorFeedback(tmp_path, layout=layout, codec=codec, decay=0.95, expected_root=None)
+    arrays = Feedback(layout, decay=0.95)
+    returned: list[list[Returned]] = [[], []]
+    for number in range(4):
+        delta = _deltas(layout, 1, seed=number)[0]
+        by_files = files.contribute(delta, returned=returned.__getitem__)
+        by_arrays = arrays.contribute(delta, returned=returned, codec=codec, choose="chunk")
+        assert [f.to_bytes() for f in by_files] == [f.to_bytes() for f in by_arrays]
+        sent = by_files[0].decode()
+        returned = [[Returned(sent.positions[::2], sent.values[::2])], []]
+
+
+def test_the_largest_of_a_segment_are_as_many_as_those_of_each_chunk() -> None:
+    values = _deltas(_layout(), 1)[0].reshape(8, CHUNK_VALUES)
+    values[0] *= 3
+    codec = Codec(keep=64, level_bits=1)
+    chosen = compress(values, codec, "segment").decode()
+    assert chosen.positions.size == 8 * 64
+    assert np.count_nonzero(chosen.positions < CHUNK_VALUES) > 128
+    assert (
+        np.square(chosen.dense() - values).sum()
+        < np.square(compress(values, codec, "chunk").decode().dense() - values).sum()
+    )
+
+
+def test_what_the_way_back_drops_returns_to_its_senders(tmp_path: Path) -> None:
+    layout = _layout()
+    arm = replace(parse_arm("ours:reduced_keep=8"), decay=1.0)
+    deltas = np.zeros((2, layout.padded), dtype=np.float32)
+    deltas[0, :8], deltas[0, 8:16] = 4.0, 1.0  # two levels, exact in the codec
+    kept, lost = (
+        Exchange(
+            replace(arm, return_dropped=returns),
+            layout,
+            workers=2,
+            weights=np.zeros(layout.padded, np.float32),
+            folder=tmp_path / str(returns),
+        )
+        for returns in (True, False)
+    )
+    for number, still in enumerate((deltas, np.zeros_like(deltas))):
+        for exchange in (kept, lost):
+            exchange.round(still, number=number, progress=0.5)
+    assert np.count_nonzero(kept.weights) == 16
+    assert np.count_nonzero(lost.weights) == 8
+
+
+def test_naive_overlap_starts_from_a_round_ago_and_eager_puts_the_own_share_in(tmp_path: Path) -> None:
+    layout = _layout()
+    deltas = _deltas(layout, 2)
+    starts = {}
+    for overlap in ("naive", "eager", "own", "blocking"):
+        exchange = Exchange(
+            replace(parse_arm("ours"), overlap=overlap),
+            layout,
+            workers=2,
+            weights=np.zeros(layout.padded, np.float32),
+            folder=tmp_path / overlap,
+        )
+        _, starts[overlap] = exchange.round(deltas, number=0, progress=0.5)
+        if overlap == "blocking":
+            assert np.array_equal(starts[overlap], np.stack([exchange.weights] * 2))
+    assert not starts["naive"].any()
+    assert np.allclose(starts["own"], 2 * starts["eager"])
+    assert not np.array_equal(starts["own"][0], starts["own"][1])
+
+
+def test_an_arm_is_a_base_and_changes_to_it(tmp_path: Path) -> None:
+    arm = parse_arm("ours:reduced_keep=128,return_dropped=0,choose=segment,early=4@0.1;2@0.3")
+    assert (arm.inner, arm.reduced_keep, arm.return_dropped, arm.choose) == ("muon", 128, False, "segment")
+    assert [arm.density(progress) for progress in (0.0, 0.1, 0.3)] == [4.0, 2.0, 1.0]
+    assert all(isinstance(parse_arm(base), Arm) for base in BASES)
+    file = tmp_path / "arms"
+    file.write_text("# first\nadamw-dp\nours:keep=32 seeds=1,2  # more\n")
+    assert [(one.arm.name, one.seeds) for one in read_arms(file, (0,))] == [
+        ("adamw-dp", (0,)),
+        ("ours:keep=32", (1, 2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["theirs", "ours:kept=3", "ours:keep=many", "ours:choose=none", "ours:name=x"]
+)
+def test_what_is_no_arm_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_arm(text)
+
+
+def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> None:
+    publication = publish_tiny(tmp_path)
+    task = _task(publication, tmp_path)
+    run(task)
+    result = json.loads(task.out.read_bytes())
+    assert [point["round"] for point in result["curve"]] == [0, 1, 2]
+    assert result["final_loss"] < result["curve"][0]["loss"]
+    assert result["rows"][-1]["contribution"] > 0.1
+    broken = replace(task, weights=tmp_path / "nowhere.npy")
+    run(broken)
+    assert "nowhere.npy" in json.loads(broken.out.read_bytes())["failed"]
+
+
+def _result(name: str, seed: int, loss: float | None) -> Result:
+    row = {"upload": 0.5, "contribution": 0.2, "reduced": 0.3, "feedback_norm": 3.0, "delta_norm": 2.0}
+    done = {} if loss is None else {"final_loss": loss}
+    return {"arm": {"name": name}, "seed": seed, "rows": [row, row], "seconds": {"train": 1.0}, **done}
+
+
+def test_seeds_are_taken_together_and_bits_summed_over_rounds(tmp_path: Path) -> None:
+    results = [_result("ours", 0, 1.0), _result("ours", 1, 1.2), _result("adamw-dp:rate=2", 0, None)]
+    write(results, tmp_path / "one.json")
+    ours, other = summarise(read([tmp_path / "one.json"]))
+    assert [ours.seeds, ours.loss, ours.spread] == pytest.approx([2, 1.1, 0.2])
+    assert (ours.upload, ours.total, ours.feedback) == (0.5, 1.0, 1.5)
+    assert (other.seeds, other.loss) == (0, None)
+    with pytest.raises(DataError, match="nowhere"):
+        read([tmp_path / "nowhere"])
+
+
+def test_hundreds_of_rounds_are_left_to_machines_with_a_gpu() -> None:
+    assert _scope("cpu", 3) == ("cpu", 3)
+    with pytest.raises(PlatformError, match="days"):
+        _scope("cpu", None)
+
+
+def _task(publication: Publication, folder: Path) -> Task:
+    layout = layout_of(publication.recipe)
+    weights = np.empty(layout.padded, dtype=np.float32)
+    flatten_into(build_model(publication.recipe), weights)
+    np.save(folder / "weights.npy", weights)
+    return Task(
+        arm=parse_arm("ours:ramp=0"),
+        seed=0,
+        publication=publication,
+        layout=layout,
+        weights=folder / "weights.npy",
+        workers=2,
+        rounds=2,
+        steps=8,
+        device="cpu",
+        evaluate_every=1,
+        evaluate_slots=8,
+        final_slots=8,
+        warmup_fraction=0.0,
+        out=folder / "out.json",
+    )
