@@ -47,6 +47,7 @@ def rules_of(recipe: Recipe, run_id: str) -> Rules:
         snapshot_interval=recipe.round.snapshot_interval,
         electors=published(recipe).electors,
         owners=recipe.run.owners,
+        overlap=recipe.round.overlap,
     )
 
 

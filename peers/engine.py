@@ -415,7 +415,7 @@ class RoundEngine:
         self.round = RoundState(parent=link, started=began)
         following.promise_afresh(self)
         seconds = began + self.rules.window_seconds - self._now
-        slots = link.counters.slots_for(self.me, self.head, self.rules)
+        slots = link.counters.slots_for(self.me, self.rules)
         number = link.round + 1
         if comes_late and self.me in self.chain_leaders()[:CLAIM_LEADERS]:
             # Before a restart, it may have held claims that nobody will send again by himself.

@@ -60,7 +60,7 @@ class Bench:
 
     def work(self, parent: Link) -> WindowEnded:
         """What a window on top of `parent` came to."""
-        slots = parent.counters.slots_for(self.key.peer_id, parent.hash, self.swarm.rules)
+        slots = parent.counters.slots_for(self.key.peer_id, self.swarm.rules)
         return WindowEnded(
             parent=parent.hash,
             start_digest=self.engine.digest,
