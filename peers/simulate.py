@@ -17,9 +17,10 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -32,6 +33,7 @@ from peers.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
 from peers.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
+from recipes.sections import Overlap
 
 BROKEN = 1  # exit code
 _SHOWN = 3  # broken worlds that are shrunk, and whose traces are printed
@@ -51,22 +53,27 @@ def main(
         str | None,
         typer.Option(help="Of the mishaps drawn, only those with these numbers, as 0,3,7; or none."),
     ] = None,
+    overlap: Annotated[
+        str, typer.Option(help=f"The recipe's round.overlap: {', '.join(get_args(Overlap))}.")
+    ] = "none",
     jobs: Annotated[int, typer.Option(min=0, help="Worlds at once; 0: one a core.")] = 0,
     out: Annotated[Path | None, typer.Option(help="With --seeds, write the table as JSON, too.")] = None,
 ) -> None:
     """Run simulated swarms and check what must always hold."""
     console = Console(soft_wrap=True, highlight=False)
-    chosen, (fewest, most) = _faults(faults), _span(peers, "--peers")
+    chosen, (fewest, most), mode = _faults(faults), _span(peers, "--peers"), _overlap(overlap)
     if seeds is None:
-        [plan] = plans([seed], fewest=fewest, most=most, rounds=rounds, faults=chosen)
-        plan = Plan(seed=seed, peers=plan.peers, rounds=rounds, faults=chosen, only=_numbers(only))
+        [plan] = plans([seed], fewest=fewest, most=most, rounds=rounds, faults=chosen, overlap=mode)
+        plan = replace(plan, only=_numbers(only))
         _announce(console, plan)
         world, outcome = run_world(plan)
         _tell(console, world)
         _conclude(console, outcome)
         raise typer.Exit(BROKEN if outcome.broken else 0)
     first, last = _span(seeds, "--seeds")
-    planned = plans(range(first, last + 1), fewest=fewest, most=most, rounds=rounds, faults=chosen)
+    planned = plans(
+        range(first, last + 1), fewest=fewest, most=most, rounds=rounds, faults=chosen, overlap=mode
+    )
     with multiprocessing.Pool(jobs or os.cpu_count()) as pool:
         done = pool.imap_unordered(run_plan, planned, chunksize=4)
         progress = track(done, "Worlds", total=len(planned), console=Console(stderr=True), transient=True)
@@ -101,6 +108,14 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     if text != "none" and not re.fullmatch(r"\d+(,\d+)*", text):
         raise typer.BadParameter(f"{text!r} is no list of numbers such as 0,3,7", param_hint="--only")
     return () if text == "none" else tuple(map(int, text.split(",")))
+
+
+def _overlap(text: str) -> Overlap:
+    if text not in get_args(Overlap):
+        raise typer.BadParameter(
+            f"{text!r}; there are {', '.join(get_args(Overlap))}", param_hint="--overlap"
+        )
+    return cast(Overlap, text)
 
 
 def _faults(text: str) -> frozenset[Fault]:

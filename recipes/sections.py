@@ -293,9 +293,9 @@ class RoundSection(Section):
     overlap: Overlap = Field(
         default="none",
         description=(
-            "Whether a peer trains on while its contribution is exchanged, and from which weights. `none`: it "
-            "waits for the block. `delayed`: from the state before that block. `eager`: the same, with its own "
-            "share of that block, which it knows already, put in."
+            "Whether a peer trains on while its contribution is exchanged, and from which weights. `none`: "
+            "it waits for the block. `delayed`: from the state before that block. `eager`: the same, with "
+            "its own share of that block, which it knows already, put in."
         ),
     )
 
