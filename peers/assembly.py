@@ -19,6 +19,7 @@ from peers.fetch_run import Run
 from peers.history import ContributionHistory
 from peers.node import Node, NodeSettings, Trainer
 from peers.rules import Bounds, Rules
+from peers.start_weights import StartWeights
 from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
 from peers.transport import Transport
@@ -163,6 +164,9 @@ def assemble_node(
         settings=settings,
         listener=listener,
         load_chain=load,
+        start_weights=StartWeights(folder, layout=layout, learning_rate=recipe.outer.learning_rate)
+        if rules.trains_ahead
+        else None,
     )
 
 

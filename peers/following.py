@@ -284,8 +284,9 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
     _tell_adopted(engine, link, state_digest)
     _count_rounds_without_final(engine, link)
     engine.measures.exchange_over(engine.now, allowed=engine.deadlines.transfer)
-    if engine.rules.trains_ahead and link.parent == engine.head and engine.round.own_claim is not None:
-        engine.measures.exchange_took(max(0.0, engine.now - engine.silence_base()))
+    claimed_at = engine.round.window_ended if engine.round.own_claim is not None else None
+    if engine.rules.trains_ahead and link.parent == engine.head and claimed_at is not None:
+        engine.measures.exchange_took(engine.now - claimed_at)
     engine.head, engine.digest = block, state_digest
     promise_afresh(engine)
     if link.block is not None and checked and not _leaves_out_too_many(engine, link.block.body):

@@ -62,7 +62,7 @@ class Measures:
             self._late.append(_milliseconds(max(0.0, seconds_late)))
 
     def exchange_took(self, seconds: float) -> None:
-        """Note how long after the window's end, or after the own claim if that was later, the block came."""
+        """Note how long after the own claim the block came."""
         self._exchange = _milliseconds(seconds)
 
     def take_pace(self) -> Pace:

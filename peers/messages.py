@@ -105,7 +105,7 @@ class Pace(Message):
     claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
     transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
     reply_ms: Milliseconds | None = None  # from a question to its answer
-    exchange_ms: Milliseconds | None = None  # from window and claim to the block, where windows overlap it
+    exchange_ms: Milliseconds | None = None  # from the own claim to the block, where windows overlap it
 
 
 class Claim(Body):

@@ -2,14 +2,13 @@
 
 The node owns a queue of none: every input goes straight into the engine, on the event loop, and each
 effect that comes out is carried out here, the quick ones at once, the slow ones as tasks whose outcome is
-the next input. Heavy arithmetic runs in one worker thread (`_compute`), training in another.
+the next input. Heavy arithmetic runs in one worker thread (`_compute`), training in another
+(window_tasks.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -26,21 +25,22 @@ from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
-from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished
+from peers.events import BlockAdopted, Event, Refused, RosterAccepted
 from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
 from peers.messages import KINDS, Block, HeadNotice, Signed, SlotRange, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import encode_round
+from peers.start_weights import StartWeights
 from peers.state_sync import StateSync
 from peers.transport import RemoteError, Transport
+from peers.window_tasks import WindowEnd, WindowTasks
 from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
 BLOCKS_BYTES = 8 << 20  # of one answer with blocks
 MOST_BLOCKS = 4096
-TRAINING_NICENESS = 10
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
 
@@ -76,6 +76,7 @@ class Trainer(Protocol):
         tokens_before: int,
         seconds: float,
         stop: threading.Event,
+        end: WindowEnd,
     ) -> Window: ...
 
     def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...
@@ -108,6 +109,7 @@ class Node:
         settings: NodeSettings,
         listener: Callable[[Event], None],
         load_chain: Callable[[], Chain],
+        start_weights: StartWeights | None = None,
     ) -> None:
         self.key = key
         self.engine = engine
@@ -118,7 +120,6 @@ class Node:
         self._contributor = contributor
         self._state = state_sync
         self._crowd = crowd
-        self._trainer = trainer
         self._listener = listener
         self._load_chain = load_chain
         self._run = engine.rules.run
@@ -127,12 +128,20 @@ class Node:
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._training: asyncio.Task[None] | None = None
-        self._stop_training = threading.Event()
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._training_thread = ThreadPoolExecutor(
-            1, thread_name_prefix="training", initializer=yield_to_others
+        self._windows = WindowTasks(
+            engine=engine,
+            trainer=trainer,
+            contributor=contributor,
+            exchange=exchange,
+            state_sync=state_sync,
+            starts=start_weights,
+            settings=settings,
+            spawn=self._spawn,
+            compute=self._compute,
+            take=self.take,
+            tell=listener,
         )
         self.exchange_tasks = ExchangeTasks(
             engine=engine,
@@ -174,13 +183,13 @@ class Node:
         self._left.set()
 
     async def _end(self) -> None:
-        self._stop_training.set()
+        self._windows.stop()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._training_thread.shutdown(wait=True, cancel_futures=True)
+        self._windows.shutdown()
         self._compute_thread.shutdown(wait=True, cancel_futures=True)
 
     def take(self, happened: do.Input) -> None:
@@ -246,7 +255,9 @@ class Node:
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
             case do.Train():
-                self._train_next(effect)
+                self._windows.train(effect)
+            case do.GoOn():
+                self._windows.go_on(effect)
             case do.Send(peers, message):
                 content = message.canonical()
                 for peer in peers:
@@ -307,66 +318,12 @@ class Node:
     async def _send(self, peer: PeerId, kind: str, content: bytes) -> None:
         await self._call(peer, kind, content, limit=0, timeout=MESSAGE_TIMEOUT)
 
-    # ------------------------------------------------------------ training
-
-    def _train_next(self, order: do.Train) -> None:
-        """Stop the window that still runs, then train the next."""
-        previous = self._training
-        self._stop_training.set()
-        self._stop_training = threading.Event()
-        self._training = self._spawn(self._train(order, previous, self._stop_training))
-
-    async def _train(
-        self, order: do.Train, previous: asyncio.Task[None] | None, stop: threading.Event
-    ) -> None:
-        deadline = time.monotonic() + order.seconds
-        if previous is not None:
-            await asyncio.gather(previous, return_exceptions=True)
-        weights = self._state.state.weights
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._training_thread, self._validate, order.round - 1, weights, loop)
-        if not order.slots or stop.is_set():
-            return
-        digest = self.engine.digest
-        window = await loop.run_in_executor(
-            self._training_thread,
-            lambda: self._trainer.train(
-                weights,
-                order.slots,
-                tokens_before=order.tokens_before,
-                seconds=max(0.0, deadline - time.monotonic()),
-                stop=stop,
-            ),
-        )
-        if stop.is_set():
-            return
-        finite = [loss for loss in window.losses if math.isfinite(loss)]  # a step that failed has none
-        loss = float(np.mean(finite)) if finite else float("nan")
-        self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
-        work = await self._compute(
-            lambda: self._contributor.contribute(
-                window,
-                chain=self.engine.chain,
-                parent=order.parent,
-                start_digest=digest,
-                numeric_class=self._trainer.numeric_class,
-            )
-        )
-        self.take(work)
-
-    def _validate(
-        self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        every = self.settings.validate_every
-        if every and round_number % every == 0:
-            loss = self._trainer.validation_loss(weights, limit_slots=self.settings.validation_slots)
-            loop.call_soon_threadsafe(self._listener, Validated(round_number, loss))
-
     # ------------------------------------------------------------ state
 
     async def _apply(self, block: str) -> None:
         link = self.engine.chain.link(block)
         live = link.parent == self.engine.head
+        await self._windows.state_may_change()
         try:
             digest = await self._state.bring_to(block, self.engine.chain)
         except (UnreachableError, MessageError) as error:
@@ -453,10 +410,3 @@ class Node:
             f"Its last words:\n{self.transport.last_words()}",
             remedy="Run the same command again: it goes on from what is on disk.",
         )
-
-
-def yield_to_others() -> None:
-    """Lower this thread's priority: training lets the exchange, and whoever uses the machine, go first."""
-    os.setpriority(
-        os.PRIO_PROCESS, threading.get_native_id(), TRAINING_NICENESS
-    )  # Linux: a thread has its own

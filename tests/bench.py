@@ -14,6 +14,7 @@ from peers.messages import AnyMessage, Roster, Signed
 from peers.round_state import Phase
 from peers.rules import ELECTOR_MINIMUM
 from recipes.keys import SigningKey
+from recipes.sections import Overlap
 from recipes.slots import take
 
 
@@ -24,9 +25,16 @@ class Bench:
     """
 
     def __init__(
-        self, *, peers: int = 4, strangers: int = 3, me: int = 1, elected: bool = False, forgot: bool = False
+        self,
+        *,
+        peers: int = 4,
+        strangers: int = 3,
+        me: int = 1,
+        elected: bool = False,
+        forgot: bool = False,
+        overlap: Overlap = "none",
     ) -> None:
-        self.swarm = Swarm(peers)
+        self.swarm = Swarm(peers, overlap=overlap)
         swarm = self.swarm
         self.head = swarm.elect() if elected else swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
         self.strangers = keys_of(strangers, seed="stranger")

@@ -209,7 +209,7 @@ class DemoPeer:
         match event["event"]:
             case "Fetching":
                 tally.state = "fetching"
-            case "WindowStarted":
+            case "WindowStarted" | "WindowGoesOn":
                 tally.state = "training"
             case "Waiting":
                 tally.state = "waiting"
