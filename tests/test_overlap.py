@@ -12,7 +12,7 @@ from bench import Bench, sent, told
 from peers.chain import Link
 from peers.effects import Applied, Apply, Effect, GoOn, LeaveRequested, Train
 from peers.events import BlockAdopted, WindowGoesOn, WindowStarted
-from peers.messages import Block, Claim, Ready, Roster, Signed
+from peers.messages import Block, Claim, Pace, Ready, Signed
 from peers.scenario import Plan, plans, run_world
 from peers.simulate import Fault
 from peers.world import World
@@ -31,9 +31,12 @@ class Overlapping(Bench):
     def __init__(self, *, me: int = 1) -> None:
         super().__init__(me=me, overlap="eager")
 
-    def next_block(self, parent: Link, *, members: list[SigningKey] | None = None) -> Signed[Block]:
+    def next_block(
+        self, parent: Link, *, members: list[SigningKey] | None = None, exchange_ms: int | None = None
+    ) -> Signed[Block]:
         """The block of the round after `parent`, the engine's own claim in it unless `members` are named."""
-        claims = [self.swarm.claim(key, parent) for key in members or self.others]
+        pace = Pace(exchange_ms=exchange_ms)
+        claims = [self.swarm.claim(key, parent, pace=pace) for key in members or self.others]
         if members is None and self.engine.round.own_claim is not None:
             claims.append(self.engine.round.own_claim)
         return self.swarm.block(parent, (), roster=self.swarm.roster(claims, parent))
@@ -81,6 +84,25 @@ def test_what_a_window_ahead_came_to_is_claimed_under_the_block_that_came() -> N
     assert (claim.body.parent, claim.body.start_digest) == (block.hash, bench.engine.digest)
     assert sent(effects, Claim)
     assert [order.round for order in of(effects, Train)] == [link.round + 2]
+
+
+def test_windows_are_anchored_before_their_block_by_what_exchanges_took() -> None:
+    bench = Overlapping()
+    bench.finish_window()
+    block = bench.next_block(bench.head, exchange_ms=2000)
+    effects = bench.adopt(block, after=1.25)
+    exchange = bench.engine.chain.link(block.hash).counters.deadlines.exchange
+    assert exchange == 1.0  # from nothing, half the way
+    left = bench.swarm.rules.window_seconds - exchange
+    assert [go_on.seconds for go_on in of(effects, GoOn)] == [pytest.approx(left)]
+    assert bench.engine.silence_base() == pytest.approx(bench.now + left)
+    notice = bench.engine.head_notice(age_seconds=0.5)
+    assert notice is not None
+    assert notice.age_seconds == 0.5 + exchange  # whoever joins now ends its window with the others
+    bench.take(replace(bench.work(bench.engine.chain.link(block.hash)), ahead=True), after=3.0)
+    claim = bench.engine.round.own_claim
+    assert claim is not None
+    assert claim.body.pace.exchange_ms == pytest.approx(1270, abs=20)
 
 
 def test_an_own_claim_that_the_block_leaves_out_does_not_end_the_window() -> None:
@@ -141,9 +163,10 @@ def test_a_first_leader_whose_window_was_over_gives_the_last_rounds_peers_time_t
         for me in range(4)
         if (bench := Overlapping(me=me)).swarm.order(bench.head)[0] == bench.engine.me
     )
-    assert not sent(leading.finish_window(), Roster)
-    effects = leading.tick(after=leading.engine.deadlines.leader)
-    assert [set(send.message.body.claims) for send in sent(effects, Roster)] == []  # nobody else is ready
+    leading.take(leading.work(leading.head), after=0.5)
+    assert leading.engine.round.own_claim is not None
+    assert leading.engine.round.roster is None
+    leading.tick(after=leading.engine.deadlines.leader)  # nobody did
     assert leading.engine.round.roster is not None
 
 
