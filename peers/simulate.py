@@ -1,7 +1,7 @@
 """Simulated swarms: the production round engine in virtual time, over virtual links, under drawn faults.
 
     python -m peers.simulate --seed 7 --peers 8 --rounds 20 --faults crash,partition,loss
-    python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all
+    python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all --overlap eager
 
 The first runs one world and prints what happened in it. The second runs many, on all cores, prints a table,
 and exits with 1 if an invariant broke anywhere: with the seed, the fewest mishaps that still break it, the

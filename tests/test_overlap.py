@@ -12,9 +12,9 @@ from bench import Bench, sent, told
 from peers.chain import Link
 from peers.effects import Applied, Apply, Effect, GoOn, LeaveRequested, Train
 from peers.events import BlockAdopted, WindowGoesOn, WindowStarted
+from peers.faults import Fault
 from peers.messages import Block, Claim, Pace, Ready, Signed
 from peers.scenario import Plan, plans, run_world
-from peers.simulate import Fault
 from peers.world import World
 from recipes.keys import SigningKey
 

@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 from rounds import Swarm, name
 
+from peers.codec import Codec
 from peers.effects import GoOn, Train, WindowEnded
 from peers.events import Event, Validated, WindowFinished
+from peers.exchange_store import ExchangeFormat, ExchangeStore
 from peers.node import NodeSettings
+from peers.segment import SegmentFrame
 from peers.start_weights import StartWeights
 from peers.window_tasks import WindowEnd, WindowTasks
 from recipes.layout import CHUNK_VALUES, Layout
 
 LAYOUT = Layout(spans=(), size=CHUNK_VALUES, chunks=1, segments=1)
+CODEC = Codec(keep=1, level_bits=0)
 PARENT, BLOCK = name("parent"), name("block")
 SLOTS = ((0, 8),)
 
@@ -65,12 +69,14 @@ class Room:
         self.engine: Any = SimpleNamespace(
             digest="after the parent", chain=None, rules=SimpleNamespace(overlap="delayed")
         )
+        form = ExchangeFormat(CODEC, CODEC, segments=1, chunks_per_segment=1, clip_factor=2.0)
+        self.exchange = ExchangeStore(folder, form)
         contributor: Any = SimpleNamespace(contribute=self._contribute)
         self.windows = WindowTasks(
-            engine=self.engine,
-            trainer=self.trainer,  # type: ignore[arg-type]
+            engine=self.engine,  # type: ignore[arg-type]
+            trainer=self.trainer,
             contributor=contributor,
-            exchange=None,  # type: ignore[arg-type]
+            exchange=self.exchange,
             state_sync=SimpleNamespace(state=SimpleNamespace(weights=self.weights)),  # type: ignore[arg-type]
             starts=StartWeights(folder, layout=LAYOUT, learning_rate=1.0),
             settings=NodeSettings(validate_every=validate_every),
@@ -137,6 +143,22 @@ async def test_the_state_may_change_once_the_start_of_a_window_ahead_is_copied(r
     room.weights += 1.0  # the block is applied
     await room.until_training()
     assert room.trainer.starts == [1.0]
+
+
+async def test_an_eager_window_starts_with_the_share_of_what_was_just_claimed(room: Room) -> None:
+    swarm = Swarm(1)
+    values = np.zeros((1, CHUNK_VALUES), dtype=np.float32)
+    values[0, 0] = 0.5
+    frame = SegmentFrame.encode(values, codec=CODEC)
+    claim = swarm.claim(swarm.keys[0], swarm.genesis)
+    room.exchange.hold(claim.body.contribution, (frame,))
+    room.engine.rules.overlap = "eager"
+    room.engine.chain = swarm.chain
+    room.engine.own_claims = {swarm.genesis.hash: claim}
+    room.windows.train(Train(swarm.genesis.hash, 2, SLOTS, 0, 1000.0, ahead=True))
+    await room.until_training()
+    assert room.trainer.starts == [1.0 - frame.decode().values[0]]
+    assert frame.decode().values[0] == pytest.approx(0.5, rel=0.05)
 
 
 async def test_a_window_ahead_becomes_a_claim_when_its_block_is_named(room: Room) -> None:
