@@ -164,7 +164,7 @@ class WindowTasks:
         if not order.slots or window.stop.is_set():
             return
         result, waited = await self._in_thread(partial(self._compute_window, window, weights))
-        if window.stop.is_set():
+        if window.stop.is_set() or self._start_is_gone(order):
             return
         finite = [loss for loss in result.losses if math.isfinite(loss)]  # a step that failed has none
         loss = float(np.mean(finite)) if finite else float("nan")
@@ -196,6 +196,10 @@ class WindowTasks:
         make = partial(self._starts.make, weights, frames=frames, share=window.share)
         start: NDArray[np.float32] = await self._compute(make)
         return start
+
+    def _start_is_gone(self, order: do.Train) -> bool:
+        """Say whether the state moved on under a window: by then its round is over, too."""
+        return not order.ahead and self._state_sync.state.block != order.parent
 
     def _compute_window(self, window: _Begun, weights: NDArray[np.float32]) -> tuple[Window, float]:
         """Train, and return what came of it, with the seconds that the trainer had stood still before."""
