@@ -51,6 +51,7 @@ class VirtualPeer:
         self._at_the_door: dict[str, dict[tuple[int, PeerId], bool]] = defaultdict(dict)  # by roster; told?
         self._adopted_at = 0.0
         self._tick_at = math.inf
+        self._ahead: tuple[do.Train, float] | None = None  # a window before its block, and when it began
 
     # ------------------------------------------------------------ life and death
 
@@ -80,6 +81,7 @@ class VirtualPeer:
         self.left = False
         self.paused_until = None
         self._tick_at = math.inf
+        self._ahead = None
         self._at_the_door.clear()
         chain = self.disk.chain(self.world.rules)
         head = self.disk.head if self.disk.head in chain else chain.root
@@ -224,6 +226,8 @@ class VirtualPeer:
         match effect:
             case do.Train():
                 self._train(effect)
+            case do.GoOn():
+                self._go_on(effect)
             case do.Send(peers, message):
                 for peer in peers:
                     self.send(peer, message)
@@ -282,15 +286,28 @@ class VirtualPeer:
         return digest(f"{false}{roster}/{segment}/{included}".encode()).hex()
 
     def _train(self, effect: do.Train) -> None:
-        if not effect.slots:
+        self._ahead = (effect, self.world.now) if effect.ahead else None
+        if effect.slots and not effect.ahead:
+            until = self.world.now + effect.seconds / self.clock.rate
+            self._end_window(effect, effect.parent, began=self.world.now, until=until)
+
+    def _go_on(self, effect: do.GoOn) -> None:
+        """Let the window that began before its block end: by its own time, or by what the block leaves."""
+        if self._ahead is None:
             return
-        real_seconds = effect.seconds / self.clock.rate
-        count = min(max(1, int(self.speed * real_seconds)), total(effect.slots))
-        name = digest(f"{self.name}/{effect.parent}/{self.life}".encode()).hex()
+        (order, began), self._ahead = self._ahead, None
+        until = min(
+            began + order.seconds / self.clock.rate, self.world.now + effect.seconds / self.clock.rate
+        )
+        self._end_window(order, effect.parent, began=began, until=until)
+
+    def _end_window(self, order: do.Train, parent: str, *, began: float, until: float) -> None:
+        count = min(max(1, int(self.speed * (until - began))), total(order.slots))
+        name = digest(f"{self.name}/{parent}/{self.life}".encode()).hex()
         work = do.WindowEnded(
-            parent=effect.parent,
+            parent=parent,
             start_digest=self.running.digest,
-            slots=tuple(take(effect.slots, count)[0]),
+            slots=tuple(take(order.slots, count)[0]),
             steps=max(1, count // 8),
             numeric_class="virtual",
             contribution=name,
@@ -299,8 +316,10 @@ class VirtualPeer:
             feedback=name,
             feedback_reset=self.life > 1,
             loss_commitment=name,
+            ahead=order.ahead,
         )
-        self.at(self.world.now + min(real_seconds, count / self.speed), partial(self._window_ends, work))
+        ends = max(self.world.now, min(until, began + count / self.speed))
+        self.at(ends, partial(self._window_ends, work))
 
     def _window_ends(self, work: do.WindowEnded) -> None:
         """Contribute; what the chain did not count of earlier contributions returns."""

@@ -27,6 +27,7 @@ from peers.virtual_links import Links, home_line, size_of
 from peers.virtual_peer import VirtualPeer
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
+from recipes.sections import Overlap
 
 ROLL_CALL_SECONDS = 10.0
 TIGHT_BOUNDS = (Bounds(1.0, 6.0), Bounds(2.0, 12.0), Bounds(2.0, 8.0))
@@ -44,6 +45,7 @@ def rules(
     window_seconds: float = 10.0,
     bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
     owners: tuple[PeerId, ...] = (),
+    overlap: Overlap = "none",
 ) -> Rules:
     """Return rules for a world of small rounds; `bounds` are those of grace, transfer and leader."""
     grace, transfer, leader = bounds
@@ -61,6 +63,7 @@ def rules(
         snapshot_interval=16,
         electors=electors,
         owners=owners,
+        overlap=overlap,
     )
 
 
@@ -79,6 +82,7 @@ class World:
         bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
         measured: bool = False,
         owners: tuple[PeerId, ...] = (),
+        overlap: Overlap = "none",
     ) -> None:
         """Make a world in which nobody has started yet.
 
@@ -92,6 +96,7 @@ class World:
             bounds: of the deadlines for grace, transfer and leader.
             measured: whether messages are weighed exactly, and the engines' CPU time taken.
             owners: who may sign checkpoints.
+            overlap: whether, and from what, windows begin before their block.
         """
         self.random = random.Random(seed)
         self.now = 0.0
@@ -114,6 +119,7 @@ class World:
             window_seconds=window_seconds,
             bounds=bounds,
             owners=owners,
+            overlap=overlap,
         )
         self.peers = {
             f"p{number}": VirtualPeer(

@@ -43,6 +43,7 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
     """
     state = 4 + (4 if recipe.outer.momentum else 0)  # fp32 weights, and momentum
     feedback = 2  # bf16
+    start = 0 if recipe.round.overlap == "none" else 4  # of a window that runs ahead of its block
     training = (
         4 + 4 + _OPTIMIZER_BYTES[recipe.inner.optimizer] + 4
     )  # weights, gradients, moments, pseudo-gradient
@@ -51,8 +52,8 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
     rounds_per_day = _SECONDS_PER_DAY / recipe.round.window_seconds
     moved = (ASSUMED_PEERS - 1) / ASSUMED_PEERS * (contribution + reduced)
     return Demands(
-        memory=PROGRAM_BYTES + parameters * (training + state + feedback),
-        disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + 4),
+        memory=PROGRAM_BYTES + parameters * (training + state + feedback + start),
+        disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + start + 4),
         upload_per_day=round(moved * rounds_per_day),
         download_per_day=round(moved * rounds_per_day),
         contribution=round(contribution),
