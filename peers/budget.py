@@ -2,10 +2,11 @@
 
 A token bucket for each direction fills at the limit's rate and holds a second's worth; what passes takes
 out its size, and what finds too little waits. Transfers pass in steps of a sixteenth of a second, each
-transfer's next one behind all others' that wait already: so they share the rate evenly. Messages of the round
-protocol (the first 64 KiB of each), and the first KiB of everything else, go before the bulk, which leaves
-them a quarter of the bucket. So no message waits for a segment, and still never more than rate x time + burst
-passes, in any stretch of time.
+transfer's next one behind those that wait in its line already: so the transfers of a line share evenly what
+the line gets. There are three lines (`Line`). Messages of the round protocol (the first 64 KiB of each), and
+the first KiB of everything else, go before the bulk, which leaves them a quarter of the bucket. Bulk of the
+round's exchange takes four turns for one of what newcomers fetch. So no message waits for a segment, no round
+for newcomers, and still never more than rate x time + burst passes, in any stretch of time.
 
 What is sent waits before it is written, so the limit is exact. What is received can only be read slowly: a
 step is read, and then waited for before the next one is read; what stands unread makes p2pd, and then the
@@ -17,7 +18,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from peers.bucket import Rate, TokenBucket
 
@@ -27,11 +30,29 @@ STEP_SECONDS = 1 / 16  # of a limit's rate, that one transfer takes at a time
 MOST_STEP_BYTES = 256 * 1024
 FIRST_BYTES = 1 << 10  # of a request or response of bulk that go before all other bulk,
 FIRST_MESSAGE_BYTES = 64 << 10  # and of a message
+EXCHANGE_TURNS = 4  # of the round's exchange, for one of what newcomers fetch
 
-BULK = frozenset(
-    {"segment", "reduced", "blocks", "recipe", "tokenizer", "manifest", "data", "snapshot", "piece"}
-)
-"""The kinds of requests (serving.py) with long bodies or answers, whose turn comes after messages."""
+
+class Line(IntEnum):
+    """What waits together, in the order in which it goes."""
+
+    MESSAGES = 0
+    EXCHANGE = 1
+    SUPPLY = 2  # of newcomers, and of who comes back
+
+
+BULK: Mapping[str, Line] = {
+    "segment": Line.EXCHANGE,
+    "reduced": Line.EXCHANGE,
+    "blocks": Line.EXCHANGE,
+    "recipe": Line.SUPPLY,
+    "tokenizer": Line.SUPPLY,
+    "manifest": Line.SUPPLY,
+    "data": Line.SUPPLY,
+    "snapshot": Line.SUPPLY,
+    "piece": Line.SUPPLY,
+}
+"""The kinds of requests (serving.py) with long bodies or answers. All others are messages."""
 
 LEAST_MBITS = 0.05  # a block of a few peers would take longer than anybody waits for one
 MOST_MBITS = 100_000.0  # beyond that, somebody took the unit for another
@@ -57,8 +78,8 @@ class Throttle:
     def __init__(self, bits_per_second: float | None = None) -> None:
         self._rate = _rate(bits_per_second) if bits_per_second is not None else None
         self._bucket: TokenBucket | None = None  # from its first use on: until then there may be no clock
-        self._first: deque[_Waiter] = deque()
-        self._bulk: deque[_Waiter] = deque()
+        self._lines: Mapping[Line, deque[_Waiter]] = {line: deque() for line in Line}
+        self._turns = 0  # that the exchange took while a supply waited
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
@@ -73,14 +94,14 @@ class Throttle:
             return MOST_STEP_BYTES
         return max(1, min(MOST_STEP_BYTES, math.floor(self._rate.per_second * STEP_SECONDS)))
 
-    async def admit(self, size: int, *, first: bool) -> None:
-        """Return when `size` bytes, at most `step_bytes`, may pass: before the bulk in line if `first`."""
+    async def admit(self, size: int, line: Line) -> None:
+        """Return when `size` bytes, at most `step_bytes`, may pass, after those that wait in this line."""
         if self._rate is None:
             return
         if self._bucket is None:
             self._bucket = TokenBucket(self._rate, _now())
         waiter = _Waiter(size, asyncio.get_running_loop().create_future())
-        (self._first if first else self._bulk).append(waiter)
+        self._lines[line].append(waiter)
         self._let_pass(self._bucket, RESERVED * self._rate.burst)
         await waiter.turn
 
@@ -89,17 +110,25 @@ class Throttle:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while line := self._first or self._bulk:
-            waiter = line[0]
+        while (line := self._next_line()) is not None:
+            waiter = self._lines[line][0]
             if not waiter.turn.done():  # it is if whoever waited was cancelled
-                leaving = 0.0 if line is self._first else reserved
+                leaving = 0.0 if line is Line.MESSAGES else reserved
                 if seconds := bucket.seconds_until(waiter.size + leaving, _now()):
                     loop = asyncio.get_running_loop()
                     self._alarm = loop.call_later(seconds, self._let_pass, bucket, reserved)
                     return
                 bucket.take(waiter.size)
                 waiter.turn.set_result(None)
-            line.popleft()
+                if line is not Line.MESSAGES:
+                    self._turns = self._turns + 1 if line is Line.EXCHANGE and self._lines[Line.SUPPLY] else 0
+            self._lines[line].popleft()
+
+    def _next_line(self) -> Line | None:
+        """Return the line whose turn it is; None if nobody waits."""
+        if self._turns >= EXCHANGE_TURNS and self._lines[Line.SUPPLY] and not self._lines[Line.MESSAGES]:
+            return Line.SUPPLY
+        return next((line for line in Line if self._lines[line]), None)
 
 
 class Passage:
@@ -107,7 +136,8 @@ class Passage:
 
     def __init__(self, throttle: Throttle, kind: str) -> None:
         self._throttle = throttle
-        self._first = FIRST_BYTES if kind in BULK else FIRST_MESSAGE_BYTES  # bytes left of what goes first
+        self._line = BULK.get(kind, Line.EXCHANGE)  # of what does not go first; of a message, that is little
+        self._first = FIRST_BYTES if kind in BULK else FIRST_MESSAGE_BYTES  # bytes left that go first
         self._waited = 0.0
         self._since: float | None = None
 
@@ -131,9 +161,10 @@ class Passage:
         if not self._throttle.limits:
             return
         self._first -= size
+        line = Line.MESSAGES if self._first >= 0 else self._line
         self._since = _now()
         try:
-            await self._throttle.admit(size, first=self._first >= 0)
+            await self._throttle.admit(size, line)
         finally:
             self._waited = self.waited_seconds
             self._since = None

@@ -18,6 +18,7 @@ from peers import framing
 from peers.budget import (
     BULK,
     BURST_SECONDS,
+    EXCHANGE_TURNS,
     FIRST_BYTES,
     FIRST_MESSAGE_BYTES,
     LEAST_MBITS,
@@ -25,6 +26,7 @@ from peers.budget import (
     STEP_SECONDS,
     BandwidthLimits,
     Budget,
+    Line,
     Passage,
     Throttle,
     read_limit,
@@ -47,25 +49,27 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def transfer(throttle: Throttle, name: str, size: int, passed: Passed, *, first: bool = False) -> None:
+async def transfer(
+    throttle: Throttle, name: str, size: int, passed: Passed, *, line: Line = Line.EXCHANGE
+) -> None:
     """Let `size` bytes pass, step by step."""
     while size:
         step = min(size, throttle.step_bytes)
-        await throttle.admit(step, first=first)
+        await throttle.admit(step, line)
         passed.append((now(), name, step))
         size -= step
 
 
-def all_through(*sizes: tuple[str, int, float, bool]) -> Passed:
-    """Return what passed when, of transfers with a name, a size and a beginning, some of which go first."""
+def all_through(*sizes: tuple[str, int, float, Line]) -> Passed:
+    """Return what passed when, of transfers with a name, a size, a beginning and a line."""
     passed: Passed = []
 
     async def play() -> None:
         throttle = Throttle(BITS)
 
-        async def one(name: str, size: int, begins: float, first: bool) -> None:
+        async def one(name: str, size: int, begins: float, line: Line) -> None:
             await asyncio.sleep(begins)
-            await transfer(throttle, name, size, passed, first=first)
+            await transfer(throttle, name, size, passed, line=line)
 
         await asyncio.gather(*(one(*each) for each in sizes))
 
@@ -86,14 +90,14 @@ def most_in_a_stretch_beyond_the_rate(passed: Passed) -> float:
 
 @given(
     st.lists(
-        st.tuples(st.just("any"), st.integers(1, 4000), st.floats(0, 12), st.booleans()),
+        st.tuples(st.just("any"), st.integers(1, 4000), st.floats(0, 12), st.sampled_from(Line)),
         min_size=1,
         max_size=8,
     )
 )
 @settings(max_examples=60, deadline=None)
 def test_in_no_stretch_of_time_does_more_pass_than_the_rate_and_one_burst(
-    transfers: list[tuple[str, int, float, bool]],
+    transfers: list[tuple[str, int, float, Line]],
 ) -> None:
     passed = all_through(*transfers)
     assert sum(size for _, _, size in passed) == sum(size for _, size, _, _ in transfers)
@@ -101,25 +105,40 @@ def test_in_no_stretch_of_time_does_more_pass_than_the_rate_and_one_burst(
 
 
 def test_a_limit_is_used_whole_once_the_burst_is_through() -> None:
-    end, _, _ = all_through(("bulk", 10_000, 0.0, False))[-1]
+    end, _, _ = all_through(("bulk", 10_000, 0.0, Line.EXCHANGE))[-1]
     assert end == pytest.approx((10_000 - BULK_AT_ONCE) / RATE)
 
 
 def test_transfers_take_turns_and_a_late_one_need_not_wait_for_those_before_it() -> None:
-    passed = all_through(("long", 20 * BURST, 0.0, False), ("late", 10 * STEP, 5.0, False))
+    passed = all_through(("long", 20 * BURST, 0.0, Line.EXCHANGE), ("late", 10 * STEP, 5.0, Line.EXCHANGE))
     both = [name for at, name, _ in passed if at > 5.0]
     assert both[: both.index("late") + 20].count("late") == 10
     assert all(a != b for a, b in pairwise(both[: both.index("late") + 19]))
 
 
 def test_what_goes_first_passes_at_once_in_the_middle_of_bulk() -> None:
-    bulk = [(f"bulk {number}", 4 * BURST, 0.0, False) for number in range(5)]
-    passed = all_through(*bulk, ("message", 200, 6.0, True))
+    bulk = [(f"bulk {number}", 4 * BURST, 0.0, Line.EXCHANGE) for number in range(5)]
+    passed = all_through(*bulk, ("message", 200, 6.0, Line.MESSAGES))
     assert {at for at, name, _ in passed if name == "message"} == {6.0}
 
 
+def test_the_exchange_takes_four_turns_for_one_of_what_newcomers_fetch() -> None:
+    passed = all_through(
+        ("segments", 20_000, 0.0, Line.EXCHANGE),
+        ("pieces", 20_000, 0.0, Line.SUPPLY),
+        ("more", 20_000, 0.0, Line.SUPPLY),
+    )
+    names = [name for at, name, _ in passed if at > 0]
+    both = names[: len(names) - 1 - names[::-1].index("segments")]
+    assert both.count("segments") / len(both) == pytest.approx(
+        EXCHANGE_TURNS / (EXCHANGE_TURNS + 1), abs=0.01
+    )
+    assert abs(both.count("pieces") - both.count("more")) <= 1
+    assert passed[-1][0] == pytest.approx((60_000 - BULK_AT_ONCE) / RATE)  # and none is lost between them
+
+
 def test_bulk_goes_on_once_what_goes_first_is_through() -> None:
-    passed = all_through(("bulk", 4000, 0.0, False), ("messages", 4000, 1.0, True))
+    passed = all_through(("bulk", 4000, 0.0, Line.EXCHANGE), ("messages", 4000, 1.0, Line.MESSAGES))
     names = [name for _, name, _ in passed]
     last_message = len(names) - 1 - names[::-1].index("messages")
     assert "bulk" not in names[names.index("messages") : last_message]  # they are all that the rate carries
@@ -209,8 +228,8 @@ def test_bulk_waits_and_messages_do_not(kind: str) -> None:
 
 
 def test_every_kind_is_bulk_or_a_message() -> None:
-    assert ALLOWANCES.keys() >= BULK
-    assert not BULK & KINDS.keys()
+    assert ALLOWANCES.keys() >= BULK.keys()
+    assert not BULK.keys() & KINDS.keys()
 
 
 def test_a_request_for_bulk_goes_first_and_so_does_the_word_that_it_came() -> None:
@@ -245,7 +264,7 @@ def test_a_message_without_end_takes_its_turn_with_the_bulk() -> None:
 # ---------------------------------------------------------------- streams
 
 
-class Line:
+class Wire:
     """Takes in what is written, and notes when."""
 
     def __init__(self) -> None:
@@ -264,10 +283,10 @@ def count_nothing(_: int) -> None:
 
 def test_a_request_is_written_no_faster_than_the_limit() -> None:
     async def play() -> list[tuple[float, int]]:
-        line = Line()
+        wire = Wire()
         passage = Budget(BandwidthLimits(upload_bits_per_second=BITS)).sending("segment")
-        await framing.send_request(line, "segment", bytes(10_000), count=count_nothing, passage=passage)  # type: ignore[arg-type]
-        return line.written
+        await framing.send_request(wire, "segment", bytes(10_000), count=count_nothing, passage=passage)  # type: ignore[arg-type]
+        return wire.written
 
     written = run_in_virtual_time(play())
     assert sum(size for _, size in written) == 10_000 + framing.request_head_bytes("segment")
