@@ -117,9 +117,11 @@ def test_transfers_take_turns_and_a_late_one_need_not_wait_for_those_before_it()
 
 
 def test_what_goes_first_passes_at_once_in_the_middle_of_bulk() -> None:
-    bulk = [(f"bulk {number}", 4 * BURST, 0.0, Line.EXCHANGE) for number in range(5)]
-    passed = all_through(*bulk, ("message", 200, 6.0, Line.MESSAGES))
-    assert {at for at, name, _ in passed if name == "message"} == {6.0}
+    bulk = [(f"bulk {number}", 4 * BURST, 0.0, Line.EXCHANGE) for number in range(3)]
+    bulk += [(f"piece {number}", 4 * BURST, 0.0, Line.SUPPLY) for number in range(2)]
+    times = [6.0 + moment / 10 for moment in range(30)]
+    passed = all_through(*bulk, *(("message", 40, at, Line.MESSAGES) for at in times))
+    assert [at for at, name, _ in passed if name == "message"] == times
 
 
 def test_the_exchange_takes_four_turns_for_one_of_what_newcomers_fetch() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import typer
 
 from peers.budget import BandwidthLimits
 from peers.planning import plan
 from recipes.demands import exchanged_bytes
 from recipes.locate import locate_recipe
 from recipes.recipe import Recipe, parse_recipe
+from trainer.join import bits_per_second
 
 PARAMETERS = 100_000_000
 
@@ -74,3 +76,9 @@ def test_a_contribution_for_which_nobody_waits_is_told_to_miss_every_cut() -> No
     assert "At 0.1 Mbit/s down, what you reduce for the others takes" in down
     least = float(up.split("It takes ")[1].split(" Mbit/s")[0])
     assert "every cut" not in " ".join(told(up=least, run=impatient))
+
+
+def test_a_command_refuses_what_is_no_limit_with_the_words_that_teach() -> None:
+    assert bits_per_second("0.5") == 5e5
+    with pytest.raises(typer.BadParameter, match="Leave the option out to set no limit"):
+        bits_per_second("0")
