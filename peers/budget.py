@@ -54,7 +54,7 @@ BULK: Mapping[str, Line] = {
 }
 """The kinds of requests (serving.py) with long bodies or answers. All others are messages."""
 
-LEAST_MBITS = 0.05  # a block of a few peers would take longer than anybody waits for one
+LEAST_MBITS = 0.05  # in the 10 s that a message may take, 60 kB pass: a roster of 16 claims
 MOST_MBITS = 100_000.0  # beyond that, somebody took the unit for another
 
 

@@ -47,7 +47,7 @@ def plan(limits: BandwidthLimits, recipe: Recipe, *, parameters: int, peers: int
         elif bits / rate > window:
             said.append(
                 f"At {_mbits(rate)} {direction}, one round's exchange takes {_seconds(bits / rate)}; windows "
-                f"are {_seconds(window)}: the others will wait for you, or you will miss cuts. "
+                f"are {_seconds(window)}: you will hold up the others, or miss cuts. "
                 f"With {_enough(bits / window)} it would fit."
             )
     return said

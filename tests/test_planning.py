@@ -58,7 +58,7 @@ def test_a_limit_below_what_a_window_allows_is_told_what_follows_and_what_would_
     _, warning = told(up=0.2) if direction == "up" else told(down=0.2)
     assert warning.startswith(
         f"At 0.2 Mbit/s {direction}, one round's exchange takes {megabits(peers=8) / 0.2:,.0f} s; "
-        "windows are 300 s: the others will wait for you, or you will miss cuts."
+        "windows are 300 s: you will hold up the others, or miss cuts."
     )
     enough = float(warning.split("With ")[1].split(" Mbit/s")[0])
     assert len(told(up=enough, down=enough)) == 1
