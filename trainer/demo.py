@@ -1,6 +1,6 @@
 """A whole swarm on this machine: publish a recipe, join it, and see one real model learn.
 
-    python -m trainer.demo [--peers 5] [--rounds 48] [--out DIR] [--json] [--upload-limit 2]
+    python -m trainer.demo [--peers 5] [--rounds 48] [--out DIR] [--json]
 
 A publisher and volunteers run as separate processes on loopback and train `stdlib-tiny` on the source of
 Python's standard library. One volunteer joins late; another is killed in mid-round and started again.
@@ -12,7 +12,7 @@ import json
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +27,8 @@ from recipes.errors import NetworkError, StorageError
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer, Process, free_port, launch
+from trainer.demo_peer import DemoPeer, free_port
 from trainer.demo_report import Figures, as_json, draw_curve, live_view, summary
-from trainer.join import bits_per_second
 
 PROMPT = "class "
 SAMPLE_TOKENS = 400
@@ -41,26 +40,17 @@ _LOOK_SECONDS = 0.5
 class Demo:
     """The scenario: who does what in which round."""
 
-    def __init__(
-        self, *, peers: int, rounds: int, out: Path, console: Console, options: Sequence[str] = ()
-    ) -> None:
-        """Publish and make the peers; each is started with these further `options` of trainer.join."""
+    def __init__(self, *, peers: int, rounds: int, out: Path, console: Console) -> None:
         self.rounds = rounds
         self.out = out
         self.console = console
         self.publication = self._publish()
         run_id = self.publication.run_id
         homes, folder = out / "peers", str(self.publication.folder)
-
-        def start(arguments: Sequence[str], log: Path) -> Process:
-            return launch([*arguments, *options], log)
-
-        def peer(name: str, *, run: str, address: str | None) -> DemoPeer:
-            return DemoPeer(name, homes, run=run, port=free_port(), address=address, launched_by=start)
-
-        publisher = peer("publisher", run=folder, address=None)
+        publisher = DemoPeer("publisher", homes, run=folder, port=free_port(), address=None)
         self.volunteers = [
-            peer(f"volunteer-{number}", run=run_id, address=publisher.address) for number in range(1, peers)
+            DemoPeer(f"volunteer-{number}", homes, run=run_id, port=free_port(), address=publisher.address)
+            for number in range(1, peers)
         ]
         self.peers = [publisher, *self.volunteers]
         self.headline = ""
@@ -224,18 +214,6 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything that is made; by default demo/DATE-TIME here.")
     ] = None,
-    upload_limit: Annotated[
-        float | None,
-        typer.Option(
-            parser=bits_per_second, metavar="MBIT/S", help="What each peer sends at most, as in trainer.join."
-        ),
-    ] = None,
-    download_limit: Annotated[
-        float | None,
-        typer.Option(
-            parser=bits_per_second, metavar="MBIT/S", help="What each peer receives at most, likewise."
-        ),
-    ] = None,
     as_json_line: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object, as the last line.")
     ] = False,
@@ -246,9 +224,7 @@ def main(
     with plain_errors():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StorageError(f"{folder} exists already.", remedy="Name another folder with --out.")
-        limits = {"--upload-limit": upload_limit, "--download-limit": download_limit}
-        options = [f"{name}={rate / 1e6:f}" for name, rate in limits.items() if rate is not None]
-        demo = Demo(peers=peers, rounds=rounds, out=folder.absolute(), console=console, options=options)
+        demo = Demo(peers=peers, rounds=rounds, out=folder.absolute(), console=console)
         try:
             demo.run()
             figures = demo.figures()
