@@ -50,7 +50,7 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
     contribution = parameters * contribution_bits(recipe.exchange) / 8
     reduced = parameters * reduced_bits(recipe.exchange) / 8
     rounds_per_day = _SECONDS_PER_DAY / recipe.round.window_seconds
-    moved = (ASSUMED_PEERS - 1) / ASSUMED_PEERS * (contribution + reduced)
+    moved = sum(exchanged_bytes(recipe, parameters=parameters, peers=ASSUMED_PEERS))
     return Demands(
         memory=PROGRAM_BYTES + parameters * (training + state + feedback + start),
         disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + start + 4),
@@ -58,6 +58,21 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
         download_per_day=round(moved * rounds_per_day),
         contribution=round(contribution),
         reduced=round(reduced),
+    )
+
+
+def exchanged_bytes(recipe: Recipe, *, parameters: int, peers: int) -> tuple[float, float]:
+    """Return what a peer sends in one round on average, and receives as well: contribution, reduced segments.
+
+    Args:
+        recipe: published or a template.
+        parameters: number of values of its model.
+        peers: that contribute to the round.
+    """
+    others = (peers - 1) / peers
+    return (
+        others * parameters * contribution_bits(recipe.exchange) / 8,
+        others * parameters * reduced_bits(recipe.exchange) / 8,
     )
 
 
