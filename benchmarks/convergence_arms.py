@@ -50,6 +50,8 @@ class Arm:
     momentum_from: float = 0.95
     beta1: float = 0.0
     correct_first: bool = False
+    momentum_rank: int = 4
+    seed_scale: float = 1.0
     ramp: int = 5
     steps: int = 0
     outer_rate: float = 1.0
@@ -78,6 +80,8 @@ class Arm:
             momentum_from=self.momentum_from,
             beta1=self.beta1,
             correct_first=self.correct_first,
+            momentum_rank=self.momentum_rank,
+            seed_scale=self.seed_scale,
         )
 
     def density(self, progress: float) -> float:

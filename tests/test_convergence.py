@@ -19,6 +19,7 @@ from benchmarks.convergence_exchange import Exchange, Feedback, compress
 from benchmarks.convergence_inner import Arrangement, InnerChoice, InnerOptimizer
 from benchmarks.convergence_local import BatchedTrainer
 from benchmarks.convergence_model import check_against_production
+from benchmarks.convergence_momentum import LowRankMomentum
 from benchmarks.convergence_report import Result, read, summarise, write
 from benchmarks.convergence_run import Task, run
 from peers.codec import Codec
@@ -153,6 +154,37 @@ def test_factored_second_moments_are_the_same_for_all_workers_and_exact_for_a_pr
     assert optimizer.numbers([1e-3])[0].correction2 == 1.0
 
 
+def test_momentum_of_low_rank_is_shared_whole_after_a_few_rounds_and_its_bytes_are_counted() -> None:
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(2, 3, side, 2, generator=generator) for side in (24, 16))
+    workers = left @ right.transpose(2, 3)  # two workers' three matrices; their mean has rank 4
+    momentum = workers.reshape(2, -1)
+    exact = momentum.mean(dim=0)
+    shared = LowRankMomentum([((24, 16), 3)], 4, device=torch.device("cpu"))
+    errors = [float((shared.share(momentum) - exact).norm() / exact.norm()) for _ in range(6)]
+    assert shared.sent_bytes == 3 * 4 * (16 + 2)
+    assert errors[0] > 0.3
+    assert errors[-1] < 0.02  # int8's
+    too_few = LowRankMomentum([((24, 16), 3)], 2, device=torch.device("cpu"))
+    assert min(float((too_few.share(momentum) - exact).norm() / exact.norm()) for _ in range(6)) > 0.1
+
+
+def test_what_a_window_begins_with_is_the_same_for_all_workers_and_counted() -> None:
+    recipe = _recipe()
+    layout = layout_of(recipe)
+    choice = InnerChoice(muon=True, muon_state="lowrank", adam_state="factored")
+    local = BatchedTrainer(recipe, layout, choice, workers=2, batch_slots=4, device="cpu")
+    start = np.zeros((2, layout.padded), dtype=np.float32)
+    flatten_into(build_model(recipe), start[0])
+    start[1] = start[0]
+    same = _tokens(2, 1, 4, 33).expand(2, 2, 4, 33).numpy()
+    local.train(start, _tokens(2, 2, 4, 33).numpy(), [1e-3, 1e-3], last_update=None)
+    assert local.shared_bytes == 0
+    deltas, _ = local.train(start, same, [1e-3, 1e-3], last_update=None)
+    assert deltas[0].tobytes() == deltas[1].tobytes()
+    assert 0 < local.shared_bytes < layout.size
+
+
 def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Path) -> None:
     layout, codec = _layout(), Codec(keep=64, level_bits=1)
     files = ErrorFeedback(tmp_path, layout=layout, codec=codec, decay=0.95, expected_root=None)
@@ -162,7 +194,7 @@ def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Pat
         delta = _deltas(layout, 1, seed=number)[0]
         by_files = files.contribute(delta, returned=returned.__getitem__)
         by_arrays = arrays.contribute(delta, returned=returned, codec=codec, choose="chunk")
-        assert [f.to_bytes() for f in by_files] == [f.to_bytes() for f in by_arrays]
+        assert [f.to_bytes() for f in by_files] == [sent.frame.to_bytes() for sent in by_arrays]
         sent = by_files[0].decode()
         returned = [[Returned(sent.positions[::2], sent.values[::2])], []]
 
