@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from benchmarks.convergence_inner import Arrangement, InnerChoice, InnerOptimize
 from benchmarks.convergence_local import BatchedTrainer
 from benchmarks.convergence_model import check_against_production
 from benchmarks.convergence_momentum import LowRankMomentum
+from benchmarks.convergence_plot import best_of_each_kind, plot
 from benchmarks.convergence_report import Result, read, summarise, write
 from benchmarks.convergence_run import Task, run
 from peers.codec import Codec
@@ -291,7 +292,18 @@ def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> Non
 def _result(name: str, seed: int, loss: float | None) -> Result:
     row = {"upload": 0.5, "contribution": 0.2, "reduced": 0.3, "feedback_norm": 3.0, "delta_norm": 2.0}
     done = {} if loss is None else {"final_loss": loss}
-    return {"arm": {"name": name}, "seed": seed, "rows": [row, row], "seconds": {"train": 1.0}, **done}
+    curve = [
+        {"round": number, "tokens": 100 * number, "loss": (1.8, 1.5, 1.2)[number]} for number in range(3)
+    ]
+    arm = asdict(parse_arm(name))
+    return {
+        "arm": arm,
+        "seed": seed,
+        "steps": 15,
+        "curve": curve,
+        "rows": [row, row],
+        "seconds": {"train": 1.0},
+    } | done
 
 
 def test_seeds_are_taken_together_and_bits_summed_over_rounds(tmp_path: Path) -> None:
@@ -303,6 +315,42 @@ def test_seeds_are_taken_together_and_bits_summed_over_rounds(tmp_path: Path) ->
     assert (other.seeds, other.loss) == (0, None)
     with pytest.raises(DataError, match="nowhere"):
         read([tmp_path / "nowhere"])
+
+
+def test_arms_that_were_cut_short_are_compared_where_all_have_been() -> None:
+    results = [_result("ours", 0, None), _result("adamw-dp", 0, 0.7), _result("ours:steps=30", 0, None)]
+    results[2]["steps"], results[2]["curve"] = 30, [{"round": 1, "tokens": 200, "loss": 1.3}]
+    ours, _, longer = summarise(results, at=1)
+    assert (ours.loss, ours.total) == (1.5, 0.5)
+    assert longer.loss is None
+    assert [line.loss for line in summarise(results, at=2)] == [1.2, 1.2, 1.3]
+    with pytest.raises(DataError, match="round 9"):
+        summarise(results, at=9)
+
+
+def test_an_arm_is_the_same_however_it_is_written_and_its_label_says_what_is_particular() -> None:
+    ours = "ours:matrix_rate=4,ramp=0,outer_rate=0.8,outer_momentum=0.5,nesterov=true,reduced_level_bits=2"
+    assert parse_arm(ours).label == "ours, Muon x4, outer 0.8/0.5, 256@2"
+    assert parse_arm("diloco:rate=2").label == "fp32 DiLoCo, AdamW rate 2, kept, outer 0.8/0.5"
+    assert parse_arm("ours:adam_state=factored,muon_state=mean,early=2@0.5").label == (
+        "ours, Muon, factored moments, mean momentum, ramp 5, 256@3, early"
+    )
+    (line,) = summarise([_result("adamw-dp", 0, 1.0), _result("adamw-dp:rate=1", 1, 2.0)])
+    assert (line.seeds, line.loss) == (2, 1.5)
+
+
+def test_the_plot_has_the_best_arm_of_each_kind(tmp_path: Path) -> None:
+    names = {
+        "adamw-dp": 0.9,
+        "adamw-dp:rate=2": 0.8,
+        "ours": 1.1,
+        "ours:reduced_keep=64": 1.2,
+        "diloco": None,
+    }
+    lines = summarise([_result(name, 0, loss) for name, loss in names.items()])
+    assert [line.loss for line in best_of_each_kind(lines)] == [0.8, 1.1]
+    plot(lines, tmp_path / "plot.png", parameters=1000)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_hundreds_of_rounds_are_left_to_machines_with_a_gpu() -> None:
