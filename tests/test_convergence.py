@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,11 +26,15 @@ from benchmarks.convergence_report import Result, read, summarise, write
 from benchmarks.convergence_run import Task, run
 from peers.codec import Codec
 from peers.feedback import ErrorFeedback, Returned
+from recipes.corpus import TokenArray
 from recipes.errors import DataError, ModelError, PlatformError, RecipeError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of
+from recipes.locate import locate_recipe
 from recipes.model import build_model, flatten_into
 from recipes.publication import Publication
 from recipes.recipe import Recipe, parse_recipe
+from trainer.device import Device
+from trainer.local import LocalTrainer
 
 Values = NDArray[np.float32]
 
@@ -274,6 +279,67 @@ def test_an_arm_is_a_base_and_changes_to_it(tmp_path: Path) -> None:
 def test_what_is_no_arm_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):
         parse_arm(text)
+
+
+_CATALOGUE_ARM = "ours:matrix_rate=4,outer_rate=0.8,outer_momentum=0.5,nesterov=true,reduced_level_bits=2"
+
+
+def _catalogue() -> Recipe:
+    return parse_recipe(locate_recipe("stdlib-tiny").read_bytes(), name="stdlib-tiny")
+
+
+def test_the_catalogues_choices_are_those_of_an_arm_that_was_measured() -> None:
+    recipe = _catalogue()
+    arm = parse_arm(_CATALOGUE_ARM)
+    assert recipe.inner.optimizer == "muon"
+    assert (arm.matrix_rate, arm.momentum, arm.ramp) == (
+        recipe.inner.matrix_rate,
+        recipe.inner.momentum,
+        recipe.inner.ramp_steps,
+    )
+    outer = recipe.outer
+    assert (arm.outer_rate, arm.outer_momentum, arm.nesterov) == (
+        outer.learning_rate,
+        outer.momentum,
+        outer.nesterov,
+    )
+    exchange = recipe.exchange
+    assert (arm.keep, arm.level_bits) == (exchange.keep, exchange.level_bits)
+    assert (arm.reduced_keep, arm.reduced_level_bits) == (exchange.reduced_keep, exchange.reduced_level_bits)
+    assert (arm.decay, arm.return_dropped) == (exchange.feedback_decay, exchange.return_dropped)
+
+
+def test_peers_that_train_and_exchange_as_the_catalogue_says_learn(tmp_path: Path) -> None:
+    publication = publish_tiny(tmp_path)
+    chosen = _catalogue()
+    tiny = publication.recipe.inner
+    inner = chosen.inner.model_copy(
+        update={"batch_slots": tiny.batch_slots, "learning_rate": tiny.learning_rate}
+    )
+    recipe = publication.recipe.model_copy(
+        update={"inner": inner, "outer": chosen.outer, "exchange": chosen.exchange}
+    )
+    layout = layout_of(recipe)
+    tokens, validation = (
+        TokenArray(publication.data, publication.manifest, part) for part in ("train", "validation")
+    )
+    local = LocalTrainer(
+        recipe, layout, tokens, publication.run_id, device=Device("cpu"), validation=validation
+    )
+    arm = parse_arm(_CATALOGUE_ARM)
+    weights = np.fromfile(publication.weights, dtype="<f4")
+    before = local.validation_loss(weights, limit_slots=8)
+    exchange = Exchange(arm, layout, workers=2, weights=weights, folder=tmp_path / "state")
+    for number in range(4):
+        first = 64 * number
+        deltas = [
+            local.train(
+                exchange.weights, slots, tokens_before=first * 32, seconds=1000.0, stop=threading.Event()
+            ).delta
+            for slots in (((first, 32),), ((first + 32, 32),))
+        ]
+        exchange.round(np.stack(deltas), number=number, progress=0.5)
+    assert local.validation_loss(exchange.weights, limit_slots=8) < before - 0.5
 
 
 def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> None:
