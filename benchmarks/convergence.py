@@ -1,7 +1,8 @@
 """What sparse rounds cost in loss: ways to train the same small model on the same tokens, side by side.
 
     python -m benchmarks.convergence [--arm ARM]... [--arms FILE] [--workers 8] [--rounds 150] [--steps 15]
-        [--seeds 0,1,2] [--device auto] [--jobs 2] [--data FOLDER] [--out results/convergence.json]
+        [--seeds 0,1,2] [--device auto] [--jobs 2] [--data FOLDER] [--at ROUND] [--out FILE]
+    python -m benchmarks.convergence --read FILE [--read FILE]... [--at ROUND] [--out FILE]
 
 All workers of an arm live in one process, in one batch (benchmarks/convergence_local.py), and exchange
 through the production codec, reduction and outer optimizer (benchmarks/convergence_exchange.py). An ARM is a
@@ -33,7 +34,8 @@ from rich.console import Console
 
 from benchmarks.convergence_arms import BASES, Arm, parse_arm
 from benchmarks.convergence_model import check_against_production
-from benchmarks.convergence_report import Result, collect, plot, read, summarise, table, write
+from benchmarks.convergence_plot import plot
+from benchmarks.convergence_report import Result, collect, read, summarise, table, write
 from benchmarks.convergence_run import Task, run
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
@@ -181,6 +183,12 @@ def main(
     read_results: Annotated[
         list[Path] | None, typer.Option("--read", help="Train nothing: show results written before.")
     ] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Compare after this round, and not at the end, which some have not reached."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="JSON; the plot goes beside it.")] = Path(
         "results/convergence.json"
     ),
@@ -193,7 +201,7 @@ def main(
         if read_results:
             results = read(read_results)
             write(results, out)
-            show(results, out)
+            show(results, out, at=at)
             return
         folder = Path(temporary)
         wanted = [Wanted(parse_arm(text), _numbers(seeds)) for text in arm or ()]
@@ -230,16 +238,17 @@ def main(
         console.print(f"{len(tasks)} runs of {rounds} rounds x {steps} steps x {workers} workers.")
         run_all(tasks, jobs=jobs, deadline=deadline, out=out)
         results = collect([task.out for task in tasks])
-        show(results, out)
+        show(results, out, at=at)
 
 
-def show(results: Sequence[Result], out: Path) -> None:
+def show(results: Sequence[Result], out: Path, *, at: int | None = None) -> None:
     """Print the table, and draw the plot beside `out`."""
-    lines = summarise(results)
+    lines = summarise(results, at=at)
     one = results[0]
     title = f"{one['workers']} workers, {one['parameters']:,} parameters, on {one['device']}"
+    title += "" if at is None else f", after round {at}"
     console.print(table(lines, title=f"{title}; sizes in bits a parameter"))
-    plot(results, lines, out.with_suffix(".png"))
+    plot(lines, out.with_suffix(".png"), parameters=one["parameters"])
     console.print(f"Wrote {out} and {out.with_suffix('.png')}.")
 
 

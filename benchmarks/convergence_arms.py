@@ -50,6 +50,8 @@ class Arm:
     momentum_from: float = 0.95
     beta1: float = 0.0
     correct_first: bool = False
+    momentum_rank: int = 4
+    seed_scale: float = 1.0
     ramp: int = 5
     steps: int = 0
     outer_rate: float = 1.0
@@ -78,7 +80,32 @@ class Arm:
             momentum_from=self.momentum_from,
             beta1=self.beta1,
             correct_first=self.correct_first,
+            momentum_rank=self.momentum_rank,
+            seed_scale=self.seed_scale,
         )
+
+    @property
+    def label(self) -> str:
+        """What is particular about this arm; `256@2` are the values kept on the way back, and their bits."""
+        inner = "Muon" if self.inner == "muon" else "AdamW"
+        rates = [f" rate {self.rate:g}"] * (self.rate != 1) + [f" x{self.matrix_rate:g}"] * (
+            self.matrix_rate != 1
+        )
+        parts = [_METHODS[self.method], inner + "".join(rates)]
+        if self.method != "data-parallel":
+            parts += _carried(self)
+            parts += [f"ramp {self.ramp}"] * (self.ramp > 0)
+            parts += [f"outer {self.outer_rate:g}/{self.outer_momentum:g}"] * (self.outer_momentum > 0)
+        if self.method in ("ours", "all-gather"):
+            parts += [f"out {self.keep}@{self.level_bits}"] * ((self.keep, self.level_bits) != (64, 1))
+        if self.method == "ours":
+            parts += [f"{self.reduced_keep}@{self.reduced_level_bits}"]
+        parts += ["early"] * bool(self.early) + [self.overlap] * (self.overlap != "blocking")
+        for name in ("steps", "decay", "momentum", "momentum_from", "beta1", "seed_scale"):
+            value = getattr(self, name)
+            parts += [f"{name.replace('_', ' ')} {value:g}"] * (value != _DEFAULTS[name])
+        parts += ["dropped is lost"] * (not self.return_dropped) + ["by segment"] * (self.choose == "segment")
+        return ", ".join(parts)
 
     def density(self, progress: float) -> float:
         """Return the factor on the values kept after a share of the rounds."""
@@ -87,6 +114,27 @@ class Arm:
             if progress < float(until):
                 return float(factor)
         return 1.0
+
+
+_METHODS = {
+    "data-parallel": "data parallel",
+    "dense": "fp32 DiLoCo",
+    "all-gather": "all-gather",
+    "ours": "ours",
+}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Arm)}
+
+
+def _carried(arm: Arm) -> list[str]:
+    """Return what of the inner optimizer's state outlives a window, if anything does."""
+    muon = arm.inner == "muon" and arm.muon_state != "restart"
+    found = {arm.adam_state, arm.muon_state} if muon else {arm.adam_state}
+    if found == {"kept"}:
+        return ["kept"]
+    words = [] if arm.adam_state == "restart" else [f"{arm.adam_state} moments"]
+    if arm.muon_state == "lowrank" and muon:
+        return [*words, f"rank {arm.momentum_rank}"]
+    return [*words, f"{arm.muon_state} momentum"] if muon else words
 
 
 _KEPT = {"adam_state": "kept", "muon_state": "kept", "ramp": 0}

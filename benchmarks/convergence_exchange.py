@@ -8,6 +8,7 @@ instead of files (tests/test_convergence.py compares the two).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.convergence_arms import Arm, Choose
-from peers.codec import Codec
+from peers.codec import Codec, SparseChunks
 from peers.feedback import Returned, from_bfloat16, to_bfloat16
 from peers.levels import magnitude_keys
 from peers.reduction import averages, clip_factors
@@ -28,6 +29,7 @@ from recipes.sections import OuterSection
 
 _CLIP_FACTOR = 2.0
 _ROOM = 8  # a chunk may keep so many times its fair share, where the largest of a segment are kept
+_THREADS = 3  # so many workers' contributions, or segments, at the same time
 DENSE_BITS = 32
 
 Values = NDArray[np.float32]
@@ -48,20 +50,39 @@ class Traffic:
     reduced: float
     upload: float
 
+    def plus(self, bits: float, *, workers: int) -> Traffic:
+        """Return it where contributions and reduced segments carry so many bits a parameter more."""
+        share = (workers - 1) / workers
+        return Traffic(self.contribution + bits, self.reduced + bits, self.upload + 2 * share * bits)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A contribution's segment, and what it decodes to."""
+
+    frame: SegmentFrame
+    decoded: SparseChunks
+
 
 class Feedback:
-    """One worker's error feedback."""
+    """One worker's error feedback.
+
+    Attributes:
+        norm: the length of what is held.
+    """
 
     def __init__(self, layout: Layout, *, decay: float) -> None:
         self._layout = layout
         self._decay = np.float32(decay)
         self._stored = np.zeros(layout.padded, dtype=np.uint16)
+        self.norm = 0.0
 
     def contribute(
         self, delta: Values, *, returned: Sequence[Iterable[Returned]], codec: Codec, choose: Choose
-    ) -> list[SegmentFrame]:
+    ) -> list[Sent]:
         """Do what `ErrorFeedback.contribute` does, with the choice of values given."""
-        frames = []
+        segments = []
+        squares = 0.0
         for segment in range(self._layout.segments):
             place = self._layout.segment_slice(segment)
             wanted = from_bfloat16(self._stored[place])
@@ -73,12 +94,10 @@ class Feedback:
             sent = frame.decode()
             wanted[sent.positions] -= sent.values
             self._stored[place] = to_bfloat16(wanted)
-            frames.append(frame)
-        return frames
-
-    def norm(self) -> float:
-        """Return the length of what is held."""
-        return float(np.linalg.norm(from_bfloat16(self._stored)))
+            squares += float(np.dot(wanted, wanted))
+            segments.append(Sent(frame, sent))
+        self.norm = squares**0.5
+        return segments
 
 
 def compress(values: Values, codec: Codec, choose: Choose) -> SegmentFrame:
@@ -112,6 +131,7 @@ class Exchange:
         self._arm = arm
         self._layout = layout
         self._workers = workers
+        self._threads = ThreadPoolExecutor(_THREADS)
         self._feedback = [Feedback(layout, decay=arm.decay) for _ in range(workers)]
         self._returned: list[list[list[Returned]]] = [
             [[] for _ in range(layout.segments)] for _ in range(workers)
@@ -131,7 +151,7 @@ class Exchange:
     @property
     def feedback_norm(self) -> float:
         """The length of the workers' error feedback, its mean."""
-        return float(np.mean([feedback.norm() for feedback in self._feedback]))
+        return float(np.mean([feedback.norm for feedback in self._feedback]))
 
     def round(self, deltas: Values, *, number: int, progress: float) -> tuple[Traffic, Values]:
         """Exchange pseudo-gradients, (workers, padded), and take the outer step.
@@ -149,10 +169,14 @@ class Exchange:
             return Traffic(size, size, upload), self._everybody(self.weights)
         density = arm.density(progress)
         codec = Codec(keep=_scaled(arm.keep, density), level_bits=arm.level_bits)
-        contributions = [
-            feedback.contribute(delta, returned=returned, codec=codec, choose=arm.choose)
-            for feedback, delta, returned in zip(self._feedback, deltas, self._returned, strict=True)
-        ]
+
+        def contribute(worker: int) -> list[Sent]:
+            returned = self._returned[worker]
+            return self._feedback[worker].contribute(
+                deltas[worker], returned=returned, codec=codec, choose=arm.choose
+            )
+
+        contributions = list(self._threads.map(contribute, range(self._workers)))
         starts = self._overlapping(contributions) if arm.overlap != "blocking" else None
         if arm.method == "all-gather":
             self._take_all(contributions)
@@ -161,7 +185,7 @@ class Exchange:
             reduced_bytes = self._reduce(contributions, density=density, number=number)
         if starts is None:
             starts = self._everybody(self.weights)
-        contribution = float(np.mean([_bits(frames, self._layout) for frames in contributions]))
+        contribution = float(np.mean([_bits(segments, self._layout) for segments in contributions]))
         reduced = 8 * reduced_bytes / self._layout.size
         if arm.method == "all-gather":
             upload = (self._workers - 1) * contribution
@@ -172,49 +196,53 @@ class Exchange:
     def _everybody(self, weights: Values) -> Values:
         return np.broadcast_to(weights, (self._workers, weights.size))
 
-    def _factors(self, contributions: Sequence[Sequence[SegmentFrame]], segment: int) -> list[float]:
-        norms = [frames[segment].norm() for frames in contributions]
-        return clip_factors(norms, clip_factor=_CLIP_FACTOR)
+    def _average(self, contributions: Sequence[Sequence[Sent]], segment: int) -> tuple[Values, list[float]]:
+        """Return a segment's average, (chunks, 4096), and the factor that each contribution was cut by."""
+        frames = [segments[segment].frame for segments in contributions]
+        factors = clip_factors([frame.norm() for frame in frames], clip_factor=_CLIP_FACTOR)
+        return np.concatenate(list(averages(frames, [1.0] * self._workers, factors))), factors
 
-    def _take_all(self, contributions: Sequence[Sequence[SegmentFrame]]) -> None:
+    def _take_all(self, contributions: Sequence[Sequence[Sent]]) -> None:
         average = np.empty(self._layout.padded, dtype=np.float32)
-        for segment in range(self._layout.segments):
-            parts = [frames[segment] for frames in contributions]
-            chunks = averages(parts, [1.0] * self._workers, self._factors(contributions, segment))
-            average[self._layout.segment_slice(segment)] = np.concatenate(list(chunks)).reshape(-1)
+
+        def take(segment: int) -> None:
+            exact, _ = self._average(contributions, segment)
+            average[self._layout.segment_slice(segment)] = exact.reshape(-1)
+
+        list(self._threads.map(take, range(self._layout.segments)))
         self._dense.step(average)
         self.last_average = average
 
-    def _reduce(self, contributions: Sequence[Sequence[SegmentFrame]], *, density: float, number: int) -> int:
+    def _reduce(self, contributions: Sequence[Sequence[Sent]], *, density: float, number: int) -> int:
         """Average, compress, and move the canonical state; return the bytes of all reduced segments."""
         arm, layout = self._arm, self._layout
         codec = Codec(keep=_scaled(arm.reduced_keep, density), level_bits=arm.reduced_level_bits)
-        reduced = {}
         average = np.empty(layout.padded, dtype=np.float32)
-        for segment in range(layout.segments):
-            parts = [frames[segment] for frames in contributions]
-            factors = self._factors(contributions, segment)
-            exact = np.concatenate(list(averages(parts, [1.0] * self._workers, factors)))
+
+        def reduce(segment: int) -> SegmentFrame:
+            exact, factors = self._average(contributions, segment)
             frame = compress(exact, codec, arm.choose_reduced)
-            reduced[segment] = frame
             decoded = frame.decode().dense().reshape(-1)
             average[layout.segment_slice(segment)] = decoded
-            for worker, part in enumerate(parts):
-                back = _dropped(part, decoded, factors[worker]) if arm.return_dropped else None
-                self._returned[worker][segment] = [back] if back is not None else []
+            for worker, segments in enumerate(contributions):
+                back = _dropped(segments[segment].decoded, decoded, factors[worker])
+                self._returned[worker][segment] = [back] if arm.return_dropped else []
+            return frame
+
+        reduced = dict(enumerate(self._threads.map(reduce, range(layout.segments))))
         if self._state is not None:
             self._state.apply(reduced, round_number=number + 1, block="00" * 32)
         self._dense.step(average)
         self.last_average = average
         return sum(len(frame.to_bytes()) for frame in reduced.values())
 
-    def _overlapping(self, contributions: Sequence[Sequence[SegmentFrame]]) -> Values:
+    def _overlapping(self, contributions: Sequence[Sequence[Sent]]) -> Values:
         """Return the starts of the next window, whose round's average is not known yet."""
         known = np.array(self.weights)
         if self._arm.overlap == "naive":
             return self._everybody(known)
         starts = np.empty((self._workers, known.size), dtype=np.float32)
-        own = np.stack([_decode(frames) for frames in contributions])
+        own = np.stack([_dense(segments) for segments in contributions])
         before = self._own_before if self._own_before is not None else np.zeros_like(own)
         for worker in range(self._workers):
             if self._arm.overlap == "own":
@@ -265,20 +293,19 @@ def _canonical_state(arm: Arm, layout: Layout, weights: Values, folder: Path) ->
     return state
 
 
-def _dropped(part: SegmentFrame, reduced: Values, factor: float) -> Returned:
+def _dropped(sent: SparseChunks, reduced: Values, factor: float) -> Returned:
     """Return what a contribution's segment held where the reduced one has nothing."""
-    sent = part.decode()
     away = reduced[sent.positions] == 0.0
     return Returned(positions=sent.positions[away], values=sent.values[away] * np.float32(factor))
 
 
-def _decode(frames: Sequence[SegmentFrame]) -> Values:
-    return np.concatenate([frame.decode().dense().reshape(-1) for frame in frames])
+def _dense(segments: Sequence[Sent]) -> Values:
+    return np.concatenate([sent.decoded.dense().reshape(-1) for sent in segments])
 
 
 def _scaled(keep: int, density: float) -> int:
     return max(1, min(CHUNK_VALUES, round(keep * density)))
 
 
-def _bits(frames: Sequence[SegmentFrame], layout: Layout) -> float:
-    return 8 * sum(len(frame.to_bytes()) for frame in frames) / layout.size
+def _bits(segments: Sequence[Sent], layout: Layout) -> float:
+    return 8 * sum(len(sent.frame.to_bytes()) for sent in segments) / layout.size

@@ -16,12 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from benchmarks.convergence_momentum import LowRankMomentum
 from recipes.layout import Layout, Span
 from recipes.sections import InnerSection
 from trainer.optimizer import is_hidden_matrix
 
 Kept = Literal["restart", "kept", "factored"]
-MuonKept = Literal["restart", "kept", "mean", "update"]
+MuonKept = Literal["restart", "kept", "mean", "update", "lowrank"]
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz, of Jordan 2024, as in torch.optim.Muon
 _ITERATIONS = 5
@@ -39,13 +40,15 @@ class InnerChoice:
             the second moments are averaged over workers, factored by row and column (Shazeer and Stern 2018),
             rounded to bfloat16, and carried on: a block could hold them. The first moment then restarts.
         muon_state: Muon's momentum restarts, or is kept by each worker, or averaged over workers (dense: no
-            block could hold it, so only a bound), or begins as the direction of the last canonical update,
-            as long as the window's first gradient: everybody knows that one.
+            block could hold it, so only a bound) or averaged in few directions, or begins as the direction of
+            the last canonical update, `seed_scale` times as long as the window's first gradient: everybody
+            knows that one.
         matrix_rate: factor on the learning rate for what Muon trains.
         momentum: Muon's, at a window's end.
         momentum_from: Muon's at a window's start; it rises evenly in between.
         beta1: decay of AdamW's first moment; 0 takes the recipe's.
         correct_first: whether the first moment's bias is corrected where the second moments are carried on.
+        momentum_rank: how many directions of each matrix, where Muon's momentum is averaged in few.
     """
 
     muon: bool = False
@@ -56,6 +59,8 @@ class InnerChoice:
     momentum_from: float = 0.95
     beta1: float = 0.0
     correct_first: bool = False
+    momentum_rank: int = 4
+    seed_scale: float = 1.0
 
 
 class Arrangement:
@@ -112,7 +117,12 @@ class StepNumbers:
 
 
 class InnerOptimizer:
-    """The optimizer state of all workers, and one step of it."""
+    """The optimizer state of all workers, and one step of it.
+
+    Attributes:
+        shared_bytes: what each worker sent of its state before this window, and got back: second moments as
+            bfloat16, and momentum in few directions. A dense mean of momentum is not counted.
+    """
 
     def __init__(
         self, arrangement: Arrangement, choice: InnerChoice, inner: InnerSection, *, like: Tensor
@@ -132,6 +142,10 @@ class InnerOptimizer:
         self._betas = (choice.beta1 or inner.betas[0], inner.betas[1])
         self._steps = 0
         self._windows = 0
+        self._lowrank: LowRankMomentum | None = None
+        if choice.muon_state == "lowrank":
+            self._lowrank = LowRankMomentum(arrangement.groups, choice.momentum_rank, device=like.device)
+        self.shared_bytes = 0
 
     def begin_window(self, last_update: Tensor | None) -> None:
         """Bring the state to what a window begins with.
@@ -139,6 +153,7 @@ class InnerOptimizer:
         Args:
             last_update: the canonical weights' last step downwards, (size,) in the arrangement's order.
         """
+        self.shared_bytes = 0
         if self._choice.adam_state != "kept":
             self._steps = 0
             self._first_moment.zero_()
@@ -148,6 +163,10 @@ class InnerOptimizer:
                 self._second_moment.zero_()
         if self._choice.muon_state == "mean":
             self._momentum.copy_(self._momentum.mean(dim=0, keepdim=True).expand_as(self._momentum))
+        elif self._lowrank is not None:
+            if self._windows:
+                self._momentum.copy_(self._lowrank.share(self._momentum).expand_as(self._momentum))
+                self.shared_bytes += self._lowrank.sent_bytes
         elif self._choice.muon_state != "kept":
             self._momentum.zero_()
             if last_update is not None:
@@ -226,6 +245,7 @@ class InnerOptimizer:
                 for part in (gradient, self._seed)
             ]
             scaled = self._seed[:, span].reshape(-1, rows, columns) * (norms[0] / (norms[1] + _MUON_EPS))
+            scaled *= self._choice.seed_scale
             seeded[:, span] = scaled.reshape(len(gradient), -1)
         return seeded
 
@@ -245,8 +265,10 @@ class InnerOptimizer:
             part = mean[start : start + span.count].view(span.shape)
             if part.ndim == 2:
                 rows, columns = (part.mean(dim=axis).bfloat16().float() for axis in (1, 0))
+                self.shared_bytes += 2 * (rows.numel() + columns.numel())
                 part = rows[:, None] * columns[None, :] / rows.mean().clamp(min=1e-30)
             else:
+                self.shared_bytes += 2 * part.numel()
                 part = part.bfloat16().float()
             self._second_moment[:, start : start + span.count] = part.reshape(-1)
 

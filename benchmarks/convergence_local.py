@@ -100,6 +100,11 @@ class BatchedTrainer:
         delta = begin - self._arrangement.restore(self._values)
         return delta.cpu().numpy(), losses.cpu().numpy()
 
+    @property
+    def shared_bytes(self) -> int:
+        """What each worker sent of its optimizer's state before the last window, and got back."""
+        return self._optimizer.shared_bytes
+
     def validation_loss(self, weights: NDArray[np.float32], tokens: NDArray[np.int64]) -> float:
         """Return the mean loss of `weights`, (padded,), on sequences of tokens, in nats a token."""
         return self._judge.loss(weights, tokens)

@@ -1,33 +1,36 @@
-"""What the convergence benchmark found: a table, a plot, and one JSON file."""
+"""What the convergence benchmark found: a table, and one JSON file."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.convergence_arms import Arm
 from recipes.errors import DataError
 from recipes.files import write_atomic
 
 Result = dict[str, Any]
 """What benchmarks.convergence_run writes of one arm and seed."""
 
-_SHOWN = 16  # curves in one plot
+Point = dict[str, Any]
+"""One measurement of the validation loss: after which round and how many tokens, and the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """An arm, its seeds taken together. Bits are a parameter; `upload` is a peer's in a round.
 
-    `loss` is None while no seed is done.
+    `loss` is None while no seed has come far enough; `curve` is the first seed's.
     """
 
-    arm: str
+    arm: Arm
+    curve: tuple[Point, ...]
     seeds: int
     loss: float | None
     spread: float
@@ -44,34 +47,66 @@ def collect(files: Sequence[Path]) -> list[Result]:
     return [json.loads(file.read_bytes()) for file in files if file.exists()]
 
 
-def summarise(results: Sequence[Result]) -> list[Line]:
-    """Take the seeds of each arm together, in the order of first appearance."""
-    lines = []
-    for name in dict.fromkeys(result["arm"]["name"] for result in results):
-        mine = [result for result in results if result["arm"]["name"] == name and "rows" in result]
-        done = [result["final_loss"] for result in mine if "final_loss" in result]
-        rows = [row for result in mine for row in result["rows"]]
-        total = sum(_upload(row) for row in rows) / max(1, len(mine))
-        lines.append(
-            Line(
-                arm=name,
-                seeds=len(done),
-                loss=statistics.mean(done) if done else None,
-                spread=max(done) - min(done) if done else 0.0,
-                contribution=_mean(rows, "contribution"),
-                reduced=_mean(rows, "reduced"),
-                upload=total / max(1, len(rows) / max(1, len(mine))),
-                total=total,
-                feedback=_mean(rows[-10:], "feedback_norm") / (_mean(rows[-10:], "delta_norm") or 1.0),
-                seconds=statistics.mean(sum(result["seconds"].values()) for result in mine) if mine else 0.0,
-            )
-        )
-    return lines
+def summarise(results: Sequence[Result], *, at: int | None = None) -> list[Line]:
+    """Take the seeds of each arm together, in the order of first appearance.
+
+    Args:
+        results: what was read or collected.
+        at: compare after so many rounds, by the measurements taken underway, in place of the end. An arm with
+            other windows is compared at as many tokens; one that has no measurement there has no loss.
+    """
+    found: dict[Arm, list[Result]] = {}
+    for result in results:
+        if "rows" in result:
+            found.setdefault(replace(Arm(**result["arm"]), name=""), []).append(result)
+    tokens = None if at is None else _tokens(results, at)
+    return [_line(arm, mine, tokens) for arm, mine in found.items()]
+
+
+def _tokens(results: Sequence[Result], round_number: int) -> int:
+    """Return the tokens of so many rounds.
+
+    Raises:
+        DataError: no arm was measured after that round.
+    """
+    # The shortest windows are taken for the benchmark's own: arms with `steps` lengthen them.
+    for result in sorted(results, key=lambda result: int(result.get("steps", 0))):
+        for point in result.get("curve", ()):
+            if point["round"] == round_number:
+                return int(point["tokens"])
+    raise DataError(f"No arm was measured after round {round_number}.")
+
+
+def _line(arm: Arm, results: Sequence[Result], tokens: int | None) -> Line:
+    losses, totals, rows = [], [], []
+    for result in results:
+        mine, loss = result["rows"], result.get("final_loss")
+        if tokens is not None:
+            point = next((one for one in result["curve"] if one["tokens"] == tokens), None)
+            mine, loss = (mine, None) if point is None else (mine[: point["round"]], point["loss"])
+        if loss is not None:
+            losses.append(loss)
+        if loss is not None or len(results) == 1:
+            totals.append(sum(_upload(row) for row in mine))
+            rows += mine
+    return Line(
+        arm=arm,
+        curve=tuple(results[0].get("curve", ())),
+        seeds=len(losses),
+        loss=statistics.mean(losses) if losses else None,
+        spread=max(losses) - min(losses) if losses else 0.0,
+        contribution=_mean(rows, "contribution"),
+        reduced=_mean(rows, "reduced"),
+        upload=_mean(rows, "upload"),
+        total=statistics.mean(totals) if totals else 0.0,
+        feedback=_mean(rows[-10:], "feedback_norm") / (_mean(rows[-10:], "delta_norm") or 1.0),
+        seconds=statistics.mean(sum(result["seconds"].values()) for result in results),
+    )
 
 
 def table(lines: Sequence[Line], *, title: str) -> Table:
     """Return the arms, best loss first; those without one last."""
-    bases = [_best(lines, name) for name in ("adamw-dp", "muon-dp")]
+    bases = [_best(lines, inner) for inner in ("adamw", "muon")]
     made = Table(title=title)
     made.add_column("arm", overflow="fold")
     for column in ("seeds", "loss", "± / 2", "to AdamW DP", "to Muon DP"):
@@ -80,7 +115,7 @@ def table(lines: Sequence[Line], *, title: str) -> Table:
         made.add_column(column, justify="right")
     for line in sorted(lines, key=lambda line: (line.loss is None, line.loss or 0.0)):
         made.add_row(
-            line.arm,
+            line.arm.label,
             str(line.seeds),
             "-" if line.loss is None else f"{line.loss:.4f}",
             f"{line.spread / 2:.4f}",
@@ -104,8 +139,11 @@ def read(files: Sequence[Path]) -> list[Result]:
     results: list[Result] = []
     for file in files:
         try:
-            results += json.loads(file.read_bytes())
-        except (OSError, ValueError, TypeError) as error:
+            found = json.loads(file.read_bytes())
+            for result in found:
+                Arm(**result["arm"])
+            results += found
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"Cannot read the results in {file}: {error}.") from error
     return results
 
@@ -115,34 +153,10 @@ def write(results: Sequence[Result], out: Path) -> None:
     write_atomic(out, json.dumps(list(results)).encode())
 
 
-def plot(results: Sequence[Result], lines: Sequence[Line], out: Path) -> None:
-    """Draw validation loss by tokens, and final loss by upload, into a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    finished = [line for line in lines if line.loss is not None]
-    for name in [line.arm for line in finished][:_SHOWN]:
-        result = next(one for one in results if one["arm"]["name"] == name)
-        curve = result["curve"][1:]
-        left.plot([point["tokens"] for point in curve], [point["loss"] for point in curve], label=name)
-    left.set(xlabel="tokens", ylabel="validation loss, nats a token", yscale="log")
-    left.legend(fontsize=6)
-    for line in finished:
-        if line.upload and line.loss is not None:
-            right.plot(line.upload, line.loss, "o")
-            right.annotate(line.arm, (line.upload, line.loss), fontsize=5)
-    right.set(xlabel="upload of a peer in a round, bits a parameter", ylabel="loss at the end", xscale="log")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-
-
-def _best(lines: Sequence[Line], base: str) -> float | None:
-    """Return the best loss of a base's arms."""
-    found = [line.loss for line in lines if line.arm.partition(":")[0] == base and line.loss is not None]
-    return min(found, default=None)
+def _best(lines: Sequence[Line], inner: str) -> float | None:
+    """Return the best loss of data parallel training with an inner optimizer."""
+    mine = [line for line in lines if (line.arm.method, line.arm.inner) == ("data-parallel", inner)]
+    return min((line.loss for line in mine if line.loss is not None), default=None)
 
 
 def _upload(row: dict[str, float]) -> float:

@@ -139,8 +139,14 @@ class _Run:
                     row["upload"] = 2 * share * DENSE_BITS * self._steps  # a ring all-reduce in every step
                 else:
                     traffic, starts = exchange.round(deltas, number=number, progress=number / self._rounds)
+                    shared = 8 * self._trainer.shared_bytes / task.layout.size
+                    traffic = traffic.plus(shared, workers=task.workers)
                     weights, last_update = exchange.weights, exchange.last_average
-                    row |= {**asdict(traffic), "delta_norm": float(np.linalg.norm(deltas[0]))}
+                    row |= {
+                        **asdict(traffic),
+                        "shared": shared,
+                        "delta_norm": float(np.linalg.norm(deltas[0])),
+                    }
                     row["average_norm"] = float(np.linalg.norm(exchange.last_average))
                     row["feedback_norm"] = exchange.feedback_norm
                 self._spent["exchange"] += time.perf_counter() - began

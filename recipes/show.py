@@ -92,10 +92,14 @@ def _data(recipe: Recipe, manifest: Manifest | None) -> str:
 
 
 def _training(recipe: Recipe) -> str:
+    inner, outer = recipe.inner, recipe.outer
+    matrices = f" (matrices at {inner.matrix_rate:g} times the rate)" if inner.optimizer == "muon" else ""
     end = "" if recipe.schedule.kind == "constant" else f", falling to {recipe.schedule.final_fraction:.0%}"
+    momentum = f" and {'Nesterov ' * outer.nesterov}momentum {outer.momentum:g}" if outer.momentum else ""
     return (
-        f"{recipe.inner.optimizer}, {recipe.inner.batch_slots} sequences a step, learning rate "
-        f"{recipe.inner.learning_rate:g}{end} over {recipe.schedule.total_tokens:,} tokens of the whole swarm"
+        f"{inner.optimizer}{matrices}, {inner.batch_slots} sequences a step, learning rate "
+        f"{inner.learning_rate:g}{end} over {recipe.schedule.total_tokens:,} tokens of the whole swarm; the "
+        f"average of a round is applied at rate {outer.learning_rate:g}{momentum}"
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,21 @@ from benchmarks.convergence_exchange import Exchange, Feedback, compress
 from benchmarks.convergence_inner import Arrangement, InnerChoice, InnerOptimizer
 from benchmarks.convergence_local import BatchedTrainer
 from benchmarks.convergence_model import check_against_production
+from benchmarks.convergence_momentum import LowRankMomentum
+from benchmarks.convergence_plot import best_of_each_kind, plot
 from benchmarks.convergence_report import Result, read, summarise, write
 from benchmarks.convergence_run import Task, run
 from peers.codec import Codec
 from peers.feedback import ErrorFeedback, Returned
+from recipes.corpus import TokenArray
 from recipes.errors import DataError, ModelError, PlatformError, RecipeError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of
+from recipes.locate import locate_recipe
 from recipes.model import build_model, flatten_into
 from recipes.publication import Publication
 from recipes.recipe import Recipe, parse_recipe
+from trainer.device import Device
+from trainer.local import LocalTrainer
 
 Values = NDArray[np.float32]
 
@@ -153,6 +160,37 @@ def test_factored_second_moments_are_the_same_for_all_workers_and_exact_for_a_pr
     assert optimizer.numbers([1e-3])[0].correction2 == 1.0
 
 
+def test_momentum_of_low_rank_is_shared_whole_after_a_few_rounds_and_its_bytes_are_counted() -> None:
+    generator = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(2, 3, side, 2, generator=generator) for side in (24, 16))
+    workers = left @ right.transpose(2, 3)  # two workers' three matrices; their mean has rank 4
+    momentum = workers.reshape(2, -1)
+    exact = momentum.mean(dim=0)
+    shared = LowRankMomentum([((24, 16), 3)], 4, device=torch.device("cpu"))
+    errors = [float((shared.share(momentum) - exact).norm() / exact.norm()) for _ in range(6)]
+    assert shared.sent_bytes == 3 * 4 * (16 + 2)
+    assert errors[0] > 0.3
+    assert errors[-1] < 0.02  # int8's
+    too_few = LowRankMomentum([((24, 16), 3)], 2, device=torch.device("cpu"))
+    assert min(float((too_few.share(momentum) - exact).norm() / exact.norm()) for _ in range(6)) > 0.1
+
+
+def test_what_a_window_begins_with_is_the_same_for_all_workers_and_counted() -> None:
+    recipe = _recipe()
+    layout = layout_of(recipe)
+    choice = InnerChoice(muon=True, muon_state="lowrank", adam_state="factored")
+    local = BatchedTrainer(recipe, layout, choice, workers=2, batch_slots=4, device="cpu")
+    start = np.zeros((2, layout.padded), dtype=np.float32)
+    flatten_into(build_model(recipe), start[0])
+    start[1] = start[0]
+    same = _tokens(2, 1, 4, 33).expand(2, 2, 4, 33).numpy()
+    local.train(start, _tokens(2, 2, 4, 33).numpy(), [1e-3, 1e-3], last_update=None)
+    assert local.shared_bytes == 0
+    deltas, _ = local.train(start, same, [1e-3, 1e-3], last_update=None)
+    assert deltas[0].tobytes() == deltas[1].tobytes()
+    assert 0 < local.shared_bytes < layout.size
+
+
 def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Path) -> None:
     layout, codec = _layout(), Codec(keep=64, level_bits=1)
     files = ErrorFeedback(tmp_path, layout=layout, codec=codec, decay=0.95, expected_root=None)
@@ -162,7 +200,7 @@ def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Pat
         delta = _deltas(layout, 1, seed=number)[0]
         by_files = files.contribute(delta, returned=returned.__getitem__)
         by_arrays = arrays.contribute(delta, returned=returned, codec=codec, choose="chunk")
-        assert [f.to_bytes() for f in by_files] == [f.to_bytes() for f in by_arrays]
+        assert [f.to_bytes() for f in by_files] == [sent.frame.to_bytes() for sent in by_arrays]
         sent = by_files[0].decode()
         returned = [[Returned(sent.positions[::2], sent.values[::2])], []]
 
@@ -243,6 +281,67 @@ def test_what_is_no_arm_is_refused(text: str) -> None:
         parse_arm(text)
 
 
+_CATALOGUE_ARM = "ours:matrix_rate=4,outer_rate=0.8,outer_momentum=0.5,nesterov=true,reduced_level_bits=2"
+
+
+def _catalogue() -> Recipe:
+    return parse_recipe(locate_recipe("stdlib-tiny").read_bytes(), name="stdlib-tiny")
+
+
+def test_the_catalogues_choices_are_those_of_an_arm_that_was_measured() -> None:
+    recipe = _catalogue()
+    arm = parse_arm(_CATALOGUE_ARM)
+    assert recipe.inner.optimizer == "muon"
+    assert (arm.matrix_rate, arm.momentum, arm.ramp) == (
+        recipe.inner.matrix_rate,
+        recipe.inner.momentum,
+        recipe.inner.ramp_steps,
+    )
+    outer = recipe.outer
+    assert (arm.outer_rate, arm.outer_momentum, arm.nesterov) == (
+        outer.learning_rate,
+        outer.momentum,
+        outer.nesterov,
+    )
+    exchange = recipe.exchange
+    assert (arm.keep, arm.level_bits) == (exchange.keep, exchange.level_bits)
+    assert (arm.reduced_keep, arm.reduced_level_bits) == (exchange.reduced_keep, exchange.reduced_level_bits)
+    assert (arm.decay, arm.return_dropped) == (exchange.feedback_decay, exchange.return_dropped)
+
+
+def test_peers_that_train_and_exchange_as_the_catalogue_says_learn(tmp_path: Path) -> None:
+    publication = publish_tiny(tmp_path)
+    chosen = _catalogue()
+    tiny = publication.recipe.inner
+    inner = chosen.inner.model_copy(
+        update={"batch_slots": tiny.batch_slots, "learning_rate": tiny.learning_rate}
+    )
+    recipe = publication.recipe.model_copy(
+        update={"inner": inner, "outer": chosen.outer, "exchange": chosen.exchange}
+    )
+    layout = layout_of(recipe)
+    tokens, validation = (
+        TokenArray(publication.data, publication.manifest, part) for part in ("train", "validation")
+    )
+    local = LocalTrainer(
+        recipe, layout, tokens, publication.run_id, device=Device("cpu"), validation=validation
+    )
+    arm = parse_arm(_CATALOGUE_ARM)
+    weights = np.fromfile(publication.weights, dtype="<f4")
+    before = local.validation_loss(weights, limit_slots=8)
+    exchange = Exchange(arm, layout, workers=2, weights=weights, folder=tmp_path / "state")
+    for number in range(4):
+        first = 64 * number
+        deltas = [
+            local.train(
+                exchange.weights, slots, tokens_before=first * 32, seconds=1000.0, stop=threading.Event()
+            ).delta
+            for slots in (((first, 32),), ((first + 32, 32),))
+        ]
+        exchange.round(np.stack(deltas), number=number, progress=0.5)
+    assert local.validation_loss(exchange.weights, limit_slots=8) < before - 0.5
+
+
 def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> None:
     publication = publish_tiny(tmp_path)
     task = _task(publication, tmp_path)
@@ -259,7 +358,18 @@ def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> Non
 def _result(name: str, seed: int, loss: float | None) -> Result:
     row = {"upload": 0.5, "contribution": 0.2, "reduced": 0.3, "feedback_norm": 3.0, "delta_norm": 2.0}
     done = {} if loss is None else {"final_loss": loss}
-    return {"arm": {"name": name}, "seed": seed, "rows": [row, row], "seconds": {"train": 1.0}, **done}
+    curve = [
+        {"round": number, "tokens": 100 * number, "loss": (1.8, 1.5, 1.2)[number]} for number in range(3)
+    ]
+    arm = asdict(parse_arm(name))
+    return {
+        "arm": arm,
+        "seed": seed,
+        "steps": 15,
+        "curve": curve,
+        "rows": [row, row],
+        "seconds": {"train": 1.0},
+    } | done
 
 
 def test_seeds_are_taken_together_and_bits_summed_over_rounds(tmp_path: Path) -> None:
@@ -271,6 +381,42 @@ def test_seeds_are_taken_together_and_bits_summed_over_rounds(tmp_path: Path) ->
     assert (other.seeds, other.loss) == (0, None)
     with pytest.raises(DataError, match="nowhere"):
         read([tmp_path / "nowhere"])
+
+
+def test_arms_that_were_cut_short_are_compared_where_all_have_been() -> None:
+    results = [_result("ours", 0, None), _result("adamw-dp", 0, 0.7), _result("ours:steps=30", 0, None)]
+    results[2]["steps"], results[2]["curve"] = 30, [{"round": 1, "tokens": 200, "loss": 1.3}]
+    ours, _, longer = summarise(results, at=1)
+    assert (ours.loss, ours.total) == (1.5, 0.5)
+    assert longer.loss is None
+    assert [line.loss for line in summarise(results, at=2)] == [1.2, 1.2, 1.3]
+    with pytest.raises(DataError, match="round 9"):
+        summarise(results, at=9)
+
+
+def test_an_arm_is_the_same_however_it_is_written_and_its_label_says_what_is_particular() -> None:
+    ours = "ours:matrix_rate=4,ramp=0,outer_rate=0.8,outer_momentum=0.5,nesterov=true,reduced_level_bits=2"
+    assert parse_arm(ours).label == "ours, Muon x4, outer 0.8/0.5, 256@2"
+    assert parse_arm("diloco:rate=2").label == "fp32 DiLoCo, AdamW rate 2, kept, outer 0.8/0.5"
+    assert parse_arm("ours:adam_state=factored,muon_state=mean,early=2@0.5").label == (
+        "ours, Muon, factored moments, mean momentum, ramp 5, 256@3, early"
+    )
+    (line,) = summarise([_result("adamw-dp", 0, 1.0), _result("adamw-dp:rate=1", 1, 2.0)])
+    assert (line.seeds, line.loss) == (2, 1.5)
+
+
+def test_the_plot_has_the_best_arm_of_each_kind(tmp_path: Path) -> None:
+    names = {
+        "adamw-dp": 0.9,
+        "adamw-dp:rate=2": 0.8,
+        "ours": 1.1,
+        "ours:reduced_keep=64": 1.2,
+        "diloco": None,
+    }
+    lines = summarise([_result(name, 0, loss) for name, loss in names.items()])
+    assert [line.loss for line in best_of_each_kind(lines)] == [0.8, 1.1]
+    plot(lines, tmp_path / "plot.png", parameters=1000)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_hundreds_of_rounds_are_left_to_machines_with_a_gpu() -> None:
