@@ -8,17 +8,17 @@ import numpy as np
 from rounds import Swarm
 
 from peers.chain import Link
-from peers.codec import Codec
-from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.exchange_format import ExchangeFormat
+from peers.exchange_store import ExchangeStore
 from peers.messages import Claim, Reduction, Roster, Signed
 from peers.segment import SegmentFrame, contribution_root
+from recipes.density import Density, DensitySchedule
 from recipes.keys import SigningKey
 
 SEGMENTS = 3
 CHUNKS = 3  # of a segment
 FORM = ExchangeFormat(
-    codec=Codec(keep=16, level_bits=1),
-    reduced_codec=Codec(keep=32, level_bits=3),
+    densities=DensitySchedule(Density(keep=16, level_bits=1, reduced_keep=32, reduced_level_bits=3)),
     segments=SEGMENTS,
     chunks_per_segment=CHUNKS,
     clip_factor=2.0,
@@ -30,7 +30,7 @@ def contribution(seed: int, *, scale: float = 1.0, form: ExchangeFormat = FORM) 
     rng = np.random.default_rng(seed)
     shape = (form.chunks_per_segment, 4096)
     values = [(scale * rng.standard_normal(shape)).astype(np.float32) for _ in range(form.segments)]
-    return tuple(SegmentFrame.encode(segment, codec=form.codec) for segment in values)
+    return tuple(SegmentFrame.encode(segment, codec=form.at(0).codec) for segment in values)
 
 
 class Exchange:
@@ -60,7 +60,7 @@ class Exchange:
         self.stores = [ExchangeStore(folder / str(number), form) for number in range(peers)]
         for store, claim, frames in zip(self.stores, claims, self.frames, strict=True):
             store.hold(claim.body.contribution, frames)
-            store.begin(self.roster)
+            store.begin(self.roster, tokens=self.parent.counters.tokens)
 
     def _claim(self, key: SigningKey, frames: tuple[SegmentFrame, ...]) -> Signed[Claim]:
         root = contribution_root([frame.root() for frame in frames]).hex()
