@@ -42,8 +42,8 @@ def pseudo_gradient(seed: int) -> NDArray[np.float32]:
     from recipes.locate import locate_recipe
     from recipes.model import build_model, flatten_into
     from recipes.recipe import parse_recipe
-    from trainer.local import fresh_optimizer
     from trainer.objective import next_token_loss
+    from trainer.optimizer import fresh_optimizer
 
     recipe = parse_recipe(locate_recipe("stdlib-tiny").read_bytes(), name="stdlib-tiny")
     layout, model = layout_of(recipe), build_model(recipe)
@@ -51,12 +51,12 @@ def pseudo_gradient(seed: int) -> NDArray[np.float32]:
     flatten_into(model, before)
     text = b"".join(file.read_bytes() for file in sorted(Path(np.__file__).parents[1].glob("numpy/*.py")))
     tokens = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
-    rng, optimizer = np.random.default_rng(seed), fresh_optimizer(model, recipe)
+    rng, optimizer = np.random.default_rng(seed), fresh_optimizer(model, recipe.inner)
     for _ in range(_STEPS):
         starts = rng.integers(0, tokens.size - _LENGTH, size=_BATCH)
         batch = np.stack([tokens[start : start + _LENGTH] for start in starts])
         next_token_loss(model, torch.from_numpy(batch)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step(recipe.inner.learning_rate)
         optimizer.zero_grad()
     flatten_into(model, after)
     return (before - after).reshape(-1, CHUNK_VALUES)

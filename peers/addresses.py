@@ -6,6 +6,7 @@ there (https://multiformats.io/multiaddr). Nothing here opens a connection.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,17 @@ def split_peer(address: str) -> tuple[str, PeerId]:
             remedy=f"A full address looks like {EXAMPLE_ADDRESS}; each peer prints its own when it starts.",
         )
     return place, PeerId(peer)
+
+
+def places_of(peer: PeerId, addresses: Iterable[str]) -> list[str]:
+    """Return the addresses that are `peer`'s, without its id; a stranger's malformed ones are passed over."""
+    places = []
+    for address in addresses:
+        with contextlib.suppress(NetworkError):
+            place, owner = split_peer(address)
+            if owner == peer:
+                places.append(place)
+    return places
 
 
 def ip_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

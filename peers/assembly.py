@@ -20,6 +20,7 @@ from peers.history import ContributionHistory
 from peers.kept_chain import build_chain
 from peers.node import Node, NodeSettings
 from peers.rules import Bounds, Rules
+from peers.start_weights import StartWeights
 from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
 from peers.training import Trainer
@@ -50,6 +51,7 @@ def rules_of(recipe: Recipe, run_id: str) -> Rules:
         snapshot_interval=recipe.round.snapshot_interval,
         electors=published(recipe).electors,
         owners=recipe.run.owners,
+        overlap=recipe.round.overlap,
     )
 
 
@@ -165,6 +167,9 @@ def assemble_node(
         settings=settings,
         listener=listener,
         load_chain=load,
+        start_weights=StartWeights(folder, layout=layout, learning_rate=recipe.outer.learning_rate)
+        if rules.trains_ahead
+        else None,
     )
 
 

@@ -1,5 +1,8 @@
 """The own claim: made once on top of a block, kept before anybody sees it, brought to the leaders, and again.
 
+With overlap, the window of the next round begins as soon as the claim is made: its slots were given out
+by the block before, and the block under which it will count is named later (`RoundEngine.begin_round`).
+
 The x that a claim commits to follows from this peer's key and the block, so that a restart forgets nothing.
 """
 
@@ -8,12 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers import leading
-from peers.effects import SaveClaim, WindowEnded
-from peers.events import Claimed, Waiting
+from peers.effects import SaveClaim, Train, WindowEnded
+from peers.events import Claimed, Waiting, WindowStarted
 from peers.messages import Claim, sign
 from peers.rules import CLAIM_LEADERS
 from recipes.keys import PeerId
 from recipes.merkle import digest
+from recipes.slots import total
 
 if TYPE_CHECKING:
     from peers.engine import RoundEngine
@@ -52,6 +56,18 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
     leading.take_claim(engine, current.own_claim)
     _send_claim(engine, engine.leaders()[:CLAIM_LEADERS])
     engine.tell(Claimed(body.round, body.contribution_bytes))
+    _train_ahead(engine)
+
+
+def _train_ahead(engine: RoundEngine) -> None:
+    """Begin the window of the round after this one, unless the state is about to change or this peer goes."""
+    if not engine.rules.trains_ahead or engine.leaving or engine.applying is not None:
+        return
+    engine.ahead = engine.head
+    counters, seconds = engine.round.parent.counters, engine.rules.window_seconds
+    number, slots = counters.round + 2, counters.slots_ahead(engine.me, engine.rules)
+    engine.tell(WindowStarted(number, seconds, total(slots)))
+    engine.emit(Train(engine.head, number, slots, counters.tokens, seconds, ahead=True))
 
 
 def go_without(engine: RoundEngine, parent: str) -> None:

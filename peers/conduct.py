@@ -39,6 +39,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from peers.bucket import Rate, TokenBucket
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId
 
@@ -51,12 +52,18 @@ MOST_PEERS = 1024  # remembered at a time
 WEIGHTS = {Offence.TOO_MANY: 1 / 16}  # of a strike; all others are whole ones
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A token bucket: so much at once, and then so much a second."""
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What other peers may take from us."""
 
-    per_second: float
-    burst: float
+    requests_per_peer: int = 16  # in flight; further ones are refused as busy
+    requests: int = 256  # in flight, from all peers together
+    stall_seconds: float = 30.0  # a body may take this long, and in addition
+    slowest_bytes_per_second: float = 2048.0  # its length divided by this
+
+    def transfer_seconds(self, length: int) -> float:
+        """Return how long a body of `length` bytes may take to arrive or to be fetched."""
+        return self.stall_seconds + length / self.slowest_bytes_per_second
 
 
 @dataclass(frozen=True)
@@ -109,28 +116,13 @@ class ConductStatistics:
     remembered: int  # peers
 
 
-class _Bucket:
-    """What is left of a rate."""
-
-    def __init__(self, rate: Rate, now: float) -> None:
-        self._rate, self._left, self._at = rate, rate.burst, now
-
-    def left(self, now: float) -> float:
-        self._left = min(self._rate.burst, self._left + max(0.0, now - self._at) * self._rate.per_second)
-        self._at = now
-        return self._left
-
-    def take(self, amount: float) -> None:
-        self._left -= amount
-
-
 @dataclass
 class _Record:
     """What is remembered of one peer."""
 
-    patience: _Bucket  # strikes that are left
+    patience: TokenBucket  # strikes that are left
     offences: Counter[Offence] = field(default_factory=Counter)
-    requests: dict[str, tuple[_Bucket, _Bucket | None]] = field(default_factory=dict)
+    requests: dict[str, tuple[TokenBucket, TokenBucket | None]] = field(default_factory=dict)
     struck_at: float = float("-inf")
     bans: int = 0  # since the slate was clean
     banned_until: float = float("-inf")
@@ -160,8 +152,8 @@ class Conduct:
         record = self._record(peer, now)
         allowance = self._allowances.get(kind, _MANY_A_ROUND)
         if kind not in record.requests:
-            weighed = _Bucket(allowance.bytes, now) if allowance.bytes is not None else None
-            record.requests[kind] = (_Bucket(allowance.requests, now), weighed)
+            weighed = TokenBucket(allowance.bytes, now) if allowance.bytes is not None else None
+            record.requests[kind] = (TokenBucket(allowance.requests, now), weighed)
         requests, weighed = record.requests[kind]
         if requests.left(now) < 1 or (weighed is not None and weighed.left(now) < length):
             return False
@@ -235,5 +227,5 @@ def counts_as(offence: Offence) -> Iterator[None]:
         raise
 
 
-def _patience(now: float) -> _Bucket:
-    return _Bucket(Rate(FORGIVEN_PER_SECOND, STRIKES), now)
+def _patience(now: float) -> TokenBucket:
+    return TokenBucket(Rate(FORGIVEN_PER_SECOND, STRIKES), now)

@@ -9,6 +9,9 @@ Slots are handed out by a cursor that only moves forward. What a peer did not us
 to a peer that did not show up, goes back into `leftovers`, which are handed out first: so the corpus is
 covered before it repeats, and no two rostered peers or rounds share a slot. Only crumbs are given up: with
 more than `MOST_LEFTOVERS` ranges left over, the shortest are not handed out again.
+
+Where windows overlap the exchange, a window begins before its block is there. Its slots were therefore
+given out by the block before that one, and pass through `upcoming` on their way to `quota`.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ class Standing(Message):
     misses: Count  # bit i: failed to reduce a segment in the block i before this one
     best_slots: Count  # most slots used in one counted claim
     quota: tuple[SlotRange, ...]  # slots for the next round
+    upcoming: tuple[SlotRange, ...] = ()  # and for the one after, where windows begin a round ahead
     nonce_commitment: Hash | None  # which x its next claim must reveal
 
 
@@ -54,6 +58,7 @@ class Counters(Message):
     cursor: Count  # first slot never handed out
     leftovers: tuple[SlotRange, ...]  # handed out once, and not used
     newcomers: tuple[SlotRange, ...]  # the lanes of the next round's newcomers, side by side
+    upcoming_newcomers: tuple[SlotRange, ...] = ()  # of the round after, where windows begin a round ahead
     beacon: Hash
     deadlines: Deadlines  # of the next round
     peers: Annotated[dict[PeerName, Standing], Field(max_length=4096)]
@@ -69,8 +74,8 @@ class Counters(Message):
         """Return the peers that the last block counted."""
         return [peer for peer, standing in self.peers.items() if standing.included & 1]
 
-    def slots_for(self, peer: PeerId, parent: str, rules: Rules) -> tuple[SlotRange, ...]:
-        """Return the slots that `peer` may use in the round after block `parent`.
+    def slots_for(self, peer: PeerId, rules: Rules) -> tuple[SlotRange, ...]:
+        """Return the slots that `peer` may use in the next round.
 
         A peer without a quota draws one of the newcomers' lanes by hash: two that draw the same lane
         collide, and the leader keeps the first.
@@ -78,9 +83,14 @@ class Counters(Message):
         standing = self.peers.get(peer)
         if standing is not None and standing.quota:
             return standing.quota
-        draw = int.from_bytes(digest(f"lane/{parent}/{peer}".encode())[:8], "big") % rules.newcomer_lanes
-        lanes_from_there = take(self.newcomers, draw * rules.newcomer_slots)[1]
-        return take(lanes_from_there, rules.newcomer_slots)[0]
+        return _lane(self.newcomers, peer, self.round + 1, rules)
+
+    def slots_ahead(self, peer: PeerId, rules: Rules) -> tuple[SlotRange, ...]:
+        """Return the slots that `peer` may use in the round after the next, whatever the next block holds."""
+        standing = self.peers.get(peer)
+        if standing is not None and standing.upcoming:
+            return standing.upcoming
+        return _lane(self.upcoming_newcomers, peer, self.round + 2, rules)
 
 
 def initial(rules: Rules) -> Counters:
@@ -89,13 +99,22 @@ def initial(rules: Rules) -> Counters:
     return Counters(
         round=0,
         tokens=0,
-        cursor=region,
+        cursor=2 * region if rules.trains_ahead else region,
         leftovers=(),
         newcomers=((0, region),),
+        upcoming_newcomers=((region, region),) if rules.trains_ahead else (),
         beacon=digest(f"genesis/{rules.run}".encode()).hex(),
         deadlines=first_deadlines(rules),
         peers={},
     )
+
+
+def _lane(lanes: Sequence[SlotRange], peer: PeerId, round_number: int, rules: Rules) -> tuple[SlotRange, ...]:
+    """Return the lane that a newcomer draws in a round: no block has a part in it, so it is known ahead."""
+    seed = f"lane/{rules.run}/{round_number}/{peer}"
+    draw = int.from_bytes(digest(seed.encode())[:8], "big") % rules.newcomer_lanes
+    lanes_from_there = take(lanes, draw * rules.newcomer_slots)[1]
+    return take(lanes_from_there, rules.newcomer_slots)[0]
 
 
 def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
@@ -106,7 +125,9 @@ def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
         return "wrong number of segments"
     if not total(claim.slots):
         return "no work behind it"
-    allowed = counters.slots_for(claim.peer, claim.parent, rules)
+    if claim.ahead and (not rules.trains_ahead or claim.predecessor is None):
+        return "a window ahead of its block, where there is none"
+    allowed = counters.slots_for(claim.peer, rules)
     if total(claim.slots) > total(allowed) or claim.slots != take(allowed, total(claim.slots))[0]:
         return "slots beyond its quota"
     standing = counters.peers.get(claim.peer)
@@ -157,11 +178,12 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
             grown = int(standing.best_slots * QUOTA_GROWTH)
             wish = max(rules.minimum_slots, grown, 2)  # a half more than 1 would be 1 for ever
             wish = min(wish, max(1, MOST_WINDOW_TOKENS // rules.tokens_per_slot))
-            standing = standing.model_copy(update={"quota": allot(wish, free[:QUOTA_RANGES])})
+            allotted = allot(wish, free[:QUOTA_RANGES])
+            standing = standing.model_copy(update={"upcoming" if rules.trains_ahead else "quota": allotted})
         peers[peer] = standing
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
-    newcomers = allot(region, _longest(free, LANE_RANGES))
+    lanes = allot(region, _longest(free, LANE_RANGES))
     electors = before.electors(rules)
     # A thousand new identities cost nothing: how long a round waits is for those to say who are no newcomers.
     heard = [signed.body for peer, signed in claims.items() if peer in electors]
@@ -172,7 +194,8 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         tokens=min(before.tokens + total(used) * rules.tokens_per_slot, 2**53 - 1),
         cursor=cursor,
         leftovers=_longest(free, MOST_LEFTOVERS),
-        newcomers=newcomers,
+        newcomers=before.upcoming_newcomers if rules.trains_ahead else lanes,
+        upcoming_newcomers=lanes if rules.trains_ahead else (),
         beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
         deadlines=next_deadlines(before.deadlines, heard, rules, rostered=len(claims)),
         peers=peers,
@@ -185,7 +208,7 @@ def _longest(ranges: Sequence[SlotRange], most: int) -> tuple[SlotRange, ...]:
 
 
 def _stand(standing: Standing | None, claim: Signed[Claim] | None, missed: bool) -> Standing:
-    """Return a peer's standing one block on, without its next quota."""
+    """Return a peer's standing one block on, without what this block allots to it."""
     old = standing or Standing(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
     best = old.best_slots
     if claim is not None:
@@ -194,6 +217,6 @@ def _stand(standing: Standing | None, claim: Signed[Claim] | None, missed: bool)
         included=((old.included << 1) | (claim is not None)) & ((1 << ELECTOR_WINDOW) - 1),
         misses=((old.misses << 1) | missed) & ((1 << MISS_MEMORY) - 1),
         best_slots=best,
-        quota=(),
+        quota=old.upcoming,
         nonce_commitment=claim.body.nonce_commitment if claim is not None else None,
     )

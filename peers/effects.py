@@ -53,6 +53,7 @@ class WindowEnded:
     feedback: str
     feedback_reset: bool
     loss_commitment: str
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,24 @@ class Train:
     """Train on `slots` from the state after `parent` for `seconds`; report `WindowEnded` or `WindowLost`.
 
     A later `Train` replaces one that still runs. No slots or no seconds: wait this round out.
+
+    `ahead`: the window counts for the round after a block on top of `parent` that is not there yet. It starts
+    from what the recipe's `overlap` says, and is reported after `GoOn` has named that block.
     """
 
     parent: str
     round: int
     slots: tuple[SlotRange, ...]
     tokens_before: int
+    seconds: float
+    ahead: bool = False
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """The window that runs ahead counts for the round after `parent`; let it end within `seconds`."""
+
+    parent: str
     seconds: float
 
 
@@ -313,6 +326,7 @@ class Leave:
 
 Effect = (
     Train
+    | GoOn
     | Send
     | PushSegment
     | Reduce

@@ -8,6 +8,7 @@ is ended by a message or by a deadline, and every deadline has a next step, so n
 
     TRAINING    the window runs                                  -> claim to the first ranked leaders
     CLAIMED     waiting for a roster    (silence: the next-ranked leader draws one up)
+                (with overlap, the next window begins here, before its block is known)
     EXCHANGING  segments to reducers, reduced segments back      (silence: backups reduce)
                 waiting for the block   (silence: the next-ranked leader makes it)
     APPLYING    the block's state is being made                  -> co-sign, next round
@@ -34,6 +35,7 @@ from peers.effects import (
     ChainReloaded,
     Effect,
     FetchRoster,
+    GoOn,
     Input,
     Leave,
     LeaveRequested,
@@ -51,7 +53,7 @@ from peers.effects import (
     WindowEnded,
     WindowLost,
 )
-from peers.events import Event, Notice, Waiting, WindowStarted
+from peers.events import Event, Notice, Waiting, WindowGoesOn, WindowStarted
 from peers.finality import Promise
 from peers.measuring import Measures
 from peers.messages import (
@@ -148,6 +150,7 @@ class RoundEngine:
         self.asked = 0
         self.ask_at = now
         self.overrun = 0.0  # seconds from a window's planned end to its claim
+        self.ahead: str | None = None  # the block on top of whose child a window that runs already counts
         self.last_base = math.inf
         self.convicts = set(convicts)
         self._left_at: float | None = None
@@ -218,6 +221,10 @@ class RoundEngine:
         """
         full = self.round.started + self.rules.window_seconds
         return max(full, self.round.window_ended or full)
+
+    def adopted_at(self) -> float:
+        """Return when the head was adopted: with overlap, its window had begun before that."""
+        return self.round.started + self.deadlines.exchange
 
     def leaders(self) -> list[PeerId]:
         """Return this round's leaders in the order of their turn."""
@@ -341,14 +348,18 @@ class RoundEngine:
             self.early.keep(signed.body.block, sender, signed, self._now)
 
     def head_notice(self, *, age_seconds: float) -> HeadNotice | None:
-        """Say where this peer stands, or return None while it is still finding that out."""
+        """Say where this peer stands, or return None while it is still finding that out.
+
+        Args:
+            age_seconds: since the head was adopted.
+        """
         if not self.started:
             return None
         roster = self.round.roster
         return HeadNotice(
             round=self.chain.link(self.head).round,
             block=self.head,
-            age_seconds=age_seconds,
+            age_seconds=age_seconds + self.deadlines.exchange,
             roster=roster.hash if roster is not None else None,
             word=self.chain.word_of(self.me, self.head),
             checkpoint=self.checkpoint.body.block if self.checkpoint is not None else None,
@@ -421,12 +432,13 @@ class RoundEngine:
         comes_late = not self.started
         self.started = self.began_here = True
         link = self.chain.link(self.head)
-        began = min(self._now, self.head_age.get(self.head, self._now))
+        began = min(self._now - link.counters.deadlines.exchange, self.head_age.get(self.head, self._now))
         self.head_age = {}
+        goes_on, self.ahead = self.ahead == link.parent, None
         self.round = RoundState(parent=link, started=began)
         following.promise_afresh(self)
         seconds = began + self.rules.window_seconds - self._now
-        slots = link.counters.slots_for(self.me, self.head, self.rules)
+        slots = link.counters.slots_for(self.me, self.rules)
         number = link.round + 1
         if comes_late and self.me in self.chain_leaders()[:CLAIM_LEADERS]:
             # Before a restart, it may have held claims that nobody will send again by himself.
@@ -446,8 +458,12 @@ class RoundEngine:
             first = self.leaders()[:CLAIM_LEADERS]
             everybody = self.acquaintances if len(self.chain_leaders()) < CLAIM_LEADERS else {}
             self.send(set(first) | set(everybody), Ready(round=number, parent=self.head))
-            self.tell(WindowStarted(number, seconds, total(slots)))
-            self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
+            if goes_on:
+                self.tell(WindowGoesOn(number, seconds))
+                self.emit(GoOn(self.head, seconds))
+            else:
+                self.tell(WindowStarted(number, seconds, total(slots)))
+                self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
         if (spoken_of := self.rosters_spoken_of.pop(self.head, None)) is not None:
             self.emit(FetchRoster(*spoken_of))  # whoever was away may have claimed in it already
         self.rosters_spoken_of = {}

@@ -22,14 +22,27 @@ class WindowStarted:
 
 
 @dataclass(frozen=True)
+class WindowGoesOn:
+    """The block came under which a window counts that began before it; so many seconds are left."""
+
+    round: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class WindowFinished:
-    """Training for a round ended; `loss` is the mean over its steps, in nats per token."""
+    """Training for a round ended; `loss` is the mean over its steps, in nats per token.
+
+    `seconds` are those in which the trainer computed, `waited` those since the window before in which it did
+    not: the first over both is the trainer's utilisation.
+    """
 
     round: int
     steps: int
     tokens: int
     loss: float
     seconds: float
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,7 @@ class Notice:
 
 Event = (
     WindowStarted
+    | WindowGoesOn
     | WindowFinished
     | WindowSpoilt
     | Waiting

@@ -74,6 +74,14 @@ class ExchangeStore:
         """Say whether an own contribution's segments are at hand."""
         return root in self._own
 
+    def own_frames(self, root: str) -> tuple[SegmentFrame, ...]:
+        """Return the segments of an own contribution.
+
+        Raises:
+            KeyError: that contribution is no longer at hand.
+        """
+        return self._own[root]
+
     def push_content(self, claim: Claim, segment: int, roster: str) -> bytes:
         """Return what goes to the reducer: roster, segment, the path to the claim's root, the frame.
 

@@ -318,6 +318,9 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
     _tell_adopted(engine, link, state_digest)
     _count_rounds_without_final(engine, link)
     engine.measures.exchange_over(engine.now, allowed=engine.deadlines.transfer)
+    claimed_at = engine.round.window_ended if engine.round.own_claim is not None else None
+    if engine.rules.trains_ahead and link.parent == engine.head and claimed_at is not None:
+        engine.measures.exchange_took(engine.now - claimed_at)
     engine.head, engine.digest = block, state_digest
     promise_afresh(engine)
     if link.block is not None and checked and not _leaves_out_too_many(engine, link.block.body):
@@ -346,7 +349,7 @@ def _why_rewound(engine: RoundEngine, left: Link, to: Link, block: str) -> str:
 def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     """Settle what lies deep, once this peer itself went through so many rounds of which none became final."""
     chain, rules = engine.chain, engine.rules
-    went_through = engine.now - engine.round.started >= rules.window_seconds / 2
+    went_through = engine.now - engine.adopted_at() >= rules.window_seconds / 2
     if link.parent == engine.head and went_through:
         engine.rounds_without_final += 1
         roster = engine.round.roster
@@ -454,13 +457,17 @@ def _tell_adopted(engine: RoundEngine, link: Link, state_digest: str) -> None:
 
 
 def _phases(engine: RoundEngine, link: Link) -> dict[str, float]:
-    """Return the seconds of each phase of the round that `link` closes; empty if this peer missed it."""
+    """Return the seconds of each phase of the round that `link` closes; empty if this peer missed it.
+
+    They add up to the time from block to block. With overlap, the trainer computes in all of them: how long,
+    `WindowFinished` says.
+    """
     current = engine.round
     if link.parent != current.parent.hash or current.window_ended is None or current.roster is None:
         return {}
     exchanged = current.exchanged_at or engine.now
     return {
-        "train": current.window_ended - current.started,
+        "train": current.window_ended - engine.adopted_at(),
         "roster": current.roster_at - current.window_ended,
         "exchange": exchanged - current.roster_at,
         "block": engine.now - exchanged,

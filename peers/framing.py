@@ -4,7 +4,8 @@
     response   1 byte status, 4 bytes length, body (or, if refused, the reason as UTF-8)
 
 Lengths are big-endian. A length is checked before one byte of the body is read, a body is taken in as it
-arrives, and memory grows only with what really came. Each stream carries one request and its response.
+arrives, and memory grows only with what really came. Each stream carries one request and its response. Bytes
+pass in steps, each when this peer's own limits allow it (budget.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum
 
+from peers.budget import UNLIMITED, Passage
 from recipes.errors import ManyhandsError, MessageError, Offence
 
-STEP_BYTES = 256 * 1024
 REASON_BYTES = 512  # of a refusal
 HEAD_BYTES = struct.calcsize(">BI")
 _KIND = re.compile(rb"[a-z][a-z0-9-]{0,31}")
@@ -49,15 +50,17 @@ def check_kind(kind: str) -> bytes:
     return encoded
 
 
-async def send_request(writer: asyncio.StreamWriter, kind: str, body: bytes, *, count: Count) -> None:
+async def send_request(
+    writer: asyncio.StreamWriter, kind: str, body: bytes, *, count: Count, passage: Passage = UNLIMITED
+) -> None:
     """Send one request.
 
     Raises:
         OSError: the stream broke.
     """
     name = check_kind(kind)
-    await _send(writer, bytes([len(name)]) + name + struct.pack(">I", len(body)), count)
-    await _send(writer, body, count)
+    await _send(writer, bytes([len(name)]) + name + struct.pack(">I", len(body)), count, passage)
+    await _send(writer, body, count, passage)
 
 
 def request_head_bytes(kind: str) -> int:
@@ -84,17 +87,21 @@ async def read_request_head(reader: asyncio.StreamReader) -> tuple[str, int]:
     return name.decode(), int.from_bytes(head[name_bytes:], "big")
 
 
-async def send_response(writer: asyncio.StreamWriter, status: Status, body: bytes, *, count: Count) -> None:
+async def send_response(
+    writer: asyncio.StreamWriter, status: Status, body: bytes, *, count: Count, passage: Passage = UNLIMITED
+) -> None:
     """Send one response.
 
     Raises:
         OSError: the stream broke.
     """
-    await _send(writer, struct.pack(">BI", status, len(body)), count)
-    await _send(writer, body, count)
+    await _send(writer, struct.pack(">BI", status, len(body)), count, passage)
+    await _send(writer, body, count, passage)
 
 
-async def read_response(reader: asyncio.StreamReader, *, limit: int, count: Count) -> bytes:
+async def read_response(
+    reader: asyncio.StreamReader, *, limit: int, count: Count, passage: Passage = UNLIMITED
+) -> bytes:
     """Return a response's body, at most `limit` bytes.
 
     Raises:
@@ -102,19 +109,19 @@ async def read_response(reader: asyncio.StreamReader, *, limit: int, count: Coun
         RemoteError: the peer refused; the message is its reason.
         asyncio.IncompleteReadError: the stream ended before the response did.
     """
-    status, length = struct.unpack(">BI", await read_body(reader, HEAD_BYTES, count=count))
+    status, length = struct.unpack(">BI", await read_body(reader, HEAD_BYTES, count=count, passage=passage))
     if status == Status.OK:
         if length > limit:
             raise MessageError(
                 f"A response announces {length} bytes where {limit} are allowed.", offence=Offence.OVERSIZED
             )
-        return await read_body(reader, length, count=count)
+        return await read_body(reader, length, count=count, passage=passage)
     if status not in (Status.REFUSED, Status.BUSY) or length > REASON_BYTES:
         raise MessageError(
             f"A response has status {status} and {length} bytes: neither done nor refused.",
             offence=Offence.MALFORMED,
         )
-    reason = await read_body(reader, length, count=count)
+    reason = await read_body(reader, length, count=count, passage=passage)
     raise RemoteError(_printable(reason.decode(errors="replace")))
 
 
@@ -123,7 +130,9 @@ def encode_reason(text: str) -> bytes:
     return text.encode()[:REASON_BYTES]
 
 
-async def read_body(reader: asyncio.StreamReader, length: int, *, count: Count) -> bytes:
+async def read_body(
+    reader: asyncio.StreamReader, length: int, *, count: Count, passage: Passage = UNLIMITED
+) -> bytes:
     """Return exactly `length` bytes, which the caller has found acceptable.
 
     Raises:
@@ -131,24 +140,26 @@ async def read_body(reader: asyncio.StreamReader, length: int, *, count: Count) 
     """
     body = bytearray()
     while len(body) < length:
-        step = await reader.read(min(STEP_BYTES, length - len(body)))
+        step = await reader.read(min(passage.step_bytes, length - len(body)))
         if not step:
             raise asyncio.IncompleteReadError(bytes(body[:HEAD_BYTES]), length)
         body += step
         count(len(step))
+        await passage.admit(len(step))
     return bytes(body)
 
 
-async def discard(reader: asyncio.StreamReader) -> None:
+async def discard(reader: asyncio.StreamReader, *, passage: Passage = UNLIMITED) -> None:
     """Read and forget until the other side closes."""
-    while await reader.read(STEP_BYTES):
-        pass
+    while step := await reader.read(passage.step_bytes):
+        await passage.admit(len(step))
 
 
-async def _send(writer: asyncio.StreamWriter, body: bytes, count: Count) -> None:
+async def _send(writer: asyncio.StreamWriter, body: bytes, count: Count, passage: Passage) -> None:
     view = memoryview(body)
-    for start in range(0, len(body), STEP_BYTES):
-        step = view[start : start + STEP_BYTES]
+    for start in range(0, len(body), passage.step_bytes):
+        step = view[start : start + passage.step_bytes]
+        await passage.admit(len(step))
         writer.write(step)
         await writer.drain()
         count(len(step))

@@ -75,6 +75,12 @@ class Watch:
         if isinstance(body, Claim):
             known = self._claims.setdefault((peer.id, body.parent), message.hash)
             self.require(known == message.hash, f"{peer.name} made two claims after block {body.parent[:8]}")
+            if body.ahead:
+                below = peer.running.chain.link(body.parent).parent
+                self.require(
+                    any(c.hash == body.predecessor and c.body.parent == below for c in peer.disk.claims),
+                    f"{peer.name} trained ahead of block {body.parent[:8]} without a claim below it",
+                )
         elif isinstance(body, CoSignature):
             known = self._words.setdefault((peer.id, body.round), body.block)
             self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")

@@ -13,6 +13,7 @@ from peers import exchanging, following
 from peers.counters import claim_fault
 from peers.events import Refused
 from peers.messages import MAX_PEERS, Block, Claim, Evidence, Reduction, Roster, Signed, SlotRange, sign
+from recipes.keys import PeerId
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
@@ -75,9 +76,21 @@ def _claims_are_in(engine: RoundEngine, rank: int) -> bool:
     if not engine.reached(current.claims_asked_at + engine.deadlines.grace):
         return False
     still_training = current.training and current.window_ended is None
-    if not still_training and current.ready <= current.claims.keys():
+    if not still_training and _expected(engine) <= current.claims.keys():
         return True
     return engine.reached(deadline)
+
+
+def _expected(engine: RoundEngine) -> set[PeerId]:
+    """Return whose claims the first leader waits for, within the grace: those who said that they train.
+
+    A window that began ahead may be over when its block comes. So whoever was in the last round has time
+    to say so.
+    """
+    current = engine.round
+    if engine.rules.trains_ahead and not engine.reached(engine.adopted_at() + engine.deadlines.leader):
+        return current.ready | set(current.parent.counters.rostered())
+    return current.ready
 
 
 def _compatible_claims(engine: RoundEngine) -> list[Signed[Claim]]:

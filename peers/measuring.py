@@ -23,6 +23,7 @@ class Measures:
         self._questions: dict[PeerId, float] = {}
         self._replies: deque[int] = deque(maxlen=_REPLIES)
         self._late: list[int] = []
+        self._exchange: int | None = None
 
     def transfer_began(self, what: Hashable, now: float) -> None:
         """Note that a transfer begins."""
@@ -60,6 +61,10 @@ class Measures:
         if len(self._late) < _MOST_SAMPLES:
             self._late.append(_milliseconds(max(0.0, seconds_late)))
 
+    def exchange_took(self, seconds: float) -> None:
+        """Note how long after the own claim the block came."""
+        self._exchange = _milliseconds(seconds)
+
     def take_pace(self) -> Pace:
         """Return what was measured, and begin afresh; answers are remembered for longer.
 
@@ -69,8 +74,9 @@ class Measures:
             claims_late_ms=decile(self._late, 9),
             transfer_ms=decile(self._transferred, 9),
             reply_ms=decile(self._replies, 8),
+            exchange_ms=self._exchange,
         )
-        self._late, self._transferred = [], []
+        self._late, self._transferred, self._exchange = [], [], None
         self._questions = {}
         return pace
 

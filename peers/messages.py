@@ -105,6 +105,7 @@ class Pace(Message):
     claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
     transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
     reply_ms: Milliseconds | None = None  # from a question to its answer
+    exchange_ms: Milliseconds | None = None  # from the own claim to the block, where windows overlap it
 
 
 class Claim(Body):
@@ -112,7 +113,8 @@ class Claim(Body):
 
     purpose = "claim"
     round: Count
-    parent: Hash  # the block whose state the window started from
+    parent: Hash  # the block whose round this is; the window started from its state, or:
+    ahead: bool = False  # before there was that block, by the state before it and the claim before this one
     start_digest: Hash  # the state digest there
     slots: Annotated[
         tuple[SlotRange, ...], Field(max_length=MAX_RANGES, fail_fast=True)

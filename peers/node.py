@@ -2,15 +2,13 @@
 
 The node owns a queue of none: every input goes straight into the engine, on the event loop, and each
 effect that comes out is carried out here, the quick ones at once, the slow ones as tasks whose outcome is
-the next input. Heavy arithmetic runs in one worker thread (`_compute`), training and proofs in one each.
+the next input. Heavy arithmetic runs in one worker thread (`_compute`), proofs in another, training in a
+third (window_tasks.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import os
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -18,33 +16,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from peers import effects as do
 from peers.chain import Chain
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
-from peers.events import BlockAdopted, Event, Refused, RosterAccepted, Validated, WindowFinished, WindowSpoilt
+from peers.events import BlockAdopted, Event, Refused, RosterAccepted
 from peers.exchange_store import ExchangeStore
 from peers.exchange_tasks import ExchangeTasks
 from peers.kept_chain import KeptFinal
 from peers.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
 from peers.parts import split_parts
 from peers.requests import SpotCheck, encode_round
+from peers.start_weights import StartWeights
 from peers.state_sync import StateSync
-from peers.training import MOST_SPOILT_WINDOWS, Trainer, why_spoilt
+from peers.training import Trainer
 from peers.transport import RemoteError, Transport
-from recipes.errors import (
-    ManyhandsError,
-    MessageError,
-    NetworkError,
-    StorageError,
-    TrainingError,
-    UnreachableError,
-)
+from peers.window_tasks import WindowTasks
+from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
 from recipes.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
@@ -52,7 +42,6 @@ BLOCKS_BYTES = 8 << 20  # of one answer with blocks; others send less
 BLOCKS_SECONDS = 600.0  # for one that comes slowly
 BLOCKS_STALL_SECONDS = 30.0  # without a byte of one
 MOST_BLOCKS = 4096
-TRAINING_NICENESS = 10
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
 
@@ -84,6 +73,7 @@ class Node:
         settings: NodeSettings,
         listener: Callable[[Event], None],
         load_chain: Callable[[], Chain],
+        start_weights: StartWeights | None = None,
     ) -> None:
         self.key = key
         self.engine = engine
@@ -94,7 +84,6 @@ class Node:
         self._contributor = contributor
         self._state = state_sync
         self._crowd = crowd
-        self._trainer = trainer
         self._listener = listener
         self._load_chain = load_chain
         self._run = engine.rules.run
@@ -103,13 +92,21 @@ class Node:
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._training: asyncio.Task[None] | None = None
-        self._stop_training = threading.Event()
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._compute_thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._proving_thread = ThreadPoolExecutor(1, thread_name_prefix="proving")
-        self._training_thread = ThreadPoolExecutor(
-            1, thread_name_prefix="training", initializer=yield_to_others
+        self._windows = WindowTasks(
+            engine=engine,
+            trainer=trainer,
+            contributor=contributor,
+            exchange=exchange,
+            state_sync=state_sync,
+            starts=start_weights,
+            settings=settings,
+            spawn=self._spawn,
+            compute=self._compute,
+            take=self.take,
+            tell=listener,
         )
         self.exchange_tasks = ExchangeTasks(
             engine=engine,
@@ -152,13 +149,13 @@ class Node:
         self._left.set()
 
     async def _end(self) -> None:
-        self._stop_training.set()
+        self._windows.stop()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._training_thread.shutdown(wait=True, cancel_futures=True)
+        self._windows.shutdown()
         self._compute_thread.shutdown(wait=True, cancel_futures=True)
         self._proving_thread.shutdown(wait=True, cancel_futures=True)
 
@@ -236,7 +233,9 @@ class Node:
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
             case do.Train():
-                self._train_next(effect)
+                self._windows.train(effect)
+            case do.GoOn():
+                self._windows.go_on(effect)
             case do.Send(peers, message):
                 content = message.canonical()
                 for peer in peers:
@@ -307,87 +306,12 @@ class Node:
     async def _send(self, peer: PeerId, kind: str, content: bytes) -> None:
         await self._call(peer, kind, content, limit=0, timeout=MESSAGE_TIMEOUT)
 
-    # ------------------------------------------------------------ training
-
-    def _train_next(self, order: do.Train) -> None:
-        """Stop the window that still runs, then train the next."""
-        previous = self._training
-        self._stop_training.set()
-        self._stop_training = threading.Event()
-        self._training = self._spawn(self._train(order, previous, self._stop_training))
-
-    async def _train(
-        self, order: do.Train, previous: asyncio.Task[None] | None, stop: threading.Event
-    ) -> None:
-        deadline = time.monotonic() + order.seconds
-        if previous is not None:
-            await asyncio.gather(previous, return_exceptions=True)
-        weights = self._state.state.weights
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._training_thread, self._validate, order.round - 1, weights, loop)
-        if not order.slots or stop.is_set():
-            return
-        digest = self.engine.digest
-        window = await loop.run_in_executor(
-            self._training_thread,
-            lambda: self._trainer.train(
-                weights,
-                order.slots,
-                tokens_before=order.tokens_before,
-                seconds=max(0.0, deadline - time.monotonic()),
-                stop=stop,
-            ),
-        )
-        if stop.is_set():
-            return
-        finite = [loss for loss in window.losses if math.isfinite(loss)]  # a step that failed has none
-        loss = float(np.mean(finite)) if finite else float("nan")
-        self._listener(WindowFinished(order.round, window.steps, window.tokens, loss, window.seconds))
-        if spoilt := await self._compute(lambda: why_spoilt(window)):
-            self._go_without(order, spoilt)
-            return
-        self._spoilt_windows = 0
-        work = await self._compute(
-            lambda: self._contributor.contribute(
-                window,
-                chain=self.engine.chain,
-                parent=order.parent,
-                start_digest=digest,
-                numeric_class=self._trainer.numeric_class,
-            )
-        )
-        self.take(work)
-
-    def _go_without(self, order: do.Train, reason: str) -> None:
-        """Let a round pass whose window gave no numbers.
-
-        Raises:
-            TrainingError: it happened too often in a row.
-        """
-        self._spoilt_windows += 1
-        self._listener(WindowSpoilt(order.round, reason, self._spoilt_windows, MOST_SPOILT_WINDOWS))
-        if self._spoilt_windows >= MOST_SPOILT_WINDOWS:
-            raise TrainingError(
-                f"Training gave no numbers in {self._spoilt_windows} windows in a row: in the last one, "
-                f"{reason}. Nothing was claimed for them.",
-                remedy="Try `--device cpu`. If that helps, suspect the device, its driver or its memory; if "
-                "it does not, tell the run's owner: the learning rate may be too high.",
-            )
-        self.take(do.WindowLost(order.parent))
-
-    def _validate(
-        self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        every = self.settings.validate_every
-        if every and round_number % every == 0:
-            loss = self._trainer.validation_loss(weights, limit_slots=self.settings.validation_slots)
-            loop.call_soon_threadsafe(self._listener, Validated(round_number, loss))
-
     # ------------------------------------------------------------ state
 
     async def _apply(self, block: str) -> None:
         link = self.engine.chain.link(block)
         live = link.parent == self.engine.head
+        await self._windows.state_may_change()
         try:
             digest = await self._state.bring_to(block, self.engine.chain)
         except (UnreachableError, MessageError) as error:
@@ -476,10 +400,3 @@ class Node:
             f"Its last words:\n{self.transport.last_words()}",
             remedy="Run the same command again: it goes on from what is on disk.",
         )
-
-
-def yield_to_others() -> None:
-    """Lower this thread's priority: training lets the exchange, and whoever uses the machine, go first."""
-    os.setpriority(
-        os.PRIO_PROCESS, threading.get_native_id(), TRAINING_NICENESS
-    )  # Linux: a thread has its own

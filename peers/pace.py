@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from peers.messages import Claim, Count, Message
-from peers.rules import FANOUT, Bounds, Rules
+from peers.rules import FANOUT, MOST_EXCHANGE, Bounds, Rules
 
 MOST_OF_MEDIAN = 8  # transfers slower than this many medians do not make everybody wait
 MARGIN = (3, 2)  # a deadline over what was measured
@@ -28,11 +28,15 @@ _NORM_BYTES = 20
 
 
 class Deadlines(Message):
-    """How long a round waits, in milliseconds: for claims, for a transfer, for a leader."""
+    """How long a round waits, in milliseconds: for claims, for a transfer, for a leader.
+
+    `exchange` is no deadline: how much of the next window will have gone by when its block comes.
+    """
 
     grace_ms: Count
     transfer_ms: Count
     leader_ms: Count
+    exchange_ms: Count = 0
 
     @property
     def grace(self) -> float:
@@ -48,6 +52,11 @@ class Deadlines(Message):
     def leader(self) -> float:
         """Seconds of a leader's silence before the next one acts."""
         return self.leader_ms / 1000
+
+    @property
+    def exchange(self) -> float:
+        """Seconds of a window that lie before the block under which it counts; 0 without overlap."""
+        return self.exchange_ms / 1000
 
 
 def first_deadlines(rules: Rules) -> Deadlines:
@@ -84,7 +93,20 @@ def next_deadlines(
             before.transfer_ms, None if transfer is None else _with_margin(transfer) + reply, rules.transfer
         ),
         leader_ms=_move(before.leader_ms, spread, rules.leader),
+        exchange_ms=_exchange(before.exchange_ms, claims, rules),
     )
+
+
+def _exchange(before: int, claims: Sequence[Claim], rules: Rules) -> int:
+    """Return by how much windows begin before their block: the median of what exchanges took.
+
+    It falls at once, and rises by half the way: one long exchange is not to cut every window short.
+    """
+    took = decile(_said(claim.pace.exchange_ms for claim in claims), 5)
+    if took is None or not rules.trains_ahead:
+        return before
+    took = min(took, round(1000 * rules.window_seconds) * MOST_EXCHANGE[0] // MOST_EXCHANGE[1])
+    return took if took < before else (before + took + 1) // 2
 
 
 def decile(values: Iterable[int], number: int) -> int | None:

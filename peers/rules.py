@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes.keys import PeerId
+from recipes.sections import Overlap
 
 ELECTOR_WINDOW = 32  # blocks looked back on
 ELECTOR_MINIMUM = 4  # of them, in how many a peer stands before it may lead, reduce and co-sign
@@ -14,6 +15,7 @@ QUOTA_GROWTH = 1.5  # next quota over the best verified so far
 QUOTA_RANGES = 8  # leftover ranges that one quota is pieced together from, at most
 LANE_RANGES = 32  # leftover ranges that the newcomers' lanes are pieced together from, at most
 MOST_LEFTOVERS = 1024  # ranges of unused slots that the counters remember
+MOST_EXCHANGE = (3, 5)  # of a window: what an exchange may take of it, as far as windows follow it
 MISS_MEMORY = 8  # blocks for which a reducer that failed is asked last
 FANOUT = 8  # peers to whom each one hands a roster or a block on
 
@@ -50,6 +52,12 @@ class Rules:
     snapshot_interval: int
     electors: tuple[PeerId, ...]
     owners: tuple[PeerId, ...] = ()  # who may sign checkpoints
+    overlap: Overlap = "none"
+
+    @property
+    def trains_ahead(self) -> bool:
+        """Whether a window begins while the round before it is exchanged."""
+        return self.overlap != "none"
 
     @property
     def rewind_depth(self) -> int:

@@ -13,6 +13,7 @@ from peers.faults import QUIET_SECONDS, Fault, Mishap, draw
 from peers.invariants import TRACE_LINES, InvariantBrokenError
 from peers.rules import Rules
 from peers.world import World
+from recipes.sections import Overlap
 
 ROUNDS_TO_RECOVER = 5
 ROUNDS_OF_PROOF = 2  # that everybody completes within that time
@@ -29,6 +30,7 @@ class Plan:
     rounds: int
     faults: frozenset[Fault]
     only: tuple[int, ...] | None = None
+    overlap: Overlap = "none"
 
     @property
     def peace_at(self) -> float:
@@ -47,9 +49,10 @@ class Plan:
             "all" if self.faults == frozenset(Fault) else ",".join(f.value for f in Fault if f in self.faults)
         )
         only = "" if self.only is None else f" --only {','.join(map(str, self.only)) or 'none'}"
+        overlap = "" if self.overlap == "none" else f" --overlap {self.overlap}"
         return (
             f"python -m peers.simulate --seed {self.seed} --peers {self.peers} --rounds {self.rounds} "
-            f"--faults {faults or 'none'}{only}"
+            f"--faults {faults or 'none'}{only}{overlap}"
         )
 
 
@@ -82,7 +85,7 @@ def recovery_bound(rules: Rules, *, liars: int) -> float:
 
 def prepare(plan: Plan) -> World:
     """Return a world with its future written."""
-    world = World(seed=plan.seed, peers=plan.peers)
+    world = World(seed=plan.seed, peers=plan.peers, overlap=plan.overlap)
     chance = random.Random(f"{plan.seed}/arrivals")
     for _, mishap in plan.mishaps():
         mishap.write(world)
@@ -181,7 +184,13 @@ def run_plan(plan: Plan) -> Outcome:
 
 
 def plans(
-    seeds: Collection[int], *, fewest: int, most: int, rounds: int, faults: frozenset[Fault]
+    seeds: Collection[int],
+    *,
+    fewest: int,
+    most: int,
+    rounds: int,
+    faults: frozenset[Fault],
+    overlap: Overlap = "none",
 ) -> list[Plan]:
     """Return a plan for each seed, its peers drawn between `fewest` and `most`: small numbers more often.
 
@@ -192,5 +201,6 @@ def plans(
     for seed in seeds:
         draw_of = random.Random(f"{seed}/peers").random()
         count = int(fewest * ((most + 1) / fewest) ** draw_of)
-        found.append(Plan(seed=seed, peers=min(most, count), rounds=rounds, faults=faults))
+        plan = Plan(seed=seed, peers=min(most, count), rounds=rounds, faults=faults, overlap=overlap)
+        found.append(plan)
     return found

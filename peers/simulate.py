@@ -2,7 +2,7 @@
 
     python -m peers.simulate --seed 7 --peers 8 --rounds 20 --faults crash,partition,loss
     python -m peers.simulate --seed 1 --split 5,3 --rounds 10
-    python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all
+    python -m peers.simulate --seeds 0..999 --peers 5..30 --rounds 6 --faults all --overlap eager
 
 The first runs one world and prints what happened in it. So does the second, of a swarm that is cut into parts
 for ten rounds; it exits with 1 if they do not end on one chain. The third runs many, on all cores, prints a
@@ -19,9 +19,10 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -36,6 +37,7 @@ from peers.split import cut_apart, meet
 from peers.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
+from recipes.sections import Overlap
 
 BROKEN = 1  # exit code
 _SHOWN = 3  # broken worlds that are shrunk, and whose traces are printed
@@ -61,6 +63,9 @@ def main(
             help="Instead of faults: cut the swarm into parts of so many peers, as 5,3, for --rounds."
         ),
     ] = None,
+    overlap: Annotated[
+        str, typer.Option(help=f"The recipe's round.overlap: {', '.join(get_args(Overlap))}.")
+    ] = "none",
     jobs: Annotated[int, typer.Option(min=0, help="Worlds at once; 0: one a core.")] = 0,
     out: Annotated[Path | None, typer.Option(help="With --seeds, write the table as JSON, too.")] = None,
 ) -> None:
@@ -68,17 +73,19 @@ def main(
     console = Console(soft_wrap=True, highlight=False)
     if split is not None:
         raise typer.Exit(_split(console, seed, _sizes(split), rounds))
-    chosen, (fewest, most) = _faults(faults), _span(peers, "--peers")
+    chosen, (fewest, most), mode = _faults(faults), _span(peers, "--peers"), _overlap(overlap)
     if seeds is None:
-        [plan] = plans([seed], fewest=fewest, most=most, rounds=rounds, faults=chosen)
-        plan = Plan(seed=seed, peers=plan.peers, rounds=rounds, faults=chosen, only=_numbers(only))
+        [plan] = plans([seed], fewest=fewest, most=most, rounds=rounds, faults=chosen, overlap=mode)
+        plan = replace(plan, only=_numbers(only))
         _announce(console, plan)
         world, outcome = run_world(plan)
         _tell(console, world)
         _conclude(console, outcome)
         raise typer.Exit(BROKEN if outcome.broken else 0)
     first, last = _span(seeds, "--seeds")
-    planned = plans(range(first, last + 1), fewest=fewest, most=most, rounds=rounds, faults=chosen)
+    planned = plans(
+        range(first, last + 1), fewest=fewest, most=most, rounds=rounds, faults=chosen, overlap=mode
+    )
     with multiprocessing.Pool(jobs or os.cpu_count()) as pool:
         done = pool.imap_unordered(run_plan, planned, chunksize=4)
         progress = track(done, "Worlds", total=len(planned), console=Console(stderr=True), transient=True)
@@ -120,6 +127,14 @@ def _sizes(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)+", text):
         raise typer.BadParameter(f"{text!r} is no list of sizes such as 5,3", param_hint="--split")
     return tuple(map(int, text.split(",")))
+
+
+def _overlap(text: str) -> Overlap:
+    if text not in get_args(Overlap):
+        raise typer.BadParameter(
+            f"{text!r}; there are {', '.join(get_args(Overlap))}", param_hint="--overlap"
+        )
+    return cast(Overlap, text)
 
 
 def _faults(text: str) -> frozenset[Fault]:

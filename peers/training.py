@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,13 @@ from peers.messages import SlotRange
 from peers.selection import Selector
 
 MOST_SPOILT_WINDOWS = 3  # in a row, after which a peer stops
+
+
+@dataclass
+class WindowEnd:
+    """When a window ends at the latest, on the monotonic clock. It may be moved while the window runs."""
+
+    until: float = math.inf
 
 
 class Window(Protocol):
@@ -49,6 +57,7 @@ class Trainer(Protocol):
         tokens_before: int,
         seconds: float,
         stop: threading.Event,
+        end: WindowEnd,
     ) -> Window: ...
 
     def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...

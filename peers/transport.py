@@ -25,8 +25,9 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 from peers import framing
-from peers.addresses import by_usefulness, split_peer
-from peers.conduct import Conduct, ConductStatistics
+from peers.addresses import by_usefulness, places_of, split_peer
+from peers.budget import BandwidthLimits, Budget
+from peers.conduct import Conduct, ConductStatistics, Limits
 from peers.daemon import DaemonSettings
 from peers.events import Banned, Event, Notice
 from peers.framing import RemoteError, Status
@@ -34,7 +35,7 @@ from peers.libp2p import check_address
 from peers.noticeboard import Presence
 from peers.traffic import TrafficMeter
 from peers.uplink import Uplink
-from peers.waiting import Received, unless_stalled, while_listening
+from peers.waiting import Received, unless_slow, unless_stalled, while_listening
 from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
 from recipes.keys import PeerId, load_or_create_key, public_key
 
@@ -50,20 +51,6 @@ _REFUSED = "refused"  # the purpose under which the bytes of requests are counte
 
 Handler = Callable[[PeerId, bytes], Awaitable[bytes]]
 Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What other peers may take from us."""
-
-    requests_per_peer: int = 16  # in flight; further ones are refused as busy
-    requests: int = 256  # in flight, from all peers together
-    stall_seconds: float = 30.0  # a body may take this long, and in addition
-    slowest_bytes_per_second: float = 2048.0  # its length divided by this
-
-    def transfer_seconds(self, length: int) -> float:
-        """Return how long a body of `length` bytes may take to arrive or to be fetched."""
-        return self.stall_seconds + length / self.slowest_bytes_per_second
 
 
 @dataclass(frozen=True)
@@ -105,6 +92,7 @@ class Transport:
         uplink: Uplink,
         limits: Limits,
         conduct: Conduct,
+        bandwidth: BandwidthLimits,
         tell: Callable[[Event], None],
     ) -> None:
         self.peer_id = peer_id
@@ -114,6 +102,7 @@ class Transport:
         self._uplink = uplink
         self._limits = limits
         self._conduct = conduct
+        self._budget = Budget(bandwidth)
         self._tell = tell
         self._services: dict[str, _Service] = {}
         self._in_flight: Counter[PeerId] = Counter()
@@ -131,6 +120,7 @@ class Transport:
         relays: Sequence[str] = (),
         limits: Limits | None = None,
         conduct: Conduct | None = None,
+        bandwidth: BandwidthLimits | None = None,
         tell: Callable[[Event], None] = lambda _: None,
     ) -> Transport:
         """Start p2pd and join the other peers at any of the `bootstrap` addresses; with none, be the first.
@@ -144,6 +134,7 @@ class Transport:
             relays: full addresses of peers that forward to us if nobody can dial us.
             limits: what strangers may take from us.
             conduct: who judges how they behave.
+            bandwidth: how many bits a second to send and receive at most.
             tell: is told of bans, and when p2pd was started anew.
 
         Raises:
@@ -166,6 +157,7 @@ class Transport:
                 uplink=uplink,
                 limits=limits or Limits(),
                 conduct=conduct or Conduct(),
+                bandwidth=bandwidth or BandwidthLimits(),
                 tell=tell,
             )
             await uplink.open(transport._protocol, transport._answer if run_id is not None else None)
@@ -361,7 +353,7 @@ class Transport:
         """Connect and share the notice board; return why that failed, or an empty string."""
         tried = tuple(addresses)
         try:
-            await asyncio.wait_for(self._uplink.streams.connect(peer, _places(peer, tried)), timeout)
+            await asyncio.wait_for(self._uplink.streams.connect(peer, places_of(peer, tried)), timeout)
         except asyncio.TimeoutError:
             return f"no answer within {timeout:g} s"
         except NetworkError as error:
@@ -383,9 +375,12 @@ class Transport:
         with contextlib.closing(writer):
             # A refusal may come before the body is through, so listen while sending.
             sent = self.traffic.count_sent(purpose)
-            sending = asyncio.ensure_future(framing.send_request(writer, kind, body, count=sent))
+            passage = self._budget.sending(kind)
+            request = framing.send_request(writer, kind, body, count=sent, passage=passage)
+            sending = asyncio.ensure_future(request)
+            passage = self._budget.receiving(kind)
             try:
-                return await framing.read_response(reader, limit=limit, count=received)
+                return await framing.read_response(reader, limit=limit, count=received, passage=passage)
             finally:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
@@ -433,6 +428,8 @@ class Transport:
         service = self._services.get(kind)
         received = self.traffic.count_received(service.purpose if service else _REFUSED)
         received(framing.request_head_bytes(kind))
+        passage = self._budget.receiving(kind)
+        await passage.admit(framing.request_head_bytes(kind))
         if service is None:
             unknown = None if self._conduct.knows(kind) else Offence.UNKNOWN_KIND
             raise MessageError(f"Nobody here serves {kind!r}.", offence=unknown)
@@ -445,17 +442,20 @@ class Transport:
             self._strike(peer, Offence.TOO_MANY)
             await self._refuse(reader, writer, Status.BUSY, "busy: too many requests in this time")
             return
-        body = await asyncio.wait_for(
-            framing.read_body(reader, length, count=received),
-            self._limits.transfer_seconds(length),
+        body = await unless_slow(
+            framing.read_body(reader, length, count=received, passage=passage),
+            passage,
+            seconds=self._limits.transfer_seconds(length),
         )
         response = await while_listening(reader, service.handler(peer, body))
         if response is None:
             return
         sent = self.traffic.count_sent(service.purpose)
-        await asyncio.wait_for(
-            framing.send_response(writer, Status.OK, response, count=sent),
-            self._limits.transfer_seconds(len(response)),
+        passage = self._budget.sending(kind)
+        await unless_slow(
+            framing.send_response(writer, Status.OK, response, count=sent, passage=passage),
+            passage,
+            seconds=self._limits.transfer_seconds(len(response)),
         )
 
     async def _refuse(
@@ -464,9 +464,11 @@ class Transport:
         """Send a refusal, then let the rest of the request run off: closing at once could lose it."""
 
         async def send_and_wait() -> None:
-            count = self.traffic.count_sent(_REFUSED)
-            await framing.send_response(writer, status, framing.encode_reason(reason), count=count)
-            await framing.discard(reader)
+            count, passage = self.traffic.count_sent(_REFUSED), self._budget.sending(_REFUSED)
+            await framing.send_response(
+                writer, status, framing.encode_reason(reason), count=count, passage=passage
+            )
+            await framing.discard(reader, passage=self._budget.receiving(_REFUSED))
 
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(send_and_wait(), _FAREWELL_SECONDS)
@@ -484,14 +486,3 @@ class Transport:
 
 def _now() -> float:
     return time.monotonic()
-
-
-def _places(peer: PeerId, addresses: Iterable[str]) -> list[str]:
-    """Return the addresses that are `peer`'s, without its id; a stranger's malformed ones are passed over."""
-    places = []
-    for address in addresses:
-        with contextlib.suppress(NetworkError):
-            place, owner = split_peer(address)
-            if owner == peer:
-                places.append(place)
-    return places

@@ -51,6 +51,7 @@ class VirtualPeer:
         self._at_the_door: dict[str, dict[tuple[int, PeerId], bool]] = defaultdict(dict)  # by roster; told?
         self._adopted_at = 0.0
         self._tick_at = math.inf
+        self._ahead: tuple[do.Train, float] | None = None  # a window before its block, and when it began
 
     # ------------------------------------------------------------ life and death
 
@@ -80,6 +81,7 @@ class VirtualPeer:
         self.left = False
         self.paused_until = None
         self._tick_at = math.inf
+        self._ahead = None
         self._at_the_door.clear()
         chain = self.disk.chain(self.world.rules)
         head = self.disk.head if self.disk.head in chain else chain.root
@@ -224,16 +226,18 @@ class VirtualPeer:
         match effect:
             case do.Train():
                 self._train(effect)
+            case do.GoOn():
+                self._go_on(effect)
             case do.Send(peers, message):
                 for peer in peers:
                     self.send(peer, message)
             case do.PushSegment(roster, segment, reducer):
-                size = world.contribution_bytes // world.rules.segments
+                size = world.contribution_at(self._tokens) // world.rules.segments
                 self._push(roster, segment, world.by_id[reducer], size)
             case do.Reduce(roster, segment, included):
                 root = self._root(roster, segment, included)
                 self.disk.reduced[root] = self.running.round.parent.round + 1
-                size = world.reduced_bytes // world.rules.segments
+                size = world.reduced_at(self._tokens) // world.rules.segments
                 self.after(0.01, do.SegmentReduced(roster, segment, root, size, included))
             case do.FetchReduced():
                 self._fetch(effect, effect.sources)
@@ -279,28 +283,54 @@ class VirtualPeer:
 
     def _root(self, roster: str, segment: int, included: Sequence[int]) -> str:
         false = "false/" if self.liar is not None and self.liar.miscomputes else ""
-        return digest(f"{false}{roster}/{segment}/{included}".encode()).hex()
+        return digest(f"{false}{self._average(roster, segment, included)}".encode()).hex()
+
+    def _average(self, roster: str, segment: int, included: Sequence[int]) -> str:
+        """Return what stands for an average's bytes, which are others at another density."""
+        densities = self.world.densities
+        density = f"/{densities.at(self._tokens)}" if densities.early else ""
+        return f"{roster}/{segment}/{included}{density}"
+
+    @property
+    def _tokens(self) -> int:
+        """Tokens by the block below the round at hand, from which its density follows."""
+        return self.running.round.parent.counters.tokens
 
     def _train(self, effect: do.Train) -> None:
-        if not effect.slots:
+        self._ahead = (effect, self.world.now) if effect.ahead else None
+        if effect.slots and not effect.ahead:
+            until = self.world.now + effect.seconds / self.clock.rate
+            self._end_window(effect, effect.parent, began=self.world.now, until=until)
+
+    def _go_on(self, effect: do.GoOn) -> None:
+        """Let the window that began before its block end: by its own time, or by what the block leaves."""
+        if self._ahead is None:
             return
-        real_seconds = effect.seconds / self.clock.rate
-        count = min(max(1, int(self.speed * real_seconds)), total(effect.slots))
-        name = digest(f"{self.name}/{effect.parent}/{self.life}".encode()).hex()
+        (order, began), self._ahead = self._ahead, None
+        until = min(
+            began + order.seconds / self.clock.rate, self.world.now + effect.seconds / self.clock.rate
+        )
+        self._end_window(order, effect.parent, began=began, until=until)
+
+    def _end_window(self, order: do.Train, parent: str, *, began: float, until: float) -> None:
+        count = min(max(1, int(self.speed * (until - began))), total(order.slots))
+        name = digest(f"{self.name}/{parent}/{self.life}".encode()).hex()
         work = do.WindowEnded(
-            parent=effect.parent,
+            parent=parent,
             start_digest=self.running.digest,
-            slots=tuple(take(effect.slots, count)[0]),
+            slots=tuple(take(order.slots, count)[0]),
             steps=max(1, count // 8),
             numeric_class="virtual",
             contribution=name,
-            contribution_bytes=self.world.contribution_bytes,
+            contribution_bytes=self.world.contribution_at(self.running.chain.tokens_at(parent)),
             norms=(1.0,) * self.world.rules.segments,
             feedback=name,
             feedback_reset=self.life > 1,
             loss_commitment=name,
+            ahead=order.ahead,
         )
-        self.at(self.world.now + min(real_seconds, count / self.speed), partial(self._window_ends, work))
+        ends = max(self.world.now, min(until, began + count / self.speed))
+        self.at(ends, partial(self._window_ends, work))
 
     def _window_ends(self, work: do.WindowEnded) -> None:
         """Contribute; what the chain did not count of earlier contributions returns."""
@@ -366,7 +396,8 @@ class VirtualPeer:
         said = next((signed.body for signed in heard if signed.body.root == effect.root), None)
         if (
             said is not None
-            and effect.root != digest(f"{effect.roster}/{effect.segment}/{said.included}".encode()).hex()
+            and effect.root
+            != digest(self._average(effect.roster, effect.segment, said.included).encode()).hex()
         ):
             self.take(do.ReducedLost(effect.root, "a spot check found it false"))
             return
@@ -394,7 +425,8 @@ class VirtualPeer:
             failed = do.ApplyFailed(target, f"{len(nowhere)} reduced segments are nowhere")
             self.after(NO_ANSWER_SECONDS, failed)
             return
-        size = len(missing) * self.world.reduced_bytes // self.world.rules.segments
+        oldest = chain.tokens_at(base)  # and so the densest
+        size = len(missing) * self.world.reduced_at(oldest) // self.world.rules.segments
         transfer_seconds = 2 * self.line.latency_seconds + size / self.line.down_bytes_per_second
         ready_at = self.world.now + self.disk_delay_seconds + transfer_seconds
         self.at(ready_at, partial(self._applied, target, base))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import TypeVar
 
+from peers.budget import STEP_SECONDS, Passage
 from peers.framing import Count
 from recipes.errors import UnreachableError
 from recipes.keys import PeerId
+
+Outcome = TypeVar("Outcome")
 
 
 class Received:
@@ -41,6 +45,26 @@ async def unless_stalled(
     finally:
         answer.cancel()
         await asyncio.gather(answer, return_exceptions=True)
+
+
+async def unless_slow(moving: Awaitable[Outcome], passage: Passage, *, seconds: float) -> Outcome:
+    """Return what `moving` gives, a body on its way through `passage`.
+
+    Raises:
+        asyncio.TimeoutError: it took longer, without the time for which our own limit made it wait.
+    """
+    body = asyncio.ensure_future(moving)
+    began = _now()
+    try:
+        while not body.done():
+            left = began + seconds + passage.waited_seconds - _now()
+            if left <= 0:
+                raise asyncio.TimeoutError
+            await asyncio.wait({body}, timeout=max(left, STEP_SECONDS if passage.waits else 0.0))
+        return body.result()
+    finally:
+        body.cancel()
+        await asyncio.gather(body, return_exceptions=True)
 
 
 async def while_listening(reader: asyncio.StreamReader, answering: Awaitable[bytes]) -> bytes | None:

@@ -48,24 +48,41 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
     """
     state = 4 + (4 if recipe.outer.momentum else 0)  # fp32 weights, and momentum
     feedback = 2  # bf16
+    start = 0 if recipe.round.overlap == "none" else 4  # of a window that runs ahead of its block
     training = (
         4 + 4 + _OPTIMIZER_BYTES[recipe.inner.optimizer] + 4
     )  # weights, gradients, moments, pseudo-gradient
     densities = density_schedule(recipe)
     contribution = parameters * contribution_bits(densities.lasting) / 8
     reduced = parameters * reduced_bits(densities.lasting) / 8
-    densest = max(contribution_bits(density) + reduced_bits(density) for density in densities.all())
     rounds_per_day = _SECONDS_PER_DAY / recipe.round.window_seconds
-    parts_per_day = (ASSUMED_PEERS - 1) / ASSUMED_PEERS * rounds_per_day
-    moved_per_day = round(parts_per_day * (contribution + reduced))
+    lasting, densest = (
+        rounds_per_day * sum(exchanged_bytes(density, parameters=parameters, peers=ASSUMED_PEERS))
+        for density in (densities.lasting, densities.densest)
+    )
     return Demands(
-        memory=PROGRAM_BYTES + parameters * (training + state + feedback),
-        disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + 4),
-        upload_per_day=moved_per_day,
-        download_per_day=moved_per_day,
+        memory=PROGRAM_BYTES + parameters * (training + state + feedback + start),
+        disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + start + 4),
+        upload_per_day=round(lasting),
+        download_per_day=round(lasting),
         contribution=round(contribution),
         reduced=round(reduced),
-        densest_per_day=round(parts_per_day * parameters * densest / 8),
+        densest_per_day=round(densest),
+    )
+
+
+def exchanged_bytes(density: Density, *, parameters: int, peers: int) -> tuple[float, float]:
+    """Return what a peer sends in one round on average, and receives as well: contribution, reduced segments.
+
+    Args:
+        density: of the round.
+        parameters: number of values of the model.
+        peers: that contribute to the round.
+    """
+    others = (peers - 1) / peers
+    return (
+        others * parameters * contribution_bits(density) / 8,
+        others * parameters * reduced_bits(density) / 8,
     )
 
 

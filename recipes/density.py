@@ -43,6 +43,11 @@ class DensitySchedule:
         """Return the density of the round on top of a block by which `tokens` were trained on."""
         return next((density for until, density in self.early if tokens < until), self.lasting)
 
+    @property
+    def densest(self) -> Density:
+        """The density of which most is sent."""
+        return max(self.all(), key=lambda density: density.keep + density.reduced_keep)
+
     def all(self) -> tuple[Density, ...]:
         """Return every density of the run, in the order of time."""
         return (*(density for _, density in self.early), self.lasting)

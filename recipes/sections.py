@@ -17,6 +17,7 @@ from recipes.keys import PeerId, public_key
 Architecture = Literal[
     "LlamaForCausalLM", "MistralForCausalLM", "Olmo2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
 ]
+Overlap = Literal["none", "delayed", "eager"]
 BYTE_VOCABULARY = 257  # 256 byte values and end-of-text
 MAXIMUM_LAYERS = 1024
 
@@ -316,6 +317,14 @@ class RoundSection(Section):
     )
     snapshot_interval: int = Field(
         default=16, ge=1, le=65536, description="Rounds between snapshots of the state."
+    )
+    overlap: Overlap = Field(
+        default="none",
+        description=(
+            "Whether a peer trains on while its contribution is exchanged, and from which weights. `none`: "
+            "it waits for the block. `delayed`: from the state before that block. `eager`: the same, with "
+            "its own share of that block, which it knows already, put in."
+        ),
     )
 
 

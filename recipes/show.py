@@ -110,7 +110,7 @@ def _round(recipe: Recipe) -> str:
 def _exchange(recipe: Recipe) -> str:
     densities = density_schedule(recipe)
     stages = [
-        f"{contribution_bits(density):.3f} and {reduced_bits(density):.3f} until {share:.3g} of the run"
+        f"{contribution_bits(density):.3f} and {reduced_bits(density):.3f} until {share:.0%} of the run"
         for (share, _), (_, density) in zip(recipe.exchange.early, densities.early, strict=True)
     ]
     early = f" (early on {', '.join(stages)})" if stages else ""
@@ -126,7 +126,7 @@ def _demands(recipe: Recipe, parameters: int, manifest: Manifest | None) -> list
     needs = estimate(recipe, parameters=parameters, data_bytes=_data_bytes(manifest) if manifest else 0)
     early = recipe.exchange.early
     densest = (
-        f"; in the run's first {early[-1][0]:.3g}, up to {_bytes(needs.densest_per_day)}" if early else ""
+        f"; in the first {early[-1][0]:.0%} of the run up to {_bytes(needs.densest_per_day)}" if early else ""
     )
     per_day = (
         f"at most {_bytes(needs.upload_per_day)} up and {_bytes(needs.download_per_day)} down: "

@@ -14,6 +14,7 @@ from peers.messages import AnyMessage, Roster, Signed
 from peers.round_state import Phase
 from peers.rules import ELECTOR_MINIMUM
 from recipes.keys import SigningKey
+from recipes.sections import Overlap
 from recipes.slots import take
 
 
@@ -33,8 +34,9 @@ class Bench:
         elected: bool = False,
         forgot: bool = False,
         state_round: int = 0,
+        overlap: Overlap = "none",
     ) -> None:
-        self.swarm = Swarm(peers)
+        self.swarm = Swarm(peers, overlap=overlap)
         swarm = self.swarm
         self.head = swarm.elect() if elected else swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
         self.strangers = keys_of(strangers, seed="stranger")
@@ -69,7 +71,7 @@ class Bench:
 
     def work(self, parent: Link) -> WindowEnded:
         """What a window on top of `parent` came to."""
-        slots = parent.counters.slots_for(self.key.peer_id, parent.hash, self.swarm.rules)
+        slots = parent.counters.slots_for(self.key.peer_id, self.swarm.rules)
         return WindowEnded(
             parent=parent.hash,
             start_digest=self.engine.digest,

@@ -25,12 +25,14 @@ FORM = ExchangeFormat(
 )
 
 
-def contribution(seed: int, *, scale: float = 1.0, form: ExchangeFormat = FORM) -> tuple[SegmentFrame, ...]:
-    """A contribution of random values."""
+def contribution(
+    seed: int, *, scale: float = 1.0, form: ExchangeFormat = FORM, tokens: int = 0
+) -> tuple[SegmentFrame, ...]:
+    """A contribution of random values, to a round on top of so many tokens."""
     rng = np.random.default_rng(seed)
     shape = (form.chunks_per_segment, 4096)
     values = [(scale * rng.standard_normal(shape)).astype(np.float32) for _ in range(form.segments)]
-    return tuple(SegmentFrame.encode(segment, codec=form.at(0).codec) for segment in values)
+    return tuple(SegmentFrame.encode(segment, codec=form.at(tokens).codec) for segment in values)
 
 
 class Exchange:
@@ -46,13 +48,15 @@ class Exchange:
         swarm: Swarm | None = None,
         parent: Link | None = None,
         seed: int = 0,
+        sends: ExchangeFormat | None = None,
     ) -> None:
+        """Make them in `folder`; contributions are encoded as in `sends`, if that is another form."""
         self.form = form
         self.swarm = swarm or Swarm(peers, segments=form.segments)
         self.keys: list[SigningKey] = self.swarm.keys[:peers]
         self.parent = parent or self.swarm.genesis
         self.frames = [
-            contribution(seed + number, scale=scale, form=form)
+            contribution(seed + number, scale=scale, form=sends or form, tokens=self.parent.counters.tokens)
             for number, scale in enumerate(scales or (1.0,) * peers)
         ]
         claims = [self._claim(key, frames) for key, frames in zip(self.keys, self.frames, strict=True)]

@@ -34,13 +34,16 @@ ROUNDS_RECIPE = RECIPE.replace(
 class Swarm:
     """A bootstrap peer, a publisher and volunteers."""
 
-    def __init__(self, folder: Path, *, volunteers: int, armed: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, volunteers: int, armed: bool = False, recipe: str = ROUNDS_RECIPE
+    ) -> None:
         """Publish, and start the bootstrap peer; the others are started by the test.
 
         Args:
             folder: for everything.
             volunteers: how many.
             armed: whether faults can be ordered for the peers with `arm`.
+            recipe: what is published.
         """
         self._folder = folder
         self.disk: SmallDisk | None = None  # of the last volunteer
@@ -49,7 +52,7 @@ class Swarm:
         self._again = 0  # how often a process was run again
         self._faults_in: dict[Path, int] = {}
         self.seen_at: dict[int, float] = {}  # round -> when its block was first seen adopted
-        self.publication: Publication = publish_tiny(folder, recipe=ROUNDS_RECIPE, home=folder / "publisher")
+        self.publication: Publication = publish_tiny(folder, recipe=recipe, home=folder / "publisher")
         port = free_port()
         command = [sys.executable, "-m", "peers.bootstrap", "--host", "127.0.0.1", "--port", str(port)]
         self.bootstrap = subprocess.Popen(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from peers import framing
+from peers.budget import BandwidthLimits
 from peers.conduct import Conduct
 from peers.events import Event
 from peers.noticeboard import Presence
@@ -37,6 +38,7 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
             run_id: str | None = RUN,
             limits: Limits | None = None,
             conduct: Conduct | None = None,
+            bandwidth: BandwidthLimits | None = None,
             tell: Callable[[Event], None] = lambda _: None,
         ) -> Transport:
             bootstrap: Sequence[str] = await via.addresses() if via else ()
@@ -48,6 +50,7 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
                     bootstrap=bootstrap,
                     limits=limits,
                     conduct=conduct,
+                    bandwidth=bandwidth,
                     tell=tell,
                 )
             )

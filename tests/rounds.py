@@ -30,6 +30,7 @@ from peers.virtual_disk import GENESIS_DIGEST, RUN
 from peers.world import rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
+from recipes.sections import Overlap
 from recipes.slots import take
 
 __all__ = [
@@ -61,12 +62,20 @@ def keys_of(count: int, *, seed: str = "peer") -> list[SigningKey]:
 class Swarm:
     """Some peers' keys, a chain, and what it takes to write blocks onto it."""
 
-    def __init__(self, peers: int = 4, *, segments: int = 2, genesis_digest: str = GENESIS_DIGEST) -> None:
+    def __init__(
+        self,
+        peers: int = 4,
+        *,
+        segments: int = 2,
+        genesis_digest: str = GENESIS_DIGEST,
+        overlap: Overlap = "none",
+    ) -> None:
         self.keys = keys_of(peers)
         self.by_id: dict[PeerId, SigningKey] = {key.peer_id: key for key in self.keys}
         self.owner = SigningKey(digest(b"owner"))
         self.rules: Rules = replace(
-            rules(electors=(self.keys[0].peer_id,), segments=segments), owners=(self.owner.peer_id,)
+            rules(electors=(self.keys[0].peer_id,), segments=segments, overlap=overlap),
+            owners=(self.owner.peer_id,),
         )
         self.genesis_digest = genesis_digest
         self.chain = self.fresh_chain()
@@ -90,7 +99,7 @@ class Swarm:
         self, key: SigningKey, parent: Link, /, *, slots: int | None = None, **other: Any
     ) -> Signed[Claim]:
         """A claim that may be rostered; `slots` of its quota are used, all if not said."""
-        allowed = parent.counters.slots_for(key.peer_id, parent.hash, self.rules)
+        allowed = parent.counters.slots_for(key.peer_id, self.rules)
         standing = parent.counters.peers.get(key.peer_id)
         owed = standing is not None and standing.nonce_commitment is not None
         used: Sequence[SlotRange] = allowed if slots is None else take(allowed, slots)[0]

@@ -64,7 +64,7 @@ def test_two_newcomers_in_one_lane_cannot_both_be_rostered() -> None:
     swarm = Swarm(1)
     lanes: dict[Any, SigningKey] = {}
     for key in keys_of(200, seed="newcomer"):
-        slots = swarm.genesis.counters.slots_for(key.peer_id, swarm.genesis.hash, swarm.rules)
+        slots = swarm.genesis.counters.slots_for(key.peer_id, swarm.rules)
         if slots in lanes:
             both = [lanes[slots], key]
             break
@@ -234,7 +234,7 @@ def test_a_block_carries_at_most_so_many_co_signatures_the_electors_first() -> N
     for group in range(ELECTOR_WINDOW // ELECTOR_MINIMUM - 1):
         lanes: dict[Any, SigningKey] = {}
         for key in keys_of(64, seed=f"group {group}"):
-            lanes.setdefault(link.counters.slots_for(key.peer_id, link.hash, swarm.rules), key)
+            lanes.setdefault(link.counters.slots_for(key.peer_id, swarm.rules), key)
         members = list(lanes.values())
         swarm.by_id.update({key.peer_id: key for key in members})
         everybody += members

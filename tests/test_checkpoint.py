@@ -88,7 +88,7 @@ def in_lanes_of_their_own(keys: Sequence[SigningKey], swarm: Swarm) -> list[Sign
     """Those of `keys` that can all claim in the first round: the run is another one in each test."""
     lanes: dict[object, SigningKey] = {}
     for key in keys:
-        lanes.setdefault(swarm.genesis.counters.slots_for(key.peer_id, swarm.genesis.hash, swarm.rules), key)
+        lanes.setdefault(swarm.genesis.counters.slots_for(key.peer_id, swarm.rules), key)
     return list(lanes.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rounds import keys_of
 
+from peers.bucket import Rate
 from peers.conduct import (
     ALLOWANCES,
     CLEAN_SLATE_SECONDS,
@@ -12,7 +13,6 @@ from peers.conduct import (
     STRIKES,
     Allowance,
     Conduct,
-    Rate,
     counts_as,
 )
 from peers.messages import KINDS, MAX_SEGMENTS

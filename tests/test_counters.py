@@ -21,6 +21,7 @@ from peers.rules import (
 )
 from peers.snapshots import MAX_COUNTERS_BYTES
 from recipes.keys import SigningKey
+from recipes.sections import Overlap
 from recipes.slots import merge, total
 
 Attendance = Callable[[int], list[SigningKey]]
@@ -45,7 +46,7 @@ def follow(
     for number in range(rounds):
         chosen, used = [], set[int]()
         for key in attendance(number) if attendance else swarm.keys:
-            allowed = link.counters.slots_for(key.peer_id, link.hash, swarm.rules)
+            allowed = link.counters.slots_for(key.peer_id, swarm.rules)
             claim = swarm.claim(key, link, slots=max(1, int(total(allowed) * portion(number))))
             if not slots_in(claim.body.slots) & used:
                 chosen.append(claim)
@@ -65,20 +66,29 @@ def test_nobody_has_a_standing_at_genesis_and_the_recipes_electors_elect() -> No
     assert counters.tokens == counters.round == 0
 
 
-def test_the_quotas_of_a_round_are_disjoint_from_each_other_and_from_the_newcomers_lanes() -> None:
-    swarm = Swarm(6)
+BOTH = pytest.mark.parametrize("overlap", ["none", "eager"])
+
+
+@BOTH
+def test_the_quotas_of_a_round_are_disjoint_from_each_other_and_from_the_newcomers_lanes(
+    overlap: Overlap,
+) -> None:
+    swarm = Swarm(6, overlap=overlap)
     dice = random.Random(1)
     for link, _ in follow(
         swarm, 25, attendance=lambda _: dice.sample(swarm.keys, 4), portion=lambda _: dice.random()
     ):
         quotas = [slots_in(standing.quota) for standing in link.counters.peers.values()]
         quotas += [slots_in(link.counters.newcomers), slots_in(link.counters.leftovers)]
+        quotas += [slots_in(standing.upcoming) for standing in link.counters.peers.values()]
+        quotas += [slots_in(link.counters.upcoming_newcomers)]
         assert sum(map(len, quotas)) == len(set().union(*quotas))
         assert max(map(max, filter(None, quotas))) < link.counters.cursor
 
 
-def test_no_slot_is_used_twice_over_the_rounds() -> None:
-    swarm = Swarm(6)
+@BOTH
+def test_no_slot_is_used_twice_over_the_rounds(overlap: Overlap) -> None:
+    swarm = Swarm(6, overlap=overlap)
     dice = random.Random(2)
     seen: set[int] = set()
     for _, used in follow(
@@ -122,9 +132,26 @@ def test_the_slots_of_a_contribution_that_counts_nowhere_are_used_again() -> Non
     assert not slots_in(claims[0].body.slots) & slots_in(tuple(given))
 
 
-def test_the_corpus_is_covered_before_it_repeats() -> None:
+def test_slots_of_a_window_ahead_are_those_of_its_round_whatever_the_block_between_holds() -> None:
+    swarm = Swarm(6, overlap="eager")
+    dice = random.Random(7)
+    before = swarm.genesis
+    newcomers = 0
+    for link, _ in follow(
+        swarm, 60, attendance=lambda _: dice.sample(swarm.keys, 4), portion=lambda _: dice.random()
+    ):
+        for key in swarm.keys:
+            ahead = before.counters.slots_ahead(key.peer_id, swarm.rules)
+            assert link.counters.slots_for(key.peer_id, swarm.rules) == ahead
+            newcomers += slots_in(ahead) <= slots_in(link.counters.newcomers)
+        before = link
+    assert 12 < newcomers < 200  # quotas and lanes were both among them
+
+
+@BOTH
+def test_the_corpus_is_covered_before_it_repeats(overlap: Overlap) -> None:
     """Everybody uses a part of its quota, somebody is always away: still no slot below is left behind."""
-    swarm = Swarm(4)
+    swarm = Swarm(4, overlap=overlap)
     dice = random.Random(3)
     corpus = 2000
     seen: set[int] = set()
@@ -142,16 +169,16 @@ def test_the_corpus_is_covered_before_it_repeats() -> None:
 def test_a_newcomer_has_a_lane_of_its_own_and_draws_another_each_round() -> None:
     swarm = Swarm(40)
     counters = initial(swarm.rules)
-    lanes = [counters.slots_for(key.peer_id, name("parent"), swarm.rules) for key in swarm.keys]
+    later = counters.model_copy(update={"round": 1})
+    lanes = [counters.slots_for(key.peer_id, swarm.rules) for key in swarm.keys]
     ((start, length),) = counters.newcomers
     for ((first, count),) in lanes:
         assert count == swarm.rules.newcomer_slots
         assert start <= first <= start + length - count
         assert (first - start) % count == 0
     assert len(set(lanes)) > 20
-    assert lanes[0] != counters.slots_for(swarm.keys[0].peer_id, name("another parent"), swarm.rules) or (
-        lanes[1] != counters.slots_for(swarm.keys[1].peer_id, name("another parent"), swarm.rules)
-    )
+    again = [later.slots_for(key.peer_id, swarm.rules) for key in swarm.keys]
+    assert sum(one == other for one, other in zip(lanes, again, strict=True)) < 5
 
 
 def test_a_peer_counted_last_time_has_a_quota_and_one_that_was_not_is_a_newcomer() -> None:
@@ -159,8 +186,8 @@ def test_a_peer_counted_last_time_has_a_quota_and_one_that_was_not_is_a_newcomer
     history = follow(swarm, 3, attendance=lambda number: swarm.keys[: 2 if number < 2 else 1])
     stayed, left = (swarm.keys[number].peer_id for number in (0, 1))
     counters = history[-1][0].counters
-    assert counters.slots_for(stayed, name("parent"), swarm.rules) == counters.peers[stayed].quota
-    ((start, _),) = counters.slots_for(left, name("parent"), swarm.rules)
+    assert counters.slots_for(stayed, swarm.rules) == counters.peers[stayed].quota
+    ((start, _),) = counters.slots_for(left, swarm.rules)
     assert start in slots_in(counters.newcomers)
 
 
@@ -311,6 +338,16 @@ def test_a_claim_must_reveal_the_x_behind_the_last_one() -> None:
     swarm, parent = second_round()
     for nonce in (None, name("something else")):
         assert fault(swarm, parent, nonce=nonce) == "does not reveal the x that it committed to"
+
+
+def test_a_window_ahead_of_its_block_needs_a_run_with_overlap_and_a_claim_that_it_stands_on() -> None:
+    swarm, parent = second_round()
+    nowhere = "a window ahead of its block, where there is none"
+    assert fault(swarm, parent, ahead=True, predecessor=name("the claim before")) == nowhere
+    swarm = Swarm(2, overlap="delayed")
+    parent = swarm.grow(swarm.genesis, swarm.keys)
+    assert fault(swarm, parent, ahead=True) == nowhere
+    assert fault(swarm, parent, ahead=True, predecessor=name("the claim before")) is None
 
 
 def test_a_newcomer_has_nothing_to_reveal_so_that_it_cannot_steer_the_beacon() -> None:

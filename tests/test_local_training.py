@@ -17,6 +17,7 @@ from tiny_run import RECIPE, publish_tiny
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import trainer.local
+from peers.training import WindowEnd
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import layout_of
@@ -55,6 +56,7 @@ def _train(
     *,
     seconds: float = 1000.0,
     stop: threading.Event | None = None,
+    end: WindowEnd | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> WindowResult:
     return local.train(
@@ -63,6 +65,7 @@ def _train(
         tokens_before=0,
         seconds=seconds,
         stop=stop or threading.Event(),
+        end=end,
         progress=progress,
     )
 
@@ -144,6 +147,20 @@ def test_no_step_begins_that_would_end_after_the_window(
     result = _train(_trainer(run), weights, seconds=7.0)
     assert (result.steps, result.seconds) == (3, 6.0)
     assert result.tokens_per_second == 3 * 4 * 32 / 6.0
+
+
+def test_the_end_of_a_window_may_be_moved_while_it_runs(
+    run: Publication, weights: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=2.0)
+    monkeypatch.setattr(trainer.local, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    end = WindowEnd()
+
+    def moves_after_two(progress: Progress) -> None:
+        if progress.steps == 2:
+            end.until = 7.0
+
+    assert _train(_trainer(run), weights, end=end, progress=moves_after_two).steps == 3
 
 
 def test_a_machine_slower_than_the_window_still_takes_one_step(

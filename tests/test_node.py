@@ -153,6 +153,21 @@ def window(*losses: float, delta: float = 0.5) -> SimpleNamespace:
 GOOD, NO_LOSS, NO_WEIGHTS = window(2.0), window(math.nan, math.nan), window(2.0, delta=math.inf)
 
 
+CONTRIBUTED = do.WindowEnded(
+    parent="block",
+    start_digest="00" * 32,
+    slots=((0, 1),),
+    steps=1,
+    numeric_class="cpu-fp32",
+    contribution="00" * 32,
+    contribution_bytes=1,
+    norms=(1.0,),
+    feedback="00" * 32,
+    feedback_reset=False,
+    loss_commitment="00" * 32,
+)
+
+
 class Story:
     """A trainer, an engine, a state and a contributor in one: windows as laid ready, and their outcome."""
 
@@ -161,7 +176,7 @@ class Story:
 
     def __init__(self, *windows: SimpleNamespace) -> None:
         self.windows = list(windows)
-        self.state = SimpleNamespace(weights=np.zeros(8, dtype=np.float32))
+        self.state = SimpleNamespace(weights=np.zeros(8, dtype=np.float32), block="block 1")
         self.rules = SimpleNamespace(run=RUN)
         self.me = KEY.peer_id
         self.wake_at = math.inf
@@ -173,15 +188,16 @@ class Story:
     def train(self, *_: object, **__: object) -> SimpleNamespace:
         return self.windows.pop(0)
 
-    def contribute(self, window: SimpleNamespace, **_: object) -> do.Input:
+    def contribute(self, window: SimpleNamespace, **_: object) -> do.WindowEnded:
         assert np.isfinite(window.delta).all()
-        return do.ReducedFetched("contributed")  # any input that means nothing here
+        return CONTRIBUTED
 
     def handle(self, happened: do.Input, now: float) -> list[do.Effect]:
         self.took.append(happened)
         if not self.windows:
             return [do.Leave()]
         self.round += 1
+        self.state.block = f"block {self.round}"
         return [do.Train(f"block {self.round}", self.round, ((0, 4),), 0, 60.0)]
 
 
@@ -207,21 +223,21 @@ async def test_a_window_that_gave_no_numbers_is_not_claimed_and_the_peer_goes_on
     bad: SimpleNamespace,
 ) -> None:
     took, events = await lived(bad, GOOD)
-    assert took == [do.WindowLost("block 1"), do.ReducedFetched("contributed")]
+    assert took == [do.WindowLost("block 1"), CONTRIBUTED]
     (told,) = [event for event in events if isinstance(event, WindowSpoilt)]
     assert (told.round, told.in_a_row, told.most) == (1, 1, MOST_SPOILT_WINDOWS)
 
 
 async def test_a_step_that_failed_does_not_cost_the_window() -> None:
     took, events = await lived(window(2.0, math.nan))
-    assert took == [do.ReducedFetched("contributed")]
+    assert took == [CONTRIBUTED]
     assert not any(isinstance(event, WindowSpoilt) for event in events)
 
 
 async def test_windows_that_give_no_numbers_again_and_again_end_the_peer() -> None:
     bad = [NO_WEIGHTS] * (MOST_SPOILT_WINDOWS - 1)
     took, _ = await lived(*bad, GOOD, *bad, GOOD)  # only those in a row count
-    assert took.count(do.ReducedFetched("contributed")) == 2
+    assert took.count(CONTRIBUTED) == 2
     with pytest.raises(TrainingError, match=r"gave no numbers(.|\n)*--device cpu") as caught:
         await lived(*bad, NO_LOSS, GOOD)
     assert caught.value.exit_code == 13

@@ -13,7 +13,7 @@ from rounds import Swarm
 
 from peers.messages import Claim, Pace
 from peers.pace import MARGIN, MOST_OF_MEDIAN, Deadlines, decile, first_deadlines, next_deadlines
-from peers.rules import Bounds, Rules
+from peers.rules import MOST_EXCHANGE, Bounds, Rules
 
 SWARM = Swarm(1)
 CLAIM = SWARM.claim(SWARM.keys[0], SWARM.genesis).body
@@ -49,6 +49,30 @@ def test_before_anything_was_measured_deadlines_stand_in_the_geometric_middle() 
 def test_deadlines_are_told_in_seconds() -> None:
     deadlines = Deadlines(grace_ms=1500, transfer_ms=250, leader_ms=7)
     assert (deadlines.grace, deadlines.transfer, deadlines.leader) == (1.5, 0.25, 0.007)
+
+
+def test_windows_follow_the_median_exchange_quickly_down_and_by_half_the_way_up() -> None:
+    rules = replace(WIDE, overlap="eager")
+    spread = [Pace(exchange_ms=ms) for ms in (100, 2000, 86_400_000)]
+    assert [after(spread, rules=rules, rounds=n).exchange_ms for n in (1, 2, 3, 20)] == [
+        1000,
+        1500,
+        1750,
+        2000,
+    ]
+    late = STANDING.model_copy(update={"exchange_ms": 5000})
+    assert after(spread, before=late, rules=rules).exchange_ms == 2000
+    assert after([Pace()], before=late, rules=rules).exchange_ms == 5000
+
+
+def test_an_exchange_longer_than_most_of_a_window_is_waited_for() -> None:
+    rules = replace(WIDE, overlap="eager")
+    most = rules.window_seconds * MOST_EXCHANGE[0] / MOST_EXCHANGE[1]
+    assert after([Pace(exchange_ms=86_400_000)], rules=rules, rounds=30).exchange == pytest.approx(most)
+
+
+def test_without_overlap_no_window_begins_before_its_block() -> None:
+    assert after([Pace(exchange_ms=2000)], rounds=3).exchange_ms == 0
 
 
 @pytest.mark.parametrize("paces", [[], [Pace()], [Pace(), Pace()]])

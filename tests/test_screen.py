@@ -111,7 +111,15 @@ def peer_with_story(folder: Path) -> DemoPeer:
     """Return a peer whose process wrote an event log, without a process."""
     peer = DemoPeer("volunteer-1", folder, run="0" * 64, port=1, address=None)
     events = [
-        {"event": "WindowFinished", "round": 1, "steps": 10, "tokens": 1000, "loss": 3.0},
+        {
+            "event": "WindowFinished",
+            "round": 1,
+            "steps": 10,
+            "tokens": 1000,
+            "loss": 3.0,
+            "seconds": 3.0,
+            "waited": 1.0,
+        },
         {"event": "Claimed", "round": 1, "contribution_bytes": 500},
         {"event": "Validated", "round": 1, "loss": 2.9},
         {
@@ -152,6 +160,7 @@ def test_the_demos_result_names_each_peer_and_its_bytes(tmp_path: Path) -> None:
     result = as_json([peer], figures)
     assert result["states_agree"] is True
     assert result["validation_loss"] == {"0": 5.0, "1": 2.9}
+    assert result["utilisation"] == 0.75
     bits = {"contribution": 0.4, "upload": 0.56, "download": 0.72}
     assert result["bits_per_parameter_per_round"] == pytest.approx(bits)
     assert result["peers"][peer.peer_id]["sent_bytes"] == 700

@@ -7,7 +7,8 @@ import contextlib
 import pytest
 from loopback import OpenPeer, Told, answer_to, echo, open_peer
 
-from peers.conduct import STRIKES, Allowance, Conduct, Rate
+from peers.bucket import Rate
+from peers.conduct import STRIKES, Allowance, Conduct
 from peers.events import Banned
 from peers.transport import RemoteError
 from recipes.errors import MessageError, Offence, UnreachableError

@@ -10,12 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from recipes.slots import Range
 from trainer.local import LocalTrainer, WindowResult
+
+if TYPE_CHECKING:
+    from peers.training import WindowEnd
 
 
 class DeferredTrainer:
@@ -47,12 +51,13 @@ class DeferredTrainer:
         tokens_before: int,
         seconds: float,
         stop: threading.Event,
+        end: WindowEnd | None = None,
     ) -> WindowResult:
         """Train as `LocalTrainer.train` does; waiting for the trainer is part of the window."""
         began = time.monotonic()
         trainer = self._trainer.result()
         left = max(0.0, seconds - (time.monotonic() - began))
-        return trainer.train(weights, slots, tokens_before=tokens_before, seconds=left, stop=stop)
+        return trainer.train(weights, slots, tokens_before=tokens_before, seconds=left, stop=stop, end=end)
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
         """Return what `LocalTrainer.validation_loss` returns."""

@@ -59,6 +59,8 @@ class Tally:
     validation: dict[int, float] = field(default_factory=dict)  # by round
     contribution_bytes: list[int] = field(default_factory=list)
     phases: list[dict[str, float]] = field(default_factory=list)
+    computed_seconds: float = 0.0  # in finished windows
+    waited_seconds: float = 0.0  # before them, since the trainer had computed last
     sent: dict[str, int] = field(default_factory=dict)  # by purpose
     received: dict[str, int] = field(default_factory=dict)
 
@@ -209,13 +211,15 @@ class DemoPeer:
         match event["event"]:
             case "Fetching":
                 tally.state = "fetching"
-            case "WindowStarted":
+            case "WindowStarted" | "WindowGoesOn":
                 tally.state = "training"
             case "Waiting":
                 tally.state = "waiting"
             case "WindowFinished":
                 tally.steps += event["steps"]
                 tally.loss = event["loss"]
+                tally.computed_seconds += event["seconds"]
+                tally.waited_seconds += event["waited"]
                 self._windows[event["round"]] = event["tokens"]
             case "Claimed":
                 tally.state = "claimed"

@@ -91,6 +91,7 @@ def as_json(peers: Sequence[DemoPeer], figures: Figures) -> dict[str, Any]:
         "bigram_loss": figures.bigram,
         "bits_per_parameter_per_round": bits_per_parameter(peers, figures),
         "seconds_per_phase": seconds_per_phase(peers),
+        "utilisation": utilisation(peers),
         "export": str(figures.export),
         "plot": str(figures.plot),
         "sample": figures.sample,
@@ -140,6 +141,12 @@ def seconds_per_phase(peers: Sequence[DemoPeer]) -> dict[str, float]:
     return {name: sum(phases.get(name, 0.0) for phases in rounds) / len(rounds) for name in names}
 
 
+def utilisation(peers: Sequence[DemoPeer]) -> float:
+    """Return the share of their time in which the trainers computed, from each one's first step on."""
+    computed = sum(peer.tally.computed_seconds for peer in peers)
+    return computed / max(computed + sum(peer.tally.waited_seconds for peer in peers), 1e-9)
+
+
 def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
     """Return the figures for a person to read."""
     bits = bits_per_parameter(peers, figures)
@@ -166,7 +173,7 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
         f"{agreement} after round {figures.rounds}, bit for bit.",
         f"A contribution took {bits['contribution']:.4f} bits a parameter; with the reduced segments, a "
         f"peer sent {bits['upload']:.3f} and received {bits['download']:.3f} bits a parameter and round.",
-        f"A round's mean seconds: {phases}.",
+        f"A round's mean seconds: {phases}. The trainers computed in {utilisation(peers):.0%} of their time.",
         f"Model: {figures.export}",
         f"Curve: {figures.plot}",
         f"It writes:\n{figures.sample}",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from peers.budget import BandwidthLimits, read_limit
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -45,6 +46,7 @@ class Wishes:
     host: str
     port: int
     announce: str | None
+    bandwidth: BandwidthLimits
     device: str
     threads: int
     validate_every: int
@@ -57,6 +59,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
     from peers.assembly import assemble_node, open_state
     from peers.crowd import Crowd
     from peers.fetch_run import adopt_folder, fetch_run
+    from peers.planning import plan
     from peers.serving import serve_node, serve_publication, serve_state
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
@@ -80,6 +83,9 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
         run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=screen.listen)
         recipe, manifest = run.signed.recipe, run.manifest
         serve_publication(transport, run)  # from here on, others may have from us what we have
+        layout = published_layout(recipe)
+        for sentence in plan(wishes.bandwidth, recipe, parameters=layout.size, peers=len(crowd.peers()) + 1):
+            screen.say(sentence)
 
         # 4. The model, on the device where it trains fastest. Making it takes seconds, in which a peer that
         #    was started again already catches up. Who is new waits: it may not fit this machine at all.
@@ -95,7 +101,6 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
 
         # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
         #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
-        layout = published_layout(recipe)
         state = await asyncio.to_thread(open_state, run, layout)
         if state.round == 0:
             await asyncio.to_thread(trainer.ready)
@@ -171,6 +176,7 @@ async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Scree
             listen=[listen_address(wishes.host, wishes.port)],
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
+            bandwidth=wishes.bandwidth,
             tell=screen.listen,
         )
 
@@ -204,6 +210,14 @@ def heed_interrupts(node: Node, screen: Screen) -> None:
         loop.add_signal_handler(number, interrupted)
 
 
+def bits_per_second(text: str) -> float:
+    """Read an option in Mbit/s; typer would say of a ValueError only that there was one."""
+    try:
+        return read_limit(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def main(
     run: Annotated[str, typer.Argument(help="Run id, or the folder or recipe.toml that publishing made.")],
     peer: Annotated[
@@ -218,6 +232,23 @@ def main(
     ] = 0,
     announce: Annotated[
         str | None, typer.Option(help="Multiaddr at which others reach this machine, if it is not its own.")
+    ] = None,
+    upload_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=bits_per_second,
+            metavar="MBIT/S",
+            help="Send no more than so many megabits a second, such as 2. By default, as fast as it goes. "
+            "What surrounds the transfers is not counted: leave a tenth of your line for that.",
+        ),
+    ] = None,
+    download_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=bits_per_second,
+            metavar="MBIT/S",
+            help="Receive no more than so many, likewise, such as 10.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads for training; 0: what torch chooses.")] = 0,
@@ -237,6 +268,9 @@ def main(
             host=host,
             port=port,
             announce=announce,
+            bandwidth=BandwidthLimits(
+                upload_bits_per_second=upload_limit, download_bits_per_second=download_limit
+            ),
             device=device,
             threads=threads,
             validate_every=validate_every,

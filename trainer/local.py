@@ -36,6 +36,8 @@ from trainer.schedule import learning_rate
 if TYPE_CHECKING:
     import torch
 
+    from peers.training import WindowEnd
+
 Batch = npt.NDArray[np.int64]
 """Tokens of some slots, of shape (slots, sequence_length + 1)."""
 
@@ -148,6 +150,7 @@ class LocalTrainer:
         tokens_before: int,
         seconds: float,
         stop: threading.Event,
+        end: WindowEnd | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> WindowResult:
         """Train from `weights` until the time is up, the slots are exhausted or `stop` is set.
@@ -160,6 +163,7 @@ class LocalTrainer:
             slots: what to train on, in order. The last batch may be smaller than the others.
             tokens_before: the chain's count of tokens at the window's start, for the learning rate.
             seconds: length of the window.
+            end: when it ends at the latest, which may become known while it runs.
             stop: ends the window early; set by another thread.
             progress: called in this thread after each step.
 
@@ -177,7 +181,12 @@ class LocalTrainer:
             rest = tuple(slots)
             started = time.monotonic()
             elapsed = 0.0
-            while total(rest) and not stop.is_set() and _another_step_fits(len(losses), elapsed, seconds):
+
+            def another_step_fits() -> bool:
+                left = seconds if end is None else min(seconds, end.until - started)
+                return _another_step_fits(len(losses), elapsed, left)
+
+            while total(rest) and not stop.is_set() and another_step_fits():
                 taken, rest = take(rest, self._recipe.inner.batch_slots)
                 batch = self._read(taken)
                 rate = learning_rate(self._recipe, tokens_before=tokens_before, step=len(losses))

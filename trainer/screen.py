@@ -29,6 +29,7 @@ from peers.events import (
     Validated,
     Waiting,
     WindowFinished,
+    WindowGoesOn,
     WindowSpoilt,
     WindowStarted,
     as_json_line,
@@ -64,7 +65,7 @@ class Screen:
         self._loss = float("nan")
         self._rounds = 0
         self._tokens = 0
-        self._window_tokens = 0
+        self._window_tokens: dict[int, int] = {}  # by round
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
@@ -120,13 +121,14 @@ class Screen:
 
     def _remember(self, event: Event) -> None:
         match event:
-            case WindowStarted(seconds=seconds):
+            case WindowStarted(seconds=seconds) | WindowGoesOn(seconds=seconds):
                 self._window = (time.monotonic(), seconds)
-            case WindowFinished(tokens=tokens, loss=loss):
-                self._loss, self._window_tokens = loss, tokens
-            case BlockAdopted(counted_segments=counted) if counted:
-                self._rounds += 1
-                self._tokens += self._window_tokens
+            case WindowFinished(round=number, tokens=tokens, loss=loss):
+                self._loss, self._window_tokens[number] = loss, tokens
+            case BlockAdopted(round=number, counted_segments=counted):
+                self._rounds += counted > 0
+                self._tokens += self._window_tokens.get(number, 0) if counted else 0
+                self._window_tokens = {n: t for n, t in self._window_tokens.items() if n > number}
             case Fetching(what, done, total):
                 self._fetching = f"fetching {what}: {done} of {total} pieces" if done < total else ""
             case _:
@@ -185,6 +187,8 @@ class Screen:
             doing = (
                 f"training, {max(0.0, left):.0f} s left, then claim" if engine.round.training else "waiting"
             )
+        elif engine.ahead is not None and not self._fetching:
+            doing += ", while the next window runs"
         sent, received = self._traffic_bytes()
         parts = [
             f"Round {engine.chain.link(engine.head).round + 1}: {doing}",
