@@ -72,7 +72,7 @@ def test_a_recipe_asks_for_more_bandwidth_while_its_rounds_are_denser() -> None:
 def exchange_in(
     folder: Path, *, form: ExchangeFormat, below: int, density: Density | None = None
 ) -> Exchange:
-    """A round on top of a block by which `below` tokens were trained on; `density` is what its senders take."""
+    """A round on top of a block with `below` tokens; `density` is what its senders take."""
     sends = form if density is None else replace(form, densities=DensitySchedule(density))
     return Exchange(folder, form=form, parent=_after(below), sends=sends)
 
