@@ -105,12 +105,10 @@ def contribute_rates(blocks: int, select: Selector, clock: Clock) -> list[float]
     delta = np.concatenate([*blocks_of(GAUSSIAN, chunks=_BLOCK_CHUNKS, blocks=4, seed=2)]).reshape(-1)
     rates = []
     with tempfile.TemporaryDirectory() as folder:
-        feedback = ErrorFeedback(
-            Path(folder), layout=layout, codec=_CONTRIBUTION, decay=0.95, expected_root=None
-        )
+        feedback = ErrorFeedback(Path(folder), layout=layout, decay=0.95, expected_root=None)
         for _ in range(blocks):
             began = clock()
-            feedback.contribute(delta, returned=lambda _: (), select=select)
+            feedback.contribute(delta, codec=_CONTRIBUTION, returned=lambda _: (), select=select)
             rates.append(delta.size / (clock() - began) / 1e6)
     return rates
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
-from peers.codec import Codec
 from peers.contributing import Contributor
 from peers.counters import initial
 from peers.crowd import Crowd
 from peers.engine import RoundEngine
 from peers.events import Event, Notice
-from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.exchange_format import ExchangeFormat
+from peers.exchange_store import ExchangeStore
 from peers.fetch_run import Run
 from peers.history import ContributionHistory
 from peers.kept_chain import build_chain
@@ -25,6 +25,7 @@ from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
 from peers.training import Trainer
 from peers.transport import Transport
+from recipes.density import density_schedule
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.keys import SigningKey
 from recipes.layout import Layout
@@ -56,13 +57,11 @@ def rules_of(recipe: Recipe, run_id: str) -> Rules:
 
 def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:
     """Return how contributions and reduced segments of a recipe are encoded."""
-    exchange = recipe.exchange
     return ExchangeFormat(
-        codec=Codec(keep=exchange.keep, level_bits=exchange.level_bits),
-        reduced_codec=Codec(keep=exchange.reduced_keep, level_bits=exchange.reduced_level_bits),
+        densities=density_schedule(recipe),
         segments=layout.segments,
         chunks_per_segment=layout.chunks_per_segment,
-        clip_factor=exchange.clip_factor,
+        clip_factor=recipe.exchange.clip_factor,
     )
 
 
@@ -118,7 +117,7 @@ def assemble_node(
     history = ContributionHistory(
         folder,
         layout=layout,
-        codec=form.codec,
+        form=form,
         decay=recipe.exchange.feedback_decay,
         depth=rules.rewind_depth,
     )

@@ -95,6 +95,10 @@ class Chain:
         """Return who elects between the children of `block`."""
         return self.links[block].counters.electors(self.rules)
 
+    def tokens_at(self, block: str) -> int:
+        """Return how many tokens were trained on by `block`; the next round's density follows from it."""
+        return self.links[block].counters.tokens
+
     def roster_fault(self, roster: Roster, parent: Link) -> str | None:
         """Say what is wrong with a roster on top of `parent`, or None."""
         return validity.roster_fault(self, roster, parent)

@@ -62,6 +62,7 @@ class Contributor:
         compressed = self._history.contribute(
             round_number,
             window.delta,
+            tokens=chain.tokens_at(parent),
             outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
             reduced=self._reduced,
             select=window.select,
@@ -118,9 +119,9 @@ class Contributor:
             counted[segment] = Counted(factors[place], reduction.body.root if self._return_dropped else None)
         return counted
 
-    def _reduced(self, root: str) -> SegmentFrame | None:
+    def _reduced(self, root: str, tokens: int) -> SegmentFrame | None:
         try:
-            return self._exchange.read_reduced(root)
+            return self._exchange.read_reduced(root, tokens=tokens)
         except MessageError:
             return None  # no longer here: what it dropped is lost
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peers.codec import Codec
 from peers.conduct import counts_as
+from peers.exchange_format import MAX_PATH, ExchangeFormat, RoundFormat
 from peers.messages import Claim, Reduction, Roster, Signed
 from peers.parts import join_parts, split_parts
 from peers.reduction import (
@@ -28,13 +28,7 @@ from peers.reduction import (
     reduce_segment,
     weights_of,
 )
-from peers.segment import (
-    ChunkProof,
-    SegmentFrame,
-    frame_limit,
-    proof_limit,
-    verify_chunk,
-)
+from peers.segment import ChunkProof, SegmentFrame, verify_chunk
 from recipes.errors import MessageError, Offence
 from recipes.files import write_atomic
 from recipes.keys import PeerId
@@ -43,32 +37,6 @@ from recipes.slots import total
 
 _NORM_TOLERANCE = 1e-9  # between a claimed norm and the one that its bytes have
 _MAX_ROSTERS = 3
-_MAX_PATH = 16
-
-
-@dataclass(frozen=True)
-class ExchangeFormat:
-    """How contributions and reduced segments of a run are encoded and combined."""
-
-    codec: Codec
-    reduced_codec: Codec
-    segments: int
-    chunks_per_segment: int
-    clip_factor: float
-
-    @property
-    def push_limit(self) -> int:
-        """Bytes of the longest pushed segment, its proof included."""
-        return 2 * HASH_BYTES + 16 + _MAX_PATH * HASH_BYTES + frame_limit(self.codec, self.chunks_per_segment)
-
-    @property
-    def reduced_limit(self) -> int:
-        """Bytes of the longest reduced segment."""
-        return frame_limit(self.reduced_codec, self.chunks_per_segment)
-
-    def check_limit(self, claims: int) -> int:
-        """Bytes of the longest answer to a spot check on a roster of so many claims."""
-        return claims * (proof_limit(self.codec) + 4)
 
 
 @dataclass
@@ -77,6 +45,7 @@ class _Received:
 
     roster: Roster
     newcomers: frozenset[int]  # places in it
+    form: RoundFormat
     frames: dict[tuple[int, PeerId], SegmentFrame] = field(default_factory=dict)
     roots: dict[tuple[int, PeerId], tuple[bytes, ...]] = field(
         default_factory=dict
@@ -127,14 +96,16 @@ class ExchangeStore:
 
     # ------------------------------------------------------------ as a reducer
 
-    def begin(self, roster: Signed[Roster], *, newcomers: frozenset[int] = frozenset()) -> None:
+    def begin(self, roster: Signed[Roster], *, tokens: int, newcomers: frozenset[int] = frozenset()) -> None:
         """Make room for the segments of a roster; only the last few rosters' stay.
 
         Args:
             roster: whose claims are averaged.
+            tokens: trained on by the block below it, from which the round's density follows.
             newcomers: their places in it (`reduction.newcomers_in`).
         """
-        self._received.setdefault(roster.hash, _Received(roster.body, newcomers))
+        form = self.form.at(tokens)
+        self._received.setdefault(roster.hash, _Received(roster.body, newcomers, form))
         while len(self._received) > _MAX_ROSTERS:
             del self._received[next(iter(self._received))]
 
@@ -160,7 +131,7 @@ class ExchangeStore:
         if (segment, sender) in received.frames:
             return roster_hash, segment
         with counts_as(Offence.MALFORMED):
-            frame = SegmentFrame.parse(data, codec=self.form.codec, chunks=self.form.chunks_per_segment)
+            frame = SegmentFrame.parse(data, codec=received.form.codec, chunks=received.form.chunks)
         root = root_from_path(frame.root(), segment, self.form.segments, proof)
         if root is None or root.hex() != claim.contribution:
             raise MessageError("a segment that its claim does not commit to", offence=Offence.FALSE)
@@ -181,7 +152,7 @@ class ExchangeStore:
         roster = received.roster
         frames = [received.frames[segment, roster.claims[place].body.peer] for place in included]
         weights, factors = self._weights(roster, segment, included, received.newcomers)
-        reduced = reduce_segment(frames, weights, factors, out_codec=self.form.reduced_codec)
+        reduced = reduce_segment(frames, weights, factors, out_codec=received.form.reduced_codec)
         data = reduced.to_bytes()
         self._write(roster.round, reduced.root().hex(), data)
         return reduced.root().hex(), len(data)
@@ -223,16 +194,18 @@ class ExchangeStore:
         chunk: int,
         answer: bytes,
         *,
+        tokens: int,
         newcomers: frozenset[int] = frozenset(),
     ) -> None:
-        """Recompute one reduced chunk from the proofs in `answer`.
+        """Recompute one reduced chunk from the proofs in `answer`; `tokens` as for `begin`.
 
         Raises:
             MessageError: the proofs do not hold, or the reduced chunk is not what they come to.
         """
+        form = self.form.at(tokens)
         with counts_as(Offence.MALFORMED):
             proofs = [
-                ChunkProof.parse(part, codec=self.form.codec)
+                ChunkProof.parse(part, codec=form.codec)
                 for part in split_parts(answer, most=len(reduction.included))
             ]
         if len(proofs) != len(reduction.included):
@@ -256,19 +229,26 @@ class ExchangeStore:
                 [proof.content for proof in proofs],
                 weights,
                 factors,
-                codec=self.form.codec,
-                out_codec=self.form.reduced_codec,
+                codec=form.codec,
+                out_codec=form.reduced_codec,
             )
-        if self.read_reduced(reduction.root).encoded[chunk] != expected:
+        if self.read_reduced(reduction.root, tokens=tokens).encoded[chunk] != expected:
             raise MessageError(
                 f"chunk {chunk} of segment {reduction.segment} is not the average of its parts",
                 offence=Offence.FALSE,
             )
 
     def check_bound(
-        self, roster: Roster, reduction: Reduction, *, newcomers: frozenset[int] = frozenset()
+        self,
+        roster: Roster,
+        reduction: Reduction,
+        *,
+        tokens: int,
+        newcomers: frozenset[int] = frozenset(),
     ) -> None:
         """Check that a reduced segment has the size that its author says, and is within the clip bound.
+
+        `tokens` are as for `begin`.
 
         Raises:
             MessageError: it is not.
@@ -279,7 +259,7 @@ class ExchangeStore:
             )
         norms = [claim.body.norms[reduction.segment] for claim in roster.claims]
         bound = clip_bound(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
-        if exceeds_bound(self.read_reduced(reduction.root), bound):
+        if exceeds_bound(self.read_reduced(reduction.root, tokens=tokens), bound):
             raise MessageError(
                 f"reduced segment {reduction.segment} is beyond the clip bound", offence=Offence.FALSE
             )
@@ -312,30 +292,30 @@ class ExchangeStore:
             self._reduced.pop(root, None)
             raise MessageError("that reduced segment is not here") from error
 
-    def read_reduced(self, root: str) -> SegmentFrame:
-        """Return a reduced segment whose bytes still have their root.
+    def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame:
+        """Return a reduced segment whose bytes still have their root; `tokens` as for `begin`.
 
         Raises:
             MessageError: it is missing, or the disk changed it; it must be fetched again.
         """
         data = self.reduced_bytes(root)
         try:
-            return self._parse_reduced(root, data)
+            return self._parse_reduced(root, data, tokens)
         except MessageError as error:
             if file := self._reduced.pop(root, None):
                 file.unlink(missing_ok=True)
             raise MessageError("a reduced segment was damaged on disk") from error
 
-    def take_reduced(self, round_number: int, root: str, data: bytes) -> None:
-        """Check and keep a reduced segment that a peer sent.
+    def take_reduced(self, round_number: int, root: str, data: bytes, *, tokens: int) -> None:
+        """Check and keep a reduced segment that a peer sent; `tokens` as for `begin`.
 
         Raises:
             MessageError: the bytes are not those that `root` names.
             StorageError: the disk refused.
         """
         with counts_as(Offence.FALSE):
-            self._parse_reduced(root, data)
-        self._write(round_number, root, data)
+            frame = self._parse_reduced(root, data, tokens)
+        self._write(round_number, root, frame.to_bytes())
 
     def forget_reduced(self, *, before_round: int) -> None:
         """Delete the reduced segments of old rounds."""
@@ -344,8 +324,8 @@ class ExchangeStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._reduced = {root: file for root, file in self._reduced.items() if file.parent != folder}
 
-    def _parse_reduced(self, root: str, data: bytes) -> SegmentFrame:
-        frame = SegmentFrame.parse(data, codec=self.form.reduced_codec, chunks=self.form.chunks_per_segment)
+    def _parse_reduced(self, root: str, data: bytes, tokens: int) -> SegmentFrame:
+        frame = self.form.parse_reduced(data, tokens=tokens)
         if frame.root().hex() != root:
             raise MessageError("not the reduced segment that was asked for")
         return frame
@@ -366,6 +346,6 @@ def read_push(content: bytes) -> tuple[str, int, list[bytes], bytes]:
     if len(parts) != 4 or len(parts[0]) != HASH_BYTES or len(parts[1]) != 4 or len(parts[2]) % HASH_BYTES:
         raise MessageError("a malformed segment push", offence=Offence.MALFORMED)
     proof = [parts[2][start : start + HASH_BYTES] for start in range(0, len(parts[2]), HASH_BYTES)]
-    if len(proof) > _MAX_PATH:
+    if len(proof) > MAX_PATH:
         raise MessageError("a segment push with too long a path", offence=Offence.MALFORMED)
     return parts[0].hex(), int.from_bytes(parts[1], "little"), proof, parts[3]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,14 @@ from recipes.keys import PeerId
 
 _CHECK_SECONDS = 10.0
 _ROSTERS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What follows for a roster from the block below it: its tokens, and the places of newcomers."""
+
+    tokens: int
+    newcomers: frozenset[int]
 
 
 class ExchangeTasks:
@@ -67,21 +76,25 @@ class ExchangeTasks:
         self._tell = tell
         self._blame = blame
         self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
-        self._newcomers: dict[str, frozenset[int]] = {}  # by roster: their places in it
+        self._terms: dict[str, _Terms] = {}  # by roster
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
         self._roster_known = asyncio.Condition()
 
     async def begin(self, roster: Signed[Roster]) -> None:
         """Make room for a roster's segments, draw what to check, and let in what came before it."""
-        electors = self._engine.chain.electors_at(roster.body.parent)
-        self._newcomers[roster.hash] = newcomers_in(roster.body, electors)
-        self._store.begin(roster, newcomers=self._newcomers[roster.hash])
+        terms = self._terms[roster.hash] = self._terms_of(roster.body)
+        self._store.begin(roster, tokens=terms.tokens, newcomers=terms.newcomers)
         self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)
         while len(self._spots) > _ROSTERS_KEPT:
-            self._newcomers.pop(next(iter(self._spots)), None)
+            self._terms.pop(next(iter(self._spots)), None)
             del self._spots[next(iter(self._spots))]
         async with self._roster_known:
             self._roster_known.notify_all()
+
+    def _terms_of(self, roster: Roster) -> _Terms:
+        chain = self._engine.chain
+        newcomers = newcomers_in(roster, chain.electors_at(roster.parent))
+        return _Terms(chain.tokens_at(roster.parent), newcomers)
 
     def settle(self, roots: set[str]) -> bool:
         """Say whether every spot check of these reduced segments was answered, and forget them."""
@@ -156,12 +169,15 @@ class ExchangeTasks:
         roster, reduction = self._reduction(effect)
         if roster is None or reduction is None:
             return
+        terms = self._terms.get(effect.roster) or self._terms_of(roster)
+        check = partial(
+            self._store.check_bound, roster, reduction, tokens=terms.tokens, newcomers=terms.newcomers
+        )
         try:
-            await self._get_reduced(effect, roster.round)
-            newcomers = self._newcomers.get(effect.roster, frozenset())
+            await self._get_reduced(effect, roster.round, terms.tokens)
             with self._answerable(reduction.peer):
-                await self._compute(lambda: self._store.check_bound(roster, reduction, newcomers=newcomers))
-            await self._check_spots(roster, effect.roster, reduction)
+                await self._compute(check)
+            await self._check_spots(roster, effect.roster, reduction, terms)
         except (UnreachableError, RemoteError) as error:
             self._take(do.ReducedLost(effect.root, str(error)))
         except MessageError as error:
@@ -170,7 +186,7 @@ class ExchangeTasks:
         else:
             self._take(do.ReducedFetched(effect.root))
 
-    async def _get_reduced(self, effect: do.FetchReduced, round_number: int) -> None:
+    async def _get_reduced(self, effect: do.FetchReduced, round_number: int, tokens: int) -> None:
         """Have a reduced segment on disk, from whichever source gives it first.
 
         Raises:
@@ -186,12 +202,13 @@ class ExchangeTasks:
                     source,
                     "reduced",
                     bytes.fromhex(effect.root),
-                    limit=self._store.form.reduced_limit,
+                    limit=self._store.form.at(tokens).reduced_limit,
                     timeout=2 * self._engine.deadlines.transfer,
                     purpose="segments",
                 )
+                take = partial(self._store.take_reduced, round_number, effect.root, data, tokens=tokens)
                 with self._answerable(source):
-                    await self._compute(partial(self._store.take_reduced, round_number, effect.root, data))
+                    await self._compute(take)
             except (UnreachableError, RemoteError, MessageError):
                 if source == effect.sources[-1]:
                     raise
@@ -204,7 +221,9 @@ class ExchangeTasks:
         found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
         return current.roster.body, found.body if found is not None else None
 
-    async def _check_spots(self, roster: Roster, roster_hash: str, reduction: Reduction) -> None:
+    async def _check_spots(
+        self, roster: Roster, roster_hash: str, reduction: Reduction, terms: _Terms
+    ) -> None:
         """Recompute the chunks that the draw gave this segment, from the reducer's inputs.
 
         Raises:
@@ -214,7 +233,7 @@ class ExchangeTasks:
             if segment != reduction.segment:
                 continue
             body = encode_spot_check(SpotCheck(roster_hash, segment, chunk, reduction.included))
-            limit = self._store.form.check_limit(len(reduction.included))
+            limit = self._store.form.at(terms.tokens).check_limit(len(reduction.included))
             try:
                 answer = await self._call(
                     reduction.peer, "check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks"
@@ -222,8 +241,15 @@ class ExchangeTasks:
             except (UnreachableError, RemoteError):
                 self._unchecked.add(reduction.root)
                 continue
-            newcomers = self._newcomers.get(roster_hash, frozenset())
-            check = partial(self._store.check_spot, roster, reduction, chunk, answer, newcomers=newcomers)
+            check = partial(
+                self._store.check_spot,
+                roster,
+                reduction,
+                chunk,
+                answer,
+                tokens=terms.tokens,
+                newcomers=terms.newcomers,
+            )
             with self._answerable(reduction.peer):
                 await self._compute(check)
 

@@ -63,7 +63,6 @@ class ErrorFeedback:
         folder: Path,
         *,
         layout: Layout,
-        codec: Codec,
         decay: float,
         expected_root: bytes | None,
     ) -> None:
@@ -72,7 +71,6 @@ class ErrorFeedback:
         Args:
             folder: where it lies.
             layout: of the model's parameters.
-            codec: what contributions are encoded with.
             decay: what of E remains each round.
             expected_root: what `root` was when the file was last used.
 
@@ -80,7 +78,6 @@ class ErrorFeedback:
             StorageError: the disk has no room for it, or refuses.
         """
         self._layout = layout
-        self._codec = codec
         self._decay = np.float32(decay)
         self._stored: MappedArray[np.uint16] = MappedArray(
             folder / FEEDBACK_FILE, dtype=np.dtype("<u2"), count=layout.padded
@@ -104,6 +101,7 @@ class ErrorFeedback:
         self,
         delta: NDArray[np.float32],
         *,
+        codec: Codec,
         returned: Callable[[int], Iterable[Returned]],
         select: Selector = select_largest,
     ) -> list[SegmentFrame]:
@@ -111,6 +109,7 @@ class ErrorFeedback:
 
         Args:
             delta: the pseudo-gradient, float32, shape (padded,).
+            codec: what this contribution is encoded with.
             returned: gives what comes back in a segment; called once for each, in order.
             select: what finds the largest values.
 
@@ -130,14 +129,19 @@ class ErrorFeedback:
         if not (delta.max() < _LARGEST_DELTA and delta.min() > -_LARGEST_DELTA):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
         frames = [
-            self._compress(place, delta[place], list(returned(segment)), select)
+            self._compress(place, delta[place], list(returned(segment)), codec, select)
             for segment, place in enumerate(places)
         ]
         self.reset = False
         return frames
 
     def _compress(
-        self, place: slice, delta: NDArray[np.float32], returned: Sequence[Returned], select: Selector
+        self,
+        place: slice,
+        delta: NDArray[np.float32],
+        returned: Sequence[Returned],
+        codec: Codec,
+        select: Selector,
     ) -> SegmentFrame:
         """Compress one segment, a batch of chunks at a time, and keep in E what is left out."""
         parts = []
@@ -150,14 +154,14 @@ class ErrorFeedback:
                 wanted[part.positions[inside] - batch.start] += part.values[inside]
             wanted *= self._decay
             wanted += delta[batch]
-            encoded = self._codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=select)
-            sent = self._codec.decode(encoded)
+            encoded = codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=select)
+            sent = codec.decode(encoded)
             wanted[sent.positions] -= sent.values
             self._stored.array[stored] = to_bfloat16(wanted)
             self._leaves[stored.start // CHUNK_VALUES : stored.stop // CHUNK_VALUES] = self._hash(stored)
             self._stored.release()
             parts.append(encoded)
-        return SegmentFrame(codec=self._codec, encoded=EncodedChunks.join(parts))
+        return SegmentFrame(codec=codec, encoded=EncodedChunks.join(parts))
 
     def _hash(self, place: slice) -> list[bytes]:
         starts = range(2 * place.start, 2 * place.stop, _LEAF_BYTES)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from peers.codec import Codec
+from peers.exchange_format import ExchangeFormat
 from peers.feedback import ErrorFeedback, Returned
 from peers.returns import Change, Entry, Outcome, Return, Stored, settle
 from peers.segment import SegmentFrame
@@ -39,8 +39,9 @@ DEFAULT_DEPTH = 16
 _RECORD = "record.json"
 
 
-ReducedSegments = Callable[[str], SegmentFrame | None]
-"""Finds a reduced segment by its root, hex; None if it is not at hand."""
+ReducedSegments = Callable[[str, int], SegmentFrame | None]
+"""Finds a reduced segment by its root, hex, and the tokens trained on by the block below its round; None if
+it is not at hand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +71,20 @@ class ContributionHistory:
     """One peer's contributions to one run, and the error feedback that they leave."""
 
     def __init__(
-        self, folder: Path, *, layout: Layout, codec: Codec, decay: float, depth: int = DEFAULT_DEPTH
+        self,
+        folder: Path,
+        *,
+        layout: Layout,
+        form: ExchangeFormat,
+        decay: float,
+        depth: int = DEFAULT_DEPTH,
     ) -> None:
         """Open what the run's folder holds, or begin.
 
         Args:
             folder: the run's folder.
             layout: the recipe's flat vector.
-            codec: what contributions are encoded with.
+            form: how contributions are encoded in each round.
             decay: of the error feedback, each round.
             depth: for how many rounds a contribution is kept; after that it is settled.
 
@@ -86,7 +93,7 @@ class ContributionHistory:
         """
         self._folder = folder / "contributions"
         self._layout = layout
-        self._codec = codec
+        self._form = form
         self._decay = decay
         self._depth = depth
         self._record = self._read_record()
@@ -94,7 +101,6 @@ class ContributionHistory:
         self._feedback = ErrorFeedback(
             self._folder,
             layout=layout,
-            codec=codec,
             decay=decay,
             expected_root=bytes.fromhex(root) if root else None,
         )
@@ -109,6 +115,7 @@ class ContributionHistory:
         round_number: int,
         delta: NDArray[np.float32],
         *,
+        tokens: int,
         outcome: Outcome,
         reduced: ReducedSegments,
         select: Selector = select_largest,
@@ -118,6 +125,7 @@ class ContributionHistory:
         Args:
             round_number: the round that it is for.
             delta: the pseudo-gradient, float32, shape (padded,).
+            tokens: trained on by the block below that round, from which its density follows.
             outcome: what became of earlier contributions.
             reduced: where to find the reduced segments that `outcome` names.
             select: what finds the largest values.
@@ -139,14 +147,15 @@ class ContributionHistory:
                 yield self._difference(segment, change, reduced)
 
         reset = self._feedback.reset
-        frames = self._feedback.contribute(delta, returned=returned, select=select)
+        codec = self._form.at(tokens).codec
+        frames = self._feedback.contribute(delta, codec=codec, returned=returned, select=select)
         number = max((entry.number for entry in self._record.entries), default=0) + 1
         shutil.rmtree(
             self._folder / str(number), ignore_errors=True
         )  # of a contribution that a crash cut short
         for segment, frame in enumerate(frames):
             write_atomic(self._frame_path(number, segment), frame.to_bytes())
-        self._write_record((*entries, Entry(number=number, round=round_number)))
+        self._write_record((*entries, Entry(number=number, round=round_number, tokens=tokens)))
         self._forget_what_is_not_recorded()
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
@@ -169,12 +178,12 @@ class ContributionHistory:
 
     def frame(self, claim: str, segment: int) -> SegmentFrame | None:
         """Return a segment of the contribution that `claim` commits to, or None if it is not kept."""
-        numbers = [entry.number for entry in self._record.entries if entry.claim == claim]
-        return self._read_frame(numbers[-1], segment) if numbers else None
+        entries = [entry for entry in self._record.entries if entry.claim == claim]
+        return self._read_frame(entries[-1].number, segment, entries[-1].tokens) if entries else None
 
     def _difference(self, segment: int, change: Change, reduced: ReducedSegments) -> Returned:
         """Return what a change adds to the error feedback; what it takes back is negative."""
-        frame = self._read_frame(change.number, segment)
+        frame = self._read_frame(change.number, segment, change.tokens)
         if frame is None:  # The disk lost it. So are its values.
             return Returned(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
         sent = frame.decode()
@@ -182,7 +191,7 @@ class ContributionHistory:
         for due, sign in ((change.before, -1.0), (change.after, 1.0)):
             if due is not None:
                 share += np.float32(sign * due.factor) * self._mask(
-                    change.number, segment, due, sent.positions, reduced
+                    change, segment, due, sent.positions, reduced
                 )
         discount = 1.0
         for _ in range(change.age - 1):  # the error feedback discounts by the last round itself
@@ -192,16 +201,21 @@ class ContributionHistory:
         return Returned(positions=sent.positions[chosen], values=values)
 
     def _mask(
-        self, number: int, segment: int, due: Return, positions: NDArray[np.int64], reduced: ReducedSegments
+        self,
+        change: Change,
+        segment: int,
+        due: Return,
+        positions: NDArray[np.int64],
+        reduced: ReducedSegments,
     ) -> NDArray[np.float32]:
         """Return 1 where a sent value is to return, else 0; keep it, since `reduced` may forget."""
         if due.reduced is None:
             return np.ones(positions.size, dtype=np.float32)
-        path = self._folder / str(number) / f"{segment}.{due.reduced[:16]}.mask"
+        path = self._folder / str(change.number) / f"{segment}.{due.reduced[:16]}.mask"
         try:
             packed = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         except OSError:
-            frame = reduced(due.reduced)
+            frame = reduced(due.reduced, change.tokens)
             # Without the reduced segment nobody can say what it dropped: then nothing returns.
             dropped = ~np.isin(positions, positions if frame is None else frame.decode().positions)
             packed = np.packbits(dropped)
@@ -211,10 +225,11 @@ class ContributionHistory:
     def _frame_path(self, number: int, segment: int) -> Path:
         return self._folder / str(number) / f"{segment}.frame"
 
-    def _read_frame(self, number: int, segment: int) -> SegmentFrame | None:
+    def _read_frame(self, number: int, segment: int, tokens: int) -> SegmentFrame | None:
+        form = self._form.at(tokens)
         try:
             content = self._frame_path(number, segment).read_bytes()
-            return SegmentFrame.parse(content, codec=self._codec, chunks=self._layout.chunks_per_segment)
+            return SegmentFrame.parse(content, codec=form.codec, chunks=form.chunks)
         except (OSError, MessageError):
             return None
 

@@ -11,6 +11,7 @@ import math
 
 from peers.budget import BandwidthLimits
 from recipes.demands import ASSUMED_PEERS, exchanged_bytes
+from recipes.density import density_schedule
 from recipes.recipe import Recipe
 
 
@@ -31,7 +32,8 @@ def plan(limits: BandwidthLimits, recipe: Recipe, *, parameters: int, peers: int
     if not directions:
         return []
     peers = max(peers, ASSUMED_PEERS)
-    contribution, reduced = exchanged_bytes(recipe, parameters=parameters, peers=peers)
+    densities = density_schedule(recipe)
+    contribution, reduced = exchanged_bytes(densities.lasting, parameters=parameters, peers=peers)
     bits, window = 8 * (contribution + reduced), recipe.round.window_seconds
     taking = " and ".join(
         f"{_seconds(bits / rate)} at {_mbits(rate)} {direction}" for direction, rate in directions.items()
@@ -40,6 +42,12 @@ def plan(limits: BandwidthLimits, recipe: Recipe, *, parameters: int, peers: int
         f"One round's exchange with {peers} peers is about {bits / 8e6:.2g} MB each way, "
         f"which takes {taking}. Windows are {_seconds(window)}."
     ]
+    if early := recipe.exchange.early:
+        most = sum(exchanged_bytes(densities.densest, parameters=parameters, peers=peers))
+        said.append(
+            f"Rounds are denser in the first {early[-1][0]:.0%} of the run: "
+            f"up to {most / 1e6:.2g} MB each way."
+        )
     longest = recipe.round.transfer_seconds[1]
     for direction, rate in directions.items():
         if 8 * contribution / rate > longest:

@@ -48,10 +48,14 @@ class Return(Stored):
 
 
 class Entry(Stored):
-    """A contribution that is kept. `claim` is None until it was claimed."""
+    """A contribution that is kept. `claim` is None until it was claimed.
+
+    `tokens` are those of the block below its round, by which its density is known.
+    """
 
     number: int
     round: int
+    tokens: int = 0
     claim: HexHash | None = None
     returned: dict[int, Return] = {}
 
@@ -61,6 +65,7 @@ class Change:
     """A segment of which more, or less, or other values are to be returned now than were before."""
 
     number: int
+    tokens: int
     age: int
     before: Return | None
     after: Return | None
@@ -84,7 +89,7 @@ def settle(
             if before == after:
                 continue
             age = max(round_number - entry.round, 1)
-            changes.setdefault(segment, []).append(Change(entry.number, age, before, after))
+            changes.setdefault(segment, []).append(Change(entry.number, entry.tokens, age, before, after))
             if after is None:
                 del returned[segment]
             else:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -188,6 +188,13 @@ class ChunkProof:
             segment_path=tuple(hashes[:segment_length]),
             contribution_path=tuple(hashes[segment_length:]),
         )
+
+
+def with_header(data: bytes, *, codec: Codec, known: Iterable[Codec], chunks: int) -> bytes:
+    """Return a frame with the header of `codec` if it has that of one of `known`; else as it is."""
+    if data[: _HEADER.size] in {_header(other, chunks) for other in known}:
+        return _header(codec, chunks) + data[_HEADER.size :]
+    return data
 
 
 def frame_limit(codec: Codec, chunks: int) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from peers.chain import Chain, Link
 from peers.events import Diverged, Event, Fetching, Notice, Refused
@@ -278,7 +279,7 @@ class StateSync:
                         f"Nobody vouches for the state that block {link.hash[:8]} starts from."
                     )
                 raise _DivergedError(chain.link(link.parent))
-            frames = await self._frames(link)
+            frames = await self._frames(link, chain.tokens_at(link.parent))
             await asyncio.to_thread(self.state.apply, frames, round_number=link.round, block=link.hash)
             digest = await asyncio.to_thread(self._digest, link)
             if link.round % self._rules.snapshot_interval == 0:
@@ -288,13 +289,16 @@ class StateSync:
     def _digest(self, link: Link) -> str:
         return self.state.digest(link.counters.canonical()).hex()
 
-    async def _frames(self, link: Link) -> dict[int, SegmentFrame]:
-        """Return the block's reduced segments, fetching those that are not here, a few at a time."""
+    async def _frames(self, link: Link, tokens: int) -> dict[int, SegmentFrame]:
+        """Return the block's reduced segments, fetching those that are not here, a few at a time.
+
+        `tokens` were trained on by the block below it.
+        """
         gate = asyncio.Semaphore(self._flow.in_flight)
 
         async def fetched(reduction: Reduction) -> SegmentFrame:
             async with gate:
-                return await self._frame(link, reduction)
+                return await self._frame(link, reduction, tokens)
 
         reductions = _reductions(link)
         tasks = [asyncio.create_task(fetched(reduction)) for reduction in reductions.values()]
@@ -305,9 +309,11 @@ class StateSync:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _frame(self, link: Link, reduction: Reduction) -> SegmentFrame:
+    async def _frame(self, link: Link, reduction: Reduction, tokens: int) -> SegmentFrame:
+        exchange = self._exchange
+        read = partial(exchange.read_reduced, reduction.root, tokens=tokens)
         try:
-            return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
+            return await asyncio.to_thread(read)
         except MessageError:
             pass  # not here, or damaged on disk
         tried = []
@@ -317,13 +323,14 @@ class StateSync:
                     peer,
                     "reduced",
                     bytes.fromhex(reduction.root),
-                    limit=self._exchange.form.reduced_limit,
+                    limit=exchange.form.at(tokens).reduced_limit,
                     timeout=_CALL_SECONDS,
                     stall=_STALL_SECONDS,
                     purpose="catching up",
                 )
-                await asyncio.to_thread(self._exchange.take_reduced, link.round, reduction.root, data)
-                return await asyncio.to_thread(self._exchange.read_reduced, reduction.root)
+                take = partial(exchange.take_reduced, link.round, reduction.root, data, tokens=tokens)
+                await asyncio.to_thread(take)
+                return await asyncio.to_thread(read)
             except MessageError as error:
                 self._blame(peer, error)
                 tried.append(peer)

@@ -232,12 +232,12 @@ class VirtualPeer:
                 for peer in peers:
                     self.send(peer, message)
             case do.PushSegment(roster, segment, reducer):
-                size = world.contribution_bytes // world.rules.segments
+                size = world.contribution_at(self._tokens) // world.rules.segments
                 self._push(roster, segment, world.by_id[reducer], size)
             case do.Reduce(roster, segment, included):
                 root = self._root(roster, segment, included)
                 self.disk.reduced[root] = self.running.round.parent.round + 1
-                size = world.reduced_bytes // world.rules.segments
+                size = world.reduced_at(self._tokens) // world.rules.segments
                 self.after(0.01, do.SegmentReduced(roster, segment, root, size, included))
             case do.FetchReduced():
                 self._fetch(effect, effect.sources)
@@ -283,7 +283,18 @@ class VirtualPeer:
 
     def _root(self, roster: str, segment: int, included: Sequence[int]) -> str:
         false = "false/" if self.liar is not None and self.liar.miscomputes else ""
-        return digest(f"{false}{roster}/{segment}/{included}".encode()).hex()
+        return digest(f"{false}{self._average(roster, segment, included)}".encode()).hex()
+
+    def _average(self, roster: str, segment: int, included: Sequence[int]) -> str:
+        """Return what stands for an average's bytes, which are others at another density."""
+        densities = self.world.densities
+        density = f"/{densities.at(self._tokens)}" if densities.early else ""
+        return f"{roster}/{segment}/{included}{density}"
+
+    @property
+    def _tokens(self) -> int:
+        """Tokens by the block below the round at hand, from which its density follows."""
+        return self.running.round.parent.counters.tokens
 
     def _train(self, effect: do.Train) -> None:
         self._ahead = (effect, self.world.now) if effect.ahead else None
@@ -311,7 +322,7 @@ class VirtualPeer:
             steps=max(1, count // 8),
             numeric_class="virtual",
             contribution=name,
-            contribution_bytes=self.world.contribution_bytes,
+            contribution_bytes=self.world.contribution_at(self.running.chain.tokens_at(parent)),
             norms=(1.0,) * self.world.rules.segments,
             feedback=name,
             feedback_reset=self.life > 1,
@@ -385,7 +396,8 @@ class VirtualPeer:
         said = next((signed.body for signed in heard if signed.body.root == effect.root), None)
         if (
             said is not None
-            and effect.root != digest(f"{effect.roster}/{effect.segment}/{said.included}".encode()).hex()
+            and effect.root
+            != digest(self._average(effect.roster, effect.segment, said.included).encode()).hex()
         ):
             self.take(do.ReducedLost(effect.root, "a spot check found it false"))
             return
@@ -413,7 +425,8 @@ class VirtualPeer:
             failed = do.ApplyFailed(target, f"{len(nowhere)} reduced segments are nowhere")
             self.after(NO_ANSWER_SECONDS, failed)
             return
-        size = len(missing) * self.world.reduced_bytes // self.world.rules.segments
+        oldest = chain.tokens_at(base)  # and so the densest
+        size = len(missing) * self.world.reduced_at(oldest) // self.world.rules.segments
         transfer_seconds = 2 * self.line.latency_seconds + size / self.line.down_bytes_per_second
         ready_at = self.world.now + self.disk_delay_seconds + transfer_seconds
         self.at(ready_at, partial(self._applied, target, base))

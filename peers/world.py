@@ -25,6 +25,7 @@ from peers.rules import Bounds, Rules
 from peers.virtual_disk import RUN, DiskAfter
 from peers.virtual_links import Links, home_line, size_of
 from peers.virtual_peer import VirtualPeer
+from recipes.density import Density, DensitySchedule
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.sections import Overlap
@@ -32,6 +33,7 @@ from recipes.sections import Overlap
 ROLL_CALL_SECONDS = 10.0
 TIGHT_BOUNDS = (Bounds(1.0, 6.0), Bounds(2.0, 12.0), Bounds(2.0, 8.0))
 CONTRIBUTION_BYTES = 100_000
+DENSITIES = DensitySchedule(Density(keep=64, level_bits=1, reduced_keep=256, reduced_level_bits=3))
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _REQUEST_BYTES = 60
 _AT_ONCE_SECONDS = 0.002  # in which a small message is down a free line: not worth an event of its own
@@ -79,6 +81,7 @@ class World:
         window_seconds: float = 10.0,
         contribution_bytes: int = CONTRIBUTION_BYTES,
         reduced_bytes: int = 2 * CONTRIBUTION_BYTES,
+        densities: DensitySchedule = DENSITIES,
         bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
         measured: bool = False,
         owners: tuple[PeerId, ...] = (),
@@ -91,8 +94,9 @@ class World:
             peers: how many there are.
             segments: of each contribution.
             window_seconds: of a round.
-            contribution_bytes: of one contribution.
-            reduced_bytes: of all reduced segments of a round.
+            contribution_bytes: of one contribution, in rounds of lasting density.
+            reduced_bytes: of all reduced segments of such a round.
+            densities: by which early rounds carry more.
             bounds: of the deadlines for grace, transfer and leader.
             measured: whether messages are weighed exactly, and the engines' CPU time taken.
             owners: who may sign checkpoints.
@@ -105,6 +109,7 @@ class World:
         self.steps = 0
         self.contribution_bytes = contribution_bytes
         self.reduced_bytes = reduced_bytes
+        self.densities = densities
         self.measured = measured
         self._weights: dict[str, int] = {}  # bytes of signed messages, by hash
         self.links = Links(self.random)
@@ -129,6 +134,15 @@ class World:
         }
         self.by_id = {peer.id: peer for peer in self.peers.values()}
         self.at(0.0, self._roll_call)
+
+    def contribution_at(self, tokens: int) -> int:
+        """Return the bytes of a contribution to the round on top of a block with so many tokens."""
+        return self.contribution_bytes * self.densities.at(tokens).keep // self.densities.lasting.keep
+
+    def reduced_at(self, tokens: int) -> int:
+        """Return the bytes of all reduced segments of that round."""
+        density, lasting = self.densities.at(tokens), self.densities.lasting
+        return self.reduced_bytes * density.reduced_keep // lasting.reduced_keep
 
     # ------------------------------------------------------------ what a scenario says
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recipes.density import Density, density_schedule
+from recipes.layout import CHUNK_VALUES
 from recipes.recipe import Recipe
-from recipes.sections import ExchangeSection
 
 ASSUMED_PEERS = 8
 PROGRAM_BYTES = 900 * 10**6  # Python, torch, transformers and the network daemon
@@ -23,7 +24,10 @@ _OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 6}
 
 @dataclass(frozen=True)
 class Demands:
-    """Bytes that one volunteer needs, or moves in a day. `memory` leaves out activations."""
+    """Bytes that one volunteer needs, or moves in a day. `memory` leaves out activations.
+
+    What is moved is that of the longest part of the run; `densest_per_day`, each way, is that of its densest.
+    """
 
     memory: int
     disk: int
@@ -31,6 +35,7 @@ class Demands:
     download_per_day: int
     contribution: int
     reduced: int
+    densest_per_day: int
 
 
 def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
@@ -47,51 +52,56 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
     training = (
         4 + 4 + _OPTIMIZER_BYTES[recipe.inner.optimizer] + 4
     )  # weights, gradients, moments, pseudo-gradient
-    contribution = parameters * contribution_bits(recipe.exchange) / 8
-    reduced = parameters * reduced_bits(recipe.exchange) / 8
+    densities = density_schedule(recipe)
+    contribution = parameters * contribution_bits(densities.lasting) / 8
+    reduced = parameters * reduced_bits(densities.lasting) / 8
     rounds_per_day = _SECONDS_PER_DAY / recipe.round.window_seconds
-    moved = sum(exchanged_bytes(recipe, parameters=parameters, peers=ASSUMED_PEERS))
+    lasting, densest = (
+        rounds_per_day * sum(exchanged_bytes(density, parameters=parameters, peers=ASSUMED_PEERS))
+        for density in (densities.lasting, densities.densest)
+    )
     return Demands(
         memory=PROGRAM_BYTES + parameters * (training + state + feedback + start),
         disk=data_bytes + parameters * (state * (1 + KEPT_SNAPSHOTS) + feedback + start + 4),
-        upload_per_day=round(moved * rounds_per_day),
-        download_per_day=round(moved * rounds_per_day),
+        upload_per_day=round(lasting),
+        download_per_day=round(lasting),
         contribution=round(contribution),
         reduced=round(reduced),
+        densest_per_day=round(densest),
     )
 
 
-def exchanged_bytes(recipe: Recipe, *, parameters: int, peers: int) -> tuple[float, float]:
+def exchanged_bytes(density: Density, *, parameters: int, peers: int) -> tuple[float, float]:
     """Return what a peer sends in one round on average, and receives as well: contribution, reduced segments.
 
     Args:
-        recipe: published or a template.
-        parameters: number of values of its model.
+        density: of the round.
+        parameters: number of values of the model.
         peers: that contribute to the round.
     """
     others = (peers - 1) / peers
     return (
-        others * parameters * contribution_bits(recipe.exchange) / 8,
-        others * parameters * reduced_bits(recipe.exchange) / 8,
+        others * parameters * contribution_bits(density) / 8,
+        others * parameters * reduced_bits(density) / 8,
     )
 
 
-def contribution_bits(exchange: ExchangeSection) -> float:
+def contribution_bits(density: Density) -> float:
     """Return the expected bits a parameter of a contribution."""
-    return _frame_bits(exchange.keep, exchange.level_bits) / exchange.chunk
+    return _chunk_bits(density.keep, density.level_bits) / CHUNK_VALUES
 
 
-def reduced_bits(exchange: ExchangeSection) -> float:
+def reduced_bits(density: Density) -> float:
     """Return the expected bits a parameter of a reduced segment."""
-    return _frame_bits(exchange.reduced_keep, exchange.reduced_level_bits) / exchange.chunk
+    return _chunk_bits(density.reduced_keep, density.reduced_level_bits) / CHUNK_VALUES
 
 
-def _frame_bits(keep: int, level_bits: int, *, chunk: int = 4096) -> float:
+def _chunk_bits(keep: int, level_bits: int) -> float:
     """Return the expected bits of one chunk: gaps, signs, levels, the table of magnitudes, and alignment.
 
     Gaps between kept indices are nearly geometric. Golomb and Rice's code with parameter r spends
     r + 1 bits and one more for every 2**r that the gap holds (Rice 1979).
     """
-    absent = 1 - keep / chunk
+    absent = 1 - keep / CHUNK_VALUES
     gap = min(r + 1 + absent ** (1 << r) / (1 - absent ** (1 << r)) for r in range(13))
     return keep * (gap + 1 + level_bits) + 8 * (1 << level_bits) + 4

@@ -77,7 +77,8 @@ def _type_words(kind: Any) -> str:
     if origin is Annotated:
         return _type_words(arguments[0])
     if origin is tuple:
-        items = f"{_type_words(arguments[0])}s"
+        inner = _type_words(arguments[0])
+        items = inner.replace("list", "lists", 1) if inner.startswith("list") else f"{inner}s"
         return f"list of {items}" if arguments[-1] is Ellipsis else f"list of {len(arguments)} {items}"
     if origin is dict:
         return "table"

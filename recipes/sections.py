@@ -54,7 +54,18 @@ def _ascends(span: tuple[float, float]) -> tuple[float, float]:
     return span
 
 
+def _denser_early(early: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    """Check a density schedule: shares of the run that ascend, and factors that make it denser."""
+    shares = [share for share, _ in early]
+    if any(not 0 < share <= 1 for share in shares) or shares != sorted(set(shares)):
+        raise ValueError("must have shares of the run above 0 and at most 1, each above the one before")
+    if any(factor < 1 for _, factor in early):
+        raise ValueError("must have factors of at least 1: early rounds are denser, not thinner")
+    return early
+
+
 Span = Annotated[tuple[float, float], BeforeValidator(_as_span), AfterValidator(_ascends)]
+EarlyDensity = Annotated[tuple[tuple[float, float], ...], AfterValidator(_denser_early)]
 Owner = Annotated[PeerId, Field(max_length=64), AfterValidator(_is_peer_id)]
 HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileGlob = Annotated[str, Field(min_length=1, max_length=256)]
@@ -338,6 +349,15 @@ class ExchangeSection(Section):
         le=4,
         description="Bits for the magnitude of each value of a reduced segment, beside its sign.",
     )
+    early: EarlyDensity = Field(
+        default=(),
+        max_length=8,
+        description=(
+            "Denser beginnings: pairs of a share of `schedule.total_tokens` and a factor on `keep` and "
+            "`reduced_keep` until then, shares ascending. `[[0.1, 4], [0.3, 2]]` sends 4 times the values in "
+            "the first tenth of the run, then twice as many until three tenths. Empty: the same throughout."
+        ),
+    )
     feedback_decay: float = Field(
         default=0.95,
         ge=0,
@@ -356,6 +376,17 @@ class ExchangeSection(Section):
             "Whether values that the reduced segment dropped go back into their sender's error feedback."
         ),
     )
+
+    @model_validator(mode="after")
+    def _early_fits_the_chunk(self) -> ExchangeSection:
+        for name, keep in (("keep", self.keep), ("reduced_keep", self.reduced_keep)):
+            for share, factor in self.early:
+                if round(keep * factor) > self.chunk:
+                    raise ValueError(
+                        f"early keeps {factor:g} times {name} ({keep}) until {share:g} of the run: more than "
+                        f"the {self.chunk} values of a chunk"
+                    )
+        return self
 
 
 class VerificationSection(Section):

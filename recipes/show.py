@@ -18,6 +18,7 @@ from rich.table import Table
 from recipes.command import plain_errors
 from recipes.corpus import Manifest
 from recipes.demands import ASSUMED_PEERS, contribution_bits, estimate, reduced_bits
+from recipes.density import density_schedule
 from recipes.layout import layout_of
 from recipes.locate import locate_recipe
 from recipes.publication import (
@@ -111,19 +112,30 @@ def _round(recipe: Recipe) -> str:
 
 
 def _exchange(recipe: Recipe) -> str:
+    densities = density_schedule(recipe)
+    stages = [
+        f"{contribution_bits(density):.3f} and {reduced_bits(density):.3f} until {share:.0%} of the run"
+        for (share, _), (_, density) in zip(recipe.exchange.early, densities.early, strict=True)
+    ]
+    early = f" (early on {', '.join(stages)})" if stages else ""
     return (
-        f"about {contribution_bits(recipe.exchange):.3f} bits a parameter for a contribution and "
-        f"{reduced_bits(recipe.exchange):.3f} for the reduced result; each peer checks "
+        f"about {contribution_bits(densities.lasting):.3f} bits a parameter for a contribution and "
+        f"{reduced_bits(densities.lasting):.3f} for the reduced result"
+        f"{early}; each peer checks "
         f"{recipe.verification.spot_check_chunks} random chunks of others' work in each round"
     )
 
 
 def _demands(recipe: Recipe, parameters: int, manifest: Manifest | None) -> list[Fact]:
     needs = estimate(recipe, parameters=parameters, data_bytes=_data_bytes(manifest) if manifest else 0)
+    early = recipe.exchange.early
+    densest = (
+        f"; in the first {early[-1][0]:.0%} of the run up to {_bytes(needs.densest_per_day)}" if early else ""
+    )
     per_day = (
         f"at most {_bytes(needs.upload_per_day)} up and {_bytes(needs.download_per_day)} down: "
         f"{_bytes(needs.contribution)} of contribution and {_bytes(needs.reduced)} of result, in "
-        f"{ASSUMED_PEERS - 1} of {ASSUMED_PEERS} parts, for each {recipe.round.window_seconds:g} s. "
+        f"{ASSUMED_PEERS - 1} of {ASSUMED_PEERS} parts, for each {recipe.round.window_seconds:g} s{densest}. "
         "Bringing data and state to newcomers comes on top"
     )
     return [

@@ -8,29 +8,31 @@ import numpy as np
 from rounds import Swarm
 
 from peers.chain import Link
-from peers.codec import Codec
-from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.exchange_format import ExchangeFormat
+from peers.exchange_store import ExchangeStore
 from peers.messages import Claim, Reduction, Roster, Signed
 from peers.segment import SegmentFrame, contribution_root
+from recipes.density import Density, DensitySchedule
 from recipes.keys import SigningKey
 
 SEGMENTS = 3
 CHUNKS = 3  # of a segment
 FORM = ExchangeFormat(
-    codec=Codec(keep=16, level_bits=1),
-    reduced_codec=Codec(keep=32, level_bits=3),
+    densities=DensitySchedule(Density(keep=16, level_bits=1, reduced_keep=32, reduced_level_bits=3)),
     segments=SEGMENTS,
     chunks_per_segment=CHUNKS,
     clip_factor=2.0,
 )
 
 
-def contribution(seed: int, *, scale: float = 1.0, form: ExchangeFormat = FORM) -> tuple[SegmentFrame, ...]:
-    """A contribution of random values."""
+def contribution(
+    seed: int, *, scale: float = 1.0, form: ExchangeFormat = FORM, tokens: int = 0
+) -> tuple[SegmentFrame, ...]:
+    """A contribution of random values, to a round on top of so many tokens."""
     rng = np.random.default_rng(seed)
     shape = (form.chunks_per_segment, 4096)
     values = [(scale * rng.standard_normal(shape)).astype(np.float32) for _ in range(form.segments)]
-    return tuple(SegmentFrame.encode(segment, codec=form.codec) for segment in values)
+    return tuple(SegmentFrame.encode(segment, codec=form.at(tokens).codec) for segment in values)
 
 
 class Exchange:
@@ -46,13 +48,15 @@ class Exchange:
         swarm: Swarm | None = None,
         parent: Link | None = None,
         seed: int = 0,
+        sends: ExchangeFormat | None = None,
     ) -> None:
+        """Make them in `folder`; contributions are encoded as in `sends`, if that is another form."""
         self.form = form
         self.swarm = swarm or Swarm(peers, segments=form.segments)
         self.keys: list[SigningKey] = self.swarm.keys[:peers]
         self.parent = parent or self.swarm.genesis
         self.frames = [
-            contribution(seed + number, scale=scale, form=form)
+            contribution(seed + number, scale=scale, form=sends or form, tokens=self.parent.counters.tokens)
             for number, scale in enumerate(scales or (1.0,) * peers)
         ]
         claims = [self._claim(key, frames) for key, frames in zip(self.keys, self.frames, strict=True)]
@@ -60,7 +64,7 @@ class Exchange:
         self.stores = [ExchangeStore(folder / str(number), form) for number in range(peers)]
         for store, claim, frames in zip(self.stores, claims, self.frames, strict=True):
             store.hold(claim.body.contribution, frames)
-            store.begin(self.roster)
+            store.begin(self.roster, tokens=self.parent.counters.tokens)
 
     def _claim(self, key: SigningKey, frames: tuple[SegmentFrame, ...]) -> Signed[Claim]:
         root = contribution_root([frame.root() for frame in frames]).hex()

@@ -237,10 +237,10 @@ def _blocks(_: Path) -> Subject:
 
 def _frame(_: Path) -> Subject:
     frames = contribution(1)
-    empty = SegmentFrame.encode(np.zeros((FORM.chunks_per_segment, 4096), np.float32), codec=FORM.codec)
+    empty = SegmentFrame.encode(np.zeros((FORM.chunks_per_segment, 4096), np.float32), codec=FORM.at(0).codec)
 
     def read(content: bytes) -> bytes:
-        frame = SegmentFrame.parse(content, codec=FORM.codec, chunks=FORM.chunks_per_segment)
+        frame = SegmentFrame.parse(content, codec=FORM.at(0).codec, chunks=FORM.chunks_per_segment)
         assert np.isfinite(frame.decode().values).all()
         assert frame.norm() >= 0
         return frame.to_bytes()
@@ -272,7 +272,7 @@ def _proof(folder: Path) -> Subject:
     answer = exchange.stores[1].prove(exchange.roster.hash, 1, 0, reduction.included)
 
     def read(content: bytes) -> bytes:
-        proof = ChunkProof.parse(content, codec=FORM.codec)
+        proof = ChunkProof.parse(content, codec=FORM.at(0).codec)
         proof.root(chunk=0, chunks=FORM.chunks_per_segment, segment=1, segments=FORM.segments)
         return proof.to_bytes()
 
@@ -285,7 +285,7 @@ def _spot_answer(folder: Path) -> Subject:
     answer = exchange.stores[1].prove(exchange.roster.hash, 1, 0, reduction.included)
 
     def read(content: bytes) -> bytes:
-        exchange.stores[1].check_spot(exchange.roster.body, reduction, 0, content)
+        exchange.stores[1].check_spot(exchange.roster.body, reduction, 0, content, tokens=0)
         return answer  # nothing else convinces
 
     return Subject([answer], read, slowness=2)

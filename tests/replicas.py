@@ -10,10 +10,10 @@ import numpy as np
 from rounds import Swarm, name
 
 from peers.chain import Link
-from peers.codec import Codec
 from peers.counters import initial
 from peers.events import Event
-from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.exchange_format import ExchangeFormat
+from peers.exchange_store import ExchangeStore
 from peers.framing import RemoteError
 from peers.manifest import Piece
 from peers.requests import decode_piece
@@ -23,6 +23,7 @@ from peers.snapshots import SnapshotStore
 from peers.state import CanonicalState
 from peers.state_sync import StateSync, genesis_digest
 from recipes import merkle
+from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, UnreachableError
 from recipes.keys import PeerId, SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
@@ -32,8 +33,7 @@ LAYOUT = lay_out([("weight", (3, 64 * 4096))], segments=3)  # three segments, ea
 PIECES = 3
 OUTER = OuterSection(learning_rate=0.5)
 FORM = ExchangeFormat(
-    codec=Codec(keep=4, level_bits=1),
-    reduced_codec=Codec(keep=4, level_bits=1),
+    densities=DensitySchedule(Density(keep=4, level_bits=1, reduced_keep=4, reduced_level_bits=1)),
     segments=LAYOUT.segments,
     chunks_per_segment=LAYOUT.chunks_per_segment,
     clip_factor=2.0,
@@ -91,9 +91,11 @@ class World:
         for segment in range(LAYOUT.segments):
             values = np.zeros((LAYOUT.chunks_per_segment, 4096), dtype=np.float32)
             values[:, :8] = np.random.default_rng([seed, segment]).standard_normal((len(values), 8))
-            frame = SegmentFrame.encode(values, codec=FORM.reduced_codec)
+            frame = SegmentFrame.encode(values, codec=FORM.at(parent.counters.tokens).reduced_codec)
             data = frame.to_bytes()
-            writer.exchange.take_reduced(parent.round + 1, frame.root().hex(), data)
+            writer.exchange.take_reduced(
+                parent.round + 1, frame.root().hex(), data, tokens=parent.counters.tokens
+            )
             size = len(data) if announced is None else announced
             reductions.append(swarm.reduction(roster, segment, parent, root=frame.root().hex(), bytes=size))
         cosigners = members if cosigned and parent.block is not None else ()

@@ -69,7 +69,7 @@ def test_what_surrounds_a_segment_is_what_a_push_carries(tmp_path: Path) -> None
     claim = SimpleNamespace(contribution=root.hex())
     pushed = store.push_content(claim, 0, bytes(32).hex())  # type: ignore[arg-type]
     surrounding = request_head_bytes("segment") + len(pushed) - len(frames[0].encoded.data)
-    assert Ours(FORM.codec).header_bytes(FORM.segments) == surrounding
+    assert Ours(FORM.at(0).codec).header_bytes(FORM.segments) == surrounding
 
 
 @pytest.mark.parametrize("heavy_tailed", [False, True], ids=["gaussian", "heavy-tailed"])

@@ -193,12 +193,12 @@ def test_what_a_window_begins_with_is_the_same_for_all_workers_and_counted() -> 
 
 def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Path) -> None:
     layout, codec = _layout(), Codec(keep=64, level_bits=1)
-    files = ErrorFeedback(tmp_path, layout=layout, codec=codec, decay=0.95, expected_root=None)
+    files = ErrorFeedback(tmp_path, layout=layout, decay=0.95, expected_root=None)
     arrays = Feedback(layout, decay=0.95)
     returned: list[list[Returned]] = [[], []]
     for number in range(4):
         delta = _deltas(layout, 1, seed=number)[0]
-        by_files = files.contribute(delta, returned=returned.__getitem__)
+        by_files = files.contribute(delta, codec=codec, returned=returned.__getitem__)
         by_arrays = arrays.contribute(delta, returned=returned, codec=codec, choose="chunk")
         assert [f.to_bytes() for f in by_files] == [sent.frame.to_bytes() for sent in by_arrays]
         sent = by_files[0].decode()

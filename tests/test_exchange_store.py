@@ -99,7 +99,7 @@ def test_a_push_with_another_norm_than_claimed_is_refused(tmp_path: Path) -> Non
         ],
         exchange.parent,
     )
-    exchange.stores[REDUCER].begin(exchange.roster)
+    exchange.stores[REDUCER].begin(exchange.roster, tokens=0)
     refuse(exchange, push(exchange), "another norm")
 
 
@@ -115,7 +115,8 @@ def test_only_the_last_rosters_segments_are_kept(tmp_path: Path) -> None:
     store = exchange.stores[REDUCER]
     for number in range(5):
         store.begin(
-            exchange.swarm.roster(list(exchange.roster.body.claims), exchange.parent, attempt=number + 5)
+            exchange.swarm.roster(list(exchange.roster.body.claims), exchange.parent, attempt=number + 5),
+            tokens=0,
         )
     assert not store.knows(exchange.roster.hash)
     refuse(exchange, push(exchange), "unknown roster")
@@ -164,8 +165,8 @@ def answer(exchange: Exchange, reduction: Reduction, chunk: int) -> bytes:
 def fetched(exchange: Exchange, reduction: Reduction) -> ExchangeStore:
     """The store of a peer that fetched the reduced segment."""
     data = exchange.stores[REDUCER].reduced_bytes(reduction.root)
-    assert len(data) <= FORM.reduced_limit
-    exchange.stores[CHECKER].take_reduced(1, reduction.root, data)
+    assert len(data) <= FORM.at(0).reduced_limit
+    exchange.stores[CHECKER].take_reduced(1, reduction.root, data, tokens=0)
     return exchange.stores[CHECKER]
 
 
@@ -174,17 +175,17 @@ def test_what_a_reducer_averaged_holds_in_every_chunk(tmp_path: Path, included: 
     exchange = Exchange(tmp_path, scales=(1.0, 0.5, 3.0, 9.0))
     reduction = exchange.reduce(1, by=REDUCER, included=included)
     checker = fetched(exchange, reduction)
-    checker.check_bound(exchange.roster.body, reduction)
+    checker.check_bound(exchange.roster.body, reduction, tokens=0)
     for chunk in range(CHUNKS):
         evidence = answer(exchange, reduction, chunk)
-        assert len(evidence) <= FORM.check_limit(len(included))
-        checker.check_spot(exchange.roster.body, reduction, chunk, evidence)
+        assert len(evidence) <= FORM.at(0).check_limit(len(included))
+        checker.check_spot(exchange.roster.body, reduction, chunk, evidence, tokens=0)
 
 
 def test_the_average_weighs_by_slots_and_clips_what_is_too_long(tmp_path: Path) -> None:
     exchange = Exchange(tmp_path, peers=3, scales=(1.0, 1.0, 100.0))
     reduction = exchange.reduce(0, by=REDUCER)
-    norm = exchange.stores[REDUCER].read_reduced(reduction.root).norm()
+    norm = exchange.stores[REDUCER].read_reduced(reduction.root, tokens=0).norm()
     assert norm < 2.0 * exchange.claim(0).norms[0]
 
 
@@ -195,19 +196,21 @@ def test_everybody_who_reduces_the_same_parts_gets_the_same_bytes(tmp_path: Path
 
 def convict(exchange: Exchange, reduction: Reduction, evidence: bytes, reason: str, chunk: int = 0) -> None:
     with pytest.raises(MessageError, match=reason):
-        exchange.stores[CHECKER].check_spot(exchange.roster.body, reduction, chunk, evidence)
+        exchange.stores[CHECKER].check_spot(exchange.roster.body, reduction, chunk, evidence, tokens=0)
 
 
 def test_a_reduced_segment_that_was_altered_is_convicted_by_its_own_evidence(tmp_path: Path) -> None:
     exchange = Exchange(tmp_path)
     reduction = exchange.reduce(1, by=REDUCER)
-    values = exchange.stores[REDUCER].read_reduced(reduction.root).decode().dense()
+    values = exchange.stores[REDUCER].read_reduced(reduction.root, tokens=0).decode().dense()
     values[2] *= np.float32(1.5)
-    forged = SegmentFrame.encode(values, codec=FORM.reduced_codec)
+    forged = SegmentFrame.encode(values, codec=FORM.at(0).reduced_codec)
     data = forged.to_bytes()
     false = reduction.model_copy(update={"root": forged.root().hex(), "bytes": len(data)})
-    exchange.stores[CHECKER].take_reduced(1, false.root, data)
-    exchange.stores[CHECKER].check_spot(exchange.roster.body, false, 0, answer(exchange, reduction, 0))
+    exchange.stores[CHECKER].take_reduced(1, false.root, data, tokens=0)
+    exchange.stores[CHECKER].check_spot(
+        exchange.roster.body, false, 0, answer(exchange, reduction, 0), tokens=0
+    )
     convict(exchange, false, answer(exchange, reduction, 2), "not the average", chunk=2)
 
 
@@ -244,22 +247,24 @@ def test_evidence_with_other_content_under_a_true_path_convicts(tmp_path: Path) 
     reduction = exchange.reduce(1, by=REDUCER)
     fetched(exchange, reduction)
     proofs = split_parts(answer(exchange, reduction, 0), most=4)
-    first, second = (ChunkProof.parse(proof, codec=FORM.codec) for proof in proofs[:2])
+    first, second = (ChunkProof.parse(proof, codec=FORM.at(0).codec) for proof in proofs[:2])
     forged = replace(first, content=second.content).to_bytes()
     convict(exchange, reduction, join_parts([forged, *proofs[1:]]), "does not commit to")
 
 
 def test_a_reduced_segment_beyond_the_clip_bound_is_refused(tmp_path: Path) -> None:
     exchange = Exchange(tmp_path)
-    huge = SegmentFrame.encode(np.full((CHUNKS, 4096), 50.0, dtype=np.float32), codec=FORM.reduced_codec)
+    huge = SegmentFrame.encode(
+        np.full((CHUNKS, 4096), 50.0, dtype=np.float32), codec=FORM.at(0).reduced_codec
+    )
     data = huge.to_bytes()
     store = exchange.stores[CHECKER]
-    store.take_reduced(1, huge.root().hex(), data)
+    store.take_reduced(1, huge.root().hex(), data, tokens=0)
     reduction = exchange.swarm.reduction(
         exchange.roster, 0, exchange.parent, root=huge.root().hex(), bytes=len(data)
     ).body
     with pytest.raises(MessageError, match="clip bound"):
-        store.check_bound(exchange.roster.body, reduction)
+        store.check_bound(exchange.roster.body, reduction, tokens=0)
 
 
 def test_a_reduced_segment_of_another_size_than_announced_is_refused(tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ def test_a_reduced_segment_of_another_size_than_announced_is_refused(tmp_path: P
     reduction = exchange.reduce(1, by=REDUCER)
     false = reduction.model_copy(update={"bytes": 2**50})
     with pytest.raises(MessageError, match="another size"):
-        fetched(exchange, reduction).check_bound(exchange.roster.body, false)
+        fetched(exchange, reduction).check_bound(exchange.roster.body, false, tokens=0)
 
 
 @pytest.mark.parametrize("segment", [0, SEGMENTS, 2**32 - 1])
@@ -296,7 +301,7 @@ def reduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exchange, Reducti
 def test_any_evidence_is_refused_politely(reduced: tuple[Exchange, Reduction], evidence: bytes) -> None:
     exchange, reduction = reduced
     with pytest.raises(MessageError):
-        exchange.stores[CHECKER].check_spot(exchange.roster.body, reduction, 0, evidence)
+        exchange.stores[CHECKER].check_spot(exchange.roster.body, reduction, 0, evidence, tokens=0)
 
 
 @given(data=st.data())
@@ -307,7 +312,7 @@ def test_any_damage_to_evidence_is_noticed(reduced: tuple[Exchange, Reduction], 
     place = data.draw(st.integers(0, len(evidence) - 1))
     evidence[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(MessageError):
-        exchange.stores[CHECKER].check_spot(exchange.roster.body, reduction, 0, bytes(evidence))
+        exchange.stores[CHECKER].check_spot(exchange.roster.body, reduction, 0, bytes(evidence), tokens=0)
 
 
 # ---------------------------------------------------------------- reduced segments on disk
@@ -318,7 +323,7 @@ def test_a_reduced_segment_is_here_again_after_a_restart(tmp_path: Path) -> None
     reduction = exchange.reduce(1, by=REDUCER)
     again = ExchangeStore(tmp_path / str(REDUCER), FORM)
     assert again.has_reduced(reduction.root)
-    assert again.read_reduced(reduction.root).root().hex() == reduction.root
+    assert again.read_reduced(reduction.root, tokens=0).root().hex() == reduction.root
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut short", "emptied", "gone"])
@@ -334,10 +339,10 @@ def test_a_damaged_reduced_segment_is_noticed_and_can_be_fetched_again(tmp_path:
         flipped = data[:40] + bytes([data[40] ^ 1]) + data[41:]
         file.write_bytes({"flipped": flipped, "cut short": data[:-9], "emptied": b""}[how])
     with pytest.raises(MessageError, match=r"damaged|not here"):
-        store.read_reduced(reduction.root)
+        store.read_reduced(reduction.root, tokens=0)
     assert not store.has_reduced(reduction.root)
-    store.take_reduced(1, reduction.root, data)
-    assert store.read_reduced(reduction.root).to_bytes() == data
+    store.take_reduced(1, reduction.root, data, tokens=0)
+    assert store.read_reduced(reduction.root, tokens=0).to_bytes() == data
 
 
 def test_another_segment_than_the_root_names_is_not_kept(tmp_path: Path) -> None:
@@ -345,7 +350,7 @@ def test_another_segment_than_the_root_names_is_not_kept(tmp_path: Path) -> None
     one, other = exchange.reduce(0, by=REDUCER), exchange.reduce(1, by=REDUCER)
     data = exchange.stores[REDUCER].reduced_bytes(one.root)
     with pytest.raises(MessageError, match="not the reduced segment"):
-        exchange.stores[CHECKER].take_reduced(1, other.root, data)
+        exchange.stores[CHECKER].take_reduced(1, other.root, data, tokens=0)
     assert not exchange.stores[CHECKER].has_reduced(other.root)
 
 
@@ -355,8 +360,8 @@ def test_reduced_segments_of_old_rounds_are_forgotten(tmp_path: Path) -> None:
     data = exchange.stores[REDUCER].reduced_bytes(reduction.root)
     later = exchange.reduce(1, by=REDUCER)
     store = exchange.stores[CHECKER]
-    store.take_reduced(7, reduction.root, data)
-    store.take_reduced(8, later.root, exchange.stores[REDUCER].reduced_bytes(later.root))
+    store.take_reduced(7, reduction.root, data, tokens=0)
+    store.take_reduced(8, later.root, exchange.stores[REDUCER].reduced_bytes(later.root), tokens=0)
     store.forget_reduced(before_round=8)
     assert not store.has_reduced(reduction.root)
     assert store.has_reduced(later.root)

@@ -48,7 +48,7 @@ class Bench:
         engine: Any = SimpleNamespace(
             round=current,
             deadlines=SimpleNamespace(transfer=0.01),
-            chain=SimpleNamespace(electors_at=lambda _: frozenset()),
+            chain=SimpleNamespace(electors_at=lambda _: frozenset(), tokens_at=lambda _: 0),
             me=self.ids[me],
         )
         nothing: Any = None

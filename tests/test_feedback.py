@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from peers.codec import Codec
+from peers.exchange_format import ExchangeFormat
 from peers.feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
 from peers.history import ContributionHistory
 from peers.returns import Counted, Outcome
 from peers.segment import SegmentFrame
 from recipes import merkle
+from recipes.density import Density, DensitySchedule
 from recipes.errors import StateError
 from recipes.layout import lay_out
 
@@ -28,6 +30,12 @@ OUT = Codec(keep=32, level_bits=3)
 DECAY = 0.75
 SEGMENTS = 2
 LAYOUT = lay_out([("weight", (4 * 4096 - 100,))], segments=SEGMENTS)
+FORM = ExchangeFormat(
+    densities=DensitySchedule(Density(keep=64, level_bits=1, reduced_keep=32, reduced_level_bits=3)),
+    segments=LAYOUT.segments,
+    chunks_per_segment=LAYOUT.chunks_per_segment,
+    clip_factor=2.0,
+)
 
 
 def delta(seed: int) -> NDArray[np.float32]:
@@ -53,7 +61,7 @@ def close(actual: NDArray[np.float32], expected: NDArray[Any]) -> bool:
 
 
 def feedback(folder: Path, expected_root: bytes | None = None) -> ErrorFeedback:
-    return ErrorFeedback(folder, layout=LAYOUT, codec=CODEC, decay=DECAY, expected_root=expected_root)
+    return ErrorFeedback(folder, layout=LAYOUT, decay=DECAY, expected_root=expected_root)
 
 
 def all_values(of: ErrorFeedback) -> NDArray[np.float32]:
@@ -66,19 +74,24 @@ def nothing(segment: int) -> list[Returned]:
 
 def test_what_a_contribution_leaves_out_is_sent_later(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
-    first = dense(kept.contribute(delta(1), returned=nothing))
+    first = dense(kept.contribute(delta(1), codec=CODEC, returned=nothing))
     assert close(all_values(kept), delta(1) - first)
     before = all_values(kept)
-    second = dense(kept.contribute(delta(2), returned=nothing))
+    second = dense(kept.contribute(delta(2), codec=CODEC, returned=nothing))
     assert close(all_values(kept), np.float32(DECAY) * before + delta(2) - second)
     untouched = np.zeros(LAYOUT.padded, dtype=np.float32)
-    assert np.count_nonzero(dense(kept.contribute(untouched, returned=nothing))) == 64 * LAYOUT.chunks
+    assert (
+        np.count_nonzero(dense(kept.contribute(untouched, codec=CODEC, returned=nothing)))
+        == 64 * LAYOUT.chunks
+    )
 
 
 def test_what_is_returned_is_discounted_like_the_rest(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
     part = Returned(np.array([5, 4096], dtype=np.int64), np.array([0.5, -0.25], dtype=np.float32))
-    sent = dense(kept.contribute(delta(1), returned=lambda segment: [part, part] if segment == 1 else []))
+    sent = dense(
+        kept.contribute(delta(1), codec=CODEC, returned=lambda segment: [part, part] if segment == 1 else [])
+    )
     expected = delta(1)
     expected[LAYOUT.segment_slice(1)][[5, 4096]] += np.float32(DECAY) * np.array(
         [1.0, -0.5], dtype=np.float32
@@ -88,7 +101,7 @@ def test_what_is_returned_is_discounted_like_the_rest(tmp_path: Path) -> None:
 
 def test_the_root_is_that_of_the_files_chunks(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
-    kept.contribute(delta(1), returned=nothing)
+    kept.contribute(delta(1), codec=CODEC, returned=nothing)
     content = (tmp_path / "feedback.bf16").read_bytes()
     assert len(content) == 2 * LAYOUT.padded
     leaves = [merkle.leaf_hash(content[start : start + 8192]) for start in range(0, len(content), 8192)]
@@ -98,7 +111,7 @@ def test_the_root_is_that_of_the_files_chunks(tmp_path: Path) -> None:
 def test_feedback_carries_over_to_the_next_process(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
     assert kept.reset
-    kept.contribute(delta(1), returned=nothing)
+    kept.contribute(delta(1), codec=CODEC, returned=nothing)
     assert not kept.reset
     again = feedback(tmp_path, kept.root())
     assert not again.reset
@@ -108,7 +121,7 @@ def test_feedback_carries_over_to_the_next_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "missing"])
 def test_damaged_feedback_starts_again_from_zero_and_says_so(tmp_path: Path, damage: str) -> None:
     kept = feedback(tmp_path)
-    kept.contribute(delta(1), returned=nothing)
+    kept.contribute(delta(1), codec=CODEC, returned=nothing)
     path = tmp_path / "feedback.bf16"
     content = bytearray(path.read_bytes())
     content[10_001] ^= 1
@@ -126,14 +139,14 @@ def test_a_pseudo_gradient_that_makes_no_sense_is_refused_and_changes_nothing(
     tmp_path: Path, value: float
 ) -> None:
     kept = feedback(tmp_path)
-    kept.contribute(delta(1), returned=nothing)
+    kept.contribute(delta(1), codec=CODEC, returned=nothing)
     before = kept.root()
     broken = delta(2)
     broken[-200] = value
     with pytest.raises(ValueError, match="pseudo-gradient"):
-        kept.contribute(broken, returned=nothing)
+        kept.contribute(broken, codec=CODEC, returned=nothing)
     with pytest.raises(ValueError, match="expected float32"):
-        kept.contribute(delta(2)[:-1], returned=nothing)
+        kept.contribute(delta(2)[:-1], codec=CODEC, returned=nothing)
     assert feedback(tmp_path, before).root() == kept.root() == before
 
 
@@ -176,19 +189,22 @@ class Swarm:
         self.reduced[reduced.root().hex()] = reduced
         return reduced.root().hex()
 
+    def find(self, root: str, _: int) -> SegmentFrame | None:
+        return self.reduced.get(root)
+
 
 EVERYTHING = {segment: Counted() for segment in range(SEGMENTS)}
 
 
 def history(folder: Path, depth: int = 16) -> ContributionHistory:
-    return ContributionHistory(folder, layout=LAYOUT, codec=CODEC, decay=DECAY, depth=depth)
+    return ContributionHistory(folder, layout=LAYOUT, form=FORM, decay=DECAY, depth=depth)
 
 
 def contribute(
     to: ContributionHistory, number: int, swarm: Swarm, values: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     gradient = delta(number) if values is None else values
-    built = to.contribute(number, gradient, outcome=swarm.outcome, reduced=swarm.reduced.get)
+    built = to.contribute(number, gradient, tokens=0, outcome=swarm.outcome, reduced=swarm.find)
     to.name_claim(claim(number))
     return dense(built.frames)
 
@@ -229,7 +245,7 @@ def test_a_contribution_whose_round_has_no_block_yet_waits(tmp_path: Path) -> No
 
 def test_a_contribution_that_was_never_claimed_returns(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm()
-    built = peer.contribute(1, delta(1), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    built = peer.contribute(1, delta(1), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
     first = dense(built.frames)
     second = contribute(history(tmp_path), 2, swarm)
     assert close(feedback_on_disk(tmp_path), DECAY * delta(1) + delta(2) - second)
@@ -252,7 +268,7 @@ def test_what_returned_is_taken_back_when_the_chain_counts_it_after_all(tmp_path
 
 def test_values_that_the_reduced_segment_dropped_return_less_what_was_clipped(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm()
-    built = peer.contribute(1, delta(1), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    built = peer.contribute(1, delta(1), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
     peer.name_claim(claim(1))
     first = dense(built.frames)
     root = swarm.reduce(built.frames[0])
@@ -267,7 +283,7 @@ def test_values_that_the_reduced_segment_dropped_return_less_what_was_clipped(tm
 
 def test_dropped_values_are_not_returned_again_when_their_whole_segment_is(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm()
-    built = peer.contribute(1, delta(1), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    built = peer.contribute(1, delta(1), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
     peer.name_claim(claim(1))
     first = dense(built.frames)
     swarm.verdicts[claim(1)] = {
@@ -310,7 +326,7 @@ def test_a_crash_before_the_record_is_written_resets_the_feedback_but_loses_no_c
 
     restarted = history(tmp_path)
     assert restarted.feedback_reset
-    built = restarted.contribute(3, delta(3), outcome=swarm.outcome, reduced=swarm.reduced.get)
+    built = restarted.contribute(3, delta(3), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
     assert built.feedback_reset
     expected = DECAY**2 * first + delta(3) - dense(built.frames)
     assert close(feedback_on_disk(tmp_path), expected)

@@ -18,13 +18,13 @@ from rounds import Swarm, elected, keys_of
 from test_hostile_messages import HUGE
 
 from peers.chain import Link
-from peers.codec import Codec
 from peers.effects import Effect, Received, Send
 from peers.exchange_store import ExchangeStore
 from peers.invariants import _bounds
 from peers.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, sign
 from peers.reduction import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
 from peers.segment import SegmentFrame, contribution_root
+from recipes.density import Density, DensitySchedule
 from recipes.keys import SigningKey
 from recipes.slots import total
 
@@ -134,7 +134,8 @@ def test_leaders_electors_and_what_is_final_are_as_without_them() -> None:
 # ---------------------------------------------------------------- the weights
 
 HONEST, NEW = 8, 56
-EXACT = replace(FORM, reduced_codec=Codec(keep=4096, level_bits=4))  # keeps every position of an average
+EVERYTHING = Density(keep=16, level_bits=1, reduced_keep=4096, reduced_level_bits=4)
+EXACT = replace(FORM, densities=DensitySchedule(EVERYTHING))  # keeps every position of an average
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def average(
     electors = {key.peer_id for key in swarm.keys[:HONEST]}
     newcomers = newcomers_in(roster.body, electors) if capped else frozenset[int]()
     store = ExchangeStore(folder, EXACT)
-    store.begin(roster, newcomers=newcomers)
+    store.begin(roster, tokens=0, newcomers=newcomers)
     places = range(len(claims))
     slots = [total(claim.body.slots) for claim in claims]
     weights = np.array(weights_of(slots, [place in newcomers for place in places]))
@@ -186,7 +187,7 @@ def average(
         factors = clip_factors(norms, clip_factor=EXACT.clip_factor, newcomers=newcomers)
         parts = [dense(frames[segment]) for frames in contributions]
         coefficients = weights / weights.sum() * np.array(factors)
-        found.stored.append(dense(store.read_reduced(root)))
+        found.stored.append(dense(store.read_reduced(root, tokens=0)))
         found.exact.append(np.tensordot(coefficients, np.stack(parts), axes=1))
         found.bounds.append(clip_bound(norms, clip_factor=EXACT.clip_factor, newcomers=newcomers))
     return found
@@ -198,7 +199,7 @@ def dense(frame: SegmentFrame) -> NDArray[np.float64]:
 
 def as_large_as_can_be(values: NDArray[np.float64]) -> SegmentFrame:
     """A segment in the direction of some values, every kept one of the largest magnitude that there is."""
-    return SegmentFrame.encode((1e9 * values).astype(np.float32), codec=EXACT.codec)
+    return SegmentFrame.encode((1e9 * values).astype(np.float32), codec=EXACT.at(0).codec)
 
 
 @pytest.mark.parametrize("aim", ["anywhere", "against the others"])

@@ -8,6 +8,7 @@ import typer
 from peers.budget import BandwidthLimits
 from peers.planning import plan
 from recipes.demands import exchanged_bytes
+from recipes.density import density_schedule
 from recipes.locate import locate_recipe
 from recipes.recipe import Recipe, parse_recipe
 from trainer.join import bits_per_second
@@ -33,7 +34,21 @@ def told(
 
 
 def megabits(*, peers: int) -> float:
-    return sum(exchanged_bytes(recipe(), parameters=PARAMETERS, peers=peers)) * 8 / 1e6
+    return (
+        sum(exchanged_bytes(density_schedule(recipe()).lasting, parameters=PARAMETERS, peers=peers)) * 8 / 1e6
+    )
+
+
+def test_who_sets_a_limit_is_told_that_early_rounds_carry_more() -> None:
+    dense = recipe()
+    dense = dense.model_copy(
+        update={"exchange": dense.exchange.model_copy(update={"early": ((0.1, 4.0), (0.3, 2.0))})}
+    )
+    lasting, early, *_ = told(up=1000, run=dense)
+    assert lasting == told(up=1000)[0]
+    assert "first 30% of the run" in early
+    megabytes = sum(exchanged_bytes(density_schedule(dense).densest, parameters=PARAMETERS, peers=8)) / 1e6
+    assert f"up to {megabytes:.2g} MB" in early
 
 
 def test_without_limits_there_is_nothing_to_say() -> None:
@@ -67,7 +82,7 @@ def test_a_limit_below_what_a_window_allows_is_told_what_follows_and_what_would_
 
 def test_a_contribution_for_which_nobody_waits_is_told_to_miss_every_cut() -> None:
     impatient = recipe(longest_transfer=60)
-    contribution, _ = exchanged_bytes(impatient, parameters=PARAMETERS, peers=8)
+    contribution, _ = exchanged_bytes(density_schedule(impatient).lasting, parameters=PARAMETERS, peers=8)
     _, up, down = told(up=0.1, down=0.1, run=impatient)
     assert up.startswith(
         f"At 0.1 Mbit/s up, your contribution alone takes {contribution * 8 / 1e5:,.0f} s, and nobody waits "

@@ -111,6 +111,18 @@ def test_a_missing_section_is_named() -> None:
     [
         (b"warmup_tokens = 5000", "warmup_tokens (5000) must be less than total_tokens (1000)"),
         (b"[outer]\nnesterov = true", "nesterov needs momentum"),
+        (b"[exchange]\nkeep = 1025\nearly = [[0.1, 4]]", "early keeps 4 times keep (1025) until 0.1"),
+        (b"[exchange]\nkeep = 8\nearly = [[0.1, 17]]", "early keeps 17 times reduced_keep (256) until 0.1"),
+        (b"[exchange]\nearly = [[0.3, 4], [0.1, 2]]", "each above the one before"),
+        (b"[exchange]\nearly = [[0.1, 4], [0.1, 2]]", "each above the one before"),
+        (b"[exchange]\nearly = [[0, 4]]", "above 0 and at most 1"),
+        (b"[exchange]\nearly = [[1.5, 4]]", "above 0 and at most 1"),
+        (b"[exchange]\nearly = [[0.1, 0.5]]", "factors of at least 1"),
+        (b"[exchange]\nearly = [[nan, 4]]", "finite"),
+        (b"[exchange]\nearly = [[0.1, inf]]", "finite"),
+        (b"[exchange]\nearly = [0.1, 4]", "list"),
+        (b"[exchange]\nearly = [[0.1]]", "early"),
+        (b"[exchange]\nearly = [[0.1, '4']]", "number"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(addition: bytes, words: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recipes.demands import contribution_bits, estimate, reduced_bits
+from recipes.density import Density
 from recipes.errors import ModelError
 from recipes.genesis import GENESIS_WEIGHTS, weights_root, write_genesis
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, lay_out, layout_of
@@ -149,11 +150,9 @@ def test_the_same_seed_gives_the_same_first_weights(tmp_path: Path) -> None:
 
 
 def test_the_estimated_bits_are_those_of_the_design() -> None:
-    exchange = tiny().exchange
-    assert contribution_bits(exchange) == pytest.approx(0.152, abs=0.003)
-    assert reduced_bits(
-        exchange.model_copy(update={"reduced_keep": 128, "reduced_level_bits": 1})
-    ) == pytest.approx(0.26, abs=0.02)
+    density = Density(keep=64, level_bits=1, reduced_keep=128, reduced_level_bits=1)
+    assert contribution_bits(density) == pytest.approx(0.152, abs=0.003)
+    assert reduced_bits(density) == pytest.approx(0.26, abs=0.02)
 
 
 def test_momentum_and_eight_bit_moments_change_what_a_recipe_asks_for() -> None:

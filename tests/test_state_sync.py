@@ -281,7 +281,7 @@ async def test_a_snapshot_is_served_while_it_is_fetched_as_far_as_it_is_here(wor
 def corrupt(replica: Replica, links: list[Link], *, segment: int) -> None:
     """Have a replica compute something else than everybody: its state is whole, but wrong."""
     wrong = SegmentFrame.encode(
-        np.full((LAYOUT.chunks_per_segment, 4096), 0.25, dtype=np.float32), codec=FORM.reduced_codec
+        np.full((LAYOUT.chunks_per_segment, 4096), 0.25, dtype=np.float32), codec=FORM.at(0).reduced_codec
     )
     replica.state.apply({segment: wrong}, round_number=links[-1].round, block=links[-1].hash)
 

@@ -16,12 +16,14 @@ from rounds import Swarm, name
 from peers.codec import Codec
 from peers.effects import GoOn, Train, WindowEnded
 from peers.events import Event, Validated, WindowFinished
-from peers.exchange_store import ExchangeFormat, ExchangeStore
+from peers.exchange_format import ExchangeFormat
+from peers.exchange_store import ExchangeStore
 from peers.node import NodeSettings
 from peers.segment import SegmentFrame
 from peers.start_weights import StartWeights
 from peers.training import WindowEnd
 from peers.window_tasks import WindowTasks
+from recipes.density import Density, DensitySchedule
 from recipes.layout import CHUNK_VALUES, Layout
 
 LAYOUT = Layout(spans=(), size=CHUNK_VALUES, chunks=1, segments=1)
@@ -75,7 +77,8 @@ class Room:
         self.engine: Any = SimpleNamespace(
             digest="after the parent", chain=None, rules=SimpleNamespace(overlap="delayed")
         )
-        form = ExchangeFormat(CODEC, CODEC, segments=1, chunks_per_segment=1, clip_factor=2.0)
+        density = Density(CODEC.keep, CODEC.level_bits, CODEC.keep, CODEC.level_bits)
+        form = ExchangeFormat(DensitySchedule(density), segments=1, chunks_per_segment=1, clip_factor=2.0)
         self.exchange = ExchangeStore(folder, form)
         contributor: Any = SimpleNamespace(contribute=self._contribute)
         self.windows = WindowTasks(
