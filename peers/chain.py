@@ -413,6 +413,14 @@ class Chain:
             children, key=lambda child: (-weight[child], -following[child], self._attempt(child), child)
         )
 
+    def words_behind(self, fork: str, head: str) -> list[Signed[CoSignature]]:
+        """Return the latest words of those of `fork`'s electors that stand on the branch of `head`."""
+        branch = self._branch(head, fork)
+        latest = [self._latest[peer] for peer in sorted(self.electors_at(fork)) if peer in self._latest]
+        standing = [word for word in latest if self._branch(word.block, fork) == branch]
+        words = [self.word_of(word.peer, word.block) for word in standing]
+        return [word for word in words if word is not None]
+
     def _attempt(self, block: str) -> int:
         signed = self.links[block].block
         return signed.body.attempt if signed is not None else 0

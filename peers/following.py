@@ -24,6 +24,7 @@ from peers.effects import (
 from peers.events import BlockAdopted, BlockFinal, Convicted, Notice, Refused, Rewound
 from peers.finality import Promise
 from peers.messages import (
+    MAX_COSIGNATURES,
     Block,
     Checkpoint,
     CoSignature,
@@ -209,6 +210,7 @@ def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None
         engine.rosters_spoken_of[notice.block] = (sender, notice.roster)
     if notice.roster is not None and notice.block == engine.head and engine.round.roster is None:
         engine.emit(FetchRoster(sender, notice.roster))
+    _tell_what_weighs(engine, sender, notice.block)
     if notice.block not in chain and notice.round > chain.link(chain.root).round:
         pause = engine.deadlines.leader / 2
         asked = {block: at for block, at in engine.asked_for.items() if engine.now < at + pause}
@@ -216,6 +218,20 @@ def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None
             engine.emit(FetchBlocks(sender, _fetch_from(engine, notice.round)))
             asked[notice.block] = engine.now
         engine.asked_for = asked
+
+
+def _tell_what_weighs(engine: RoundEngine, peer: PeerId, block: str) -> None:
+    """Give a peer that stands on another branch the electors' words behind this one.
+
+    It may have missed one that nobody will send again: its author's disk may have lost it.
+    """
+    chain = engine.chain
+    if block not in chain or engine.head not in chain:
+        return
+    fork = chain.common_ancestor(engine.head, block)
+    if fork not in (engine.head, block):
+        for word in chain.words_behind(fork, engine.head)[:MAX_COSIGNATURES]:
+            engine.send([peer], word)
 
 
 def ask_around(engine: RoundEngine) -> None:

@@ -81,7 +81,7 @@ class Watch:
                     any(c.hash == body.predecessor and c.body.parent == below for c in peer.disk.claims),
                     f"{peer.name} trained ahead of block {body.parent[:8]} without a claim below it",
                 )
-        elif isinstance(body, CoSignature):
+        elif isinstance(body, CoSignature) and body.peer == peer.id:  # and not another's, handed on
             known = self._words.setdefault((peer.id, body.round), body.block)
             self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")
 

@@ -8,7 +8,7 @@ import pytest
 from bench import Bench, sent, told
 from rounds import Swarm, fork, name, trunk
 
-from peers.chain import Chain
+from peers.chain import Chain, Link
 from peers.effects import (
     Acquainted,
     Applied,
@@ -24,6 +24,7 @@ from peers.effects import (
     SaveEvidence,
     SaveFinal,
     SavePromise,
+    Send,
     Train,
 )
 from peers.engine import RoundEngine
@@ -171,6 +172,27 @@ def test_a_checkpoint_whose_block_is_not_here_yet_keeps_its_rivals_out() -> None
     assert decreed.block is not None
     bench.receive(bench.others[0], decreed.block)
     assert bench.engine.chain.final == decreed.hash
+
+
+def test_who_stands_on_another_branch_is_given_the_electors_words_behind_ours() -> None:
+    """A word that got lost on its way, and then with its author's disk, nobody else would send again."""
+    bench = Bench(elected=True)
+    parent = bench.swarm.chain.link(bench.head.parent)
+    aside = bench.swarm.add(bench.swarm.block(parent, bench.others[:1]))
+    assert aside.block is not None
+    bench.engine.chain.add(aside.block)
+    word = bench.swarm.cosign(bench.others[1], bench.head)
+    bench.receive(bench.others[1], word)
+    them = bench.others[0].peer_id
+
+    def given(head: Link) -> list[Send]:
+        notice = HeadNotice(round=head.round, block=head.hash, age_seconds=1.0)
+        effects = bench.receive(bench.others[0], notice)
+        return [send for send in sent(effects, CoSignature) if send.peers == (them,)]
+
+    assert Send((them,), word) in given(aside)
+    assert not given(bench.head)
+    assert not given(parent)
 
 
 def test_a_decreed_block_is_looked_for_from_the_beginning_past_all_that_is_known() -> None:
