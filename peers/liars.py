@@ -159,6 +159,8 @@ class Liar:
     def _with_false_digest(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
         if not isinstance(effect.message, Signed) or not isinstance(effect.message.body, CoSignature):
             return effect
+        if effect.message.body.peer != peer.id:
+            return effect  # somebody else's, handed on
         false = effect.message.body.model_copy(update={"digest": digest(b"a state that nobody has").hex()})
         return do.Send(effect.peers, sign(peer.key, false))
 
