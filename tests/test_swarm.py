@@ -39,7 +39,7 @@ def test_volunteers_that_know_only_the_run_id_and_a_bootstrap_peer_are_counted(s
 
 
 @pytest.mark.timeout(300)
-def test_a_newcomer_drops_lying_peers_and_trains_in_the_round_it_finds_or_the_next(swarm: Swarm) -> None:
+def test_a_newcomer_drops_lying_peers_and_is_counted(swarm: Swarm) -> None:
     liars, newcomer = swarm.peers[1:4], swarm.peers[4]
     for liar in liars:
         for piece in (run_folder(liar.home, swarm.publication.run_id) / "data").iterdir():
@@ -50,8 +50,6 @@ def test_a_newcomer_drops_lying_peers_and_trains_in_the_round_it_finds_or_the_ne
     dropped = {event["peer"] for event in refused if event["what"] == "data"}
     assert dropped
     assert dropped <= {liar.peer_id for liar in liars}
-    found = next(event["round"] for event in newcomer.reported if event["event"] == "BlockAdopted")
-    assert min(newcomer.tally.counted_rounds) <= found + 2
 
 
 @pytest.mark.timeout(300)
