@@ -78,7 +78,7 @@ class ExchangeTasks:
         self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
         self._terms: dict[str, _Terms] = {}  # by roster
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
-        self._roster_known = asyncio.Condition()
+        self._next_roster = asyncio.Event()
 
     async def begin(self, roster: Signed[Roster]) -> None:
         """Make room for a roster's segments, draw what to check, and let in what came before it."""
@@ -88,8 +88,8 @@ class ExchangeTasks:
         while len(self._spots) > _ROSTERS_KEPT:
             self._terms.pop(next(iter(self._spots)), None)
             del self._spots[next(iter(self._spots))]
-        async with self._roster_known:
-            self._roster_known.notify_all()
+        self._next_roster.set()
+        self._next_roster = asyncio.Event()
 
     def _terms_of(self, roster: Roster) -> _Terms:
         chain = self._engine.chain
@@ -134,15 +134,16 @@ class ExchangeTasks:
             MessageError: it is not what its claim committed to, or its roster never came.
         """
         roster, segment, _, _ = read_push(content)
-        async with self._roster_known:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._roster_known.wait_for(lambda: self._store.knows(roster)),
-                    self._engine.deadlines.transfer,
-                )
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._known(roster), self._engine.deadlines.transfer)
         self._must_reduce(roster, segment)
         roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
         self._take(do.SegmentStored(roster, segment, sender))
+
+    async def _known(self, roster: str) -> None:
+        """Wait until a roster is here. A condition's lock would break where who waits is cancelled twice."""
+        while not self._store.knows(roster):
+            await self._next_roster.wait()
 
     def _must_reduce(self, roster: str, segment: int) -> None:
         """Check that a pushed segment is this peer's to reduce, now or as a backup.

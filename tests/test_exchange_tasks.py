@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,3 +164,26 @@ async def test_who_does_not_answer_is_not_blamed(tmp_path: Path, error: Exceptio
     await bench.fetch()
     assert [type(happened) for happened in bench.happened] == [ReducedLost]
     assert bench.blamed == []
+
+
+async def test_who_stops_waiting_for_a_roster_twice_over_disturbs_nobody_else(tmp_path: Path) -> None:
+    """A peer that stood still for long finds many segments at the door, and their senders gone."""
+    bench = Bench(tmp_path, me=REDUCER)
+    unknown = join_parts([bytes(32), bytes(4), b"", b""])
+    at_the_door = [asyncio.create_task(bench.tasks.accept(bench.ids[SENDER], unknown)) for _ in range(8)]
+    await _let_others_run()
+    await bench.tasks.begin(bench.exchange.roster)
+    leaving, staying = at_the_door[::2], at_the_door[1::2]
+    for _ in range(3):
+        for task in leaving:
+            task.cancel()
+        await asyncio.sleep(0)
+    ended = await asyncio.gather(*at_the_door, return_exceptions=True)
+    assert [str(ended[at_the_door.index(task)]) for task in staying] == ["a segment of no roster at hand"] * 4
+    assert all(task.cancelled() for task in leaving)
+    await bench.tasks.begin(bench.exchange.roster)
+
+
+async def _let_others_run() -> None:
+    for _ in range(8):
+        await asyncio.sleep(0)
