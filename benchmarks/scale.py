@@ -4,7 +4,7 @@
 
 The production round engine in virtual time: links drawn from old DSL to fibre (5 to 100 Mbit/s up,
 logarithmically even; 10 to 300 ms from home to home), messages weighed exactly, contributions and reduced
-segments as large as those of a model of `--parameters` with the default codecs, and the recipe's default
+segments as large as those of a model of `--parameters` with the catalogue's codecs, and the recipe's default
 bounds for every deadline. The first rounds, in which deadlines settle and electors are earned, are left
 out. CPU and memory are real: those of one engine, and of parsing and verifying what a round brings it.
 """
@@ -38,8 +38,8 @@ from peers.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 
-CONTRIBUTION_BITS = 0.1547  # a parameter: docs/measurements.md
-REDUCED_BITS = 0.6113
+CONTRIBUTION_BITS = 0.1495  # a parameter, 64 of 4096 at 2 levels: docs/measurements.md, "Codec"
+REDUCED_BITS = 0.5200  # 256 of 4096 at 4 levels
 BOUNDS = (Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0))  # a recipe's defaults
 _SETTLING_ROUNDS = 10  # in which quotas grow until nobody uses its own up early
 
@@ -65,7 +65,9 @@ class Scale:
     deadlines: tuple[float, float, float]  # grace, transfer, leader, at the end
 
 
-def measure(*, peers: int, rounds: int, segments: int, window_seconds: float, parameters: int) -> Scale:
+def measure(
+    *, peers: int, rounds: int, segments: int, window_seconds: float, parameters: int, reduced_bits: float
+) -> Scale:
     """Run one world, and return what its rounds took."""
     contribution = round(CONTRIBUTION_BITS * parameters / 8)
     world = World(
@@ -74,7 +76,7 @@ def measure(*, peers: int, rounds: int, segments: int, window_seconds: float, pa
         segments=segments,
         window_seconds=window_seconds,
         contribution_bytes=contribution,
-        reduced_bytes=round(REDUCED_BITS * parameters / 8),
+        reduced_bytes=round(reduced_bits * parameters / 8),
         bounds=BOUNDS,
         measured=True,
     )
@@ -217,6 +219,9 @@ def main(
     segments: Annotated[int, typer.Option(min=1, max=1024, help="Segments of a contribution.")] = 64,
     window: Annotated[float, typer.Option(min=1, help="Seconds of a window.")] = 300.0,
     parameters: Annotated[int, typer.Option(min=1, help="Of the model.")] = 100_000_000,
+    reduced_bits: Annotated[
+        float, typer.Option(min=0.01, max=32, help="Bits a parameter of all reduced segments together.")
+    ] = REDUCED_BITS,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path(
         "results/scale.json"
     ),
@@ -229,7 +234,12 @@ def main(
             console.print(f"{size} peers ...")
             results.append(
                 measure(
-                    peers=size, rounds=rounds, segments=segments, window_seconds=window, parameters=parameters
+                    peers=size,
+                    rounds=rounds,
+                    segments=segments,
+                    window_seconds=window,
+                    parameters=parameters,
+                    reduced_bits=reduced_bits,
                 )
             )
         console.print(table(results))
