@@ -147,7 +147,7 @@ def _train(
     tokens = TokenArray(
         settings.publication / DATA_FOLDER, load_manifest(settings.publication, recipe), "train"
     )
-    chance = random.Random(settings.port)
+    chance = random.Random(settings.host)
     epoch = -1
     while True:
         began = time.monotonic()
@@ -155,7 +155,8 @@ def _train(
             epoch = optimizer.local_epoch
             log.tell("EpochBegan", epoch=epoch)
         batch = [tokens.sequence(chance.randrange(tokens.slots)) for _ in range(recipe.inner.batch_slots)]
-        next_token_loss(model, torch.from_numpy(np.stack(batch))).backward()
+        loss = next_token_loss(model, torch.from_numpy(np.stack(batch)))
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         log.tell("Stepped", epoch=optimizer.local_epoch)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PORT = 31330
 VETERANS = 3  # peers that train before the newcomer comes
-STEPS = 5  # that a peer of hivemind's takes in a window; more would take time from the others on few cores
+STEPS = 3  # that a peer of hivemind's takes in a window; more would take time from the others on few cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,9 @@ def hivemind_settings(
 ) -> HivemindSettings:
     """Return settings with which hivemind does well over these links, by its own configuration guide.
 
-    An epoch is as long as a window: the samples that the veterans take in it. Matchmaking gets at most the
-    15 s that the guide names for the internet, and no more than half a window. Averaging may take twice what
-    a gradient of 2 bytes a parameter needs on the thinnest line, and a minute at least.
+    An epoch is as long as a window: the samples that the veterans take in it. Matchmaking gets half
+    of it, between the 5 s that the guide names for small runs and the 15 s for the internet. Averaging may
+    take twice what a gradient of 2 bytes a parameter needs on the thinnest line, and half a minute for the rest.
     """
     thinnest = min(settings.up_megabits, settings.down_megabits, settings.fast_megabits) * 1e6
     return HivemindSettings(
@@ -69,8 +69,8 @@ def hivemind_settings(
         newcomer=newcomer,
         samples_per_epoch=VETERANS * STEPS * batch,
         step_seconds=settings.window_seconds / STEPS,
-        matchmaking_seconds=min(15.0, settings.window_seconds / 2),
-        averaging_seconds=max(60.0, 2 * 16 * parameters / thinnest),
+        matchmaking_seconds=min(15.0, max(5.0, settings.window_seconds / 2)),
+        averaging_seconds=30.0 + 2 * 16 * parameters / thinnest,
         load_seconds=settings.limit_seconds,
         half_state=settings.half_state,
     )

@@ -46,7 +46,7 @@ _LOOK_SECONDS = 0.1
 _WORDS = 1500  # characters of a peer's log that an error shows
 _SETTLE_WINDOWS = 30  # in which the veterans must have come as far as is needed
 _SETTLE_SECONDS = 300.0  # beyond those: processes start slowly on few cores
-_HIVEMIND_EPOCHS = 3  # that the veterans must have averaged together before the newcomer comes
+_HIVEMIND_EPOCHS = 3  # that each veteran must have averaged with others before the newcomer comes
 _GATEWAY_MS = 5.0  # one way from a veteran to the middle of the network
 
 Tell = Callable[[str], None]
@@ -273,9 +273,9 @@ def _settle_ours(
 
 
 def _settled(veterans: list[HivemindPeer]) -> bool:
-    """Say whether each veteran has averaged with all others often enough."""
+    """Say whether each veteran has averaged with others often enough."""
     return all(
-        sum(event["event"] == "Averaged" and len(event["members"]) >= VETERANS for event in peer.reported)
+        sum(event["event"] == "Averaged" and len(event["members"]) > 1 for event in peer.reported)
         >= _HIVEMIND_EPOCHS
         for peer in veterans
     )
@@ -342,7 +342,7 @@ def _look(peers: list[Any]) -> None:
 
 
 def _last_words(peer: Told) -> str:
-    return f"{peer.name}: {peer.log.read_text(errors='replace')[-_WORDS:]}"
+    return f"{peer.name} ({peer.log}): {peer.log.read_text(errors='replace')[-_WORDS:]}"
 
 
 def _tell_course(course: Course, tell: Tell) -> None:
