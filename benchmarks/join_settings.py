@@ -57,7 +57,7 @@ def hivemind_settings(
 
     An epoch is as long as a window: the samples that the veterans take in it. Matchmaking gets half
     of it, between the 5 s that the guide names for small runs and the 15 s for the internet. Averaging may
-    take twice what a gradient of 2 bytes a parameter needs on the thinnest line, and half a minute for the rest.
+    take twice what a gradient of 2 bytes a parameter needs on the thinnest line, and half a minute besides.
     """
     thinnest = min(settings.up_megabits, settings.down_megabits, settings.fast_megabits) * 1e6
     return HivemindSettings(
