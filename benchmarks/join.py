@@ -26,15 +26,17 @@ from rich.console import Console
 
 from benchmarks.bad_links import check_platform, default_congestion
 from benchmarks.join_figures import Course, show
+from benchmarks.join_hivemind import measure_hivemind
+from benchmarks.join_ours import measure_ours
 from benchmarks.join_settings import JoinSettings
-from benchmarks.join_swarms import measure_hivemind, measure_ours
 from benchmarks.wan import publish_tiny
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.recipe import published
 
-HEAD_WIDTH = 64
+HEAD_WIDTH = 32
 FEED_FORWARD = 3  # times the width, as in stdlib-tiny
+OURS, HIVEMIND = "ours", "hivemind"
 
 
 def main(
@@ -47,7 +49,9 @@ def main(
         str | None, typer.Option(help="TCP's congestion control: bbr, reno ... By default the machine's.")
     ] = None,
     window: Annotated[float, typer.Option(min=1, help="Seconds of training in a round, for both.")] = 10.0,
-    width: Annotated[int, typer.Option(min=32, help="The model's hidden size.")] = 512,
+    width: Annotated[
+        int, typer.Option(min=32, help=f"The model's hidden size, a multiple of {HEAD_WIDTH}.")
+    ] = 512,
     layers: Annotated[int, typer.Option(min=1, help="The model's layers.")] = 6,
     limit: Annotated[
         float, typer.Option(min=10, help="Seconds after which nobody waits any longer.")
@@ -62,6 +66,10 @@ def main(
 ) -> None:
     """Measure how soon a newcomer on a thin line is counted, beside hivemind's state download."""
     console = Console(highlight=False, soft_wrap=True)
+    if width % HEAD_WIDTH:
+        raise typer.BadParameter(f"--width {width} is not a multiple of {HEAD_WIDTH}")
+    if only not in ("", OURS, HIVEMIND):
+        raise typer.BadParameter(f"--only {only} is neither {OURS} nor {HIVEMIND}")
     with plain_errors():
         check_platform(congestion)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
@@ -77,13 +85,12 @@ def main(
             half_state=half_state,
         )
         folder = Path(tempfile.mkdtemp(prefix="manyhands-join-"))
-        heads = max(1, width // HEAD_WIDTH) if width != 160 else 4
         publication = publish_tiny(
             folder / "ours",
             window,
             hidden_size=width,
             num_hidden_layers=layers,
-            num_attention_heads=heads,
+            num_attention_heads=width // HEAD_WIDTH,
             intermediate_size=FEED_FORWARD * width,
         )
         parameters = published(publication.recipe).parameters
@@ -92,11 +99,11 @@ def main(
             f"{down:g} Mbit/s down, {up:g} up, RTT {rtt:g} ms, {loss:.1%} loss:"
         )
         courses: list[Course] = []
-        if only in ("", "ours"):
+        if only in ("", OURS):
             courses += measure_ours(
                 publication, folder / "ours", settings, congestion=congestion, tell=console.print
             )
-        if only in ("", "hivemind"):
+        if only in ("", HIVEMIND):
             courses.append(
                 measure_hivemind(
                     publication, folder / "hivemind", settings, congestion=congestion, tell=console.print

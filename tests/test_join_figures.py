@@ -26,7 +26,7 @@ from benchmarks.join_figures import (
     show,
 )
 from benchmarks.join_settings import VETERANS, JoinSettings
-from benchmarks.join_swarms import lines_of
+from benchmarks.join_watch import lines_of
 
 
 def at(seconds: float, down: int = 0, up: int = 0) -> Moment:
