@@ -13,6 +13,7 @@ from rich.table import Table
 
 Event = Mapping[str, Any]
 
+RIVAL = "hivemind"
 ON_LINE, RECIPE, DATA, STATE, TRAINS, COUNTED = "on the line", "recipe", "data", "state", "trains", "counted"
 STAGES = (ON_LINE, RECIPE, DATA, STATE, TRAINS, COUNTED)
 FIRST_PACKET = {"event": "FirstPacket"}  # told by whoever watches the line
@@ -103,7 +104,7 @@ def period(events: Sequence[Event], kind: str) -> float:
 
 
 def show(console: Console, courses: Sequence[Course]) -> None:
-    """Print when each newcomer reached what, and how the last one compares to those before."""
+    """Print when each newcomer reached what, and how ours compare to the rival."""
     table = Table(title="A newcomer, since its command: seconds (MB received, sent on its line)")
     table.add_column("stage")
     for course in courses:
@@ -116,9 +117,9 @@ def show(console: Console, courses: Sequence[Course]) -> None:
     for course in courses:
         if course.counted is None:
             console.print(f"{course.name}: nothing counted within {course.limit_seconds:g} s.")
-    last = courses[-1]
-    for course in courses[:-1]:
-        if (sentence := compared(course, last)) is not None:
+    rival = next((course for course in courses if course.name == RIVAL), None)
+    for course in courses:
+        if rival is not None and course is not rival and (sentence := compared(course, rival)) is not None:
             console.print(sentence)
 
 
@@ -130,7 +131,7 @@ def compared(one: Course, other: Course) -> str | None:
     seconds = (other.counted.seconds if other.counted else other.limit_seconds) / one.counted.seconds
     sentence = f"{one.name}: counted {at_least}{seconds:.1f} times as soon as {other.name}"
     if other.counted is not None:
-        sentence += f", with 1/{_bytes(other.counted) / _bytes(one.counted):.1f} of the bytes"
+        sentence += f", with {_bytes(one.counted) / _bytes(other.counted):.0%} of the bytes"
     if ON_LINE in one.stages and ON_LINE in other.stages and other.counted is not None:
         since = other.counted.seconds - other.stages[ON_LINE].seconds
         times = since / (one.counted.seconds - one.stages[ON_LINE].seconds)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.bad_links import BadLinks, Host
-from benchmarks.join_figures import Course, Moment, Seen, hivemind_stages, period
+from benchmarks.join_figures import RIVAL, Course, Moment, Seen, hivemind_stages, period
 from benchmarks.join_settings import VETERANS, HivemindSettings, JoinSettings, hivemind_settings
 from benchmarks.join_watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from recipes.publication import Publication
@@ -134,7 +134,7 @@ def measure_hivemind(
             stages_of=stages,
         )
     course = Course(
-        name="hivemind",
+        name=RIVAL,
         stages=stages(seen),
         period_seconds=period(first.reported, "EpochBegan"),
         loads=sum(event["event"] == "Loaded" for _, event in seen),

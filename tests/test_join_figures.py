@@ -125,7 +125,7 @@ def test_two_newcomers_are_compared_by_time_and_by_bytes_in_both_directions() ->
     sentence = compared(course(10.0), course(31.0, sent=1_000_000))
     assert sentence is not None
     assert "3.1 times as soon" in sentence
-    assert "1/2.0 of the bytes" in sentence
+    assert "with 50% of the bytes" in sentence
     assert "3.3 times from the first packet" in sentence
 
 
