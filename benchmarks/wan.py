@@ -229,15 +229,17 @@ def links_of(text: str, *, loss: float) -> list[Link]:
     return links
 
 
-def _publish(home: Path, window: float) -> Publication:
-    """Publish `stdlib-tiny` with another window, on a part of the standard library."""
+def publish_tiny(home: Path, window: float, **settings: int) -> Publication:
+    """Publish `stdlib-tiny` with another window and other settings, on a part of the standard library."""
     home.mkdir(parents=True)
     text = home / "text.py"
     files = sorted(Path(json.__file__).parents[1].glob("*.py"))
     text.write_bytes(b"\n".join(file.read_bytes() for file in files)[:_TEXT_BYTES])
     template = home / "recipe.toml"
     content = locate_recipe("stdlib-tiny").read_text()
-    template.write_text(re.sub(r"(?m)^window_seconds = .*", f"window_seconds = {window:g}", content))
+    for name, value in {"window_seconds": window, **settings}.items():
+        content = re.sub(rf"(?m)^{name} = .*", f"{name} = {value:g}", content)
+    template.write_text(content)
     return publish(template, [str(text)], home / "run", home=home / "peer-1", tell=lambda _: None)
 
 
@@ -312,7 +314,7 @@ def _row(
     console.print(f"{link}, TCP with {congestion}, {peers} peers, windows of {window:g} s:")
     keep = False
     try:
-        publication = _publish(folder, window)
+        publication = publish_tiny(folder, window)
         line = path_line(link.up_megabits, link.down_megabits, delay_ms=link.delay_ms, loss=link.loss)
         with BadLinks([line] * peers, seed=_SEED, congestion=congestion) as links:
             swarm = Swarm(links, publication, folder, window=window, fetch=fetch, tell=console.print)

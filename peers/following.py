@@ -344,6 +344,8 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
     engine.last_base = engine.silence_base()
     engine.round = _round_on(engine, link)
     engine.began_here = False
+    if not engine.started and block not in engine.head_age:
+        engine.ask_at = engine.now  # only those who stand there can say how much of the window is left
 
 
 def _round_on(engine: RoundEngine, link: Link) -> RoundState:

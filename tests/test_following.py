@@ -13,6 +13,7 @@ from peers.effects import (
     Acquainted,
     Applied,
     Apply,
+    AskHead,
     BlocksFetched,
     ChainReloaded,
     Effect,
@@ -52,6 +53,34 @@ def rebuilt(bench: Bench, *, checkpoint: Signed[Checkpoint]) -> Chain:
 
 def acquainted(bench: Bench) -> None:
     bench.take(Acquainted(tuple(key.peer_id for key in bench.others)))
+
+
+# ---------------------------------------------------------------- having just come
+
+
+def test_a_newcomer_asks_how_old_a_head_is_as_soon_as_it_stands_there() -> None:
+    """Asked for only every now and then, the head has changed again before anybody has named it."""
+    bench = Bench()
+    swarm, head = bench.swarm, bench.head
+    bench.engine = RoundEngine(
+        key=bench.key,
+        chain=swarm.chain,
+        head=head.hash,
+        state_digest=swarm.digests[head.hash],
+        promise=Promise(),
+        now=bench.now,
+    )
+    everybody = {key.peer_id for key in bench.others}
+    first = bench.take(Acquainted(tuple(everybody)))
+    assert [set(ask.peers) for ask in of(first, AskHead)] == [everybody]
+    block = swarm.add(swarm.block(head, bench.others))
+    assert not of(bench.tick(after=0.1), AskHead)
+    adopted = bench.take(Applied(block.hash, swarm.digests[block.hash], checked=True))
+    assert [set(ask.peers) for ask in of(adopted, AskHead)] == [everybody]
+    assert not of(adopted, Train)
+    notice = HeadNotice(round=block.round, block=block.hash, age_seconds=0.2)
+    answered = bench.receive(bench.others[0], notice)
+    assert [train.parent for train in of(answered, Train)] == [block.hash]
 
 
 # ---------------------------------------------------------------- proof of fraud
