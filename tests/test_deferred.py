@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -67,3 +69,12 @@ def test_the_layout_known_from_the_recipe_is_that_of_the_model(tmp_path: Any) ->
     recipe = load_publication(publish_tiny(tmp_path).folder).recipe
     known, built = published_layout(recipe), layout_of(recipe)
     assert (known.size, known.chunks, known.segments) == (built.size, built.chunks, built.segments)
+
+
+def test_what_a_model_takes_is_imported_while_its_peer_does_something_else() -> None:
+    script = (
+        "import sys, threading; from trainer.deferred import import_early; import_early();"
+        "[thread.join() for thread in threading.enumerate() if thread.name == 'imports'];"
+        "assert 'transformers.models.llama.modeling_llama' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

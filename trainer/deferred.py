@@ -6,6 +6,7 @@ again can meanwhile catch up, send a claim of its earlier life again, and serve 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,16 @@ from trainer.local import LocalTrainer, WindowResult
 
 if TYPE_CHECKING:
     from peers.training import WindowEnd
+
+
+def import_early() -> None:
+    """Begin to import what making a model takes, in a thread, while the network is waited for."""
+    threading.Thread(target=_import_models, name="imports", daemon=True).start()
+
+
+def _import_models() -> None:
+    with contextlib.suppress(ImportError):  # said where a model is made
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
 
 
 class DeferredTrainer:

@@ -63,7 +63,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
     from peers.serving import serve_node, serve_publication, serve_state
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
-    from trainer.deferred import DeferredTrainer
+    from trainer.deferred import DeferredTrainer, import_early
     from trainer.device import choose_device
     from trainer.local import LocalTrainer
 
@@ -75,6 +75,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
         adopt_folder(published_in, folder)
 
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
+    import_early()
     async with await enter_network(wishes, run_id, folder, screen) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
         crowd = Crowd(transport, run_id, folder=folder)
