@@ -20,10 +20,10 @@ ALONE = "alone"
 LABELS = {
     "blocking": "ours, blocking",
     "overlapped": "ours, overlapped",
-    "hivemind-local": "hivemind, local updates",
-    "hivemind-gradients": "hivemind, delayed gradients",
-    "all-reduce": "all-reduce at every step",
-    ALONE: "local training alone",
+    "hivemind-local": "hivemind, local",
+    "hivemind-gradients": "hivemind, gradients",
+    "all-reduce": "all-reduce",
+    ALONE: "alone",
 }
 """The arms by name."""
 
@@ -42,7 +42,9 @@ class Link:
     megabits: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.megabits:.3g} Mbit/s)" if self.name == SCALED else self.name
+        if self.megabits is None:
+            return self.name
+        return f"{self.name}: {self.megabits:.3g} Mbit/s" if self.name == SCALED else f"{self.name} Mbit/s"
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def ratio(cells: Sequence[Cell], cell: Cell, link: str, *, arm: str | None = Non
 
 
 def as_records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return the cells for JSON, each with its ratios to the same arm unshaped and to local training alone."""
+    """Return the cells for JSON, each with its ratios to the same arm unshaped and to training alone."""
     return [
         {
             **asdict(cell),
@@ -183,42 +185,47 @@ def as_records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def show(console: Console, cells: Sequence[Cell], caption: str) -> None:
-    """Print the table: a line for each link and arm."""
-    table = Table(title="Training over links: all peers together", caption=caption, caption_justify="left")
-    table.add_column("Mbit/s each way", no_wrap=True)
-    table.add_column("arm")
-    for column in (
+    """Print the table: under each link, a line for each arm."""
+    columns = (
         "tokens/s",
-        "in steps",
-        "of unshaped",
-        "of alone",
-        "kB/s up",
-        "bytes a token",
-        "exchanges",
-    ):
+        "in\nsteps",
+        "of un-\nshaped",
+        "of\nalone",
+        "kB/s\nup",
+        "bytes a\ntoken",
+        "ex-\nchanges",
+    )
+    table = Table(title="Training over links: all peers together", padding=0)
+    table.add_column("link, arm", no_wrap=True)
+    for column in columns:
         table.add_column(column, justify="right")
     above = ""
     for cell in cells:
-        link, above = "" if str(cell.link) == above else str(cell.link), str(cell.link)
-        if cell.speed is None:
-            table.add_row(link, LABELS[cell.arm], "failed")
-            continue
-        speed = cell.speed
-        table.add_row(
-            link,
-            LABELS[cell.arm],
-            f"{speed.tokens_per_second:,.0f}",
-            f"{speed.utilisation:.0%}",
-            _share(ratio(cells, cell, UNSHAPED)),
-            _share(ratio(cells, cell, NO_NETWORK, arm=ALONE)),
-            "" if speed.sent_bytes_per_second is None else f"{speed.sent_bytes_per_second / 1000:.1f}",
-            "" if speed.sent_bytes_per_token is None else f"{speed.sent_bytes_per_token:.3g}",
-            f"{speed.exchanges:.3g}",
-        )
+        if str(cell.link) != above:
+            above = str(cell.link)
+            table.add_section()
+            table.add_row(above)
+        table.add_row(f"  {LABELS[cell.arm]}", *(_figures(cells, cell) or ("failed",)))
     console.print(table)
+    console.print(caption, markup=False)
     for cell in cells:
         if cell.failed:
             console.print(f"{cell.link}, {LABELS[cell.arm]}: {cell.failed}", markup=False)
+
+
+def _figures(cells: Sequence[Cell], cell: Cell) -> tuple[str, ...]:
+    speed = cell.speed
+    if speed is None:
+        return ()
+    return (
+        f"{speed.tokens_per_second:,.0f}",
+        f"{speed.utilisation:.0%}",
+        _share(ratio(cells, cell, UNSHAPED)),
+        _share(ratio(cells, cell, NO_NETWORK, arm=ALONE)),
+        "" if speed.sent_bytes_per_second is None else f"{speed.sent_bytes_per_second / 1000:.1f}",
+        "" if speed.sent_bytes_per_token is None else f"{speed.sent_bytes_per_token:,.1f}",
+        f"{speed.exchanges:.1f}",
+    )
 
 
 def _share(value: float | None) -> str:

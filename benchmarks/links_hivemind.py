@@ -23,9 +23,7 @@ STATE_EVERY = 10
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 _LEAST_TIMEOUT_SECONDS = 30.0
-_TIMES_THE_LEAST = (
-    4  # for an average's timeout: half the line each for two directions' overheads, and as much again
-)
+_TIMES_THE_LEAST = 4  # what an average needs at best: parts wait for each other, and TCP leaves gaps
 _PART_BYTES = 2**16
 _VALUE_BITS = 8
 
@@ -74,7 +72,7 @@ def settings_for(
 
 
 def least_seconds(parameters: int, *, peers: int, megabits: float) -> float:
-    """Return how long one average at 8 bits a value keeps a line busy: each peer's share out, and all back."""
+    """Return how long one average at 8 bits a value keeps a line busy: the shares out, and all back."""
     return 2 * (peers - 1) / peers * parameters * _VALUE_BITS / (megabits * 1e6)
 
 
@@ -114,7 +112,8 @@ def join(assignment: Assignment, work: Work) -> Step:
         average_state_every=1 if local else STATE_EVERY,
         matchmaking_time=settings.matchmaking_time,
         averaging_timeout=settings.averaging_timeout,
-        next_chunk_timeout=settings.averaging_timeout,  # by default matchmaking_time, too short on a thin line
+        # By default matchmaking_time, in which a thin line carries no part.
+        next_chunk_timeout=settings.averaging_timeout,
         grad_compression=compression,
         state_averaging_compression=compression,
         load_state_compression=Float16Compression(),

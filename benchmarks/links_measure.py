@@ -1,4 +1,4 @@
-"""Measuring one cell: our peers as a swarm of real ones, or as many processes of a rival, in the same places."""
+"""Measuring one cell: a swarm of our peers, or as many processes of a rival in the same places."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class _Processes:
         return [last_count(assignment.counts) for assignment in self._assignments]
 
     def _progress(self) -> list[float]:
-        """Return each process's exchanges so far; who trains alone has none, and its tokens stand for them."""
+        """Return each process's exchanges so far; its tokens stand for them where all train alone."""
         alone = self._assignments[0].arm == ALONE
         return [count.tokens if alone else count.exchanges for count in self.counts()]
 
