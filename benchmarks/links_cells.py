@@ -59,8 +59,8 @@ class Benchmark:
         Args:
             arm: its name.
             link: its row.
-            alone: what the same processes do with no network, if that is known: it says how many sequences
-                a window takes.
+            alone: what the same processes do with no network, if that is known: hivemind's batches
+                follow from it.
         """
         settings: dict[str, Any] = {
             **asdict(self.conditions),
@@ -77,13 +77,13 @@ class Benchmark:
             if alone is None:
                 raise NetworkError("How fast training is without a network is not known: it did not succeed.")
             recipe, peers = self.plain.recipe, self.conditions.peers
-            slots_per_second = alone.tokens_per_second / recipe.data.sequence_length
             settings["hivemind"] = settings_for(
                 "parameters" if arm == "hivemind-local" else "gradients",
                 parameters=self.parameters,
                 peers=peers,
                 batch_slots=recipe.inner.batch_slots,
-                slots_per_window=round(slots_per_second * self.conditions.window_seconds),
+                slots_per_second=alone.tokens_per_second / recipe.data.sequence_length,
+                window_seconds=self.conditions.window_seconds,
                 megabits=link.megabits,
             ).model_dump()
         return Cell(arm=arm, link=link, settings=settings)

@@ -22,8 +22,9 @@ ACCUMULATION = 4
 STATE_EVERY = 10
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
+_REFRESH_SECONDS = 0.5  # until others are seen: who knows of none skips averages, and the rest wait for it
 _LEAST_TIMEOUT_SECONDS = 30.0
-_TIMES_THE_LEAST = 4  # what an average needs at best: parts wait for each other, and TCP leaves gaps
+_TIMES_THE_LEAST = 4  # what an average or a part needs at best: they wait for each other, and TCP leaves gaps
 _PART_BYTES = 2**16
 _VALUE_BITS = 8
 
@@ -37,6 +38,7 @@ class Settings(BaseModel):
     target_batch_size: int  # sequences of all peers from one average to the next
     matchmaking_time: float  # s
     averaging_timeout: float  # s
+    next_chunk_timeout: float  # s
     part_size_bytes: int
 
 
@@ -46,27 +48,35 @@ def settings_for(
     parameters: int,
     peers: int,
     batch_slots: int,
-    slots_per_window: int,
+    slots_per_second: float,
+    window_seconds: float,
     megabits: float | None,
 ) -> Settings:
     """Return the settings for a link.
 
     Args:
-        averaged: after local steps of each peer for itself, their parameters; or else, for each step that
-            all take together, the gradients of `ACCUMULATION` batches of each.
+        averaged: after local steps of each peer for itself, their parameters, once a window of ours; or else,
+            for each step that all take together, the gradients of at least `ACCUMULATION` batches of each,
+            and of as many as matchmaking takes: with fewer, peers miss each other's groups.
         parameters: of the model.
         peers: how many there are.
         batch_slots: sequences of one peer's batch.
-        slots_per_window: sequences that all peers train on in one of our windows.
+        slots_per_second: sequences that all peers train on where no network is in the way.
+        window_seconds: of ours.
         megabits: the rate of each peer's line, each way; None: faster than matters.
     """
-    seconds = 0.0 if megabits is None else least_seconds(parameters, peers=peers, megabits=megabits)
-    accumulated = peers * batch_slots * ACCUMULATION
+    seconds = part_seconds = 0.0
+    if megabits is not None:
+        seconds = least_seconds(parameters, peers=peers, megabits=megabits)
+        part_seconds = (peers - 1) * _PART_BYTES * 8 / (megabits * 1e6)
+    accumulated = max(peers * batch_slots * ACCUMULATION, round(slots_per_second * MATCHMAKING_SECONDS))
+    in_a_window = max(1, round(slots_per_second * window_seconds))
     return Settings(
         averaged=averaged,
-        target_batch_size=slots_per_window if averaged == "parameters" else accumulated,
+        target_batch_size=in_a_window if averaged == "parameters" else accumulated,
         matchmaking_time=MATCHMAKING_SECONDS,
         averaging_timeout=max(_LEAST_TIMEOUT_SECONDS, _TIMES_THE_LEAST * seconds),
+        next_chunk_timeout=max(MATCHMAKING_SECONDS, _TIMES_THE_LEAST * part_seconds),
         part_size_bytes=_PART_BYTES,
     )
 
@@ -112,11 +122,11 @@ def join(assignment: Assignment, work: Work) -> Step:
         average_state_every=1 if local else STATE_EVERY,
         matchmaking_time=settings.matchmaking_time,
         averaging_timeout=settings.averaging_timeout,
-        # By default matchmaking_time, in which a thin line carries no part.
-        next_chunk_timeout=settings.averaging_timeout,
+        next_chunk_timeout=settings.next_chunk_timeout,
         grad_compression=compression,
         state_averaging_compression=compression,
         load_state_compression=Float16Compression(),
+        tracker_opts={"default_refresh_period": _REFRESH_SECONDS},
         averager_opts=group,  # which only the averager of states is given
         grad_averager_factory=None if local else partial(GradientAverager, **group),
         verbose=True,  # otherwise it does not say what it averaged

@@ -27,7 +27,7 @@ from benchmarks.links_figures import (
     speed_between,
     speed_of_rounds,
 )
-from benchmarks.links_hivemind import least_seconds, settings_for
+from benchmarks.links_hivemind import MATCHMAKING_SECONDS, Settings, least_seconds, settings_for
 from benchmarks.links_measure import with_sent_bytes
 from recipes.errors import NetworkError
 
@@ -144,25 +144,30 @@ def test_the_table_shows_a_failed_cell_and_why_within_eighty_columns() -> None:
     assert "…" not in text
 
 
+def hivemind(averaged: Any, *, megabits: float | None = None, slots_per_second: float = 100.0) -> Settings:
+    return settings_for(
+        averaged,
+        parameters=10**6,
+        peers=4,
+        batch_slots=8,
+        slots_per_second=slots_per_second,
+        window_seconds=10.0,
+        megabits=megabits,
+    )
+
+
 def test_hivemind_waits_longer_where_an_average_takes_longer() -> None:
-    def timeout(megabits: float | None) -> float:
-        return settings_for(
-            "parameters", parameters=10**6, peers=4, batch_slots=8, slots_per_window=99, megabits=megabits
-        ).averaging_timeout
-
     assert least_seconds(10**6, peers=4, megabits=1.0) == pytest.approx(12)
-    assert timeout(None) == timeout(100.0) == 30.0
-    assert timeout(1.0) == pytest.approx(48)
+    assert hivemind("parameters").averaging_timeout == 30.0
+    assert hivemind("parameters", megabits=100.0).averaging_timeout == 30.0
+    assert hivemind("parameters", megabits=1.0).averaging_timeout == pytest.approx(48)
+    assert hivemind("parameters", megabits=0.4).next_chunk_timeout > MATCHMAKING_SECONDS
 
 
-def test_hivemind_averages_parameters_once_a_window_and_gradients_every_few_batches() -> None:
-    def sequences(averaged: Any) -> int:
-        return settings_for(
-            averaged, parameters=10**6, peers=4, batch_slots=8, slots_per_window=999, megabits=None
-        ).target_batch_size
-
-    assert sequences("parameters") == 999
-    assert sequences("gradients") == 4 * 8 * 4
+def test_hivemind_averages_parameters_once_a_window_and_gradients_no_faster_than_peers_meet() -> None:
+    assert hivemind("parameters").target_batch_size == 1000
+    assert hivemind("gradients").target_batch_size == 500
+    assert hivemind("gradients", slots_per_second=1.0).target_batch_size == 4 * 8 * 4
 
 
 def test_an_arm_or_a_rate_that_does_not_exist_is_refused() -> None:
