@@ -168,7 +168,7 @@ def _measure_all(
     places = [(link, arm) for link in links for arm in arms]
     for number, (link, arm) in enumerate(places, 2):
         obtain(benchmark.wanted(arm, link, alone.speed), f"{number}/{total}")
-    return in_order([cell for cell in cells if comparable(cell, alone)])
+    return in_order([cell for cell in cells if comparable(cell, benchmark.reference)])
 
 
 if __name__ == "__main__":

@@ -62,17 +62,12 @@ class Benchmark:
             alone: what the same processes do with no network, if that is known: hivemind's batches
                 follow from it.
         """
-        settings: dict[str, Any] = {
-            **asdict(self.conditions),
-            "parameters": self.parameters,
-            "inner": _INNER,
-            "processors": os.cpu_count(),
-        }
-        foreign = _ROUNDS if _is_rival(arm) else _SPAN
-        for key in (*foreign, *(_SHAPE if link.megabits is None else ())):
+        settings = self._settings()
+        foreign = [*(_ROUNDS if _is_rival(arm) else _SPAN), *(_SHAPE if link.megabits is None else ())]
+        if arm != "overlapped":
+            foreign.append("overlap")
+        for key in foreign:
             del settings[key]
-        if arm == "overlapped":
-            settings["overlap"] = self.overlap
         if arm.startswith("hivemind"):
             if alone is None:
                 raise NetworkError("How fast training is without a network is not known: it did not succeed.")
@@ -87,6 +82,20 @@ class Benchmark:
                 megabits=link.megabits,
             ).model_dump()
         return Cell(arm=arm, link=link, settings=settings)
+
+    @property
+    def reference(self) -> Cell:
+        """A cell with all settings of this benchmark, with which all of its own are comparable."""
+        return Cell(arm=ALONE, link=Link(NO_NETWORK), settings=self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **asdict(self.conditions),
+            "overlap": self.overlap,
+            "parameters": self.parameters,
+            "inner": _INNER,
+            "processors": os.cpu_count(),
+        }
 
     def measure(self, cell: Cell) -> Cell:
         """Return the wanted cell with its speed, or with why there is none."""
@@ -141,7 +150,7 @@ def publish_for(home: Path, window_seconds: float, overlap: str) -> Publication:
 
 def rows(rates: Sequence[float], *, scaled: float) -> list[Link]:
     """Return the links in the order in which they are measured: the thinner, the later."""
-    links = [Link(f"{rate:g}", rate) for rate in sorted(rates, reverse=True)]
+    links = [Link(f"{rate:g}", rate) for rate in sorted(set(rates), reverse=True)]
     return [Link(UNSHAPED), *links, Link(SCALED, round(scaled, 4))]
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import typer
+from rich.console import Console
 
-from benchmarks.links_figures import UNSHAPED, Cell, Link, Speed
-from benchmarks.links_measure import last_count
+from benchmarks.links_cells import Benchmark
+from benchmarks.links_figures import UNSHAPED, Cell, Link, Speed, comparable
+from benchmarks.links_measure import Conditions, last_count
 from benchmarks.links_results import measured, read_cells, with_cell, write_cells
+from recipes.publication import Publication
 
 SPEED = Speed(
     tokens_per_second=100.0,
@@ -78,3 +82,46 @@ def test_the_newest_whole_line_of_a_file_that_is_being_written_counts(tmp_path: 
     line = '{"at": 1.0, "tokens": %d, "computing_seconds": 0.5, "exchanges": 2.0}\n'
     path.write_text(line % 10 + line % 20 + (line % 30)[:15])
     assert (last_count(path).tokens, last_count(path).exchanges) == (20, 2.0)
+
+
+def benchmark(tmp_path: Path, **changed: Any) -> Benchmark:
+    """Return a benchmark of which nothing is measured here."""
+    conditions: dict[str, Any] = {
+        "peers": 4,
+        "window_seconds": 10.0,
+        "rounds": 3,
+        "warm_up_rounds": 1,
+        "seconds": 30.0,
+        "delay_ms": 50.0,
+        "loss": 0.01,
+        "congestion": "bbr",
+    }
+    return Benchmark(
+        conditions=Conditions(**{**conditions, **changed}),
+        overlap="eager",
+        plain=cast(Publication, None),
+        parameters=10**6,
+        folder=tmp_path,
+        console=Console(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arm", "megabits", "changed", "again"),
+    [
+        ("blocking", 10.0, {"rounds": 5}, True),
+        ("blocking", 10.0, {"seconds": 60.0}, False),
+        ("all-reduce", 10.0, {"seconds": 60.0}, True),
+        ("all-reduce", 10.0, {"rounds": 5}, False),
+        ("all-reduce", 10.0, {"loss": 0.0}, True),
+        ("all-reduce", None, {"loss": 0.0}, False),
+    ],
+)
+def test_a_cell_is_measured_again_only_after_a_change_that_it_depends_on(
+    arm: str, megabits: float | None, changed: dict[str, Any], again: bool, tmp_path: Path
+) -> None:
+    link = Link("some", megabits)
+    done = replace(benchmark(tmp_path).wanted(arm, link, None), speed=SPEED)
+    other = benchmark(tmp_path, **changed)
+    assert (measured([done], other.wanted(arm, link, None)) is None) == again
+    assert comparable(done, other.reference) != again
