@@ -114,8 +114,8 @@ def join(assignment: Assignment, work: Work) -> Step:
         batch_size_per_step=inner.batch_slots,
         params=_groups(work.model, inner.weight_decay),
         optimizer=partial(_adamw, rate=inner.learning_rate, betas=inner.betas, eps=inner.eps),
-        use_local_updates=local,  # whose next step waits for the average, in 1.1.12, whatever the next line says
-        delay_state_averaging=True,
+        use_local_updates=local,
+        delay_state_averaging=True,  # though in 1.1.12 the next local step waits for the average all the same
         delay_grad_averaging=not local,
         delay_optimizer_step=not local,
         offload_optimizer=not local,
