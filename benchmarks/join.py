@@ -29,7 +29,7 @@ from benchmarks.join_figures import Course, show
 from benchmarks.join_hivemind import measure_hivemind
 from benchmarks.join_ours import measure_ours
 from benchmarks.join_settings import JoinSettings
-from benchmarks.wan import publish_tiny
+from benchmarks.shaped_swarm import publish_changed
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.recipe import published
@@ -85,14 +85,14 @@ def main(
             half_state=half_state,
         )
         folder = Path(tempfile.mkdtemp(prefix="manyhands-join-"))
-        publication = publish_tiny(
-            folder / "ours",
-            window,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=width // HEAD_WIDTH,
-            intermediate_size=FEED_FORWARD * width,
-        )
+        changes = {
+            "window_seconds": f"{window:g}",
+            "hidden_size": str(width),
+            "num_hidden_layers": str(layers),
+            "num_attention_heads": str(width // HEAD_WIDTH),
+            "intermediate_size": str(FEED_FORWARD * width),
+        }
+        publication = publish_changed(folder / "ours", changes)
         parameters = published(publication.recipe).parameters
         console.print(
             f"{parameters:,} parameters, windows of {window:g} s, TCP with {congestion}; the newcomer has "

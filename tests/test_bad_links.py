@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from benchmarks import bad_links, wan
+from benchmarks import bad_links, links, wan
 from benchmarks.bad_links import BadLinks, check_platform, default_congestion, path_line
 from benchmarks.router import Line, Network, address_of, inside
 from recipes.errors import NetworkError, PlatformError
@@ -172,10 +172,13 @@ def test_a_list_of_links_is_read_as_megabits_and_round_trip() -> None:
         wan.links_of("1:600,10", loss=0.0)
 
 
-def test_without_root_the_command_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [wan.main, links.main])
+def test_without_root_the_command_says_so_in_a_sentence(
+    command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     app = typer.Typer()
-    app.command()(wan.main)
+    app.command()(command)
     result = CliRunner().invoke(app, [])
     assert result.exit_code == PlatformError.exit_code
     assert "Links between network namespaces need root (this is user 1000)" in result.stderr
