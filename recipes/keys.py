@@ -21,6 +21,7 @@ from recipes.files import write_atomic
 PeerId = NewType("PeerId", str)
 
 SIGNATURE_BYTES = 64
+PUBLIC_KEY_BYTES = 32
 _PROTOBUF_PRIVATE = bytes.fromhex("08011240")  # key_type = Ed25519, data = 64 bytes: seed, public key
 _LONGEST_PEER_ID = 64  # those with an Ed25519 key have 52 characters
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")  # identity multihash of PublicKey{Ed25519, 32 bytes}
@@ -64,6 +65,16 @@ class SigningKey:
         """Return a 64-byte signature over `body`, bound to `purpose` so that it is good for nothing else."""
         return self._private.sign(_bound(purpose, body))
 
+    def sign_note(self, text: bytes) -> bytes:
+        """Return a 64-byte signature over a note's text as it is, as the C2SP signed-note format wants it.
+
+        Raises:
+            ValueError: the text holds a NUL, as everything does that `sign` signs: a note is no message.
+        """
+        if b"\x00" in text:
+            raise ValueError("a note holds no NUL")
+        return self._private.sign(text)
+
     def __repr__(self) -> str:
         return f"SigningKey({self.peer_id})"
 
@@ -75,6 +86,17 @@ def verify(peer: PeerId, purpose: str, body: bytes, signature: bytes) -> bool:
         return False
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, _bound(purpose, body))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def verify_note(public: bytes, text: bytes, signature: bytes) -> bool:
+    """Say whether `signature` over a note's text is that of the 32-byte Ed25519 key `public`."""
+    if len(public) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES or b"\x00" in text:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
     except (InvalidSignature, ValueError):
         return False
     return True
