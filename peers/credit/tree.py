@@ -1,9 +1,9 @@
 """The ledger's Merkle tree: RFC 9162 section 2.1 over SHA-256, as transparency logs use it.
 
-A leaf hash is `SHA-256(0x00 || entry)`, a node `SHA-256(0x01 || left || right)`, and a tree of n leaves splits
-at the largest power of two below n. Trees only grow at their end, so a subtree of 2^level leaves that is full
-never changes: it is called by (level, position), and covers the leaves from position x 2^level on. All that
-proofs need are the hashes of full subtrees. All hashes are 32 bytes.
+A leaf hash is `SHA-256(0x00 || entry)`, a node `SHA-256(0x01 || left || right)`, and a tree of n leaves
+splits at the largest power of two below n. Trees only grow at their end, so a subtree of 2^level leaves that
+is full never changes: it is called by (level, position), and covers the leaves from position x 2^level on.
+All that proofs need are the hashes of full subtrees. All hashes are 32 bytes.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def consistency_proof(old: int, new: int, nodes: Nodes) -> list[bytes]:
 
 
 def includes(root: bytes, leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bool:
-    """Say whether `proof` shows that leaf hash `leaf` is at `index` in the tree of `size` leaves with this root.
+    """Say whether `proof` shows that leaf hash `leaf` is at `index` of the `size` leaves under `root`.
 
     RFC 9162, 2.1.3.2.
     """
@@ -192,7 +192,7 @@ def consistent(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequ
 
 
 def boundary(size: int, end: int) -> Iterator[Place]:
-    """Yield the full subtrees of a tree of `end` leaves that consistency proofs from `size` leaves are made of.
+    """Yield the full subtrees among `end` leaves that consistency proofs from `size` leaves are made of.
 
     With those of every tree in between kept as well, none of the proofs between them needs any other.
     """
