@@ -13,9 +13,9 @@ from typing import Any
 
 import rfc8785
 
-# A number at its start: 16 digits or more, with an exponent, or with nothing but a zero after its point. In a
-# string it may look the same, which costs time only. NaN and infinities are for rfc8785 to refuse.
-_MAYBE_ANOTHER = re.compile(r"(?:^|[\[,:])-?(?:\d{16}|\d+(?:\.\d+)?e|\d+\.0(?:[,\]}]|$)|NaN|Inf)")
+# A number after "[", "," or ":" of 16 digits or more, with an exponent, or with nothing but a zero after its
+# point. In a string it may look the same, which costs time only. NaN and infinities are rfc8785's to refuse.
+_MAYBE_ANOTHER = re.compile(r"[\[,:]-?(?:\d{16}|\d+(?:\.\d+)?e|\d+\.0[,\]}]|NaN|Inf)")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -28,7 +28,7 @@ def canonical_json(value: Any) -> bytes:
         text = _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError):
         return rfc8785.dumps(value)
-    if not text.isascii() or _MAYBE_ANOTHER.search(text) is not None:
+    if text[0] not in '[{"' or not text.isascii() or _MAYBE_ANOTHER.search(text) is not None:
         return rfc8785.dumps(value)
     return text.encode()
 
