@@ -157,8 +157,9 @@ def contradicted(audit: Audit, decision: Decision) -> list[PeerId]:
 
 def _rehearing(audit: Audit, words: Counter[Word | None], *, over: bool) -> Decision | None:
     """Return what a dispute comes to: the opposite decision, or "undecided": the first one stands."""
-    opposite: Decision = "fail" if audit.decision == "pass" else "pass"
-    if words["fail" if opposite == "pass" else "pass"]:
+    opposite: Literal["pass", "fail"] = "fail" if audit.decision == "pass" else "pass"
+    same: Literal["pass", "fail"] = "pass" if opposite == "fail" else "fail"
+    if words[same]:
         return "undecided"
     if words[opposite] >= _AGREEING:
         return opposite

@@ -12,7 +12,6 @@ weight (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION, CreditRules
@@ -64,7 +63,7 @@ def audit_order(seed: bytes, claim: str, weights: Mapping[PeerId, int]) -> tuple
     """
     capped = capped_weights(weights)
     rank = {
-        peer: Fraction(negative_log2(_number(seed, f"auditor/{claim}/{peer}")), weight)
+        peer: (negative_log2(_number(seed, f"auditor/{claim}/{peer}")) << 64) // weight
         for peer, weight in capped.items()
     }
     return tuple(sorted(rank, key=lambda peer: (rank[peer], peer))[:MOST_AUDITORS])

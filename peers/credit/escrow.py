@@ -75,12 +75,18 @@ class Penalty:
 
 
 def earn(account: Account, amount: int, *, round_number: int, calibrated: bool) -> Account:
-    """Put what was earned in a round into escrow, or with what cannot vest for want of thresholds."""
+    """Put what was earned in a round into escrow, or with what cannot vest for want of thresholds.
+
+    No round before the newest one in escrow earns any more.
+    """
     if not amount:
         return account
     if not calibrated:
         return replace(account, uncalibrated=account.uncalibrated + amount)
-    return replace(account, pending=_by_round([*account.pending, Pending(round_number, amount)]))
+    older = account.pending
+    if older and older[-1].round == round_number:
+        older, amount = older[:-1], amount + older[-1].amount
+    return replace(account, pending=(*older, Pending(round_number, amount)))
 
 
 def penalise(

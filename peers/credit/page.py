@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from peers.credit.entries import Entry, Forfeit, Lapsed, Restored
 from peers.credit.escrow import Account, Penalty, earn, give_back, penalise
-from peers.credit.reasons import Forfeiture
+from peers.credit.reasons import Forfeiture, Lapse
 from peers.credit.rules import CreditRules
 from recipes.keys import PeerId
 
@@ -39,7 +39,7 @@ class Page:
 
     def lapse(self, peer: PeerId, claim: str) -> Penalty:
         """Take all that a peer has pending because it could not be audited. Nobody says that it cheated."""
-        reason = "not reachable for audit"
+        reason: Lapse = "not reachable for audit"
         self.peers[peer], penalty = penalise(self.account(peer), peer, reason, probation=False)
         self.entries.append(
             Lapsed(round=self.round, peer=peer, amount=penalty.amount, reason=reason, claim=claim)
