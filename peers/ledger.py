@@ -107,7 +107,7 @@ def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of
     claims = found.claims
     print(
         f"{found.tally.kinds['claim']:,} claims: {claims.linked:,} follow the same peer's last one, "
-        f"{claims.first:,} are its first, {claims.elsewhere:,} follow one that is not on this chain"
+        f"{claims.first:,} are its first, {claims.elsewhere:,} name none or one that is not on this chain"
     )
     _tell_totals(found.totals)
     if not found.tally.kinds["verdict"]:
@@ -117,7 +117,7 @@ def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of
 @app.command()
 def show(
     run: RunOrExport,
-    entries: Annotated[int, typer.Option(min=0, help="List so many of the newest entries.")] = 10,
+    entries: Annotated[int, typer.Option(min=0, help="Of a run, list so many of the newest entries.")] = 10,
     tip: Tip = False,
     home: Home = None,
 ) -> None:

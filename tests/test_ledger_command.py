@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from rounds import Swarm
 from tiny_run import publish_tiny
 from typer.testing import CliRunner
@@ -66,9 +66,18 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return Machine(tmp_path_factory.mktemp("machine"))
 
 
-def run_ledger(machine: Machine, *words: object, home: bool = True) -> Result:
+@dataclass(frozen=True)
+class Told:
+    """How a command ended."""
+
+    exit_code: int
+    output: str
+
+
+def run_ledger(machine: Machine, *words: object, home: bool = True) -> Told:
     where = ["--home", str(machine.home)] if home else []
-    return CliRunner().invoke(ledger.app, [*map(str, words), *where])
+    result = CliRunner().invoke(ledger.app, [*map(str, words), *where])
+    return Told(result.exit_code, result.output)
 
 
 def exported(machine: Machine, path: Path, *options: str) -> Path:

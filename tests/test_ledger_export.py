@@ -12,6 +12,7 @@ import pytest
 from ledgers import blocks_of, export, ground, header, verified
 from rounds import Swarm, fork, name
 
+from peers.chain import genesis_hash
 from peers.credit.derive import Derivation, Ground, bring_up, derive
 from peers.credit.export import write_export
 from peers.credit.lines import block_line, entry_line
@@ -55,7 +56,7 @@ def test_a_chain_that_a_simulated_swarm_made_is_exported_and_verified() -> None:
     world.run(until_round=4)
     peer = next(iter(world.peers.values()))
     blocks: list[Signed[Block]] = []
-    parent = Derivation(ground(world.rules))._chain.root
+    parent = genesis_hash(RUN)
     for signed in sorted(peer.disk.blocks, key=lambda signed: signed.body.round):
         if signed.body.parent == parent:
             blocks.append(signed)

@@ -5,7 +5,7 @@ Whoever trusts the signer of its checkpoint, or knows the root from elsewhere, n
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -82,4 +82,4 @@ def check_proof(content: bytes) -> tuple[EntryProof, Entry, TreeHead]:
             "The proof does not lead from its entry to the root that its checkpoint signs.",
             remedy="Do not trust it. Get another, or an export of the whole ledger.",
         )
-    return proof, cast(Entry, entry), head
+    return proof, entry, head

@@ -82,7 +82,7 @@ class ClaimChains:
 
     linked: int = 0  # they name the same peer's claim before, on this chain
     first: int = 0  # of their peers, and they name none
-    elsewhere: int = 0  # they name one that is not on this chain
+    elsewhere: int = 0  # they name one that is not on this chain, or none though there is one
     _newest: dict[PeerId, str] = field(default_factory=dict)
 
     def add(self, block: Block) -> None:
