@@ -16,13 +16,14 @@ from peers.chain import genesis_hash
 from peers.credit.derive import Derivation, Ground, bring_up, derive
 from peers.credit.export import write_export
 from peers.credit.lines import block_line, entry_line
-from peers.credit.note import key_of, parse_note, parse_tree_head
+from peers.credit.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
 from peers.credit.store import LedgerStore
 from peers.credit.tally import Totals, totals_of
 from peers.credit.tree import consistent
 from peers.messages import Block, Signed, sign
 from peers.virtual_disk import RUN
 from peers.world import World
+from recipes.canonical import canonical_json
 from recipes.errors import DataError
 
 
@@ -192,12 +193,27 @@ def another_proof(lines: list[bytes]) -> list[bytes]:
     return lines
 
 
+def signed_for(*, origin: str = origin_of(RUN), size: int = 5) -> Callable[[list[bytes]], list[bytes]]:
+    """Have the signer sign another tree than that of the lines before its first checkpoint."""
+
+    def change(lines: list[bytes]) -> list[bytes]:
+        place = next(n for n, line in enumerate(lines) if b'"kind":"checkpoint"' in line)
+        stated = json.loads(lines[place])
+        text = TreeHead(origin, size, bytes(32)).text()
+        lines[place] = canonical_json({**stated, "note": sign_note(text, Swarm(1).keys).format()})
+        return lines
+
+    return change
+
+
 TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "The block is not in canonical form": respelled(b'"norms":[1]', b'"norms":[1.0]'),
     "The block is not in canonical form ": respelled(b'{"block":{"body":', b'{"block":{"body": '),
     "Not in canonical form": respelled(b'{"kind":"checkpoint",', b'{"kind": "checkpoint",'),
     "Not in canonical form ": respelled(b'{"kind":"header",', b'{ "kind":"header",'),
     "A proof that does not lead": another_proof,
+    "A checkpoint of 5 entries that is not": signed_for(),
+    "A checkpoint of another ledger": signed_for(origin="manyhands/another"),
     "does not stand on the one before": without_a_round,
     "not the entry that the block": drop("entry", 3),
     "in canonical form|does not lead": drop("checkpoint"),
