@@ -175,6 +175,13 @@ def table(results: Sequence[Result]) -> Table:
     return made
 
 
+def _line(one: Result) -> str:
+    """Return a result in a line, for those who wait for the table."""
+    shares = (one.share, one.share_drawn, one.share_formula)
+    vested = ", ".join("-" if share is None else f"{share:.2%}" for share in shares)
+    return f"  vested {vested}; honest {one.honest_share:.1%}; audits {one.audit_cost:.1%}"
+
+
 def main(
     runs: Annotated[int, typer.Option(min=2, help="Runs of whole swarms in all, even over the arms.")] = 1000,
     lifetimes: Annotated[int, typer.Option(min=1, help="Drawn lifetimes of each arm.")] = 20_000,
@@ -204,6 +211,7 @@ def main(
             results.append(
                 measure(arm, runs=each, lifetimes=lifetimes, rounds=rounds, rules=rules, honest=honest)
             )
+            console.print(_line(results[-1]))
             if not arm.cheats:
                 honest = results[-1].honest_rounds
         console.print(table(results))
