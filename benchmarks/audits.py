@@ -1,4 +1,4 @@
-"""What cheating pays and what audits cost: swarms with cheats, by the rules of peers/credit, without training.
+"""What cheating pays and what audits cost: swarms with cheats by the rules of peers/credit, without training.
 
     python -m benchmarks.audits [--runs 1000] [--lifetimes 20000] [--out results/audits.json]
 
@@ -32,8 +32,10 @@ from peers.credit.rules import MILLION, CreditRules
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 
-PEERS = 20  # honest ones and cheats; three accomplices come to eighteen, so each has a tenth of its auditors
-DETECTIONS = (0.8, 0.95)
+PEERS = 12  # of whom two cheat; or, where a tenth of each accomplice's auditors covers it:
+PEERS_WITH_RING = 21  # of whom three are accomplices
+DETECTIONS = (0.8, 0.95)  # assumed, of cheats that show from the first steps on
+SKIPPED = 0.1  # of a window's steps, by who claims them all the same
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,17 @@ def arms(rules: CreditRules) -> list[Arm]:
             taken = caught(detection=seen, accomplices=0, repeat=repeat)
             alone = Hazard(taken, 1 - taken)
             found.append(Arm("saves work", Conduct(cheats=True), 2, seen, alone, passes))
-            taken = caught(detection=seen, accomplices=2 / (PEERS - 1), repeat=repeat)
+            taken = caught(detection=seen, accomplices=2 / (PEERS_WITH_RING - 1), repeat=repeat)
             ring = Conduct(cheats=True, covers=True)
             found.append(Arm("saves work, 10% cover it", ring, 3, seen, Hazard(taken, 1 - taken), passes))
             if not passes:
                 churn = Conduct(cheats=True, returns=True)
                 found.append(Arm("saves work, new identities", churn, 2, seen, alone, passes))
+        full = rules.full_replay_rate / MILLION
+        late = full + (1 - full) * SKIPPED  # only a replay that comes to the last steps shows it
+        found.append(
+            Arm("skips a window's last tenth", Conduct(cheats=True), 2, late, Hazard(late, 1 - late), passes)
+        )
         silent = Hazard(1.0, 0.0, probation=False)
         found.append(Arm("silent when drawn", Conduct(cheats=True, opens=False), 2, 1.0, silent, passes))
         accuser = Hazard(1 + repeat, 1.0, as_auditor=True)
@@ -103,7 +110,7 @@ def measure(arm: Arm, *, runs: int, lifetimes: int, rounds: int, rules: CreditRu
     outcomes = [
         LightSwarm(
             seed=seed,
-            peers=PEERS,
+            peers=PEERS_WITH_RING if arm.conduct.covers else PEERS,
             cheats=arm.cheats,
             conduct=arm.conduct,
             detection=arm.detection,
@@ -168,10 +175,19 @@ def table(results: Sequence[Result]) -> Table:
     return made
 
 
+def _line(one: Result) -> str:
+    """Return a result in a line, for those who wait for the table."""
+    shares = (one.share, one.share_drawn, one.share_formula)
+    vested = ", ".join("-" if share is None else f"{share:.2%}" for share in shares)
+    return f"  vested {vested}; honest {one.honest_share:.1%}; audits {one.audit_cost:.1%}"
+
+
 def main(
     runs: Annotated[int, typer.Option(min=2, help="Runs of whole swarms in all, even over the arms.")] = 1000,
     lifetimes: Annotated[int, typer.Option(min=1, help="Drawn lifetimes of each arm.")] = 20_000,
-    escrow: Annotated[int, typer.Option(min=4, help="W: rounds in escrow. A run has twice as many.")] = 80,
+    escrow: Annotated[
+        int, typer.Option(min=4, help="W: rounds in escrow. A run has half as many more.")
+    ] = 80,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path(
         "results/audits.json"
     ),
@@ -180,10 +196,10 @@ def main(
     console = Console(highlight=False, width=150)
     with plain_errors():
         rules = credit_rules(escrow_rounds=escrow)
-        rounds = 2 * escrow
+        rounds = escrow + escrow // 2
         measured = arms(rules)
         each = max(2, -(-runs // len(measured)))
-        console.print(f"{len(measured)} arms of {each} runs: {PEERS} peers, {rounds} rounds, W = {escrow}")
+        console.print(f"{len(measured)} arms of {each} runs: {rounds} rounds, W = {escrow}")
         began = time.process_time()
         results: list[Result] = []
         honest = 0.0
@@ -195,11 +211,12 @@ def main(
             results.append(
                 measure(arm, runs=each, lifetimes=lifetimes, rounds=rounds, rules=rules, honest=honest)
             )
+            console.print(_line(results[-1]))
             if not arm.cheats:
                 honest = results[-1].honest_rounds
         console.print(table(results))
         content: dict[str, Any] = {
-            "peers": PEERS,
+            "peers": [PEERS, PEERS_WITH_RING],
             "rounds": rounds,
             "escrow_rounds": escrow,
             "lifetimes": lifetimes,

@@ -226,12 +226,26 @@ def test_a_dispute_is_won_when_two_fresh_auditors_pass_and_false_accusers_pay() 
     assert book.accounts.audits == ()
 
 
-def test_a_dispute_is_lost_when_one_fresh_auditor_agrees_with_the_decision() -> None:
+def test_one_false_accuser_among_the_fresh_auditors_does_not_decide_a_dispute() -> None:
     book = drawn()
     claim = book.audit.work.claim
     book.hear("fail", "fail")
     book.play(disputes=[(AUTHOR, claim)])
-    book.hear("pass", "fail")
+    book.hear("fail", "pass", "pass")
+    assert decisions(book) == ["fail", "pass"]
+    assert book.of(AUTHOR).in_escrow == AMOUNT
+    assert len([e for e in book.entries_of("forfeit") if e.reason == "false verdict"]) == 3
+
+
+@pytest.mark.parametrize(
+    "words", [["fail", "fail"], ["pass", "fail", "fail"], ["pass", "not opened", "fail"]]
+)
+def test_a_dispute_is_lost_where_fewer_than_two_of_three_contradict_the_decision(words: list[str]) -> None:
+    book = drawn()
+    claim = book.audit.work.claim
+    book.hear("fail", "fail")
+    book.play(disputes=[(AUTHOR, claim)])
+    book.hear(*words)
     assert decisions(book) == ["fail", "undecided"]
     assert book.of(AUTHOR).lost == {"audit failed": AMOUNT}
 
@@ -268,7 +282,7 @@ def test_only_those_who_lost_something_may_dispute_in_time_and_once(who: str) ->
         book.idle(RULES.dispute_rounds)
     if who == "twice":
         book.play(disputes=[(AUTHOR, claim)])
-        book.hear("fail")
+        book.hear("fail", "fail")
     already = len(book.entries_of("dispute"))
     book.play(disputes=[(PEERS[3] if who == "a stranger" else AUTHOR, claim)])
     assert len(book.entries_of("dispute")) == already

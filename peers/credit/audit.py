@@ -3,7 +3,7 @@
 The first auditor in order is asked, and its pass is enough, but for some audits, which take two. A fail takes
 two auditors, each on its own. Who is silent for too long is passed over, and may still speak until the audit
 is decided. A decision that took something from somebody may be disputed by those it took from: then auditors
-who had no part in it are asked, and it falls when two of them say the opposite before one agrees with it.
+who had no part in it are asked, and it falls when two of three say the opposite.
 """
 
 from __future__ import annotations
@@ -159,11 +159,9 @@ def _rehearing(audit: Audit, words: Counter[Word | None], *, over: bool) -> Deci
     """Return what a dispute comes to: the opposite decision, or "undecided": the first one stands."""
     opposite: Literal["pass", "fail"] = "fail" if audit.decision == "pass" else "pass"
     same: Literal["pass", "fail"] = "pass" if opposite == "fail" else "fail"
-    if words[same]:
-        return "undecided"
     if words[opposite] >= _AGREEING:
         return opposite
-    return "undecided" if over else None
+    return "undecided" if over or words[same] >= _AGREEING else None
 
 
 def _majority(words: Counter[Word | None]) -> Decision:

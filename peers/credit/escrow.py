@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from peers.credit.reasons import CreditReason, Forfeiture, Lapse
 from recipes.keys import PeerId
@@ -120,10 +121,11 @@ def vest(account: Account, *, due: int, allowed: bool) -> tuple[Account, int]:
 
     Where it is not, what is due becomes one amount, so that an account stays small however long that lasts.
     """
-    if not account.pending or account.pending[0].round > due:
+    ripening = list(takewhile(lambda one: one.round <= due, account.pending))
+    if not ripening:
         return account, 0
-    ripe = sum(one.amount for one in account.pending if one.round <= due)
-    rest = tuple(one for one in account.pending if one.round > due)
+    ripe = sum(one.amount for one in ripening)
+    rest = account.pending[len(ripening) :]
     if allowed:
         return replace(account, pending=rest, vested=account.vested + ripe), ripe
     return replace(account, pending=(Pending(due, ripe), *rest)), 0

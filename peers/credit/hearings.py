@@ -89,8 +89,8 @@ def draw_audits(
         mean_claim: the amount that counts as one unit of weight.
     """
     drawn = []
+    seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
     for work in counted:
-        seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=work.round)
         rate = page.rules.audit_rate(passes=page.account(work.peer).passes, numeric_class=work.numeric_class)
         if not is_drawn(seed, work.claim, rate=rate):
             continue
