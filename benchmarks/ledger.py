@@ -142,7 +142,8 @@ def _table(measured: Measured) -> Table:
         "seconds",
         "entries/s",
         "peak MB",
-        "of it start",
+        "MB at start",
+        "µs/signature",
     ):
         table.add_column(column, justify="right")
     table.add_row(
@@ -173,7 +174,7 @@ def main(
         return
     with plain_errors(), tempfile.TemporaryDirectory() as folder:
         measured = measure(entries=entries, peers=peers, folder=Path(folder))
-        Console().print(_table(measured))
+        Console(width=120).print(_table(measured))
         print(f"Goal: more than {GOAL_PER_SECOND:,} entries a second.")
         if out is not None:
             write_atomic(out, json.dumps(asdict(measured), indent=1).encode() + b"\n")
