@@ -48,10 +48,15 @@ CREDIT = (
     "escrow",
     "facts",
     "hearings",
+    "lines",
+    "note",
     "page",
     "reasons",
     "rules",
+    "standard_tree",
     "statement",
+    "tally",
+    "tree",
     "verdict",
 )
 """The modules of peers/credit/ that follow from the chain alone."""
