@@ -34,13 +34,21 @@ CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT 
 class ChainStore:
     """The blocks of one run that this peer holds, and what it must remember of its own part."""
 
-    def __init__(self, path: Path, *, marker: Path | None = None, state_round: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        marker: Path | None = None,
+        state_round: int = 0,
+        read_only: bool = False,
+    ) -> None:
         """Open the database at `path`, or make it. A damaged one is kept aside under another name.
 
         Args:
             path: the file.
             marker: a file elsewhere that says that this peer has claimed before, should `path` be lost.
             state_round: of the state on disk: this peer has been so far, whatever `path` says.
+            read_only: look only, also while a peer writes: nothing is made, changed or moved.
 
         Raises:
             StorageError: it can be neither opened nor made.
@@ -48,12 +56,15 @@ class ChainStore:
         self.moved_aside: Path | None = None
         self.forgot = False  # whether this peer may have claimed and co-signed what is not here
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._database = _open(path)
+                self._database = _look(path) if read_only else _open(path)
             except sqlite3.OperationalError:
                 raise  # a full or read-only disk: the chain itself is whole
             except sqlite3.DatabaseError:
+                if read_only:
+                    raise
                 self.moved_aside = path.with_suffix(".damaged")
                 self.forgot = True
                 path.rename(self.moved_aside)
@@ -229,6 +240,16 @@ def _open(path: Path) -> sqlite3.Connection:
         (verdict,) = database.execute("PRAGMA quick_check").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _look(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        database.execute("SELECT count(*) FROM blocks").fetchone()
     except sqlite3.Error:
         database.close()
         raise

@@ -63,7 +63,7 @@ def make_checkpoint(given: str, *, home: Path, round_number: int | None = None) 
     """
     from recipes.layout import layout_of
 
-    folder = _joined(given, home)
+    folder = joined_folder(given, home)
     with lock_home(home):
         signed = load_signed_recipe(folder)
         key = _owner_key(home, signed)
@@ -107,7 +107,7 @@ def take_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]
         StateError: a checkpoint that is not older is here.
         StorageError: the disk refuses.
     """
-    folder = _joined(given, home)
+    folder = joined_folder(given, home)
     with lock_home(home):
         signed = load_signed_recipe(folder)
         checkpoint = _read(file, signed)
@@ -119,7 +119,7 @@ def take_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]
     return checkpoint
 
 
-def _joined(given: str, home: Path) -> Path:
+def joined_folder(given: str, home: Path) -> Path:
     """Return the folder of the run that `given` means, in the home folder."""
     is_id = len(given) == 64 and set(given) <= set("0123456789abcdef")
     run = given if is_id else run_id(read_recipe_file(locate_recipe(given)))

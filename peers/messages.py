@@ -22,9 +22,9 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from recipes.canonical import canonical_json
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, SigningKey, verify
 from recipes.merkle import digest
@@ -51,7 +51,7 @@ class Message(BaseModel):
 
     def canonical(self) -> bytes:
         """Return the message as RFC 8785 canonical JSON."""
-        return rfc8785.dumps(self.model_dump(mode="json"))
+        return canonical_json(self.model_dump(mode="json"))
 
 
 class Body(Message):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from recipes.errors import StorageError
 
@@ -18,6 +21,19 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         StorageError: the disk is full, read-only or failing; `path` holds what it held before, or all of
             `content` if only the folder could not be written.
     """
+    with replacing(path, mode=mode) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Yield a stream whose content takes the place of `path` when the block ends without an error.
+
+    For content that is too large to hold in memory; else as `write_atomic`.
+
+    Raises:
+        StorageError: as `write_atomic`.
+    """
     temporary = ""
     try:
         changed = [path.parent]
@@ -26,7 +42,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, mode)
@@ -35,13 +51,14 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         for folder in changed:
             _sync_folder(folder)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise StorageError(
             f"Cannot write {path}: {error.strerror or error}.",
             remedy="Free some space or make the folder writable, then run the same command again: it goes on "
             "from what is on disk.",
         ) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ A published recipe has a `[genesis]` section, and its exact bytes name the run: 
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Literal
 
@@ -15,6 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from recipes.diagnosis import explain_problems, explain_syntax
 from recipes.errors import RecipeError
 from recipes.sections import (
+    DETECTION,
+    LEAST_EXPECTED_FINDS,
     CreditSection,
     DataSection,
     ExchangeSection,
@@ -62,6 +65,17 @@ class Recipe(Section):
             raise ValueError(
                 f"model.config.max_position_embeddings ({positions}) must be at least "
                 f"data.sequence_length ({self.data.sequence_length})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _escrow_outlasts_cheats(self) -> Recipe:
+        rate, rounds = self.verification.least_audit_rate, self.credit.escrow_rounds
+        if rate * rounds * DETECTION < LEAST_EXPECTED_FINDS:
+            needed = math.ceil(LEAST_EXPECTED_FINDS / (rate * DETECTION))
+            raise ValueError(
+                f"credit.escrow_rounds ({rounds}) must be at least {needed} with "
+                f"verification.least_audit_rate ({rate:g}): else cheating would pay before it is found"
             )
         return self
 

@@ -18,6 +18,8 @@ Architecture = Literal[
     "LlamaForCausalLM", "MistralForCausalLM", "Olmo2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
 ]
 Overlap = Literal["none", "delayed", "eager"]
+DETECTION = 0.8  # assumed chance that an audit finds a cheat that saves a tenth of the work
+LEAST_EXPECTED_FINDS = 3  # of a lasting cheat, while its first credit is in escrow
 BYTE_VOCABULARY = 257  # 256 byte values and end-of-text
 MAXIMUM_LAYERS = 1024
 
@@ -68,6 +70,7 @@ Span = Annotated[tuple[float, float], BeforeValidator(_as_span), AfterValidator(
 EarlyDensity = Annotated[tuple[tuple[float, float], ...], AfterValidator(_denser_early)]
 Owner = Annotated[PeerId, Field(max_length=64), AfterValidator(_is_peer_id)]
 HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+NumericClass = Annotated[str, Field(pattern=r"^[a-z0-9]+-[a-z0-9]+$", max_length=64)]
 FileGlob = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -390,7 +393,7 @@ class ExchangeSection(Section):
 
 
 class VerificationSection(Section):
-    """What a peer checks before it co-signs a block."""
+    """What a peer checks before it co-signs a block, and how work is audited afterwards."""
 
     spot_check_chunks: int = Field(
         default=4,
@@ -398,16 +401,90 @@ class VerificationSection(Section):
         le=64,
         description="Random chunks that each peer recomputes from all inputs in each round.",
     )
+    newcomer_audit_rate: float = Field(
+        default=0.25,
+        ge=0.01,
+        le=1,
+        description="Share of the claims of a peer that are audited until it has passed `trusted_passes`.",
+    )
+    trusted_passes: int = Field(
+        default=20,
+        ge=1,
+        le=10_000,
+        description="Audits passed in a row after which that share begins to fall, as one over the passes.",
+    )
+    least_audit_rate: float = Field(
+        default=0.05, ge=0.01, le=1, description="Share of claims to which it falls; never zero."
+    )
+    full_replay_rate: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description=(
+            "Share of audits that replay a whole window and check the contribution too. The others replay a "
+            "random number of its first steps."
+        ),
+    )
+    repeat_rate: float = Field(
+        default=0.1, ge=0, le=1, description="Share of audits in which a pass takes two auditors."
+    )
+    audit_rounds: int = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="Rounds of an auditor's silence after which the next one is asked.",
+    )
+    retention_rounds: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description=(
+            "Rounds in which a peer whose claim was drawn must open it. Past them, all that it has pending "
+            "lapses if two auditors say that it did not."
+        ),
+    )
+    dispute_rounds: int = Field(
+        default=16,
+        ge=0,
+        le=1024,
+        description="Rounds in which a decision may be disputed by those from whom it took credit.",
+    )
+    calibrated_classes: tuple[NumericClass, ...] = Field(
+        default=(),
+        max_length=64,
+        description=(
+            "Kinds of processor and precision, such as `cpu-fp32`, for which it was measured how far honest "
+            "replays differ. Work of others is audited to measure, never penalised, and does not vest."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _trust_lowers_the_rate(self) -> VerificationSection:
+        if self.least_audit_rate > self.newcomer_audit_rate:
+            raise ValueError(
+                f"least_audit_rate ({self.least_audit_rate:g}) must be at most newcomer_audit_rate "
+                f"({self.newcomer_audit_rate:g})"
+            )
+        return self
 
 
 class CreditSection(Section):
-    """How work is counted."""
+    """How work is counted, and when it vests."""
 
     flops_per_token: int = Field(
         default=0,
         ge=0,
         le=2**60,
         description="Credit for one token, in FLOPs; 0 means 6 times the number of parameters.",
+    )
+    escrow_rounds: int = Field(
+        default=80,
+        ge=4,
+        le=4096,
+        description=(
+            "Rounds after which credit vests. Until then, a failed audit forfeits it; so this many rounds, "
+            f"times `verification.least_audit_rate` and {DETECTION}, must be at least {LEAST_EXPECTED_FINDS}."
+        ),
     )
 
 

@@ -47,10 +47,22 @@ def _commands() -> Iterator[tuple[str, str, str]]:
 @lru_cache
 def _options(module: str) -> frozenset[str]:
     """Return the options that a command's --help lists."""
-    app = typer.Typer()
-    app.command()(importlib.import_module(module).main)
+    name = module if _source(module).name != "__main__.py" else f"{module}.__main__"
+    found = importlib.import_module(name)
+    app = getattr(found, "app", None)
+    if app is None:
+        app = typer.Typer()
+        app.command()(found.main)
     command = typer.main.get_command(app)
-    return frozenset(name for parameter in command.params for name in parameter.opts) | {"--help"}
+    several = getattr(command, "commands", {})
+    parameters = [parameter for one in (command, *several.values()) for parameter in one.params]
+    return frozenset(name for parameter in parameters for name in parameter.opts) | {"--help"}
+
+
+def _source(module: str) -> Path:
+    """Return the file that `python -m` runs for a module or a package."""
+    path = ROOT / module.replace(".", "/")
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _map() -> dict[str, set[str]]:
@@ -84,11 +96,7 @@ def _own_exit_codes() -> dict[str, int]:
 def test_every_command_shown_is_a_module_of_ours() -> None:
     shown = list(_commands())
     assert len(shown) >= 5
-    missing = [
-        f"{page}: {module}"
-        for page, module, _ in shown
-        if not (ROOT / f"{module.replace('.', '/')}.py").is_file()
-    ]
+    missing = [f"{page}: {module}" for page, module, _ in shown if not _source(module).is_file()]
     assert missing == []
 
 
@@ -112,6 +120,12 @@ def test_every_make_target_shown_exists() -> None:
 def test_the_map_in_the_readme_has_every_file_of_a_room_and_no_other(room: str) -> None:
     mapped = {name for name in _map()[room] if name.endswith(".py")}
     here = {file.name for file in (ROOT / room).glob("*.py")} - {"__init__.py"}
+    assert mapped == here
+
+
+def test_the_map_in_the_readme_has_every_file_of_a_folder_in_a_room_and_no_other() -> None:
+    mapped = set(re.findall(r"^    ([\w.]+\.py) ", _text(README), re.MULTILINE))
+    here = {file.name for room in ROOMS for file in (ROOT / room).glob("*/*.py")} - {"__init__.py"}
     assert mapped == here
 
 

@@ -40,6 +40,27 @@ ENGINE = (
 )
 """The modules of the round engine within peers/."""
 
+CREDIT = (
+    "accounts",
+    "audit",
+    "drawing",
+    "entries",
+    "escrow",
+    "facts",
+    "hearings",
+    "lines",
+    "note",
+    "page",
+    "reasons",
+    "rules",
+    "standard_tree",
+    "statement",
+    "tally",
+    "tree",
+    "verdict",
+)
+"""The modules of peers/credit/ that follow from the chain alone."""
+
 IMPURE = {"asyncio", "hivemind", "os", "pathlib", "random", "secrets", "socket", "threading", "time", "torch"}
 
 
@@ -185,6 +206,12 @@ def test_one_module_alone_imports_hivemind() -> None:
 def test_the_round_engine_has_no_clock_no_chance_and_no_network() -> None:
     engine = {ROOT / "peers" / f"{name}.py" for name in ENGINE}
     assert [str(i) for i in _imports("peers") if i.file in engine and i.package in IMPURE] == []
+
+
+def test_credit_follows_from_the_chain_without_clock_chance_or_network() -> None:
+    core = {ROOT / "peers" / "credit" / f"{name}.py" for name in CREDIT}
+    assert all(file.is_file() for file in core)
+    assert [str(i) for i in _imports("peers") if i.file in core and i.package in IMPURE] == []
 
 
 def test_what_is_slow_to_import_is_imported_only_where_it_is_used() -> None:

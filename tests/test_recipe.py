@@ -123,6 +123,10 @@ def test_a_missing_section_is_named() -> None:
         (b"[exchange]\nearly = [0.1, 4]", "list"),
         (b"[exchange]\nearly = [[0.1]]", "early"),
         (b"[exchange]\nearly = [[0.1, '4']]", "number"),
+        (b"[credit]\nescrow_rounds = 74", "credit.escrow_rounds (74) must be at least 75"),
+        (b"[verification]\nleast_audit_rate = 0.02", "credit.escrow_rounds (80) must be at least 188"),
+        (b"[verification]\nleast_audit_rate = 0.3", "must be at most newcomer_audit_rate (0.25)"),
+        (b"[verification]\ncalibrated_classes = ['CPU']", "pattern"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(addition: bytes, words: str) -> None:

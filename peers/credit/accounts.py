@@ -1,0 +1,136 @@
+"""The accounts of a run: a deterministic function of its chain, and the only source of the ledger's entries.
+
+`entries_after` takes the accounts after a block's parent and returns those after the block, with the entries
+that the block adds to the ledger. It knows no clock, no chance and no disk, so everybody who holds the
+chain derives the same ledger, and a branch that is given up takes its entries with it.
+
+In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes are taken
+to the audits that they belong to; double claims are punished; audits are decided, or the next auditor asked;
+claims of the block before are drawn by this block's beacon; and what is due vests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from peers.counters import Counters
+from peers.credit.audit import Audit, Work
+from peers.credit.entries import ClaimCounted, Entry, Join, Vest
+from peers.credit.escrow import Account, vest
+from peers.credit.facts import Counted, RoundFacts, facts_of
+from peers.credit.hearings import decide, draw_audits, hear, punish_double_claims
+from peers.credit.page import Page
+from peers.credit.reasons import CreditReason
+from peers.credit.rules import CreditRules
+from peers.messages import Block
+from recipes.keys import PeerId
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """What the chain up to one block amounts to. Nothing in it is ever changed in place.
+
+    Attributes:
+        round: of the block; 0 at genesis.
+        peers: an account for each peer that was ever counted, or paid for an audit.
+        counted: the claims that the block counted, which the next one's beacon draws from.
+        audits: open ones, and decided ones that may still be disputed.
+        claims: how many were ever credited, and
+        claimed: how much they were credited in all: the mean is the unit of an auditor's weight.
+    """
+
+    round: int = 0
+    peers: Mapping[PeerId, Account] = field(default_factory=dict)
+    counted: tuple[Work, ...] = ()
+    audits: tuple[Audit, ...] = ()
+    claims: int = 0
+    claimed: int = 0
+
+    @property
+    def under_audit(self) -> frozenset[PeerId]:
+        """The peers of whose claims one is being audited."""
+        return frozenset(audit.work.peer for audit in self.audits if audit.open)
+
+
+def entries_after(
+    accounts: Accounts, block: Block, counters: Counters, rules: CreditRules
+) -> tuple[Accounts, list[Entry]]:
+    """Return the accounts after `block`, and the entries that it adds to the ledger, in order.
+
+    Args:
+        accounts: after the block's parent.
+        block: valid on its chain.
+        counters: after the block.
+        rules: of the run.
+    """
+    return settle(accounts, facts_of(block, counters, rules), rules)
+
+
+def settle(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[Accounts, list[Entry]]:
+    """Return what `entries_after` does, from a block's facts alone.
+
+    Raises:
+        ValueError: the facts are not those of the next round.
+    """
+    if facts.round != accounts.round + 1:
+        raise ValueError(f"round {facts.round} cannot be settled after round {accounts.round}")
+    page = Page(facts.round, rules, dict(accounts.peers))
+    amounts = [_credit(page, one) for one in facts.claims]
+    audits = hear(page, accounts.audits, facts)
+    punish_double_claims(page, facts)
+    audits = decide(page, audits)
+    mean_claim = accounts.claimed // max(1, accounts.claims)
+    audits += draw_audits(page, accounts.counted, facts, accounts.peers, mean_claim=mean_claim)
+    after = Accounts(
+        round=facts.round,
+        peers=page.peers,
+        counted=tuple(one.work for one in facts.claims if one.segments),
+        audits=tuple(audits),
+        claims=accounts.claims + sum(amount > 0 for amount in amounts),
+        claimed=accounts.claimed + sum(amounts),
+    )
+    _vest(page, after.under_audit)
+    return after, page.entries
+
+
+def _credit(page: Page, counted: Counted) -> int:
+    """Put what was counted of a claim into escrow, and return the amount."""
+    work, rules = counted.work, page.rules
+    whole = work.tokens * rules.flops_per_token
+    amount = whole * counted.segments // rules.protocol.segments
+    account = page.account(work.peer)
+    if counted.segments and account.joined is None:
+        account = replace(account, joined=page.round)
+        page.entries.append(Join(round=page.round, peer=work.peer))
+    page.peers[work.peer] = replace(account, missed=account.missed + whole - amount)
+    page.earn(work.peer, amount, calibrated=work.calibrated)
+    reason: CreditReason = "in escrow" if work.calibrated else "thresholds not calibrated"
+    page.entries.append(
+        ClaimCounted(
+            round=page.round,
+            peer=work.peer,
+            claim=work.claim,
+            predecessor=counted.predecessor,
+            tokens=work.tokens,
+            steps=work.steps,
+            numeric_class=work.numeric_class,
+            segments=counted.segments,
+            amount=amount,
+            missed=whole - amount,
+            reason=reason if amount else "missed the cut",
+        )
+    )
+    return amount
+
+
+def _vest(page: Page, under_audit: frozenset[PeerId]) -> None:
+    """Vest what is due of every peer that passed an audit and has none open."""
+    due = page.round - page.rules.escrow_rounds
+    for peer in sorted(page.peers):
+        account = page.peers[peer]
+        after, amount = vest(account, due=due, allowed=account.passes > 0 and peer not in under_audit)
+        if after is not account:
+            page.peers[peer] = after
+        if amount:
+            page.entries.append(Vest(round=page.round, peer=peer, amount=amount, total=after.vested))

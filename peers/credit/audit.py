@@ -1,0 +1,175 @@
+"""One audit, from the draw to its decision: whom it asks, what they say, and what follows from that.
+
+The first auditor in order is asked, and its pass is enough, but for some audits, which take two. A fail takes
+two auditors, each on its own. Who is silent for too long is passed over, and may still speak until the audit
+is decided. A decision that took something from somebody may be disputed by those it took from: then auditors
+who had no part in it are asked, and it falls when two of three say the opposite.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from peers.credit.entries import Decision
+from peers.credit.escrow import Penalty
+from peers.credit.rules import CreditRules
+from peers.credit.verdict import Verdict
+from recipes.keys import PeerId
+
+_MOST_WORDS = 3  # of replays, after which an audit without a majority is left undecided
+_AGREEING = 2  # auditors whose agreement decides
+
+Word = Literal["pass", "fail", "inconclusive", "abstain", "not opened"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A counted claim, as far as an audit of it needs it."""
+
+    claim: str
+    peer: PeerId
+    round: int
+    tokens: int
+    steps: int
+    numeric_class: str
+    calibrated: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An auditor who was asked, the round of the block since which it is, and what it said."""
+
+    auditor: PeerId
+    since: int
+    word: Word | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit that is open, or that is decided and may still be disputed.
+
+    Attributes:
+        work: what is audited.
+        drawn: the round of the block whose beacon drew it.
+        auditors: in order.
+        steps: how many each of them replays.
+        repeated: whether a pass takes two.
+        asked: so far, a prefix of `auditors`.
+        decision, decided: what the first hearing came to, and when.
+        penalties: what that took, and from whom.
+        disputed: the round of the block that holds the dispute.
+        heard: how many were asked in the first hearing.
+    """
+
+    work: Work
+    drawn: int
+    auditors: tuple[PeerId, ...]
+    steps: int
+    repeated: bool
+    asked: tuple[Asked, ...] = ()
+    decision: Decision | None = None
+    decided: int = 0
+    penalties: tuple[Penalty, ...] = ()
+    disputed: int | None = None
+    heard: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether auditors are being asked."""
+        return self.decision is None or self.disputed is not None
+
+    @property
+    def hearing(self) -> tuple[Asked, ...]:
+        """Those who were asked in the hearing at hand."""
+        return self.asked[self.heard :]
+
+    def said(self, word: Word) -> list[PeerId]:
+        """Return who said this, in either hearing."""
+        return [one.auditor for one in self.asked if one.word == word]
+
+
+def word_of(verdict: Verdict) -> Word:
+    """Return what a verdict says, as far as decisions depend on it."""
+    return "not opened" if verdict.reason == "not opened" else verdict.outcome
+
+
+def may_speak(audit: Audit, verdict: Verdict) -> bool:
+    """Say whether a verdict counts: by one who is asked, once, about the steps that were drawn.
+
+    "Not opened" is no last word: a peer that comes back may still be audited by the same auditor.
+    """
+    fits = verdict.round == audit.work.round and (verdict.steps == audit.steps or not verdict.replayed)
+    asked = {one.auditor: one.word for one in audit.hearing} if audit.open else {}
+    if not fits or verdict.peer not in asked:
+        return False
+    before = asked[verdict.peer]
+    return before is None or (before == "not opened" and verdict.replayed)
+
+
+def speak(audit: Audit, verdict: Verdict) -> Audit:
+    """Return the audit with one more word in it."""
+    word = word_of(verdict)
+    asked = (replace(one, word=word) if one.auditor == verdict.peer else one for one in audit.asked)
+    return replace(audit, asked=tuple(asked))
+
+
+def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
+    """Return the audit with the next auditor asked, if it is time for that."""
+    unopened = sum(one.word == "not opened" for one in audit.hearing)
+    exhausted = len(audit.asked) == len(audit.auditors)
+    if exhausted or unopened >= _AGREEING or _waiting(audit, round_number, rules):
+        return audit
+    following = Asked(audit.auditors[len(audit.asked)], round_number)
+    return replace(audit, asked=(*audit.asked, following))
+
+
+def ruling(audit: Audit, *, round_number: int, rules: CreditRules) -> Decision | None:
+    """Return what the open hearing comes to, or None while it has to go on."""
+    words = Counter(one.word for one in audit.hearing)
+    nobody_left = len(audit.asked) == len(audit.auditors) and not _waiting(audit, round_number, rules)
+    replays = words["pass"] + words["fail"] + words["inconclusive"]
+    if audit.disputed is not None:
+        return _rehearing(audit, words, over=nobody_left or replays + words["not opened"] >= _MOST_WORDS)
+    late = round_number >= audit.drawn + rules.retention_rounds
+    if not audit.work.calibrated:
+        return "undecided" if replays or nobody_left or late else None
+    if max(words["pass"], words["fail"]) >= _AGREEING:
+        return _majority(words)
+    if words["pass"] and not words["fail"] and not audit.repeated:
+        return "pass"
+    if late and words["not opened"] >= min(_AGREEING, len(audit.auditors)):
+        return "unreachable"
+    if replays >= _MOST_WORDS or (nobody_left and (late or not words["not opened"])):
+        return "pass" if words["pass"] and not words["fail"] else "undecided"
+    return None
+
+
+def contradicted(audit: Audit, decision: Decision) -> list[PeerId]:
+    """Return the auditors whose verdict two others contradict, given what was decided."""
+    if decision == "pass" and len(audit.said("pass")) >= _AGREEING:
+        return audit.said("fail")
+    if decision == "fail" and len(audit.said("fail")) >= _AGREEING:
+        return audit.said("pass")
+    return []
+
+
+def _rehearing(audit: Audit, words: Counter[Word | None], *, over: bool) -> Decision | None:
+    """Return what a dispute comes to: the opposite decision, or "undecided": the first one stands."""
+    opposite: Literal["pass", "fail"] = "fail" if audit.decision == "pass" else "pass"
+    same: Literal["pass", "fail"] = "pass" if opposite == "fail" else "fail"
+    if words[opposite] >= _AGREEING:
+        return opposite
+    return "undecided" if over or words[same] >= _AGREEING else None
+
+
+def _majority(words: Counter[Word | None]) -> Decision:
+    if words["pass"] == words["fail"]:
+        return "undecided"
+    return "pass" if words["pass"] > words["fail"] else "fail"
+
+
+def _waiting(audit: Audit, round_number: int, rules: CreditRules) -> bool:
+    """Say whether somebody who was asked still has time to speak."""
+    return any(one.word is None and round_number - one.since < rules.audit_rounds for one in audit.hearing)

@@ -1,0 +1,121 @@
+"""Who is audited, by whom, and how many steps are replayed: drawn by hash, the same for everybody.
+
+The seed for the claims that block r counts is the beacon after block r + 1: it mixes secrets that were
+committed to in the claims of r and revealed in those of r + 1, so when a peer commits to its work, nobody
+knows whether it will be drawn. All arithmetic is on whole numbers, so every machine draws the same.
+
+Auditors are ranked by weighted rendezvous hashing: each elector has a uniform number u from a hash, and those
+with the least -log(u) / weight come first, so that the first one is each with a chance in proportion to its
+weight (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from peers.credit.entries import MOST_AUDITORS
+from peers.credit.rules import MILLION, CreditRules
+from recipes.keys import PeerId
+from recipes.merkle import digest
+
+_FRACTION_BITS = 32  # of a logarithm
+_MANTISSA_BITS = 63
+_LARGEST_SHARE = (
+    10  # nobody has more than a tenth of all weight, or than an even share where those are larger
+)
+
+
+def audit_seed(*, beacon: str, run: str, round_number: int) -> bytes:
+    """Return the seed of the audits of the claims that block `round_number` counted.
+
+    Args:
+        beacon: of the counters after the block that follows it, hex.
+        run: the run's id, hex.
+        round_number: of the claims.
+    """
+    return digest(f"audit/{beacon}/{run}/{round_number}".encode())
+
+
+def is_drawn(seed: bytes, claim: str, *, rate: int) -> bool:
+    """Say whether a claim is audited, of which `rate` of a million are."""
+    return _chance(seed, f"drawn/{claim}", rate)
+
+
+def is_repeated(seed: bytes, claim: str, rules: CreditRules) -> bool:
+    """Say whether a pass takes two auditors, so that one who passes anything is found out."""
+    return _chance(seed, f"repeated/{claim}", rules.repeat_rate)
+
+
+def steps_to_replay(seed: bytes, claim: str, steps: int, rules: CreditRules) -> int:
+    """Return how many of a window's `steps` are replayed, from its first on: some, or at times all."""
+    if steps <= 1 or _chance(seed, f"full/{claim}", rules.full_replay_rate):
+        return steps
+    return 1 + _number(seed, f"steps/{claim}") % steps
+
+
+def audit_order(seed: bytes, claim: str, weights: Mapping[PeerId, int]) -> tuple[PeerId, ...]:
+    """Return who audits a claim, the first `MOST_AUDITORS` in order.
+
+    Args:
+        seed: of the round's audits.
+        claim: hash of the claim's body.
+        weights: of the electors other than the claim's author; all above 0. Capped here.
+    """
+    capped = capped_weights(weights)
+    rank = {
+        peer: (negative_log2(_number(seed, f"auditor/{claim}/{peer}")) << 64) // weight
+        for peer, weight in capped.items()
+    }
+    return tuple(sorted(rank, key=lambda peer: (rank[peer], peer))[:MOST_AUDITORS])
+
+
+def weigh(vested: Mapping[PeerId, int], electors: Iterable[PeerId], *, mean_claim: int) -> dict[PeerId, int]:
+    """Return the electors' weights: 1 + vested credit, in whole units of one mean claim."""
+    return {peer: 1 + vested.get(peer, 0) // max(1, mean_claim) for peer in sorted(electors)}
+
+
+def capped_weights(weights: Mapping[PeerId, int]) -> dict[PeerId, int]:
+    """Return the weights cut to the highest level at which nobody has more than a tenth of what is left.
+
+    With fewer than ten peers, nobody has more than an even share: all weigh the same.
+    """
+    if not weights:
+        return {}
+    shares = min(_LARGEST_SHARE, len(weights))
+    low, high = 1, max(weights.values())
+    while (
+        low < high
+    ):  # the levels that fit are those up to some highest one, for the sum is concave in the level
+        level = (low + high + 1) // 2
+        if shares * level <= sum(min(weight, level) for weight in weights.values()):
+            low = level
+        else:
+            high = level - 1
+    return {peer: min(weight, low) for peer, weight in weights.items()}
+
+
+def negative_log2(number: int) -> int:
+    """Return -log2((number + 1) / 2^64) in units of 2^-32, rounded up, for a number of 64 bits.
+
+    Digit by digit: squaring a value between 1 and 2 doubles its logarithm, whose next binary digit is 1 when
+    the square reaches 2 (Knuth, "The Art of Computer Programming", section 1.2.2, exercise 28).
+    """
+    value = number + 1
+    whole = value.bit_length() - 1
+    mantissa = value << _MANTISSA_BITS >> whole
+    logarithm = whole
+    for _ in range(_FRACTION_BITS):
+        mantissa = mantissa * mantissa >> _MANTISSA_BITS
+        digit = mantissa >> (_MANTISSA_BITS + 1)
+        mantissa >>= digit
+        logarithm = logarithm << 1 | digit
+    return (64 << _FRACTION_BITS) - logarithm
+
+
+def _chance(seed: bytes, label: str, rate: int) -> bool:
+    return _number(seed, label) * MILLION < rate << 64
+
+
+def _number(seed: bytes, label: str) -> int:
+    """Return a number of 64 bits that follows from the seed and the label."""
+    return int.from_bytes(digest(seed + label.encode())[:8], "big")

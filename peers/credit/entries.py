@@ -1,0 +1,185 @@
+"""The ledger's entries: what each leaf of the log may say, as RFC 8785 canonical JSON.
+
+Entries are never sent or signed: everybody derives the same ones from the chain (accounts.py). Amounts are
+FLOPs, in whole numbers. They may be beyond 2^53, where JSON's numbers end, so they are written as decimal
+strings.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+
+from peers.credit.reasons import CreditReason, Forfeiture, Lapse, VerdictReason
+from peers.credit.verdict import Outcome
+from peers.messages import MAX_SEGMENTS, Count, Hash, Message, PeerName
+from recipes.errors import DataError
+
+MOST_AUDITORS = 10  # in the order of one audit; nobody asks further down
+MAX_ENTRY_BYTES = 4096
+_MOST_DIGITS = 39  # 2^53 tokens of 2^60 FLOPs each have 35
+
+
+def _amount_from_text(value: Any) -> Any:
+    """Turn a decimal string, written in one way only, into a number; anything else is left to be refused."""
+    if not isinstance(value, str) or not (value.isascii() and value.isdigit()) or len(value) > _MOST_DIGITS:
+        return value
+    return int(value) if value == "0" or value[0] != "0" else value
+
+
+Amount = Annotated[
+    int,
+    Field(ge=0, lt=10**_MOST_DIGITS),
+    BeforeValidator(_amount_from_text),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
+
+Decision = Literal["pass", "fail", "undecided", "unreachable"]
+
+
+class Join(Message):
+    """A peer was counted for the first time."""
+
+    kind: Literal["join"] = "join"
+    round: Count
+    peer: PeerName
+
+
+class ClaimCounted(Message):
+    """A claim in the block's roster, and what became of it; `amount` is what went into escrow."""
+
+    kind: Literal["claim"] = "claim"
+    round: Count
+    peer: PeerName
+    claim: Hash
+    predecessor: Hash | None
+    tokens: Count
+    steps: Count
+    numeric_class: Annotated[str, Field(max_length=64)]
+    segments: Annotated[int, Field(ge=0, le=MAX_SEGMENTS)]  # of the contribution that were counted
+    amount: Amount
+    missed: Amount  # never credited: segments that missed the cut
+    reason: CreditReason  # why `amount` is not vested yet, or why it is nothing
+
+
+class AuditDrawn(Message):
+    """A claim was drawn for an audit: by whom, in which order, and how many steps are to be replayed."""
+
+    kind: Literal["audit"] = "audit"
+    round: Count
+    claim: Hash
+    peer: PeerName
+    auditors: Annotated[tuple[PeerName, ...], Field(max_length=MOST_AUDITORS)]
+    steps: Count
+    repeated: bool  # a pass takes two auditors
+
+
+class VerdictCounted(Message):
+    """A verdict by an auditor who was asked; `amount` is what the replay earned, into escrow."""
+
+    kind: Literal["verdict"] = "verdict"
+    round: Count
+    claim: Hash
+    peer: PeerName  # whose claim it is
+    auditor: PeerName
+    verdict: Hash  # of the signed verdict's body
+    outcome: Outcome
+    reason: VerdictReason
+    amount: Amount
+
+
+class Decided(Message):
+    """An audit came to an end, or a dispute of one did."""
+
+    kind: Literal["decision"] = "decision"
+    round: Count
+    claim: Hash
+    peer: PeerName
+    decision: Decision
+    disputed: bool
+
+
+class Vest(Message):
+    """What was in escrow became vested, for good; `total` is all that the peer has vested."""
+
+    kind: Literal["vest"] = "vest"
+    round: Count
+    peer: PeerName
+    amount: Amount
+    total: Amount
+
+
+class Forfeit(Message):
+    """All that a peer had pending is forfeited; the claim, where one was the cause."""
+
+    kind: Literal["forfeit"] = "forfeit"
+    round: Count
+    peer: PeerName
+    amount: Amount
+    reason: Forfeiture
+    claim: Hash | None
+
+
+class Lapsed(Message):
+    """All that a peer had pending lapses."""
+
+    kind: Literal["lapse"] = "lapse"
+    round: Count
+    peer: PeerName
+    amount: Amount
+    reason: Lapse
+    claim: Hash
+
+
+class Disputed(Message):
+    """The audited peer disputes a decision: the next two auditors in order are asked."""
+
+    kind: Literal["dispute"] = "dispute"
+    round: Count
+    claim: Hash
+    peer: PeerName
+
+
+class Restored(Message):
+    """A dispute was won: what the decision had taken is pending again."""
+
+    kind: Literal["restore"] = "restore"
+    round: Count
+    claim: Hash
+    peer: PeerName
+    amount: Amount
+
+
+Entry = (
+    Join
+    | ClaimCounted
+    | AuditDrawn
+    | VerdictCounted
+    | Decided
+    | Vest
+    | Forfeit
+    | Lapsed
+    | Disputed
+    | Restored
+)
+
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
+
+
+def parse_entry(content: bytes) -> Entry:
+    """Read an entry from its canonical bytes.
+
+    Raises:
+        DataError: too long, malformed, out of bounds, or not in canonical form: another text for the same
+            entry would be another leaf.
+    """
+    if len(content) > MAX_ENTRY_BYTES:
+        raise DataError(f"A ledger entry of {len(content)} bytes; at most {MAX_ENTRY_BYTES} are allowed.")
+    try:
+        entry = _ENTRY.validate_json(content)
+    except ValidationError as error:
+        raise DataError(f"A malformed ledger entry: {error.errors()[0]['msg']}") from error
+    if entry.canonical() != content:
+        raise DataError("A ledger entry is not in canonical form (RFC 8785).")
+    return entry

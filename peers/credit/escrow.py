@@ -1,0 +1,143 @@
+"""One peer's account: what is in escrow, what has vested, and what was lost for which reason.
+
+All amounts are FLOPs in whole numbers. What was earned is always in one place only, and what has vested is
+never taken back. An account stays small however long a peer takes part: it holds one amount for each of
+the last W rounds, and one for all before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+
+from peers.credit.reasons import CreditReason, Forfeiture, Lapse
+from recipes.keys import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What was earned in one round and has not vested."""
+
+    round: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the ledger knows of one peer.
+
+    Attributes:
+        joined: the round in which it was first counted; None for an auditor who never was.
+        passes: audits passed since it joined or was last penalised.
+        pending: in escrow, oldest round first.
+        uncalibrated: earned in numeric classes without calibrated thresholds; it does not vest.
+        vested: for good.
+        missed: never credited, because segments missed the cut.
+        lost: forfeited or lapsed, by reason.
+        double_claims: the newest round of which two claims of this peer were shown.
+    """
+
+    joined: int | None = None
+    passes: int = 0
+    pending: tuple[Pending, ...] = ()
+    uncalibrated: int = 0
+    vested: int = 0
+    missed: int = 0
+    lost: Mapping[CreditReason, int] = field(default_factory=dict)
+    double_claims: int = 0
+
+    @property
+    def in_escrow(self) -> int:
+        """What is pending in all, apart from what has no calibrated thresholds."""
+        return sum(one.amount for one in self.pending)
+
+    @property
+    def earned(self) -> int:
+        """All that was ever credited to this peer, wherever it is now."""
+        return self.in_escrow + self.uncalibrated + self.vested + sum(self.lost.values())
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What a decision took from a peer, kept for as long as it may be disputed."""
+
+    peer: PeerId
+    reason: Forfeiture | Lapse
+    pending: tuple[Pending, ...]
+    uncalibrated: int
+    passes: int
+
+    @property
+    def amount(self) -> int:
+        """FLOPs that it took."""
+        return sum(one.amount for one in self.pending) + self.uncalibrated
+
+
+def earn(account: Account, amount: int, *, round_number: int, calibrated: bool) -> Account:
+    """Put what was earned in a round into escrow, or with what cannot vest for want of thresholds.
+
+    No round before the newest one in escrow earns any more.
+    """
+    if not amount:
+        return account
+    if not calibrated:
+        return replace(account, uncalibrated=account.uncalibrated + amount)
+    older = account.pending
+    if older and older[-1].round == round_number:
+        older, amount = older[:-1], amount + older[-1].amount
+    return replace(account, pending=(*older, Pending(round_number, amount)))
+
+
+def penalise(
+    account: Account, peer: PeerId, reason: Forfeiture | Lapse, *, probation: bool = True
+) -> tuple[Account, Penalty]:
+    """Take all that has not vested; with `probation`, audits are as frequent as for a newcomer again."""
+    penalty = Penalty(peer, reason, account.pending, account.uncalibrated, account.passes)
+    after = replace(
+        account,
+        pending=(),
+        uncalibrated=0,
+        passes=0 if probation else account.passes,
+        lost=_moved(account.lost, reason, penalty.amount),
+    )
+    return after, penalty
+
+
+def give_back(account: Account, penalty: Penalty) -> Account:
+    """Undo a penalty: amounts go back to the rounds that they were earned in, and passes count again."""
+    return replace(
+        account,
+        pending=_by_round([*penalty.pending, *account.pending]),
+        uncalibrated=account.uncalibrated + penalty.uncalibrated,
+        passes=max(account.passes, penalty.passes),
+        lost=_moved(account.lost, penalty.reason, -penalty.amount),
+    )
+
+
+def vest(account: Account, *, due: int, allowed: bool) -> tuple[Account, int]:
+    """Vest what was earned up to round `due`, if that is allowed; return the amount with the account.
+
+    Where it is not, what is due becomes one amount, so that an account stays small however long that lasts.
+    """
+    ripening = list(takewhile(lambda one: one.round <= due, account.pending))
+    if not ripening:
+        return account, 0
+    ripe = sum(one.amount for one in ripening)
+    rest = account.pending[len(ripening) :]
+    if allowed:
+        return replace(account, pending=rest, vested=account.vested + ripe), ripe
+    return replace(account, pending=(Pending(due, ripe), *rest)), 0
+
+
+def _by_round(amounts: Iterable[Pending]) -> tuple[Pending, ...]:
+    sums = Counter[int]()
+    for one in amounts:
+        sums[one.round] += one.amount
+    return tuple(Pending(number, sums[number]) for number in sorted(sums))
+
+
+def _moved(lost: Mapping[CreditReason, int], reason: CreditReason, amount: int) -> dict[CreditReason, int]:
+    after = {**lost, reason: lost.get(reason, 0) + amount}
+    return {why: after[why] for why in sorted(after) if after[why]}

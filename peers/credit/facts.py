@@ -1,0 +1,101 @@
+"""What one block says about audits and credit: all that accounts depend on, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peers.counters import Counters, counted_segments
+from peers.credit.audit import Work
+from peers.credit.rules import CreditRules
+from peers.credit.verdict import Dispute, Verdict
+from peers.messages import Block, Claim, Evidence, Signed
+from recipes.keys import PeerId
+from recipes.slots import total
+
+MAX_VERDICTS = 128  # in one block
+MAX_DISPUTES = 16
+MAX_EVIDENCE = 8
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A claim of the block's roster: the work that it states, and how much of it was counted."""
+
+    work: Work
+    predecessor: str | None
+    segments: int
+
+
+@dataclass(frozen=True)
+class DoubleClaim:
+    """Proof that a peer signed two claims on top of one block."""
+
+    peer: PeerId
+    round: int
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What a block says: claims in roster order, and the words that it carries, each with its body's hash.
+
+    `beacon` and `electors` are those after the block.
+    """
+
+    round: int
+    beacon: str
+    electors: frozenset[PeerId]
+    claims: tuple[Counted, ...] = ()
+    verdicts: tuple[tuple[str, Verdict], ...] = ()
+    disputes: tuple[Dispute, ...] = ()
+    double_claims: tuple[DoubleClaim, ...] = ()
+
+
+def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts:
+    """Return what a block that is valid on its chain says. `counters` are those after it.
+
+    A block of a version without verdicts, disputes and evidence carries none.
+    """
+    counted = counted_segments(block)
+    claims = (
+        Counted(_work(signed, rules), signed.body.predecessor, len(counted[signed.body.peer]))
+        for signed in block.roster.body.claims
+    )
+    verdicts: Sequence[Signed[Verdict]] = _carried(block, "verdicts")[:MAX_VERDICTS]
+    disputes: Sequence[Signed[Dispute]] = _carried(block, "disputes")[:MAX_DISPUTES]
+    evidence: Sequence[Evidence] = _carried(block, "evidence")[:MAX_EVIDENCE]
+    convicted = ((one.convicts(), one.one.body) for one in evidence)
+    return RoundFacts(
+        round=block.round,
+        beacon=counters.beacon,
+        electors=counters.electors(rules.protocol),
+        claims=tuple(claims),
+        verdicts=tuple((signed.hash, signed.body) for signed in verdicts),
+        disputes=tuple(signed.body for signed in disputes),
+        double_claims=tuple(
+            DoubleClaim(peer, body.round)
+            for peer, body in convicted
+            if peer is not None and isinstance(body, Claim)
+        ),
+    )
+
+
+def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
+    """Return the work of a claim. Its steps follow from its slots, and not from what it says of them."""
+    claim = signed.body
+    slots = total(claim.slots)
+    return Work(
+        claim=signed.hash,
+        peer=claim.peer,
+        round=claim.round,
+        tokens=slots * rules.protocol.tokens_per_slot,
+        steps=-(-slots // rules.batch_slots),
+        numeric_class=claim.numeric_class,
+        calibrated=claim.numeric_class in rules.calibrated,
+    )
+
+
+def _carried(block: Block, field: str) -> Sequence[Any]:
+    carried: Sequence[Any] = getattr(block, field, ())
+    return carried

@@ -1,0 +1,148 @@
+"""What a block does to audits: draws new ones, takes words to those that are open, decides them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, ruling, speak
+from peers.credit.drawing import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
+from peers.credit.entries import AuditDrawn, Decided, Decision, Disputed, VerdictCounted
+from peers.credit.escrow import Account, Penalty
+from peers.credit.facts import RoundFacts
+from peers.credit.page import Page
+from recipes.keys import PeerId
+
+
+def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
+    """Return the audits with the words that a block carries for them, and pay for replays.
+
+    Words of those who were not asked, on other steps, or about what is decided count for nothing.
+    """
+    by_claim = {audit.work.claim: audit for audit in audits}
+    for name, verdict in facts.verdicts:
+        audit = by_claim.get(verdict.claim)
+        if audit is None or not may_speak(audit, verdict):
+            continue
+        by_claim[verdict.claim] = speak(audit, verdict)
+        amount = _replay_amount(page, audit) if verdict.replayed else 0
+        page.earn(verdict.peer, amount, calibrated=audit.work.calibrated)
+        page.entries.append(
+            VerdictCounted(
+                round=page.round,
+                claim=verdict.claim,
+                peer=audit.work.peer,
+                auditor=verdict.peer,
+                verdict=name,
+                outcome=verdict.outcome,
+                reason=verdict.reason,
+                amount=amount,
+            )
+        )
+    for dispute in facts.disputes:
+        audit = by_claim.get(dispute.claim)
+        if audit is None or audit.open or dispute.peer not in {one.peer for one in audit.penalties}:
+            continue
+        by_claim[dispute.claim] = replace(audit, disputed=page.round, heard=len(audit.asked))
+        page.entries.append(Disputed(round=page.round, claim=dispute.claim, peer=dispute.peer))
+    return list(by_claim.values())
+
+
+def punish_double_claims(page: Page, facts: RoundFacts) -> None:
+    """Take what is pending of peers that signed two claims for one round: once for each round."""
+    for proof in facts.double_claims:
+        account = page.peers.get(proof.peer)
+        if account is not None and proof.round > account.double_claims:
+            page.peers[proof.peer] = replace(account, double_claims=proof.round)
+            page.forfeit(proof.peer, "double claim", None)
+
+
+def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:
+    """Decide what can be decided, ask the next auditors of the rest; return what stays to be remembered."""
+    kept = []
+    for audit in audits:
+        if not audit.open:
+            if page.round - audit.decided < page.rules.dispute_rounds:
+                kept.append(audit)
+        elif (decision := ruling(audit, round_number=page.round, rules=page.rules)) is None:
+            kept.append(ask(audit, round_number=page.round, rules=page.rules))
+        elif (decided := _carry_out(page, audit, decision)).penalties:
+            kept.append(decided)
+    return kept
+
+
+def draw_audits(
+    page: Page,
+    counted: Sequence[Work],
+    facts: RoundFacts,
+    before: Mapping[PeerId, Account],
+    *,
+    mean_claim: int,
+) -> list[Audit]:
+    """Draw from the claims of the block before, and ask each audit's first auditor.
+
+    Args:
+        page: of the block at hand.
+        counted: the claims that the block before counted.
+        facts: of the block at hand, whose beacon draws.
+        before: the accounts before this block: vested credit there weighs the auditors.
+        mean_claim: the amount that counts as one unit of weight.
+    """
+    drawn = []
+    seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
+    for work in counted:
+        rate = page.rules.audit_rate(passes=page.account(work.peer).passes, numeric_class=work.numeric_class)
+        if not is_drawn(seed, work.claim, rate=rate):
+            continue
+        vested = {peer: before[peer].vested for peer in facts.electors if peer in before}
+        weights = weigh(vested, facts.electors - {work.peer}, mean_claim=mean_claim)
+        audit = Audit(
+            work=work,
+            drawn=page.round,
+            auditors=audit_order(seed, work.claim, weights),
+            steps=steps_to_replay(seed, work.claim, work.steps, page.rules),
+            repeated=is_repeated(seed, work.claim, page.rules),
+        )
+        drawn.append(ask(audit, round_number=page.round, rules=page.rules))
+        page.entries.append(
+            AuditDrawn(
+                round=page.round,
+                claim=work.claim,
+                peer=work.peer,
+                auditors=audit.auditors,
+                steps=audit.steps,
+                repeated=audit.repeated,
+            )
+        )
+    return drawn
+
+
+def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:
+    """Let a decision have its consequences. One after a dispute is the last."""
+    work, again = audit.work, audit.disputed is not None
+    page.entries.append(
+        Decided(round=page.round, claim=work.claim, peer=work.peer, decision=decision, disputed=again)
+    )
+    if again and decision != "undecided":
+        for penalty in audit.penalties:
+            page.restore(penalty, work.claim)
+    penalties: list[Penalty] = []
+    if decision == "fail":
+        penalties.append(page.forfeit(work.peer, "audit failed", work.claim))
+    elif decision == "unreachable":
+        penalties.append(page.lapse(work.peer, work.claim))
+    elif decision == "pass":
+        account = page.account(work.peer)
+        page.peers[work.peer] = replace(account, passes=account.passes + 1)
+    penalties += [
+        page.forfeit(auditor, "false verdict", work.claim) for auditor in contradicted(audit, decision)
+    ]
+    if again:
+        return replace(audit, penalties=())
+    return replace(audit, decision=decision, decided=page.round, penalties=tuple(penalties))
+
+
+def _replay_amount(page: Page, audit: Audit) -> int:
+    """Return what replaying the drawn steps earns: what training on the same tokens does."""
+    tokens = min(audit.steps * page.rules.tokens_per_step, audit.work.tokens)
+    return tokens * page.rules.flops_per_token

@@ -1,0 +1,52 @@
+"""The accounts while one block is being settled: a page of the ledger, with the entries written so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peers.credit.entries import Entry, Forfeit, Lapsed, Restored
+from peers.credit.escrow import Account, Penalty, earn, give_back, penalise
+from peers.credit.reasons import Forfeiture, Lapse
+from peers.credit.rules import CreditRules
+from recipes.keys import PeerId
+
+
+@dataclass
+class Page:
+    """A working copy of the accounts. Whatever changes an account writes down why."""
+
+    round: int
+    rules: CreditRules
+    peers: dict[PeerId, Account]
+    entries: list[Entry] = field(default_factory=list)
+
+    def account(self, peer: PeerId) -> Account:
+        """Return the peer's account; an empty one if it has none yet."""
+        return self.peers.get(peer) or Account()
+
+    def earn(self, peer: PeerId, amount: int, *, calibrated: bool) -> None:
+        """Credit an amount to a peer. The caller writes the entry that says what for."""
+        before = self.account(peer)
+        self.peers[peer] = earn(before, amount, round_number=self.round, calibrated=calibrated)
+
+    def forfeit(self, peer: PeerId, reason: Forfeiture, claim: str | None) -> Penalty:
+        """Take all that a peer has pending, and put it on probation."""
+        self.peers[peer], penalty = penalise(self.account(peer), peer, reason)
+        self.entries.append(
+            Forfeit(round=self.round, peer=peer, amount=penalty.amount, reason=reason, claim=claim)
+        )
+        return penalty
+
+    def lapse(self, peer: PeerId, claim: str) -> Penalty:
+        """Take all that a peer has pending because it could not be audited. Nobody says that it cheated."""
+        reason: Lapse = "not reachable for audit"
+        self.peers[peer], penalty = penalise(self.account(peer), peer, reason, probation=False)
+        self.entries.append(
+            Lapsed(round=self.round, peer=peer, amount=penalty.amount, reason=reason, claim=claim)
+        )
+        return penalty
+
+    def restore(self, penalty: Penalty, claim: str) -> None:
+        """Give back what a decision took that did not stand."""
+        self.peers[penalty.peer] = give_back(self.account(penalty.peer), penalty)
+        self.entries.append(Restored(round=self.round, claim=claim, peer=penalty.peer, amount=penalty.amount))

@@ -1,0 +1,70 @@
+"""The recipe's numbers that audits and credit work by, as plain values. Rates are in millionths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.rules import Rules
+from recipes.recipe import Recipe
+
+MILLION = 1_000_000  # rates are whole numbers, so that every machine draws the same claims
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditRules:
+    """What every peer of a run audits and credits by. Spans of time are rounds."""
+
+    protocol: Rules
+    batch_slots: int  # of one local step
+    flops_per_token: int
+    escrow_rounds: int = 80  # W
+    newcomer_rate: int = 250_000
+    least_rate: int = 50_000
+    trusted_passes: int = 20  # from which on the rate falls
+    full_replay_rate: int = 200_000
+    repeat_rate: int = 100_000
+    audit_rounds: int = 4  # in which an auditor must speak before the next one is asked
+    retention_rounds: int = 8  # in which a peer that was drawn must open its claim
+    dispute_rounds: int = 16
+    calibrated: frozenset[str] = frozenset()  # numeric classes with thresholds
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a full local step."""
+        return self.batch_slots * self.protocol.tokens_per_slot
+
+    def audit_rate(self, *, passes: int, numeric_class: str) -> int:
+        """Return how many of a million claims of a peer are audited.
+
+        It falls with the audits that the peer passed since it joined or last failed one, to a floor above
+        zero. Where no thresholds are calibrated, nothing vests and an audit only measures: the floor will do.
+        """
+        if numeric_class not in self.calibrated:
+            return self.least_rate
+        if passes < self.trusted_passes:
+            return self.newcomer_rate
+        return max(self.least_rate, self.newcomer_rate * self.trusted_passes // passes)
+
+
+def credit_rules(recipe: Recipe, protocol: Rules) -> CreditRules:
+    """Return the numbers of a published recipe that audits and credit work by.
+
+    Raises:
+        RecipeError: the recipe is a template and leaves `credit.flops_per_token` to its parameters.
+    """
+    checks = recipe.verification
+    return CreditRules(
+        protocol=protocol,
+        batch_slots=recipe.inner.batch_slots,
+        flops_per_token=recipe.flops_per_token,
+        escrow_rounds=recipe.credit.escrow_rounds,
+        newcomer_rate=round(checks.newcomer_audit_rate * MILLION),
+        least_rate=round(checks.least_audit_rate * MILLION),
+        trusted_passes=checks.trusted_passes,
+        full_replay_rate=round(checks.full_replay_rate * MILLION),
+        repeat_rate=round(checks.repeat_rate * MILLION),
+        audit_rounds=checks.audit_rounds,
+        retention_rounds=checks.retention_rounds,
+        dispute_rounds=checks.dispute_rounds,
+        calibrated=frozenset(checks.calibrated_classes),
+    )
