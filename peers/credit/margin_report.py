@@ -94,7 +94,7 @@ def with_thresholds(content: str, choices: Sequence[Choice], *, provenance: Sequ
         RecipeError: `content` has something else where the tables belong.
     """
     document = tomlkit.parse(content)
-    section = document.setdefault("verification", tomlkit.table(is_super_table=not content))
+    section = document.setdefault("verification", tomlkit.table(is_super_table=True))
     if not isinstance(section, dict):
         raise RecipeError("[verification] must be a table.", remedy="Correct the recipe.")
     tables = section.setdefault("thresholds", tomlkit.table(is_super_table=True))
