@@ -45,6 +45,23 @@ Tell = Callable[[str], None]
 """Told what is being done, in a few words."""
 
 
+def find_template(path: Path, into: Path | None) -> Path | None:
+    """Return the file that takes the thresholds: `into`, or else the recipe at `path` unless it is published.
+
+    Raises:
+        RecipeError: one of the two is malformed, or `into` is published.
+    """
+    is_published = parse_recipe(read_recipe_file(path), name=str(path)).genesis is not None
+    if into is None:
+        return None if is_published else path
+    if parse_recipe(read_recipe_file(into), name=str(into)).genesis is not None:
+        raise RecipeError(
+            f"{into} is published: a change would make its signature void.",
+            remedy="Name the template that it was published from.",
+        )
+    return into
+
+
 def find_publication(path: Path, data: Sequence[str], out: Path, *, tell: Tell) -> Publication:
     """Return the published run to train: that of `path`, or one made of the template there, in out/run.
 
@@ -122,7 +139,7 @@ def report(records: Sequence[Record], out: Path, into: Path | None, *, tell: Tel
         tell: told of what is left out.
 
     Raises:
-        RecipeError: the records are of several recipes, or `into` is published.
+        RecipeError: the records are of several recipes.
         StorageError: the disk refuses.
     """
     if len({record.recipe for record in records}) != 1:
@@ -142,13 +159,8 @@ def report(records: Sequence[Record], out: Path, into: Path | None, *, tell: Tel
     if into is None:
         print(f"The thresholds are in {out / THRESHOLDS_FILE}. Put them into a template and publish it.")
         return
-    content = read_recipe_file(into)
-    if parse_recipe(content, name=str(into)).genesis is not None:
-        raise RecipeError(
-            f"{into} is published: a change would make its signature void.",
-            remedy="Name the template that it was published from.",
-        )
-    write_atomic(into, with_thresholds(content.decode(), choices, provenance=provenance).encode())
+    content = read_recipe_file(into).decode()
+    write_atomic(into, with_thresholds(content, choices, provenance=provenance).encode())
     print(f"The thresholds stand in {into}.")
 
 
@@ -198,14 +210,14 @@ def main(
     try:
         with plain_errors():
             path = locate_recipe(recipe)
-            template = parse_recipe(read_recipe_file(path), name=str(path)).genesis is None
+            template = find_template(path, into)
             if read:
                 records = [read_record(file) for file in read]
             else:
                 plan = Plan(warmup=warmup, windows=windows, steps=steps, chunks=chunks)
                 publication = find_publication(path, data or (), out, tell=tell)
                 records = [measure(publication, plan, device or (), out, tell=tell)]
-            report(records, out, into or (path if template else None), tell=tell)
+            report(records, out, template, tell=tell)
     except KeyboardInterrupt:
         print(
             f"Interrupted. Whole windows are kept in {out / MARGINS_FILE}: the same command goes on, and "
