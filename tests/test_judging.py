@@ -32,10 +32,10 @@ def test_work_within_all_limits_passes(chunks: ChunkGap | None) -> None:
 @pytest.mark.parametrize(
     ("trace", "chunks", "expected"),
     [
-        (TraceGap(0.05, 0.05), None, Judgement("inconclusive", "loss trace differs")),
+        (TraceGap(0.05, 0.05), None, Judgement("inconclusive", "between the thresholds")),
         (TraceGap(0.005, 0.3), None, Judgement("fail", "loss trace differs")),
         (TraceGap(math.inf, math.inf), None, Judgement("fail", "loss trace differs")),
-        (NEAR, _chunks(direction=0.05), Judgement("inconclusive", "sketch differs")),
+        (NEAR, _chunks(direction=0.05), Judgement("inconclusive", "between the thresholds")),
         (NEAR, _chunks(length=0.6), Judgement("fail", "sketch differs")),
         (NEAR, _chunks(dropped=0.4), Judgement("fail", "opened chunks differ")),
         (NEAR, _chunks(sound=False), Judgement("fail", "opened chunks differ")),

@@ -16,7 +16,12 @@ from recipes.recipe import Recipe
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 Reason = Literal[
-    "agrees", "loss trace differs", "sketch differs", "opened chunks differ", "thresholds not calibrated"
+    "agrees",
+    "loss trace differs",
+    "sketch differs",
+    "opened chunks differ",
+    "between the thresholds",
+    "thresholds not calibrated",
 ]
 
 
@@ -47,7 +52,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Judgement:
-    """An outcome, and the measure that decided it."""
+    """An outcome, and the reason for it."""
 
     outcome: Outcome
     reason: Reason
@@ -62,16 +67,17 @@ def judge(trace: TraceGap, chunks: ChunkGap | None, thresholds: Thresholds | Non
         thresholds: of the claim's numeric class; None if it is not calibrated.
 
     Returns:
-        "fail" if any measure fails, else "inconclusive" if any is, else "pass"; with the first measure of
-        that outcome: the loss trace, then direction and length (the sketch), then the chunks' places.
+        "fail" if any measure fails, with the first that does: the loss trace, then direction and length (the
+        sketch), then the chunks' places. Else "inconclusive" if any is; else "pass".
     """
     if thresholds is None:
         return Judgement("inconclusive", "thresholds not calibrated")
     found = list(_outcomes(trace, chunks, thresholds))
-    for outcome in ("fail", "inconclusive"):
-        for judgement in found:
-            if judgement.outcome == outcome:
-                return judgement
+    for outcome, reason in found:
+        if outcome == "fail":
+            return Judgement("fail", reason)
+    if any(outcome == "inconclusive" for outcome, _ in found):
+        return Judgement("inconclusive", "between the thresholds")
     return Judgement("pass", "agrees")
 
 
@@ -89,13 +95,16 @@ def thresholds_of(recipe: Recipe, numeric_class: str) -> Thresholds | None:
     )
 
 
-def _outcomes(trace: TraceGap, chunks: ChunkGap | None, thresholds: Thresholds) -> Iterator[Judgement]:
-    yield Judgement(thresholds.loss_mean.outcome(trace.mean), "loss trace differs")
-    yield Judgement(thresholds.loss_worst.outcome(trace.worst), "loss trace differs")
+def _outcomes(
+    trace: TraceGap, chunks: ChunkGap | None, thresholds: Thresholds
+) -> Iterator[tuple[Outcome, Reason]]:
+    """Give each measure's outcome, and the reason for a verdict if it fails."""
+    yield thresholds.loss_mean.outcome(trace.mean), "loss trace differs"
+    yield thresholds.loss_worst.outcome(trace.worst), "loss trace differs"
     if chunks is None:
         return
     if not chunks.sound:
-        yield Judgement("fail", "opened chunks differ")
-    yield Judgement(thresholds.direction.outcome(chunks.direction), "sketch differs")
-    yield Judgement(thresholds.length.outcome(chunks.length), "sketch differs")
-    yield Judgement(thresholds.dropped.outcome(chunks.dropped), "opened chunks differ")
+        yield "fail", "opened chunks differ"
+    yield thresholds.direction.outcome(chunks.direction), "sketch differs"
+    yield thresholds.length.outcome(chunks.length), "sketch differs"
+    yield thresholds.dropped.outcome(chunks.dropped), "opened chunks differ"
