@@ -154,10 +154,7 @@ class ErrorFeedback:
                 wanted[part.positions[inside] - batch.start] += part.values[inside]
             wanted *= self._decay
             wanted += delta[batch]
-            encoded = codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=select)
-            sent = codec.decode(encoded)
-            wanted[sent.positions] -= sent.values
-            self._stored.array[stored] = to_bfloat16(wanted)
+            encoded, self._stored.array[stored] = take_out(wanted, codec=codec, select=select)
             self._leaves[stored.start // CHUNK_VALUES : stored.stop // CHUNK_VALUES] = self._hash(stored)
             self._stored.release()
             parts.append(encoded)
@@ -166,6 +163,25 @@ class ErrorFeedback:
     def _hash(self, place: slice) -> list[bytes]:
         starts = range(2 * place.start, 2 * place.stop, _LEAF_BYTES)
         return [merkle.leaf_hash(self._stored.bytes_between(start, start + _LEAF_BYTES)) for start in starts]
+
+
+def take_out(
+    wanted: NDArray[np.float32], *, codec: Codec, select: Selector = select_largest
+) -> tuple[EncodedChunks, NDArray[np.uint16]]:
+    """Take what the codec keeps out of `wanted`, in place; return that, and the bits of E that are left.
+
+    Args:
+        wanted: float32, shape (values,), whole chunks.
+        codec: what the contribution is encoded with.
+        select: what finds the largest values.
+
+    Raises:
+        ValueError: as `Codec.encode`.
+    """
+    encoded = codec.encode(wanted.reshape(-1, CHUNK_VALUES), select=select)
+    sent = codec.decode(encoded)
+    wanted[sent.positions] -= sent.values
+    return encoded, to_bfloat16(wanted)
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

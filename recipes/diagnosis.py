@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import sys
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -136,7 +136,7 @@ def _sentence(problem: dict[str, Any], path: FieldPath, model: type[BaseModel]) 
 
 def _rule(problem: dict[str, Any]) -> str:
     """Return what would be right, as `must ...`."""
-    if any(_is_union_member(part) for part in problem["loc"]):
+    if any(_is_union_member(part) for part in problem["loc"] if part != "[key]"):
         return "must be true or false, a number, a text, or a list or table of those"
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
@@ -165,11 +165,14 @@ def _is_union_member(part: int | str) -> bool:
 def _fields_at(path: FieldPath, model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of the section at `path`, or none if there is no section."""
     current = model
-    for part in path:
+    parts = iter(path)
+    for part in parts:
         field = current.model_fields.get(part)
         section = next((kind for kind in _types_of(field) if issubclass(kind, BaseModel)), None)
         if section is None:
             return {}
+        if field is not None and get_origin(field.annotation) is dict and next(parts, None) is None:
+            return {}  # a table of sections, each under a name of its own
         current = section
     return current.model_fields
 

@@ -7,6 +7,7 @@ What stands between the two marks in the page is replaced; the rest is written b
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -36,12 +37,21 @@ def field_reference() -> str:
             parts.append(f"`{name}` = {_type(field)}. {field.description}\n")
             continue
         needed = "required" if field.is_required() else "may be left out"
-        parts.append(f"### [{name}] ({needed})\n\n{section.__doc__}\n")
-        parts.append("| field | value | default | meaning |\n| --- | --- | --- | --- |")
+        parts += _section_reference(f"[{name}] ({needed})", section)
         for key, entry in section.model_fields.items():
-            parts.append(f"| `{key}` | {_type(entry)} | {_default(entry)} | {entry.description} |")
-        parts[-1] += "\n"
+            inner = next((kind for kind in _members(entry.annotation) if _is_section(kind)), None)
+            if inner is not None:
+                parts += _section_reference(f"[{name}.{key}.CLASS] (may be left out)", inner)
     return "\n".join(parts)
+
+
+def _section_reference(heading: str, section: type[BaseModel]) -> list[str]:
+    parts = [f"### {heading}\n\n{inspect.getdoc(section)}\n"]
+    parts.append("| field | value | default | meaning |\n| --- | --- | --- | --- |")
+    for key, entry in section.model_fields.items():
+        parts.append(f"| `{key}` | {_type(entry)} | {_default(entry)} | {entry.description} |")
+    parts[-1] += "\n"
+    return parts
 
 
 def with_reference(page: str) -> str:
@@ -94,6 +104,8 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return "{}"  # no default holds more
     return (
         f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else f"{value}"
     )

@@ -66,11 +66,18 @@ def _denser_early(early: tuple[tuple[float, float], ...]) -> tuple[tuple[float, 
     return early
 
 
+def _in_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] <= limits[1]:
+        raise ValueError("must be two numbers of at least 0 that ascend")
+    return limits
+
+
 Span = Annotated[tuple[float, float], BeforeValidator(_as_span), AfterValidator(_ascends)]
 EarlyDensity = Annotated[tuple[tuple[float, float], ...], AfterValidator(_denser_early)]
+Limits = Annotated[tuple[float, float], AfterValidator(_in_order)]
+NumericClass = Annotated[str, Field(pattern=r"^[a-z]{1,16}-(fp32|bf16)$")]
 Owner = Annotated[PeerId, Field(max_length=64), AfterValidator(_is_peer_id)]
 HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-NumericClass = Annotated[str, Field(pattern=r"^[a-z0-9]+-[a-z0-9]+$", max_length=64)]
 FileGlob = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -392,6 +399,27 @@ class ExchangeSection(Section):
         return self
 
 
+class ThresholdsSection(Section):
+    """How far a replay may stray from a claim of one numeric class, such as `cpu-fp32`.
+
+    Each field is a measure of peers/credit/comparing.py with two values: up to the first the two agree,
+    beyond the second the audit fails, and in between it is inconclusive. `python -m peers.calibrate`
+    measures them.
+    """
+
+    loss_mean: Limits = Field(description="Relative difference of the losses, mean over the steps replayed.")
+    loss_worst: Limits = Field(description="The same, of the step that differs most.")
+    dropped: Limits = Field(
+        description="Share of the contribution's places in the opened chunks that the replay did not choose."
+    )
+    direction: Limits = Field(
+        description="1 less the cosine between the opened pseudo-gradient and the replayed one."
+    )
+    length: Limits = Field(
+        description="How far the opened pseudo-gradient's length along the replayed one is from 1 times that."
+    )
+
+
 class VerificationSection(Section):
     """What a peer checks before it co-signs a block, and how work is audited afterwards."""
 
@@ -449,12 +477,12 @@ class VerificationSection(Section):
         le=1024,
         description="Rounds in which a decision may be disputed by those from whom it took credit.",
     )
-    calibrated_classes: tuple[NumericClass, ...] = Field(
-        default=(),
-        max_length=64,
+    thresholds: dict[NumericClass, ThresholdsSection] = Field(
+        default={},
+        max_length=16,
         description=(
-            "Kinds of processor and precision, such as `cpu-fp32`, for which it was measured how far honest "
-            "replays differ. Work of others is audited to measure, never penalised, and does not vest."
+            "Thresholds of audits, a table for each calibrated numeric class. Work of any other class is "
+            "audited to measure: no audit of it passes or fails, and it does not vest."
         ),
     )
 

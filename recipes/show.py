@@ -59,6 +59,7 @@ def describe(path: Path) -> list[Fact]:
         ("training", _training(recipe)),
         ("round", _round(recipe)),
         ("exchange", _exchange(recipe)),
+        ("audits", _audits(recipe)),
         ("licence", f"The trained weights are under {recipe.run.license}."),
         *_demands(recipe, parameters, manifest),
     ]
@@ -109,6 +110,13 @@ def _round(recipe: Recipe) -> str:
         f"{recipe.round.window_seconds:g} s of training, then the exchange; a slow machine takes fewer "
         f"steps, and a snapshot is kept every {recipe.round.snapshot_interval} rounds"
     )
+
+
+def _audits(recipe: Recipe) -> str:
+    classes = sorted(recipe.verification.thresholds)
+    if not classes:
+        return "judge nobody: no thresholds were measured (python -m peers.calibrate does that)"
+    return f"judge claims in {', '.join(classes)}; claims of other numeric classes neither pass nor fail"
 
 
 def _exchange(recipe: Recipe) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from peers.credit.choosing import MEASURES
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, ManyhandsError, RecipeError, StorageError
@@ -156,6 +157,7 @@ def test_showing_a_publication_tells_who_signed_it_and_what_it_asks(original: Pu
     assert f"by its owner {original.signed.signer}" in facts["signed"]
     assert f"{original.manifest.train.tokens:,} tokens to train on" in facts["data"]
     assert "up" in facts["network a day"]
+    assert "judge nobody" in facts["audits"]
 
 
 def test_showing_a_forged_publication_is_refused(copy: Path) -> None:
@@ -169,6 +171,13 @@ def test_showing_a_template_tells_that_nobody_signed_it() -> None:
     facts = dict(describe(TINY))
     assert facts["signed"] == "by nobody yet"
     assert "has not been published" in facts["run id"]
+
+
+def test_showing_a_recipe_tells_which_numeric_classes_audits_judge(tmp_path: Path) -> None:
+    limits = "\n".join(f"{name} = [0.1, 0.2]" for name in MEASURES)
+    calibrated = tmp_path / "recipe.toml"
+    calibrated.write_text(f"{TINY.read_text()}\n[verification.thresholds.cuda-bf16]\n{limits}\n")
+    assert "judge claims in cuda-bf16;" in dict(describe(calibrated))["audits"]
 
 
 def test_an_expected_error_ends_a_command_with_its_message_and_code(

@@ -18,6 +18,14 @@ from recipes.signature import check_recipe_signature, sign_recipe
 TINY = (Path(__file__).parent / "samples" / "tiny.toml").read_bytes()
 OWNER = SigningKey(b"o" * 32)
 STRANGER = SigningKey(b"s" * 32)
+CPU_THRESHOLDS = b"""
+[verification.thresholds.cpu-fp32]
+loss_mean = [0.001, 0.01]
+loss_worst = [0.002, 0.02]
+dropped = [0.05, 0.1]
+direction = [0.001, 0.01]
+length = [0.001, 1]
+"""
 GENESIS = f"""
 [genesis]
 manifest = "{"a" * 64}"
@@ -52,6 +60,13 @@ def test_what_a_recipe_leaves_out_has_the_documented_default() -> None:
     assert (recipe.exchange.keep, recipe.exchange.level_bits) == (64, 1)
     assert recipe.inner.betas == (0.9, 0.95)
     assert recipe.outer.momentum == 0
+
+
+def test_thresholds_stand_under_the_numeric_class_that_they_are_for() -> None:
+    assert parse_recipe(TINY, name="tiny.toml").verification.thresholds == {}
+    recipe = parse_recipe(TINY + CPU_THRESHOLDS, name="tiny.toml")
+    assert list(recipe.verification.thresholds) == ["cpu-fp32"]
+    assert recipe.verification.thresholds["cpu-fp32"].dropped == (0.05, 0.1)
 
 
 def test_a_recipe_cannot_be_changed_after_it_was_read() -> None:
@@ -126,7 +141,11 @@ def test_a_missing_section_is_named() -> None:
         (b"[credit]\nescrow_rounds = 74", "credit.escrow_rounds (74) must be at least 75"),
         (b"[verification]\nleast_audit_rate = 0.02", "credit.escrow_rounds (80) must be at least 188"),
         (b"[verification]\nleast_audit_rate = 0.3", "must be at most newcomer_audit_rate (0.25)"),
-        (b"[verification]\ncalibrated_classes = ['CPU']", "pattern"),
+        (CPU_THRESHOLDS.replace(b"0.01]", b"0.0001]"), "thresholds.cpu-fp32.loss_mean is [0.001, 0.0001]"),
+        (CPU_THRESHOLDS.replace(b"0.01]", b"inf]"), "finite"),
+        (CPU_THRESHOLDS.replace(b"dropped", b"droped"), "did you mean `dropped`?"),
+        (CPU_THRESHOLDS.replace(b"dropped = [0.05, 0.1]\n", b""), "thresholds.cpu-fp32.dropped is missing"),
+        (CPU_THRESHOLDS.replace(b"cpu-fp32", b"cpu"), "must match the pattern"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(addition: bytes, words: str) -> None:

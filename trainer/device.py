@@ -65,7 +65,7 @@ def choose_device(recipe: Recipe, *, wanted: str = "auto") -> Device:
         PlatformError: `wanted` is not a device of this machine.
         ModelError: the model cannot be built, or its weights do not fit the device.
     """
-    name = _find(wanted)
+    name = find_device(wanted)
     candidates = _candidates(name)
     seconds = _measure(recipe, candidates) if len(candidates) > 1 else {}
     return fastest(seconds) if seconds else candidates[0]
@@ -118,7 +118,12 @@ def memory_needed_for(what: str, device: Device) -> Iterator[None]:
         ) from error
 
 
-def _find(wanted: str) -> str:
+def find_device(wanted: str) -> str:
+    """Return torch's full name of the device that `wanted` means: "cpu", "cuda:0" ...
+
+    Raises:
+        PlatformError: it is not a device of this machine.
+    """
     import torch
 
     if wanted == "auto":
@@ -137,12 +142,16 @@ def _find(wanted: str) -> str:
     )
 
 
-def _candidates(name: str) -> list[Device]:
+def computes_bf16(name: str) -> bool:
+    """Say whether a device, by torch's name, has bf16 arithmetic that is not hopelessly slow."""
     import torch
 
+    return name == "cpu" or torch.cuda.get_device_properties(name).major >= 8  # earlier ones have no units
+
+
+def _candidates(name: str) -> list[Device]:
     if name != "cpu":
-        bf16 = torch.cuda.get_device_properties(name).major >= 8  # earlier ones have no units for it
-        return [Device(name), *([Device(name, "bf16")] if bf16 else [])]
+        return [Device(name), *([Device(name, "bf16")] if computes_bf16(name) else [])]
     return [Device(name), Device(name, "bf16"), Device(name, "bf16", "eager")]
 
 

@@ -100,6 +100,7 @@ class LocalTrainer:
         *,
         device: Device,
         validation: TokenArray | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         """Build the model.
 
@@ -110,6 +111,7 @@ class LocalTrainer:
             run_id: 64 hex digits; with it, a slot's number means a place in `tokens`.
             device: where and in which arithmetic to train.
             validation: the validation part of the corpus, needed only for `validation_loss`.
+            micro_batch: slots that pass through the model at once; by default as many as a batch has.
 
         Raises:
             ModelError: the model cannot be built, or does not fit the device.
@@ -120,7 +122,7 @@ class LocalTrainer:
         self._run_id = run_id
         self._device = device
         self._validation = validation
-        self._micro_batch = recipe.inner.batch_slots
+        self._micro_batch = micro_batch or recipe.inner.batch_slots
         self._busy = threading.Lock()
         self._model = _build(recipe, device)
         self._checkpointing = False
@@ -151,9 +153,10 @@ class LocalTrainer:
         seconds: float,
         stop: threading.Event,
         end: WindowEnd | None = None,
+        steps: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> WindowResult:
-        """Train from `weights` until the time is up, the slots are exhausted or `stop` is set.
+        """Train from `weights` until time, slots or steps are used up, or `stop` is set.
 
         A step that has begun is finished. From the second step on, none is begun that would probably end
         after the window: whoever comes late with its claim has worked in vain.
@@ -164,6 +167,7 @@ class LocalTrainer:
             tokens_before: the chain's count of tokens at the window's start, for the learning rate.
             seconds: length of the window.
             end: when it ends at the latest, which may become known while it runs.
+            steps: at most so many are taken; by default no number bounds them.
             stop: ends the window early; set by another thread.
             progress: called in this thread after each step.
 
@@ -183,6 +187,8 @@ class LocalTrainer:
             elapsed = 0.0
 
             def another_step_fits() -> bool:
+                if steps is not None and len(losses) >= steps:
+                    return False
                 left = seconds if end is None else min(seconds, end.until - started)
                 return _another_step_fits(len(losses), elapsed, left)
 

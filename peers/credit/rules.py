@@ -66,5 +66,5 @@ def credit_rules(recipe: Recipe, protocol: Rules) -> CreditRules:
         audit_rounds=checks.audit_rounds,
         retention_rounds=checks.retention_rounds,
         dispute_rounds=checks.dispute_rounds,
-        calibrated=frozenset(checks.calibrated_classes),
+        calibrated=frozenset(checks.thresholds),
     )

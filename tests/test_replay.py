@@ -1,0 +1,93 @@
+"""A replay repeats the first steps of a window, or all of it, and is found without being imported."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from tiny_run import publish_tiny
+
+import trainer.replay
+from peers.credit.replaying import Numerics, Replayer, ReplaySource, find_replay_source
+from recipes.corpus import TokenArray
+from recipes.errors import PlatformError
+from recipes.publication import Publication
+
+SOURCE: ReplaySource = trainer.replay  # mypy checks the module against the protocol here
+SLOTS = ((0, 16), (40, 8))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Publication:
+    return publish_tiny(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def weights(run: Publication) -> npt.NDArray[np.float32]:
+    return np.memmap(run.weights, dtype="<f4", mode="r")
+
+
+def _replayer(run: Publication, numerics: Numerics) -> Replayer:
+    tokens = TokenArray(run.data, run.manifest, "train")
+    return SOURCE.open_replayer(run.recipe, tokens, run.run_id, numerics=numerics)
+
+
+ONE_THREAD = Numerics("one thread", threads=1)
+
+
+def test_all_steps_replayed_by_another_trainer_give_the_same_bits(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    first, second = (_replayer(run, ONE_THREAD).replay(weights, SLOTS, tokens_before=640) for _ in range(2))
+    assert len(first.losses) == 6
+    assert first.losses == second.losses
+    assert first.delta is not None
+    assert second.delta is not None
+    assert first.delta.tobytes() == second.delta.tobytes()
+
+
+def test_a_prefix_has_the_first_losses_and_no_pseudo_gradient(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    replayer = _replayer(run, ONE_THREAD)
+    whole = replayer.replay(weights, SLOTS, tokens_before=640)
+    prefix = replayer.replay(weights, SLOTS, tokens_before=640, steps=4)
+    assert prefix.losses == whole.losses[:4]
+    assert prefix.delta is None
+    assert replayer.replay(weights, SLOTS, tokens_before=640, steps=6).delta is not None
+
+
+def test_the_learning_rate_is_that_of_the_chains_tokens(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    replayer = _replayer(run, ONE_THREAD)
+    early, late = (replayer.replay(weights, SLOTS, tokens_before=tokens) for tokens in (0, 90_000))
+    assert early.losses[0] == late.losses[0]
+    assert early.losses[1:] != late.losses[1:]
+
+
+def test_smaller_micro_batches_change_little_and_threads_are_given_back(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    before = torch.get_num_threads()
+    whole = _replayer(run, ONE_THREAD).replay(weights, SLOTS, tokens_before=0)
+    parts = _replayer(run, Numerics("", micro_batch=1, threads=before + 1)).replay(
+        weights, SLOTS, tokens_before=0
+    )
+    assert torch.get_num_threads() == before
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
+
+
+def test_numerics_cover_every_class_of_the_devices_wanted(run: Publication) -> None:
+    found = SOURCE.numerics_here(run.recipe, wanted=["cpu"])
+    assert {numerics.numeric_class for numerics in found} == {"cpu-fp32", "cpu-bf16"}
+    assert len({numerics.label for numerics in found}) == len(found)
+    with pytest.raises(PlatformError, match="cuda:99"):
+        SOURCE.numerics_here(run.recipe, wanted=["cuda:99"])
+
+
+def test_the_trainers_module_is_found_by_its_name_and_missed_in_plain_words() -> None:
+    assert find_replay_source() is trainer.replay
+    with pytest.raises(PlatformError, match=r"no module trainer\.nowhere"):
+        find_replay_source("trainer.nowhere")

@@ -1,0 +1,174 @@
+"""Repeat the local steps behind a claim: for an audit, and to measure how closely honest work repeats.
+
+    replay_window(trainer, weights, slots, tokens_before=..., steps=...)
+
+A window follows from its start weights, its slots and the chain's tokens (trainer/local.py). So the same
+call on the same machine, with the same kind of processor, precision and number of threads, gives the same
+bits, and on another nearly the same losses.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from peers.credit.replaying import Numerics
+from recipes.corpus import TokenArray
+from recipes.layout import layout_of
+from recipes.recipe import Recipe
+from recipes.slots import Range, total
+from trainer.device import Device, computes_bf16, find_device
+from trainer.local import LocalTrainer, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What the first local steps of a window gave.
+
+    Attributes:
+        losses: each step's mean loss before the step, in nats a token.
+        delta: the pseudo-gradient, fp32 of shape (padded,); None if slots were left.
+    """
+
+    losses: tuple[float, ...]
+    delta: npt.NDArray[np.float32] | None
+
+
+def replay_window(
+    trainer: LocalTrainer,
+    weights: npt.NDArray[np.float32],
+    slots: Sequence[Range],
+    *,
+    tokens_before: int,
+    steps: int | None = None,
+    stop: threading.Event | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Replay:
+    """Take the first `steps` local steps of a window again, however long that takes.
+
+    Args:
+        trainer: of the recipe, on the device that is to replay.
+        weights: the window's start weights, fp32 of shape (padded,); only read.
+        slots: those that the claim says were used, in its order.
+        tokens_before: the chain's count of tokens at the window's start.
+        steps: how many; by default all that the slots allow.
+        stop: ends the replay after the step at hand.
+        progress: called after each step.
+
+    Raises:
+        ModelError: not even one slot at a time fits the device.
+        DataError: a piece of the corpus is missing.
+    """
+    window = trainer.train(
+        weights,
+        slots,
+        tokens_before=tokens_before,
+        seconds=math.inf,
+        stop=stop or threading.Event(),
+        steps=steps,
+        progress=progress,
+    )
+    whole = total(window.slots_used) == total(slots)
+    return Replay(losses=window.losses, delta=window.delta if whole else None)
+
+
+class LocalReplayer:
+    """Replays windows on this machine in one kind of numerics."""
+
+    def __init__(self, trainer: LocalTrainer, *, threads: int | None) -> None:
+        self._trainer = trainer
+        self._threads = threads
+
+    def replay(
+        self,
+        weights: npt.NDArray[np.float32],
+        slots: Sequence[Range],
+        *,
+        tokens_before: int,
+        steps: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> Replay:
+        """Replay as `replay_window` does, with this replayer's number of CPU threads."""
+        with _cpu_threads(self._threads):
+            return replay_window(
+                self._trainer, weights, slots, tokens_before=tokens_before, steps=steps, stop=stop
+            )
+
+
+def open_replayer(recipe: Recipe, tokens: TokenArray, run_id: str, *, numerics: Numerics) -> LocalReplayer:
+    """Return a replayer of the recipe's windows.
+
+    Args:
+        recipe: published, or changed since: what counts is how it trains.
+        tokens: the training part of the corpus.
+        run_id: 64 hex digits, for the meaning of slots.
+        numerics: what to compute in.
+
+    Raises:
+        ModelError: the model cannot be built, or does not fit the device.
+    """
+    device = Device(numerics.device, numerics.precision, numerics.attention)
+    trainer = LocalTrainer(
+        recipe, layout_of(recipe), tokens, run_id, device=device, micro_batch=numerics.micro_batch
+    )
+    return LocalReplayer(trainer, threads=numerics.threads)
+
+
+def numerics_here(recipe: Recipe, *, wanted: Sequence[str]) -> tuple[Numerics, ...]:
+    """Return the honest ways to compute a window on this machine; of each class the usual one comes first.
+
+    Args:
+        recipe: for the size of its batch.
+        wanted: names of devices, as `trainer.join --device` takes them. None: a GPU if there is one, and the
+            CPU.
+
+    Raises:
+        PlatformError: a device is not here.
+    """
+    names = dict.fromkeys(map(find_device, wanted or ("auto", "cpu")))
+    return tuple(numerics for name in names for numerics in _numerics_on(name, recipe))
+
+
+def describe_machine(numerics: Sequence[Numerics]) -> str:
+    """Return processor, GPUs and torch's version in a line, for whoever reads figures later."""
+    import torch
+
+    gpus = sorted({n.device for n in numerics if n.device != "cpu"})
+    names = [torch.cuda.get_device_name(name) for name in gpus]
+    return ", ".join([f"{os.cpu_count()} x {platform.machine()}", *names, f"torch {torch.__version__}"])
+
+
+def _numerics_on(device: str, recipe: Recipe) -> Iterator[Numerics]:
+    import torch
+
+    kind = device.partition(":")[0]
+    part = max(1, recipe.inner.batch_slots // 2)
+    yield Numerics(f"{kind}-fp32", device)
+    yield Numerics(f"{kind}-fp32 again", device)
+    yield Numerics(f"{kind}-fp32, micro-batch {part}", device, micro_batch=part)
+    if device == "cpu":
+        threads = 1 if torch.get_num_threads() > 1 else 2
+        yield Numerics(f"cpu-fp32, threads {threads}", device, threads=threads)
+    if computes_bf16(device):
+        yield Numerics(f"{kind}-bf16", device, "bf16")
+        yield Numerics(f"{kind}-bf16, micro-batch 1, eager", device, "bf16", "eager", micro_batch=1)
+
+
+@contextmanager
+def _cpu_threads(threads: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
