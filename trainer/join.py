@@ -75,6 +75,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
         adopt_folder(published_in, folder)
 
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
+    #    What the model of step 4 takes is imported meanwhile.
     import_early()
     async with await enter_network(wishes, run_id, folder, screen) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
