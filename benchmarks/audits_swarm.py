@@ -117,7 +117,6 @@ class LightSwarm:
         rules: CreditRules,
     ) -> None:
         self._seed, self._detection, self._rules = seed, detection, rules
-
         self._names = (peer_name(seed, number) for number in range(1 << 30))
         conducts = [conduct] * cheats + [Conduct()] * (peers - cheats)
         self._people = [Person(one, [next(self._names)], since=-_ELECTED_AFTER) for one in conducts]

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from benchmarks.router import (
 from recipes.errors import NetworkError, PlatformError
 
 TUN = Path("/dev/net/tun")
+PORT = 31330  # to listen on: in a namespace of one's own, any is free
 _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 _NAMESPACES = Path("/run/netns")
@@ -200,6 +202,22 @@ def check_platform(congestion: str | None = None) -> None:
             f"Namespaces here cannot use the congestion control {congestion!r}, only {' or '.join(allowed)}.",
             remedy=f"Choose one of those, or allow more with `sysctl net.ipv4.{_ALLOWED.name}=...`.",
         )
+
+
+def prepare(congestion: str | None) -> str:
+    """Make this process ready to be a benchmark over bad links; return the congestion control to use.
+
+    From here on SIGTERM ends it as an exception does, so that what it started goes with it.
+
+    Args:
+        congestion: TCP's congestion control; None: the machine's default.
+
+    Raises:
+        PlatformError: links cannot be made here.
+    """
+    check_platform(congestion)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return congestion or default_congestion()
 
 
 def remove_stale() -> None:

@@ -20,18 +20,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.shaped_swarm import peers_at, places_on_loopback, publish_changed
+from benchmarks.sizes import sizes_of
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.files import write_atomic
-from recipes.locate import locate_recipe
 from recipes.publication import Publication
-from recipes.publish import publish
 from recipes.recipe import published
-from trainer.demo_peer import DemoPeer, free_port
+from trainer.demo_peer import DemoPeer
 
 _WINDOW_SECONDS = 6
 _PATIENCE_SECONDS = 300.0
-_TEXT_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,8 @@ def measure(publication: Publication, *, peers: int, rounds: int, folder: Path) 
     Raises:
         NetworkError: that took too long.
     """
-    first = DemoPeer("peer-1", folder, run=str(publication.folder), port=free_port(), address=None)
-    rest = [
-        DemoPeer(f"peer-{n}", folder, run=publication.run_id, port=free_port(), address=first.address)
-        for n in range(2, peers + 1)
-    ]
-    swarm = [first, *rest]
+    swarm = peers_at(places_on_loopback(peers), publication, folder, supplied=1)
+    first, *rest = swarm
     deadline = time.monotonic() + _PATIENCE_SECONDS
     try:
         first.start(validate=False)
@@ -130,12 +125,13 @@ def main(
 ) -> None:
     """Measure the bytes that the exchange moves."""
     console = Console(highlight=False)
+    sizes = sizes_of(peers)
     with plain_errors(), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         results = []
-        for size in (int(size) for size in peers.split(",")):
+        for size in sizes:
             home = folder / str(size)
-            publication = _publish(home)
+            publication = publish_changed(home, {"window_seconds": str(_WINDOW_SECONDS)})
             console.print(f"Measuring {size} peers ...")
             results.append(measure(publication, peers=size, rounds=rounds, folder=home))
         table = Table(title="Upload a peer and round, bits a parameter")
@@ -150,18 +146,6 @@ def main(
         rows = [{**asdict(result), "ratio": result.ratio} for result in results]
         write_atomic(out, json.dumps(rows, indent=1).encode())
         console.print(f"Wrote {out}.")
-
-
-def _publish(home: Path) -> Publication:
-    """Publish `stdlib-tiny` with a short window, on a part of the standard library."""
-    home.mkdir(parents=True)
-    text = home / "text.py"
-    files = sorted(Path(json.__file__).parents[1].glob("*.py"))
-    text.write_bytes(b"\n".join(file.read_bytes() for file in files)[:_TEXT_BYTES])
-    template = home / "recipe.toml"
-    content = locate_recipe("stdlib-tiny").read_text()
-    template.write_text(content.replace("window_seconds = 5", f"window_seconds = {_WINDOW_SECONDS}"))
-    return publish(template, [str(text)], home / "run", home=home / "peer-1", tell=lambda _: None)
 
 
 if __name__ == "__main__":

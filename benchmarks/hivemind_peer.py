@@ -28,9 +28,8 @@ from recipes.publication import DATA_FOLDER, load_manifest, load_signed_recipe
 from recipes.recipe import Recipe
 from trainer.objective import next_token_loss
 
-_CHUNK_SECONDS = (
-    60.0  # without a part of an answer: hivemind's default, matchmaking's time, is short for a thin line
-)
+# Without a part of an answer. Hivemind's default, the time for matchmaking, is short for a thin line.
+_CHUNK_SECONDS = 60.0
 _STATE_EVERY = 16  # epochs between averages of the weights themselves, which only mend what drifted apart
 
 
@@ -98,7 +97,7 @@ def live() -> None:
     model = build_model(recipe)
     optimizer = _optimizer(settings, recipe, model, dht, log)
     log.tell("Ready")
-    if settings.peers and settings.newcomer:
+    if settings.newcomer:
         optimizer.load_state_from_peers()
     _train(settings, recipe, model, optimizer, log)
 

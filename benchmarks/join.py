@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.bad_links import check_platform, default_congestion
+from benchmarks.bad_links import prepare
 from benchmarks.join_figures import Course, show
 from benchmarks.join_hivemind import measure_hivemind
 from benchmarks.join_ours import measure_ours
@@ -71,9 +69,7 @@ def main(
     if only not in ("", OURS, HIVEMIND):
         raise typer.BadParameter(f"--only {only} is neither {OURS} nor {HIVEMIND}")
     with plain_errors():
-        check_platform(congestion)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
-        congestion = congestion or default_congestion()
+        congestion = prepare(congestion)
         settings = JoinSettings(
             up_megabits=up,
             down_megabits=down,

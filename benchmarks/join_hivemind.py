@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from benchmarks.join_settings import VETERANS, HivemindSettings, JoinSettings, h
 from benchmarks.join_watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from recipes.publication import Publication
 from recipes.recipe import published
+from trainer.demo_peer import events_since
 
 _EPOCHS = 3  # that each veteran must have averaged with others before the newcomer comes
 
@@ -49,14 +49,8 @@ class HivemindPeer:
 
     def look(self) -> None:
         """Read what its process has reported since the last look."""
-        if not self._events.exists():
-            return
-        with self._events.open("rb") as stream:
-            stream.seek(self._read)
-            content = stream.read()
-        complete = content[: content.rfind(b"\n") + 1]
-        self._read += len(complete)
-        self.reported += [json.loads(line) for line in complete.splitlines()]
+        events, self._read = events_since(self._events, self._read)
+        self.reported += events
 
     def kill(self) -> None:
         """End its process; those that it forked end with the namespace."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 from benchmarks.bad_links import BadLinks
 from benchmarks.join_figures import Course, our_stages, period
-from benchmarks.join_settings import PORT, VETERANS, JoinSettings
+from benchmarks.join_settings import VETERANS, JoinSettings
 from benchmarks.join_watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
+from benchmarks.shaped_swarm import peers_at, places_on
 from recipes.home import run_folder
 from recipes.publication import Publication
-from trainer.demo_peer import DemoPeer, launch
+from trainer.demo_peer import DemoPeer
 
 
 def measure_ours(
@@ -25,7 +25,7 @@ def measure_ours(
         NetworkError: the veterans do not get to train, or a process ended.
     """
     with BadLinks(lines_of(settings, newcomers=2), seed=SEED, congestion=congestion) as links:
-        peers = _peers(links, publication, folder)
+        peers = peers_at(places_on(links.hosts), publication, folder, supplied=VETERANS)
         veterans, (bare, supplied) = peers[:VETERANS], peers[VETERANS:]
         with killed_after(peers):
             _settle(veterans, publication, settings, tell)
@@ -35,24 +35,6 @@ def measure_ours(
             courses.append(_course("ours, data there", supplied, veterans, links, VETERANS + 1, settings))
             tell_course(courses[1], tell)
             return courses
-
-
-def _peers(links: BadLinks, publication: Publication, folder: Path) -> list[DemoPeer]:
-    """Return a peer for each host, not started yet: the veterans have the publication's folder."""
-    peers: list[DemoPeer] = []
-    for host in links.hosts:
-        peers.append(
-            DemoPeer(
-                f"peer-{host.number + 1}",
-                folder,
-                run=str(publication.folder) if host.number < VETERANS else publication.run_id,
-                port=PORT,
-                address=peers[0].address if peers else None,
-                host=host.address,
-                launched_by=partial(launch, prefix=host.prefix),
-            )
-        )
-    return peers
 
 
 def _course(

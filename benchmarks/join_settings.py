@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-PORT = 31330
+from benchmarks.bad_links import PORT
+
 VETERANS = 3  # peers that train before the newcomer comes
 STEPS = 3  # that a peer of hivemind's takes in a window; more would take time from the others on few cores
 

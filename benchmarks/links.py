@@ -13,8 +13,6 @@ written after each cell; what is in them already is not measured again. Needs ro
 from __future__ import annotations
 
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +22,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from benchmarks.bad_links import check_platform, default_congestion
+from benchmarks.bad_links import prepare
 from benchmarks.links_cells import ARMS, Benchmark, about, caption, publish_for, rows
 from benchmarks.links_figures import (
     ALONE,
@@ -96,8 +94,7 @@ def main(
     chosen, megabits = arms_of(arms), rates_of(rates)
     before = read_cells(out)  # a wrong --out shows before anything is measured
     with plain_errors():
-        check_platform(congestion)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
+        congestion = prepare(congestion)
         conditions = Conditions(
             peers=peers,
             window_seconds=window,
@@ -106,7 +103,7 @@ def main(
             seconds=seconds,
             delay_ms=delay,
             loss=loss,
-            congestion=congestion or default_congestion(),
+            congestion=congestion,
         )
         folder = Path(tempfile.mkdtemp(prefix="manyhands-links-"))
         try:

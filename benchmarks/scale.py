@@ -21,6 +21,7 @@ import types
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.sizes import sizes_of
 from peers.counters import counted_segments
 from peers.events import BlockAdopted, Claimed
 from peers.messages import AnyMessage, Signed, kind_of, parse
@@ -41,6 +43,7 @@ from recipes.files import write_atomic
 CONTRIBUTION_BITS = 0.1495  # a parameter, 64 of 4096 at 2 levels: docs/measurements.md, "Codec"
 REDUCED_BITS = 0.5200  # 256 of 4096 at 4 levels
 BOUNDS = (Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0))  # a recipe's defaults
+_SAMPLES = 3  # messages of a kind that are timed
 _SETTLING_ROUNDS = 10  # in which quotas grow until nobody uses its own up early
 
 
@@ -162,10 +165,8 @@ def _parsing_seconds(seen: list[AnyMessage]) -> float:
     counts = Counter(kind_of(message) for message in seen)
     total = 0.0
     for kind, count in counts.items():
-        samples = [message for message in seen if kind_of(message) == kind and isinstance(message, Signed)][
-            :3
-        ]
-        contents = [message.canonical() for message in samples]
+        samples = (message for message in seen if kind_of(message) == kind and isinstance(message, Signed))
+        contents = [message.canonical() for message in islice(samples, _SAMPLES)]
         began = time.thread_time()
         for content in contents:
             parse(kind, content, run=RUN)
@@ -228,9 +229,10 @@ def main(
 ) -> None:
     """Measure rounds of simulated swarms, from a few peers to a full group."""
     console = Console(highlight=False)
+    sizes = sizes_of(peers)
     with plain_errors():
         results = []
-        for size in (int(text) for text in peers.split(",")):
+        for size in sizes:
             console.print(f"{size} peers ...")
             results.append(
                 measure(

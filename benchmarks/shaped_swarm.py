@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.bad_links import Host
+from benchmarks.bad_links import PORT, Host
 from benchmarks.router import DEVICE
 from recipes.errors import NetworkError, UnreachableError
 from recipes.locate import locate_recipe
@@ -28,7 +28,6 @@ from recipes.publication import Publication
 from recipes.publish import publish
 from trainer.demo_peer import DemoPeer, free_port, launch
 
-_PORT = 31330
 _LOOK_SECONDS = 0.2
 _WORDS = 1000  # characters of a peer's log that an error shows
 _TEXT_BYTES = 1_000_000
@@ -51,12 +50,39 @@ class Place:
 
 def places_on(hosts: Sequence[Host]) -> list[Place]:
     """Return a place in each host's namespace."""
-    return [Place(host.address, _PORT, DEVICE, host.prefix) for host in hosts]
+    return [Place(host.address, PORT, DEVICE, host.prefix) for host in hosts]
 
 
 def places_on_loopback(count: int) -> list[Place]:
     """Return so many places on this machine's loopback, each with a port of its own."""
     return [Place("127.0.0.1", free_port(), "lo") for _ in range(count)]
+
+
+def peers_at(
+    places: Sequence[Place], publication: Publication, folder: Path, *, supplied: int
+) -> list[DemoPeer]:
+    """Return a peer for each place, none started yet; the first one is the publisher's, and all meet there.
+
+    Args:
+        places: where they run.
+        publication: the run.
+        folder: for the peers' home folders.
+        supplied: how many of the first ones have the publication's folder; the others get it from the swarm.
+    """
+    peers: list[DemoPeer] = []
+    for number, place in enumerate(places, 1):
+        peers.append(
+            DemoPeer(
+                f"peer-{number}",
+                folder,
+                run=str(publication.folder) if number <= supplied else publication.run_id,
+                port=place.port,
+                address=peers[0].address if peers else None,
+                host=place.address,
+                launched_by=partial(launch, prefix=place.prefix),
+            )
+        )
+    return peers
 
 
 class Swarm:
@@ -82,21 +108,9 @@ class Swarm:
             fetch: whether newcomers get the data and first weights over their lines, or have the folder.
             tell: is told of progress.
         """
-        self.peers: list[DemoPeer] = []
+        self.peers = peers_at(places, publication, folder, supplied=1 if fetch else len(places))
         self._training: list[DemoPeer] = []
         self._window, self.tell = window, tell
-        for number, place in enumerate(places, 1):
-            self.peers.append(
-                DemoPeer(
-                    f"peer-{number}",
-                    folder,
-                    run=publication.run_id if fetch and self.peers else str(publication.folder),
-                    port=place.port,
-                    address=self.peers[0].address if self.peers else None,
-                    host=place.address,
-                    launched_by=partial(launch, prefix=place.prefix),
-                )
-            )
 
     @property
     def logs(self) -> list[list[dict[str, Any]]]:

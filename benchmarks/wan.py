@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,7 +21,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.bad_links import BadLinks, check_platform, default_congestion, path_line
+from benchmarks.bad_links import BadLinks, path_line, prepare
 from benchmarks.shaped_swarm import Swarm, places_on, publish_changed
 from benchmarks.wan_figures import Figures, Moved, figures_of, overview, show
 from recipes.command import plain_errors
@@ -91,9 +89,7 @@ def main(
     """Measure rounds over bad links."""
     console = Console(highlight=False, soft_wrap=True)
     with plain_errors():
-        check_platform(congestion)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
-        congestion = congestion or default_congestion()
+        congestion = prepare(congestion)
         wanted = links_of(links, loss=loss) if links else [Link(up, down, delay, loss)]
         folder = Path(tempfile.mkdtemp(prefix="manyhands-wan-"))
         rows: dict[str, Figures | str] = {}

@@ -190,19 +190,10 @@ class DemoPeer:
     def look(self) -> None:
         """Read what its process has reported since the last look."""
         self._watch_memory()
-        for event in self._new_events():
+        events, self._read = events_since(self._events, self._read)
+        for event in events:
             self.reported.append(event)
             self._take(event)
-
-    def _new_events(self) -> Sequence[dict[str, Any]]:
-        if not self._events.exists():
-            return []
-        with self._events.open("rb") as stream:
-            stream.seek(self._read)
-            content = stream.read()
-        complete = content[: content.rfind(b"\n") + 1]
-        self._read += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
 
     def _take(self, event: Mapping[str, Any]) -> None:
         tally = self.tally
@@ -242,6 +233,17 @@ class DemoPeer:
             return
         pids = [self._process.pid, *_children(self._process.pid)]
         self._peak_memory = max(self._peak_memory, sum(_resident(pid) for pid in pids))
+
+
+def events_since(log: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the events that an event log holds whole after byte `start`, and the byte after them."""
+    if not log.exists():
+        return [], start
+    with log.open("rb") as stream:
+        stream.seek(start)
+        content = stream.read()
+    complete = content[: content.rfind(b"\n") + 1]
+    return [json.loads(line) for line in complete.splitlines()], start + len(complete)
 
 
 def free_port() -> int:
