@@ -32,6 +32,8 @@ from recipes.publication import (
 from recipes.recipe import Recipe, parse_recipe, run_id
 from recipes.sections import BYTE_VOCABULARY
 
+_NO_AUDITS = "rounds make none so far; they would"
+
 Fact = tuple[str, str]
 """A topic, and what the recipe says about it."""
 
@@ -115,8 +117,11 @@ def _round(recipe: Recipe) -> str:
 def _audits(recipe: Recipe) -> str:
     classes = sorted(recipe.verification.thresholds)
     if not classes:
-        return "judge nobody: no thresholds were measured (python -m peers.calibrate does that)"
-    return f"judge claims in {', '.join(classes)}; claims of other numeric classes neither pass nor fail"
+        return f"{_NO_AUDITS} judge nobody: no thresholds were measured (python -m peers.calibrate does that)"
+    return (
+        f"{_NO_AUDITS} judge claims in {', '.join(classes)}; "
+        "claims of other numeric classes would neither pass nor fail"
+    )
 
 
 def _exchange(recipe: Recipe) -> str:
