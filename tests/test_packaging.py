@@ -30,13 +30,23 @@ COMES_WITH = {"huggingface-hub": "transformers", "pydantic-core": "pydantic"}
 ENGINE = (
     "assignment",
     "chain",
+    "claiming",
     "counters",
+    "early",
     "effects",
     "engine",
+    "events",
     "exchanging",
+    "finality",
+    "following",
+    "kept_chain",
     "leading",
+    "measuring",
     "messages",
+    "pace",
+    "round_state",
     "rules",
+    "validity",
 )
 """The modules of the round engine within peers/."""
 
