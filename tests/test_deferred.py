@@ -71,10 +71,11 @@ def test_the_layout_known_from_the_recipe_is_that_of_the_model(tmp_path: Any) ->
     assert (known.size, known.chunks, known.segments) == (built.size, built.chunks, built.segments)
 
 
-def test_what_a_model_takes_is_imported_while_its_peer_does_something_else() -> None:
+def test_what_a_model_takes_is_imported_first_and_a_model_is_made_after_that() -> None:
     script = (
-        "import sys, threading; from trainer.deferred import import_early; import_early();"
-        "[thread.join() for thread in threading.enumerate() if thread.name == 'imports'];"
-        "assert 'transformers.models.llama.modeling_llama' in sys.modules"
+        "from trainer.deferred import DeferredTrainer, import_early\n"
+        "def make():\n"
+        "    from transformers import AutoModelForCausalLM\n"
+        "DeferredTrainer(make, after=import_early()).ready()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

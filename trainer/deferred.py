@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     from peers.training import WindowEnd
 
 
-def import_early() -> None:
-    """Begin to import what making a model takes, in a thread, while the network is waited for."""
-    threading.Thread(target=_import_models, name="imports", daemon=True).start()
+def import_early() -> Future[None]:
+    """Begin to import what making a model takes, in a thread, while the network is waited for.
+
+    Who imports transformers before this is done may see half of it: it puts another module in its own place.
+    """
+    importer = ThreadPoolExecutor(1, thread_name_prefix="imports")
+    done = importer.submit(_import_models)
+    importer.shutdown(wait=False)
+    return done
 
 
 def _import_models() -> None:
@@ -39,10 +45,16 @@ class DeferredTrainer:
     Every method raises what `make` raised. They are called from worker threads, where waiting is no harm.
     """
 
-    def __init__(self, make: Callable[[], LocalTrainer]) -> None:
-        """Begin to make the trainer, in a thread of its own."""
+    def __init__(self, make: Callable[[], LocalTrainer], *, after: Future[None] | None = None) -> None:
+        """Begin to make the trainer, in a thread of its own, once `after` is done."""
+
+        def make_then() -> LocalTrainer:
+            if after is not None:
+                after.result()
+            return make()
+
         maker = ThreadPoolExecutor(1, thread_name_prefix="trainer")
-        self._trainer = maker.submit(make)
+        self._trainer = maker.submit(make_then)
         maker.shutdown(wait=False)
 
     def ready(self) -> None:

@@ -76,7 +76,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
 
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
     #    What the model of step 4 takes is imported meanwhile.
-    import_early()
+    imports = import_early()
     async with await enter_network(wishes, run_id, folder, screen) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
         crowd = Crowd(transport, run_id, folder=folder)
@@ -99,7 +99,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
             device = choose_device(recipe, wanted=wishes.device)
             return LocalTrainer(recipe, layout, tokens, run_id, device=device, validation=validation)
 
-        trainer = DeferredTrainer(make_trainer)
+        trainer = DeferredTrainer(make_trainer, after=imports)
 
         # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
         #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
