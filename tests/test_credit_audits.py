@@ -327,3 +327,11 @@ def test_a_double_claim_in_the_block_that_counts_it_pays_nothing() -> None:
     book = Book(passes=3)
     book.play(AUTHOR, double_claims=[DoubleClaim(AUTHOR, 1)])
     assert book.of(AUTHOR).in_escrow == 0
+
+
+def test_a_double_claim_for_a_round_to_come_is_no_leave_to_make_others_until_then() -> None:
+    book = Book(passes=3)
+    book.play(AUTHOR, double_claims=[DoubleClaim(AUTHOR, 1000)])
+    assert book.of(AUTHOR).in_escrow == AMOUNT
+    book.play(double_claims=[DoubleClaim(AUTHOR, 1)])
+    assert book.of(AUTHOR).in_escrow == 0
