@@ -246,9 +246,9 @@ def address(
 def _tell_proof(content: bytes) -> None:
     from peers.credit.proof import check_proof
 
-    proof, entry, head = check_proof(content)
+    proof, head = check_proof(content)
     print(f"Verified: entry {proof.number:,} of the ledger of run {proof.run}")
-    print(entry.canonical().decode())
+    print(proof.entry.canonical().decode())
     print(f"It is one of {head.size:,} with root {head.root.hex()}, signed by {proof.signer}")
 
 
