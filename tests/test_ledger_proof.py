@@ -1,4 +1,4 @@
-"""The proof of an entry is believed where it leads to the root that its checkpoint signs, and nowhere else."""
+"""The proof of an entry counts where it leads to the root that its checkpoint signs, and nowhere else."""
 
 from __future__ import annotations
 
