@@ -107,7 +107,7 @@ def _choose_for(numeric_class: str, comparisons: Sequence[Comparison]) -> Choice
         )
         honest = max(honest, _LEAST_HONEST[measure])
         least = [
-            min(_at_most(measure), *(_whole(one, measure) for one in comparisons if one.cheat == cheat))
+            min(_at_most(measure), *(whole_gap(one, measure) for one in comparisons if one.cheat == cheat))
             for cheat in {one.cheat for one in comparisons} - {HONEST}
         ]
         told = [gap for gap in least if gap >= SEPARATION * honest]
@@ -138,7 +138,7 @@ def _row(
     return Row(
         numeric_class=numeric_class,
         cheat=cheat,
-        gaps={measure: farthest(_whole(one, measure) for one in comparisons) for measure in MEASURES},
+        gaps={measure: farthest(whole_gap(one, measure) for one in comparisons) for measure in MEASURES},
         prefix=_shares(prefix),
         full=_shares(full),
     )
@@ -149,8 +149,8 @@ def _shares(found: Sequence[Outcome]) -> dict[Outcome, float]:
     return {outcome: found.count(outcome) / len(found) for outcome in every}
 
 
-def _whole(comparison: Comparison, measure: str) -> float:
-    """Return a measure over all steps."""
+def whole_gap(comparison: Comparison, measure: str) -> float:
+    """Return one of `MEASURES` over all steps."""
     value: float | tuple[float, ...] = getattr(comparison, measure)
     return value[-1] if isinstance(value, tuple) else value
 

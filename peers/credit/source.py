@@ -11,7 +11,7 @@ from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.credit.accounts import Accounts
 from peers.credit.derive import Derivation, Ground, Settled, derive, ground_of
-from peers.credit.rules import CreditRules, credit_rules
+from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally
 from peers.credit.tree import Frontier, leaf_hash
 from peers.credit.verify import Verified, verify_export
@@ -19,8 +19,7 @@ from peers.messages import Block, Signed
 from recipes.errors import DataError, IdentityError, StateError
 from recipes.home import IDENTITY_KEY, home_folder
 from recipes.keys import SigningKey, load_or_create_key
-from recipes.publication import SignedRecipe, check_signed, load_signed_recipe
-from recipes.signature import OwnerSignature, SignatureFile
+from recipes.publication import SignedRecipe, load_signed_recipe
 
 
 @dataclass(frozen=True)
@@ -133,15 +132,9 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
 
 
 def _standing_of(verified: Verified) -> Standing:
-    from peers.assembly import rules_of
-
-    header = verified.header
-    signature = OwnerSignature(peer=header.owner, signature=header.signature)
-    file = SignatureFile(signatures=[signature]).model_dump_json().encode()
-    signed = check_signed(header.recipe.encode(), file, name="the header's recipe")
     return Standing(
-        run=header.run,
-        rules=credit_rules(signed.recipe, rules_of(signed.recipe, header.run)),
+        run=verified.header.run,
+        rules=verified.rules,
         round=verified.round,
         block=verified.block,
         final_round=verified.final_round,
