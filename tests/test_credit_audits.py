@@ -237,6 +237,19 @@ def test_a_dispute_is_won_when_two_fresh_auditors_pass_and_false_accusers_pay() 
     assert book.accounts.audits == ()
 
 
+@pytest.mark.parametrize("first", [("fail", "fail"), ("not opened", "not opened")])
+def test_a_dispute_that_is_won_ends_no_probation_that_began_since(first: tuple[str, str]) -> None:
+    book = drawn()
+    claim = book.audit.work.claim
+    book.hear(*first)
+    book.idle(RULES.retention_rounds)
+    book.play(double_claims=[DoubleClaim(AUTHOR, 2)])
+    book.play(disputes=[(AUTHOR, claim)])
+    book.hear("pass", "pass")
+    assert decisions(book)[-1] == "pass"
+    assert book.of(AUTHOR).passes == 1  # that of this audit
+
+
 def test_one_false_accuser_among_the_fresh_auditors_does_not_decide_a_dispute() -> None:
     book = drawn()
     claim = book.audit.work.claim
