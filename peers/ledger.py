@@ -14,6 +14,7 @@ peer keeps, and may do so while it is at work. An export needs no peer and no ne
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peers.credit.entries import Entry
+from peers.credit.reasons import AUDIT_PENDING
 from peers.credit.tally import Totals
 from recipes.command import plain_errors
 from recipes.files import replacing, write_atomic
@@ -40,11 +42,6 @@ RunOrExport = Annotated[
 ]
 Home = Annotated[Path | None, typer.Option(help="Home folder. By default $MANYHANDS_HOME or ~/.manyhands.")]
 Tip = Annotated[bool, typer.Option("--tip", help="Take in blocks that are not final yet, too.")]
-
-AUDIT_PENDING = (
-    "Audit pending: no verdict is on this chain. Claims stand as their peers signed them; nobody has "
-    "replayed any, so nothing vests."
-)
 
 
 @app.command()
@@ -129,11 +126,11 @@ def show(
 
     with plain_errors():
         found = standing(run, home=home, tip=tip)
-        newest: list[tuple[int, Entry]] = []
+        newest: deque[tuple[int, Entry]] = deque(maxlen=entries)
         if entries and not Path(run).expanduser().is_file():
             branch = branch_here(run, home=home, tip=tip)
             every = (entry for settled in branch.settled() for entry in settled.entries)
-            newest = list(enumerate(every))[-entries:]
+            newest.extend(enumerate(every))
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"run     {found.run}")
     console.print(f"ledger  {found.tally.entries:,} entries, root {found.root.hex()}")

@@ -21,7 +21,7 @@ from peers.credit.payout import AddressBinding
 from peers.fetch_run import adopt_folder
 from peers.kept_chain import KeptFinal
 from peers.messages import Signed
-from recipes.errors import StorageError
+from recipes.errors import StateError, StorageError
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.keys import SigningKey, load_or_create_key
 from recipes.layout import layout_of
@@ -139,6 +139,17 @@ def test_a_run_that_was_not_joined_or_has_no_final_block_has_no_ledger(tmp_path:
     result = CliRunner().invoke(ledger.app, words)
     assert result.exit_code == 4
     assert "never been joined" in result.output
+
+
+def test_a_run_that_was_joined_and_stopped_before_its_first_block_has_no_ledger(
+    machine: Machine, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path, machine.run)
+    folder.mkdir(parents=True)
+    adopt_folder(machine.folder, folder)
+    result = CliRunner().invoke(ledger.app, ["show", machine.run, "--home", str(tmp_path)])
+    assert result.exit_code == StateError.exit_code
+    assert "No block of this run is final" in result.output
 
 
 def test_an_entry_is_proven_to_who_has_nothing_but_the_proof(machine: Machine, tmp_path: Path) -> None:

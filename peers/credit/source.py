@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
@@ -74,6 +75,8 @@ def branch_here(given: str, *, home: Path | None, tip: bool) -> Branch:
     folder = joined_folder(given, home_folder(home))
     signed = load_signed_recipe(folder)
     ground = ground_of(signed)
+    if not (folder / CHAIN_FILE).exists():
+        _explain_nothing(empty=True, known=False)  # joined, and stopped before the first block
     with closing(ChainStore(folder / CHAIN_FILE, read_only=True)) as store:
         chain = load_chain(store, ground.rules.protocol, genesis_digest=ground.genesis_digest)
         empty = not any(store.blocks(run=signed.run_id))
@@ -89,7 +92,7 @@ def _blocks_up_to(chain: Chain, head: str, *, run: str) -> tuple[Signed[Block], 
     return tuple(link.block for link in links if link.block is not None)
 
 
-def _explain_nothing(*, empty: bool, known: bool) -> None:
+def _explain_nothing(*, empty: bool, known: bool) -> NoReturn:
     if empty or known:
         raise StateError(
             "No block of this run is final on this machine yet, so there is no ledger.",
