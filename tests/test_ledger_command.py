@@ -131,6 +131,18 @@ def test_what_is_no_export_is_refused(machine: Machine, tmp_path: Path) -> None:
     assert run_ledger(machine, "verify", tmp_path / "none", home=False).exit_code == 5
 
 
+def test_what_a_file_holds_does_not_reach_the_terminal_as_it_is(machine: Machine, tmp_path: Path) -> None:
+    file, proof = exported(machine, tmp_path / "ledger.jsonl"), tmp_path / "proof.json"
+    run_ledger(machine, "prove", machine.run, "3", "--out", proof)
+    key = b'"\\u001b[2J"'  # clears a screen
+    file.write_bytes(file.read_bytes().replace(b'{"kind":"header",', b'{%b:0,"kind":"header",' % key, 1))
+    proof.write_bytes(proof.read_bytes().replace(b'"kind":"claim"', b'"kind":%b' % key))
+    for given in (file, proof):
+        result = run_ledger(machine, "verify", given, home=False)
+        assert result.exit_code == 5
+        assert "\x1b" not in result.output
+
+
 def test_a_run_that_was_not_joined_or_has_no_final_block_has_no_ledger(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / IDENTITY_KEY).write_bytes(SigningKey(bytes(32)).file_bytes())

@@ -133,9 +133,12 @@ def parse_line(line: bytes, form: type[Header] | type[CheckpointLine] | type[End
     try:
         found = form.model_validate_json(line)
     except (ValidationError, RecursionError) as error:
-        reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "too deep"}
-        where = ".".join(map(str, reason["loc"])) or "the line"
-        raise DataError(f"Malformed: {where}: {reason['msg']}.") from error
+        place, reason = "the line", "too deep"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = first["msg"]
+            place = next((str(name) for name in first["loc"][:1] if name in form.model_fields), place)
+        raise DataError(f"Malformed: {place}: {reason}.") from error
     if found.canonical() != line:
         raise DataError("Not in canonical form (RFC 8785).")
     return found
