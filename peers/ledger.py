@@ -99,8 +99,7 @@ def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of
     print(f"{found.round:,} rounds, the last one's block is {found.block}")
     print(f"{found.tally.entries:,} entries, root {found.root.hex()}")
     print(f"{found.checkpoints:,} checkpoints signed by {found.header.signer}")
-    if found.final_round < found.round:
-        print(f"By this file alone, rounds after {found.final_round:,} could still be undone.")
+    _tell_finality(found.final_round, found.round)
     claims = found.claims
     print(
         f"{found.tally.kinds['claim']:,} claims: {claims.linked:,} follow the same peer's last one, "
@@ -122,12 +121,12 @@ def show(
 
     What single peers earned is shown by `python -m peers.credit show`.
     """
-    from peers.credit.source import branch_here, standing
+    from peers.credit.source import branch_here, is_export, standing
 
     with plain_errors():
         found = standing(run, home=home, tip=tip)
         newest: deque[tuple[int, Entry]] = deque(maxlen=entries)
-        if entries and not Path(run).expanduser().is_file():
+        if entries and not is_export(run):
             branch = branch_here(run, home=home, tip=tip)
             every = (entry for settled in branch.settled() for entry in settled.entries)
             newest.extend(enumerate(every))
@@ -193,7 +192,7 @@ def payout(
     in it. No payment is made here.
     """
     from peers.credit.payout import make_payout, read_bindings, write_payout
-    from peers.credit.source import standing
+    from peers.credit.source import is_export, standing
 
     with plain_errors():
         found = standing(run, home=home, tip=False)
@@ -208,6 +207,8 @@ def payout(
         files = write_payout(made, out.expanduser())
     total = sum(made.vested.values())
     print(f"{len(made.vested):,} peers have vested {total:,} FLOPs by round {found.round:,}.")
+    if is_export(run):
+        _tell_finality(found.final_round, found.round)
     if not found.audited:
         print(AUDIT_PENDING)
     without = len(made.vested) - len(made.addresses)
@@ -247,6 +248,11 @@ def _tell_proof(content: bytes) -> None:
     print(f"Verified: entry {proof.number:,} of the ledger of run {proof.run}")
     print(proof.entry.canonical().decode())
     print(f"It is one of {head.size:,} with root {head.root.hex()}, signed by {proof.signer}")
+
+
+def _tell_finality(final_round: int, last_round: int) -> None:
+    if final_round < last_round:
+        print(f"By this file alone, rounds after {final_round:,} could still be undone.")
 
 
 def _tell_totals(totals: Totals) -> None:

@@ -107,6 +107,9 @@ def test_blocks_that_are_not_final_are_in_an_export_when_asked_for(machine: Mach
     result = run_ledger(machine, "verify", file, home=False)
     assert f"{ROUNDS} rounds, the last one's block is {machine.tip.hash}" in result.output
     assert "3 checkpoints" in result.output
+    paid = run_ledger(machine, "payout", file, "--out", tmp_path / "out")
+    for told in (result, paid):
+        assert "could still be undone" in told.output
 
 
 def test_a_tampered_export_is_refused_with_exit_code_5_and_its_line(machine: Machine, tmp_path: Path) -> None:
@@ -200,6 +203,8 @@ def test_the_ledger_and_each_peers_credit_are_shown_with_what_is_pending_and_why
         assert result.exit_code == 0, result.output
         assert machine.key.peer_id in result.output
         assert "thresholds not calibrated" in result.output
+    by_recipe = run_ledger(machine, "show", machine.folder / "recipe.toml", "--entries", "2")
+    assert by_recipe.output == shown.output
     everybody = CliRunner().invoke(credit.app, ["show", str(file), "--all"])
     assert "Credit after round 4" in everybody.output
     stranger = CliRunner().invoke(credit.app, ["show", str(file), "--peer", "12D3KooNobody"])

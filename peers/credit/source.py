@@ -104,6 +104,12 @@ def _explain_nothing(*, empty: bool, known: bool) -> NoReturn:
     )
 
 
+def is_export(given: str) -> bool:
+    """Say whether what was given to a command is an export, and not a run's id, folder or recipe."""
+    path = Path(given).expanduser()
+    return path.is_file() and path.suffix != ".toml"
+
+
 def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
     """Return what a ledger amounts to: of an export, once all of it is verified, or of a run joined here.
 
@@ -111,9 +117,8 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
         DataError: the export cannot be read, or something in it is not as it must be.
         ManyhandsError: as `branch_here`.
     """
-    path = Path(given).expanduser()
-    if path.is_file() and path.suffix != ".toml":
-        return _standing_of(check_file(path))
+    if is_export(given):
+        return _standing_of(check_file(Path(given).expanduser()))
     branch = branch_here(given, home=home, tip=tip)
     derivation, tally, tree = Derivation(branch.ground), Tally(), Frontier()
     for block in branch.blocks:
