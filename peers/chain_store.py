@@ -48,7 +48,8 @@ class ChainStore:
             path: the file.
             marker: a file elsewhere that says that this peer has claimed before, should `path` be lost.
             state_round: of the state on disk: this peer has been so far, whatever `path` says.
-            read_only: look only, also while a peer writes: nothing is made, changed or moved.
+            read_only: look only, also while a peer writes: nothing is made (but SQLite's own two files beside
+                `path`), changed or moved.
 
         Raises:
             StorageError: it can be neither opened nor made.

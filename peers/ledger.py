@@ -14,6 +14,7 @@ peer keeps, and may do so while it is at work. An export needs no peer and no ne
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peers.credit.entries import Entry
+from peers.credit.reasons import AUDIT_PENDING
 from peers.credit.tally import Totals
 from recipes.command import plain_errors
 from recipes.files import replacing, write_atomic
@@ -40,11 +42,6 @@ RunOrExport = Annotated[
 ]
 Home = Annotated[Path | None, typer.Option(help="Home folder. By default $MANYHANDS_HOME or ~/.manyhands.")]
 Tip = Annotated[bool, typer.Option("--tip", help="Take in blocks that are not final yet, too.")]
-
-AUDIT_PENDING = (
-    "Audit pending: no verdict is on this chain. Claims stand as their peers signed them; nobody has "
-    "replayed any, so nothing vests."
-)
 
 
 @app.command()
@@ -102,8 +99,7 @@ def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of
     print(f"{found.round:,} rounds, the last one's block is {found.block}")
     print(f"{found.tally.entries:,} entries, root {found.root.hex()}")
     print(f"{found.checkpoints:,} checkpoints signed by {found.header.signer}")
-    if found.final_round < found.round:
-        print(f"By this file alone, rounds after {found.final_round:,} could still be undone.")
+    _tell_finality(found.final_round, found.round)
     claims = found.claims
     print(
         f"{found.tally.kinds['claim']:,} claims: {claims.linked:,} follow the same peer's last one, "
@@ -125,15 +121,15 @@ def show(
 
     What single peers earned is shown by `python -m peers.credit show`.
     """
-    from peers.credit.source import branch_here, standing
+    from peers.credit.source import branch_here, is_export, standing
 
     with plain_errors():
         found = standing(run, home=home, tip=tip)
-        newest: list[tuple[int, Entry]] = []
-        if entries and not Path(run).expanduser().is_file():
+        newest: deque[tuple[int, Entry]] = deque(maxlen=entries)
+        if entries and not is_export(run):
             branch = branch_here(run, home=home, tip=tip)
             every = (entry for settled in branch.settled() for entry in settled.entries)
-            newest = list(enumerate(every))[-entries:]
+            newest.extend(enumerate(every))
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"run     {found.run}")
     console.print(f"ledger  {found.tally.entries:,} entries, root {found.root.hex()}")
@@ -196,7 +192,7 @@ def payout(
     in it. No payment is made here.
     """
     from peers.credit.payout import make_payout, read_bindings, write_payout
-    from peers.credit.source import standing
+    from peers.credit.source import is_export, standing
 
     with plain_errors():
         found = standing(run, home=home, tip=False)
@@ -211,6 +207,8 @@ def payout(
         files = write_payout(made, out.expanduser())
     total = sum(made.vested.values())
     print(f"{len(made.vested):,} peers have vested {total:,} FLOPs by round {found.round:,}.")
+    if is_export(run):
+        _tell_finality(found.final_round, found.round)
     if not found.audited:
         print(AUDIT_PENDING)
     without = len(made.vested) - len(made.addresses)
@@ -246,10 +244,15 @@ def address(
 def _tell_proof(content: bytes) -> None:
     from peers.credit.proof import check_proof
 
-    proof, entry, head = check_proof(content)
+    proof, head = check_proof(content)
     print(f"Verified: entry {proof.number:,} of the ledger of run {proof.run}")
-    print(entry.canonical().decode())
+    print(proof.entry.canonical().decode())
     print(f"It is one of {head.size:,} with root {head.root.hex()}, signed by {proof.signer}")
+
+
+def _tell_finality(final_round: int, last_round: int) -> None:
+    if final_round < last_round:
+        print(f"By this file alone, rounds after {final_round:,} could still be undone.")
 
 
 def _tell_totals(totals: Totals) -> None:

@@ -11,9 +11,21 @@ from recipes.errors import ManyhandsError
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Print a `ManyhandsError` from the block to stderr and leave with its exit code (docs/errors.md)."""
+    """Print a `ManyhandsError` from the block to stderr and leave with its exit code (docs/errors.md).
+
+    A message may hold text from a stranger's file; what steers a terminal is escaped.
+    """
     try:
         yield
     except ManyhandsError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {_printable(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,7 +58,8 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         ) from error
     finally:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that refused the content may refuse this, too
+                Path(temporary).unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,17 @@ def test_a_measure_that_tells_no_cheat_leaves_the_class_uncalibrated(
     assert "direction tells no cheat" in choices[0].reason
     assert {row.share("fail") for row in outcomes(blind, choices)} == {0}
     assert "direction tells no cheat" in threshold_table(choices)
+
+
+@pytest.mark.parametrize("honest", [0.3, math.inf])
+def test_an_infinite_gap_of_a_cheat_does_not_calibrate_where_honest_work_lies_far_apart(
+    windows: list[list[Comparison]], honest: float
+) -> None:
+    far = [
+        dataclasses.replace(one, loss_worst=(honest if one.cheat == HONEST else math.inf,) * PLAN.steps)
+        for one in windows[0]
+    ]
+    assert [choice.reason for choice in choose(far)] == ["loss_worst tells no cheat from honest work"] * 2
 
 
 def test_thresholds_come_back_from_the_recipe_as_they_were_chosen(record: Record) -> None:

@@ -15,10 +15,11 @@ from rounds import Swarm
 
 from peers.chain import Link
 from peers.credit.accounts import Accounts, entries_after, settle
-from peers.credit.facts import DoubleClaim
+from peers.credit.facts import DoubleClaim, facts_of
 from peers.credit.reasons import CreditReason
 from peers.credit.rules import MILLION, CreditRules
 from peers.credit.statement import unvested
+from peers.messages import Block, Evidence
 from recipes.keys import PeerId
 
 W = RULES.escrow_rounds
@@ -250,6 +251,25 @@ def test_entries_follow_from_the_blocks_of_a_real_chain() -> None:
     assert kinds["join"] == 3
     assert kinds["audit"] == 6  # all of the first two rounds' claims
     assert accounts.claimed == sum(account.earned for account in accounts.peers.values())
+
+
+class LaterBlock(Block):
+    """A block of a version that carries evidence."""
+
+    evidence: tuple[Evidence, ...]
+
+
+@pytest.mark.parametrize(("other", "shown"), [({"steps": 1}, True), ({"steps": 1, "round": 7}, False)])
+def test_evidence_shows_a_double_claim_where_both_are_for_one_round(
+    other: dict[str, Any], shown: bool
+) -> None:
+    swarm = Swarm(2)
+    link = swarm.grow(swarm.genesis, swarm.keys)
+    assert link.block is not None
+    one, two = (swarm.claim(swarm.keys[1], link, **changes) for changes in ({}, other))
+    block = LaterBlock(**dict(link.block.body), evidence=(Evidence(one=one, other=two),))
+    found = facts_of(block, link.counters, replace(RULES, protocol=swarm.rules)).double_claims
+    assert found == ((DoubleClaim(swarm.keys[1].peer_id, 2),) if shown else ())
 
 
 def reasons(book: Book, peer: PeerId) -> list[CreditReason]:

@@ -103,6 +103,13 @@ def test_without_two_who_agree_nobody_is_penalised(words: list[str]) -> None:
     assert book.of(AUTHOR).passes == 3
 
 
+def test_a_repeated_audit_with_one_pass_among_three_replays_is_undecided() -> None:
+    book = drawn(REPEATED)
+    book.hear("inconclusive", "pass", "inconclusive")
+    assert decisions(book) == ["undecided"]
+    assert book.of(AUTHOR).passes == 3
+
+
 def test_who_abstains_is_replaced_and_not_paid() -> None:
     book = drawn()
     first = book.asked()[0]
@@ -187,15 +194,19 @@ def test_silent_auditors_do_not_cost_the_author_its_credit() -> None:
     assert book.of(AUTHOR).lost == {}
 
 
-def test_where_nobody_can_audit_nothing_is_decided() -> None:
-    book = drawn(electors=0)
+@pytest.mark.parametrize("retention_rounds", [1, 4])
+def test_where_nobody_can_audit_nothing_is_decided(retention_rounds: int) -> None:
+    book = drawn(replace(RULES, retention_rounds=retention_rounds), electors=0)
     book.idle(1)
     assert decisions(book) == ["undecided"]
+    assert book.of(AUTHOR).lost == {}
 
 
-def test_with_a_single_auditor_no_fail_is_confirmed() -> None:
+@pytest.mark.parametrize("word", ["fail", "not opened"])
+def test_the_word_of_the_only_auditor_there_is_takes_nothing(word: str) -> None:
     book = drawn(electors=2)
-    book.hear("fail")
+    book.hear(word)
+    book.idle(RULES.retention_rounds)
     assert decisions(book) == ["undecided"]
     assert book.of(AUTHOR).lost == {}
 
@@ -226,6 +237,19 @@ def test_a_dispute_is_won_when_two_fresh_auditors_pass_and_false_accusers_pay() 
     assert book.accounts.audits == ()
 
 
+@pytest.mark.parametrize("first", [("fail", "fail"), ("not opened", "not opened")])
+def test_a_dispute_that_is_won_ends_no_probation_that_began_since(first: tuple[str, str]) -> None:
+    book = drawn()
+    claim = book.audit.work.claim
+    book.hear(*first)
+    book.idle(RULES.retention_rounds)
+    book.play(double_claims=[DoubleClaim(AUTHOR, 2)])
+    book.play(disputes=[(AUTHOR, claim)])
+    book.hear("pass", "pass")
+    assert decisions(book)[-1] == "pass"
+    assert book.of(AUTHOR).passes == 1  # that of this audit
+
+
 def test_one_false_accuser_among_the_fresh_auditors_does_not_decide_a_dispute() -> None:
     book = drawn()
     claim = book.audit.work.claim
@@ -248,6 +272,16 @@ def test_a_dispute_is_lost_where_fewer_than_two_of_three_contradict_the_decision
     book.hear(*words)
     assert decisions(book) == ["fail", "undecided"]
     assert book.of(AUTHOR).lost == {"audit failed": AMOUNT}
+
+
+def test_a_dispute_goes_on_where_two_fresh_auditors_say_that_nothing_was_opened() -> None:
+    book = drawn()
+    claim = book.audit.work.claim
+    book.hear("fail", "fail")
+    book.play(disputes=[(AUTHOR, claim)])
+    book.hear("not opened", "not opened", "pass")
+    assert decisions(book) == ["fail", "undecided"]
+    assert book.accounts.under_audit == frozenset()  # else nothing of the author would ever vest again
 
 
 def test_who_was_not_reachable_may_come_back_and_dispute() -> None:
@@ -305,4 +339,12 @@ def test_a_double_claim_forfeits_at_once_and_only_once() -> None:
 def test_a_double_claim_in_the_block_that_counts_it_pays_nothing() -> None:
     book = Book(passes=3)
     book.play(AUTHOR, double_claims=[DoubleClaim(AUTHOR, 1)])
+    assert book.of(AUTHOR).in_escrow == 0
+
+
+def test_a_double_claim_for_a_round_to_come_is_no_leave_to_make_others_until_then() -> None:
+    book = Book(passes=3)
+    book.play(AUTHOR, double_claims=[DoubleClaim(AUTHOR, 1000)])
+    assert book.of(AUTHOR).in_escrow == AMOUNT
+    book.play(double_claims=[DoubleClaim(AUTHOR, 1)])
     assert book.of(AUTHOR).in_escrow == 0

@@ -21,7 +21,7 @@ from peers.credit.payout import AddressBinding
 from peers.fetch_run import adopt_folder
 from peers.kept_chain import KeptFinal
 from peers.messages import Signed
-from recipes.errors import StorageError
+from recipes.errors import StateError, StorageError
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.keys import SigningKey, load_or_create_key
 from recipes.layout import layout_of
@@ -107,6 +107,9 @@ def test_blocks_that_are_not_final_are_in_an_export_when_asked_for(machine: Mach
     result = run_ledger(machine, "verify", file, home=False)
     assert f"{ROUNDS} rounds, the last one's block is {machine.tip.hash}" in result.output
     assert "3 checkpoints" in result.output
+    paid = run_ledger(machine, "payout", file, "--out", tmp_path / "out")
+    for told in (result, paid):
+        assert "could still be undone" in told.output
 
 
 def test_a_tampered_export_is_refused_with_exit_code_5_and_its_line(machine: Machine, tmp_path: Path) -> None:
@@ -131,6 +134,18 @@ def test_what_is_no_export_is_refused(machine: Machine, tmp_path: Path) -> None:
     assert run_ledger(machine, "verify", tmp_path / "none", home=False).exit_code == 5
 
 
+def test_what_a_file_holds_does_not_reach_the_terminal_as_it_is(machine: Machine, tmp_path: Path) -> None:
+    file, proof = exported(machine, tmp_path / "ledger.jsonl"), tmp_path / "proof.json"
+    run_ledger(machine, "prove", machine.run, "3", "--out", proof)
+    key = b'"\\u001b[2J"'  # clears a screen
+    file.write_bytes(file.read_bytes().replace(b'{"kind":"header",', b'{%b:0,"kind":"header",' % key, 1))
+    proof.write_bytes(proof.read_bytes().replace(b'"kind":"claim"', b'"kind":%b' % key))
+    for given in (file, proof):
+        result = run_ledger(machine, "verify", given, home=False)
+        assert result.exit_code == 5
+        assert "\x1b" not in result.output
+
+
 def test_a_run_that_was_not_joined_or_has_no_final_block_has_no_ledger(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / IDENTITY_KEY).write_bytes(SigningKey(bytes(32)).file_bytes())
@@ -139,6 +154,17 @@ def test_a_run_that_was_not_joined_or_has_no_final_block_has_no_ledger(tmp_path:
     result = CliRunner().invoke(ledger.app, words)
     assert result.exit_code == 4
     assert "never been joined" in result.output
+
+
+def test_a_run_that_was_joined_and_stopped_before_its_first_block_has_no_ledger(
+    machine: Machine, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path, machine.run)
+    folder.mkdir(parents=True)
+    adopt_folder(machine.folder, folder)
+    result = CliRunner().invoke(ledger.app, ["show", machine.run, "--home", str(tmp_path)])
+    assert result.exit_code == StateError.exit_code
+    assert "No block of this run is final" in result.output
 
 
 def test_an_entry_is_proven_to_who_has_nothing_but_the_proof(machine: Machine, tmp_path: Path) -> None:
@@ -177,6 +203,8 @@ def test_the_ledger_and_each_peers_credit_are_shown_with_what_is_pending_and_why
         assert result.exit_code == 0, result.output
         assert machine.key.peer_id in result.output
         assert "thresholds not calibrated" in result.output
+    by_recipe = run_ledger(machine, "show", machine.folder / "recipe.toml", "--entries", "2")
+    assert by_recipe.output == shown.output
     everybody = CliRunner().invoke(credit.app, ["show", str(file), "--all"])
     assert "Credit after round 4" in everybody.output
     stranger = CliRunner().invoke(credit.app, ["show", str(file), "--peer", "12D3KooNobody"])

@@ -15,7 +15,7 @@ from rounds import Swarm, fork, name
 from peers.chain import genesis_hash
 from peers.credit.derive import Derivation, Ground, bring_up, derive
 from peers.credit.export import write_export
-from peers.credit.lines import block_line, entry_line
+from peers.credit.lines import MAX_HEADER_BYTES, Header, block_line, entry_line, parse_line
 from peers.credit.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
 from peers.credit.store import LedgerStore
 from peers.credit.tally import Totals, totals_of
@@ -25,6 +25,7 @@ from peers.virtual_disk import RUN
 from peers.world import World
 from recipes.canonical import canonical_json
 from recipes.errors import DataError
+from recipes.recipe import MAXIMUM_RECIPE_BYTES
 
 
 @lru_cache
@@ -269,6 +270,20 @@ def test_a_line_that_never_ends_is_refused_without_being_read(monkeypatch: pytes
     first, rest = content.split(b"\n", 1)
     with pytest.raises(DataError, match="Line 2: a line that is too long"):
         verified(first + b"\n" + b"x" * 50_000 + rest, on)
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_a_long_line_that_is_no_blocks_is_refused_without_being_parsed(line: int) -> None:
+    _, on, _, content = made(4, 2)
+    lines = content.splitlines(keepends=True)
+    lines[line] = b'{"kind":"end","x":"%b"}\n' % (b"x" * MAX_HEADER_BYTES)
+    with pytest.raises(DataError, match=rf"^Line {line + 1}: (Malformed: 52\d+ bytes|A line of kind '')"):
+        verified(b"".join(lines), on)
+
+
+def test_the_longest_recipe_fits_into_a_header() -> None:
+    longest = header(made()[0]).model_copy(update={"recipe": '"\n' * (MAXIMUM_RECIPE_BYTES // 2)})
+    assert parse_line(longest.canonical(), Header) == longest
 
 
 # ---------------------------------------------------------------- the ledger on disk

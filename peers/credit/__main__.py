@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from peers.credit.reasons import AUDIT_PENDING
 from recipes.command import plain_errors
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def show(
     follows from the chain: every peer shows the same.
     """
     from peers.credit.source import own_key, standing
-    from peers.ledger import AUDIT_PENDING
     from recipes.errors import IdentityError
 
     with plain_errors():

@@ -117,9 +117,11 @@ def speak(audit: Audit, verdict: Verdict) -> Audit:
 
 def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
     """Return the audit with the next auditor asked, if it is time for that."""
-    unopened = sum(one.word == "not opened" for one in audit.hearing)
+    words = [one.word for one in audit.hearing]
+    # Once two found nothing opened, a first hearing waits for the author. That of a dispute does not.
+    unopened = audit.disputed is None and words.count("not opened") >= _AGREEING
     exhausted = len(audit.asked) == len(audit.auditors)
-    if exhausted or unopened >= _AGREEING or _waiting(audit, round_number, rules):
+    if exhausted or unopened or _waiting(audit, round_number, rules):
         return audit
     following = Asked(audit.auditors[len(audit.asked)], round_number)
     return replace(audit, asked=(*audit.asked, following))
@@ -139,9 +141,11 @@ def ruling(audit: Audit, *, round_number: int, rules: CreditRules) -> Decision |
         return _majority(words)
     if words["pass"] and not words["fail"] and not audit.repeated:
         return "pass"
-    if late and words["not opened"] >= min(_AGREEING, len(audit.auditors)):
+    if late and words["not opened"] >= _AGREEING:
         return "unreachable"
-    if replays >= _MOST_WORDS or (nobody_left and (late or not words["not opened"])):
+    if replays >= _MOST_WORDS:
+        return "undecided"
+    if nobody_left and (late or not words["not opened"]):
         return "pass" if words["pass"] and not words["fail"] else "undecided"
     return None
 

@@ -6,7 +6,8 @@ work differed by, in any pair of numerics and any window. Then
     agrees = 1.5 h
     fails  = the geometric mean of h and c
 
-where c is the least of the cheats that the measure can tell: those that never came below 4 h. So no honest
+where c is the least of the cheats that the measure can tell: those that never came below 4 h, each taken for
+no farther than a claim of nothing at all, since a trace that is not finite is infinitely far. So no honest
 work that was measured came nearer than half way to failing, and a cheat between the two is asked about
 again rather than believed. Where a measure tells no cheat at all, the class stays uncalibrated.
 """
@@ -105,14 +106,14 @@ def _choose_for(numeric_class: str, comparisons: Sequence[Comparison]) -> Choice
             default=0.0,
         )
         honest = max(honest, _LEAST_HONEST[measure])
-        least = {
-            cheat: min(_whole(one, measure) for one in comparisons if one.cheat == cheat)
+        least = [
+            min(_at_most(measure), *(whole_gap(one, measure) for one in comparisons if one.cheat == cheat))
             for cheat in {one.cheat for one in comparisons} - {HONEST}
-        }
-        told = [gap for gap in least.values() if gap >= SEPARATION * honest]
+        ]
+        told = [gap for gap in least if gap >= SEPARATION * honest]
         if not told:
             return Choice(numeric_class, None, reason=f"{measure} tells no cheat from honest work")
-        fails = math.sqrt(honest * min(*told, _at_most(measure)))
+        fails = math.sqrt(honest * min(told))
         limits[measure] = Limit(_rounded(FACTOR_OF_HONEST * honest), _rounded(fails))
     return Choice(numeric_class, Thresholds(**limits))
 
@@ -137,7 +138,7 @@ def _row(
     return Row(
         numeric_class=numeric_class,
         cheat=cheat,
-        gaps={measure: farthest(_whole(one, measure) for one in comparisons) for measure in MEASURES},
+        gaps={measure: farthest(whole_gap(one, measure) for one in comparisons) for measure in MEASURES},
         prefix=_shares(prefix),
         full=_shares(full),
     )
@@ -148,8 +149,8 @@ def _shares(found: Sequence[Outcome]) -> dict[Outcome, float]:
     return {outcome: found.count(outcome) / len(found) for outcome in every}
 
 
-def _whole(comparison: Comparison, measure: str) -> float:
-    """Return a measure over all steps."""
+def whole_gap(comparison: Comparison, measure: str) -> float:
+    """Return one of `MEASURES` over all steps."""
     value: float | tuple[float, ...] = getattr(comparison, measure)
     return value[-1] if isinstance(value, tuple) else value
 
@@ -161,7 +162,7 @@ def _largest(comparison: Comparison, measure: str) -> float:
 
 
 def _at_most(measure: str) -> float:
-    """Return what a measure of nothing at all would be: a trace that is not finite is infinitely far."""
+    """Return what a measure of nothing at all would be, beyond which no gap counts for more."""
     return 2.0 if measure == "direction" else 1.0
 
 

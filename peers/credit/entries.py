@@ -133,7 +133,7 @@ class Lapsed(Message):
 
 
 class Disputed(Message):
-    """The audited peer disputes a decision: the next two auditors in order are asked."""
+    """A peer disputes a decision that took something from it: the next auditors in order are asked."""
 
     kind: Literal["dispute"] = "dispute"
     round: Count

@@ -31,6 +31,7 @@ class Account:
     Attributes:
         joined: the round in which it was first counted; None for an auditor who never was.
         passes: audits passed since it joined or was last penalised.
+        probations: how many penalties put it on probation, but for those that did not stand.
         pending: in escrow, oldest round first.
         uncalibrated: earned in numeric classes without calibrated thresholds; it does not vest.
         vested: for good.
@@ -41,6 +42,7 @@ class Account:
 
     joined: int | None = None
     passes: int = 0
+    probations: int = 0
     pending: tuple[Pending, ...] = ()
     uncalibrated: int = 0
     vested: int = 0
@@ -61,13 +63,17 @@ class Account:
 
 @dataclass(frozen=True)
 class Penalty:
-    """What a decision took from a peer, kept for as long as it may be disputed."""
+    """What a decision took from a peer, kept for as long as it may be disputed.
+
+    `probation` is its number among the peer's, or None if it takes no passes.
+    """
 
     peer: PeerId
     reason: Forfeiture | Lapse
     pending: tuple[Pending, ...]
     uncalibrated: int
     passes: int
+    probation: int | None
 
     @property
     def amount(self) -> int:
@@ -94,24 +100,38 @@ def penalise(
     account: Account, peer: PeerId, reason: Forfeiture | Lapse, *, probation: bool = True
 ) -> tuple[Account, Penalty]:
     """Take all that has not vested; with `probation`, audits are as frequent as for a newcomer again."""
-    penalty = Penalty(peer, reason, account.pending, account.uncalibrated, account.passes)
+    probations = account.probations + probation
+    penalty = Penalty(
+        peer,
+        reason,
+        account.pending,
+        account.uncalibrated,
+        passes=account.passes if probation else 0,
+        probation=probations if probation else None,
+    )
     after = replace(
         account,
         pending=(),
         uncalibrated=0,
-        passes=0 if probation else account.passes,
+        passes=account.passes - penalty.passes,
+        probations=probations,
         lost=_moved(account.lost, reason, penalty.amount),
     )
     return after, penalty
 
 
 def give_back(account: Account, penalty: Penalty) -> Account:
-    """Undo a penalty: amounts go back to the rounds that they were earned in, and passes count again."""
+    """Undo a penalty: amounts go back to the rounds that they were earned in, and passes count again.
+
+    Passes do not if the peer was put on probation once more since: that penalty stands.
+    """
+    if penalty.probation == account.probations:
+        passes = max(account.passes, penalty.passes)
+        account = replace(account, passes=passes, probations=account.probations - 1)
     return replace(
         account,
         pending=_by_round([*penalty.pending, *account.pending]),
         uncalibrated=account.uncalibrated + penalty.uncalibrated,
-        passes=max(account.passes, penalty.passes),
         lost=_moved(account.lost, penalty.reason, -penalty.amount),
     )
 

@@ -30,7 +30,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class DoubleClaim:
-    """Proof that a peer signed two claims on top of one block."""
+    """Proof that a peer signed two claims for one round, on top of one block."""
 
     peer: PeerId
     round: int
@@ -65,7 +65,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
     verdicts: Sequence[Signed[Verdict]] = _carried(block, "verdicts")[:MAX_VERDICTS]
     disputes: Sequence[Signed[Dispute]] = _carried(block, "disputes")[:MAX_DISPUTES]
     evidence: Sequence[Evidence] = _carried(block, "evidence")[:MAX_EVIDENCE]
-    convicted = ((one.convicts(), one.one.body) for one in evidence)
+    double_claims = (_double_claim(one) for one in evidence)
     return RoundFacts(
         round=block.round,
         beacon=counters.beacon,
@@ -73,11 +73,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
         claims=tuple(claims),
         verdicts=tuple((signed.hash, signed.body) for signed in verdicts),
         disputes=tuple(signed.body for signed in disputes),
-        double_claims=tuple(
-            DoubleClaim(peer, body.round)
-            for peer, body in convicted
-            if peer is not None and isinstance(body, Claim)
-        ),
+        double_claims=tuple(proof for proof in double_claims if proof is not None),
     )
 
 
@@ -94,6 +90,14 @@ def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
         numeric_class=claim.numeric_class,
         calibrated=claim.numeric_class in rules.calibrated,
     )
+
+
+def _double_claim(evidence: Evidence) -> DoubleClaim | None:
+    """Return what a proof shows, or None if it shows no two claims for one round."""
+    peer, one, other = evidence.convicts(), evidence.one.body, evidence.other.body
+    if peer is None or not isinstance(one, Claim) or one.round != other.round:
+        return None
+    return DoubleClaim(peer, one.round)
 
 
 def _carried(block: Block, field: str) -> Sequence[Any]:

@@ -49,10 +49,13 @@ def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
 
 
 def punish_double_claims(page: Page, facts: RoundFacts) -> None:
-    """Take what is pending of peers that signed two claims for one round: once for each round."""
+    """Take what is pending of peers that signed two claims for one round: once for each round.
+
+    No proof of a round to come counts: a peer would sign one about the last round there is, and be done.
+    """
     for proof in facts.double_claims:
         account = page.peers.get(proof.peer)
-        if account is not None and proof.round > account.double_claims:
+        if account is not None and account.double_claims < proof.round <= page.round:
             page.peers[proof.peer] = replace(account, double_claims=proof.round)
             page.forfeit(proof.peer, "double claim", None)
 

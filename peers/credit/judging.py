@@ -12,17 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peers.credit.comparing import ChunkGap, TraceGap
+from peers.credit.reasons import VerdictReason
 from recipes.recipe import Recipe
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-Reason = Literal[
-    "agrees",
-    "loss trace differs",
-    "sketch differs",
-    "opened chunks differ",
-    "between the thresholds",
-    "thresholds not calibrated",
-]
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Judgement:
     """An outcome, and the reason for it."""
 
     outcome: Outcome
-    reason: Reason
+    reason: VerdictReason
 
 
 def judge(trace: TraceGap, chunks: ChunkGap | None, thresholds: Thresholds | None) -> Judgement:
@@ -97,7 +90,7 @@ def thresholds_of(recipe: Recipe, numeric_class: str) -> Thresholds | None:
 
 def _outcomes(
     trace: TraceGap, chunks: ChunkGap | None, thresholds: Thresholds
-) -> Iterator[tuple[Outcome, Reason]]:
+) -> Iterator[tuple[Outcome, VerdictReason]]:
     """Give each measure's outcome, and the reason for a verdict if it fails."""
     yield thresholds.loss_mean.outcome(trace.mean), "loss trace differs"
     yield thresholds.loss_worst.outcome(trace.worst), "loss trace differs"

@@ -24,6 +24,7 @@ from recipes.recipe import MAXIMUM_RECIPE_BYTES
 
 FORMAT_VERSION = 1
 MAX_LINE_BYTES = MAX_BLOCK_BYTES + 1024  # a block's is the longest
+MAX_HEADER_BYTES = 2 * MAXIMUM_RECIPE_BYTES + 1024  # the next longest: of a recipe, some bytes are escaped
 _BLOCK_START, _BLOCK_END = b'{"block":', b',"kind":"block"}'
 _BODY_START, _SIGNATURE_START, _SIGNED_END = b'{"body":', b',"signature":"', b'"}'
 _SIGNATURE_DIGITS = 128
@@ -82,12 +83,15 @@ def entry_line(number: int, entry: bytes) -> bytes:
 def kind_of(line: bytes) -> str:
     """Return the kind that a line claims to be of, at a glance; an empty string if it has none.
 
-    Blocks and entries are told by how their canonical form begins, without parsing them.
+    Blocks and entries are told by how their canonical form begins, without parsing them. What is too long for
+    any other line is not parsed either: a thousand wrong keys cost far more memory than their bytes.
     """
     if line.startswith(_BLOCK_START):
         return "block"
     if line.startswith(b'{"entry":'):
         return "entry"
+    if len(line) > MAX_HEADER_BYTES:
+        return ""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -122,14 +126,19 @@ def parse_line(line: bytes, form: type[Header] | type[CheckpointLine] | type[End
     """Read a header, checkpoint or end.
 
     Raises:
-        DataError: it is malformed, or not in canonical form.
+        DataError: it is longer than any, malformed, or not in canonical form.
     """
+    if len(line) > MAX_HEADER_BYTES:
+        raise DataError(f"Malformed: {len(line)} bytes; at most {MAX_HEADER_BYTES} are allowed.")
     try:
         found = form.model_validate_json(line)
     except (ValidationError, RecursionError) as error:
-        reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "too deep"}
-        where = ".".join(map(str, reason["loc"])) or "the line"
-        raise DataError(f"Malformed: {where}: {reason['msg']}.") from error
+        place, reason = "the line", "too deep"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = first["msg"]
+            place = next((str(name) for name in first["loc"][:1] if name in form.model_fields), place)
+        raise DataError(f"Malformed: {place}: {reason}.") from error
     if found.canonical() != line:
         raise DataError("Not in canonical form (RFC 8785).")
     return found

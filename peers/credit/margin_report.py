@@ -8,7 +8,7 @@ from pathlib import Path
 import tomlkit
 from tomlkit.items import Table
 
-from peers.credit.choosing import MEASURES, Choice, Row
+from peers.credit.choosing import MEASURES, Choice, Row, whole_gap
 from peers.credit.judging import Limit, Thresholds
 from peers.credit.margins import Comparison
 from recipes.errors import RecipeError
@@ -128,6 +128,4 @@ def _gap(value: float) -> str:
 
 
 def _drawn(comparison: Comparison, measure: str) -> float:
-    value: float | tuple[float, ...] = getattr(comparison, measure)
-    last = value[-1] if isinstance(value, tuple) else value
-    return min(max(last, _LEAST_DRAWN), 1e3)
+    return min(max(whole_gap(comparison, measure), _LEAST_DRAWN), 1e3)

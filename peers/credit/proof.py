@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, ValidationError
 
 from peers.credit.entries import Entry, parse_entry
 from peers.credit.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
 from peers.credit.store import LedgerStore
 from peers.credit.tree import includes, leaf_hash
 from peers.messages import Count, Hash, Message, PeerName
-from recipes.canonical import canonical_json
 from recipes.errors import DataError, StateError
 from recipes.keys import SigningKey
 
@@ -27,7 +26,7 @@ class EntryProof(Message):
     kind: Literal["proof"] = "proof"
     run: Hash
     number: Count
-    entry: dict[str, JsonValue]
+    entry: Annotated[Entry, Field(discriminator="kind")]
     proof: Annotated[tuple[Hash, ...], Field(max_length=64)]
     note: Annotated[str, Field(max_length=4096)]
     signer: PeerName
@@ -51,15 +50,15 @@ def prove(store: LedgerStore, number: int, *, run: str, key: SigningKey) -> Entr
     return EntryProof(
         run=run,
         number=number,
-        entry=parse_entry(content).model_dump(mode="json"),
+        entry=parse_entry(content),
         proof=tuple(sibling.hex() for sibling in siblings),
         note=note.format(),
         signer=key.peer_id,
     )
 
 
-def check_proof(content: bytes) -> tuple[EntryProof, Entry, TreeHead]:
-    """Check a proof; return it, its entry, and the tree that the entry is in.
+def check_proof(content: bytes) -> tuple[EntryProof, TreeHead]:
+    """Check a proof; return it, and the tree that its entry is in.
 
     Raises:
         DataError: it is malformed, its checkpoint's signature does not hold, or it does not lead there.
@@ -70,16 +69,14 @@ def check_proof(content: bytes) -> tuple[EntryProof, Entry, TreeHead]:
         proof = EntryProof.model_validate_json(content)
     except ValidationError as error:
         raise DataError(f"This is no proof of an entry: {error.errors()[0]['msg']}.") from error
-    leaf = canonical_json(proof.entry)
-    entry = parse_entry(leaf)
     note = parse_note(proof.note.encode())
     note.verify([key_of(proof.signer)])
     head = parse_tree_head(note.text)
     siblings = [bytes.fromhex(sibling) for sibling in proof.proof]
-    holds = includes(head.root, leaf_hash(leaf), proof.number, head.size, siblings)
+    holds = includes(head.root, leaf_hash(proof.entry.canonical()), proof.number, head.size, siblings)
     if head.origin != origin_of(proof.run) or not holds:
         raise DataError(
             "The proof does not lead from its entry to the root that its checkpoint signs.",
             remedy="Do not trust it. Get another, or an export of the whole ledger.",
         )
-    return proof, entry, head
+    return proof, head

@@ -70,6 +70,12 @@ VERDICT_SENTENCES: dict[VerdictReason, str] = {
     "no data": "The auditor could not get the slots' text.",
 }
 
+AUDIT_PENDING = (
+    "Audit pending: no verdict is on this chain. Claims stand as their peers signed them; nobody has "
+    "replayed any, so nothing vests."
+)
+"""What every command says of a ledger without verdicts."""
+
 
 def sentence(reason: CreditReason, *, round_number: int = 0) -> str:
     """Return a reason as a plain sentence; `round_number` is the one that "in escrow" speaks of."""

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.credit.accounts import Accounts
 from peers.credit.derive import Derivation, Ground, Settled, derive, ground_of
-from peers.credit.rules import CreditRules, credit_rules
+from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally
 from peers.credit.tree import Frontier, leaf_hash
 from peers.credit.verify import Verified, verify_export
@@ -19,8 +20,7 @@ from peers.messages import Block, Signed
 from recipes.errors import DataError, IdentityError, StateError
 from recipes.home import IDENTITY_KEY, home_folder
 from recipes.keys import SigningKey, load_or_create_key
-from recipes.publication import SignedRecipe, check_signed, load_signed_recipe
-from recipes.signature import OwnerSignature, SignatureFile
+from recipes.publication import SignedRecipe, load_signed_recipe
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def branch_here(given: str, *, home: Path | None, tip: bool) -> Branch:
     folder = joined_folder(given, home_folder(home))
     signed = load_signed_recipe(folder)
     ground = ground_of(signed)
+    if not (folder / CHAIN_FILE).exists():
+        _explain_nothing(empty=True, known=False)  # joined, and stopped before the first block
     with closing(ChainStore(folder / CHAIN_FILE, read_only=True)) as store:
         chain = load_chain(store, ground.rules.protocol, genesis_digest=ground.genesis_digest)
         empty = not any(store.blocks(run=signed.run_id))
@@ -90,7 +92,7 @@ def _blocks_up_to(chain: Chain, head: str, *, run: str) -> tuple[Signed[Block], 
     return tuple(link.block for link in links if link.block is not None)
 
 
-def _explain_nothing(*, empty: bool, known: bool) -> None:
+def _explain_nothing(*, empty: bool, known: bool) -> NoReturn:
     if empty or known:
         raise StateError(
             "No block of this run is final on this machine yet, so there is no ledger.",
@@ -102,6 +104,12 @@ def _explain_nothing(*, empty: bool, known: bool) -> None:
     )
 
 
+def is_export(given: str) -> bool:
+    """Say whether what was given to a command is an export, and not a run's id, folder or recipe."""
+    path = Path(given).expanduser()
+    return path.is_file() and path.suffix != ".toml"
+
+
 def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
     """Return what a ledger amounts to: of an export, once all of it is verified, or of a run joined here.
 
@@ -109,9 +117,8 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
         DataError: the export cannot be read, or something in it is not as it must be.
         ManyhandsError: as `branch_here`.
     """
-    path = Path(given).expanduser()
-    if path.is_file() and path.suffix != ".toml":
-        return _standing_of(check_file(path))
+    if is_export(given):
+        return _standing_of(check_file(Path(given).expanduser()))
     branch = branch_here(given, home=home, tip=tip)
     derivation, tally, tree = Derivation(branch.ground), Tally(), Frontier()
     for block in branch.blocks:
@@ -133,15 +140,9 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
 
 
 def _standing_of(verified: Verified) -> Standing:
-    from peers.assembly import rules_of
-
-    header = verified.header
-    signature = OwnerSignature(peer=header.owner, signature=header.signature)
-    file = SignatureFile(signatures=[signature]).model_dump_json().encode()
-    signed = check_signed(header.recipe.encode(), file, name="the header's recipe")
     return Standing(
-        run=header.run,
-        rules=credit_rules(signed.recipe, rules_of(signed.recipe, header.run)),
+        run=verified.header.run,
+        rules=verified.rules,
         round=verified.round,
         block=verified.block,
         final_round=verified.final_round,

@@ -1,4 +1,4 @@
-"""What auditors and audited peers sign: a verdict on a claim, and the word of a peer that disputes one."""
+"""What auditors and those whom they accuse sign: a verdict on a claim, and the word that disputes one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Verdict(Body):
 
 
 class Dispute(Body):
-    """The word of an audited peer that an audit went wrong: two fresh auditors are to decide."""
+    """The word of a peer from which an audit took something: it went wrong, fresh auditors are to decide."""
 
     purpose = "dispute"
     claim: Hash

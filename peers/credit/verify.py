@@ -30,6 +30,7 @@ from peers.credit.lines import (
     parse_line,
 )
 from peers.credit.note import key_of, origin_of, parse_note, parse_tree_head
+from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally, Totals, totals_of
 from peers.credit.tree import EMPTY_ROOT, Frontier, consistent, leaf_hash
 from peers.messages import Block, Signed, parse
@@ -49,6 +50,7 @@ class Verified:
 
     Attributes:
         header: the first line.
+        rules: that the run audits and credits by.
         round: of the last block.
         block: the last block's hash, hex.
         final_round: up to which the blocks alone show that nothing can be undone.
@@ -61,6 +63,7 @@ class Verified:
     """
 
     header: Header
+    rules: CreditRules
     round: int
     block: str
     final_round: int
@@ -172,6 +175,7 @@ class _Check:
     def __init__(self, lines: _Lines, header: Header, ground: Ground) -> None:
         self._lines = lines
         self._header = header
+        self._rules = ground.rules
         self._derivation = Derivation(ground)
         self._tree = Frontier()
         self._tally = Tally()
@@ -204,6 +208,7 @@ class _Check:
         self._lines.expect_end()
         return Verified(
             header=self._header,
+            rules=self._rules,
             round=self._round,
             block=self._block,
             final_round=self._derivation.final_round,
