@@ -149,6 +149,29 @@ def test_the_newest_address_counts(tmp_path: Path) -> None:
     assert read_bindings(path, run=RUN)[ANNA.peer_id].body.address == HOMES[1]
 
 
+def test_who_signs_two_addresses_at_once_has_none_and_stops_nobody_else(tmp_path: Path) -> None:
+    honest = binding(ANNA, HOMES[0])
+    twice = [binding(BEN, HOMES[1], number=1), binding(BEN, HOMES[2], number=1)]
+    for lines in (
+        [honest, *twice],
+        [*reversed(twice), honest],
+        [binding(BEN, HOMES[0], number=0), *twice, honest],
+    ):
+        assert read_bindings(write(tmp_path / "addresses", *lines), run=RUN) == {ANNA.peer_id: honest}
+    mended = binding(BEN, HOMES[2], number=2)
+    for lines in ([honest, *twice, mended], [mended, *twice, honest]):
+        found = read_bindings(write(tmp_path / "addresses", *lines), run=RUN)
+        assert found == {ANNA.peer_id: honest, BEN.peer_id: mended}
+
+
+def test_a_payout_without_addresses_leaves_no_proofs_of_an_earlier_one(tmp_path: Path) -> None:
+    accounts = {ANNA.peer_id: Account(vested=10)}
+    for bindings in ({ANNA.peer_id: binding(ANNA, HOMES[1])}, {}):
+        payout = make_payout(accounts, run=RUN, round_number=1, root=bytes(32), bindings=bindings)
+        written = write_payout(payout, tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted(written)
+
+
 def test_nobody_names_an_address_for_another_or_for_another_run(tmp_path: Path) -> None:
     honest = binding(ANNA, HOMES[0])
     lines = {
@@ -156,7 +179,6 @@ def test_nobody_names_an_address_for_another_or_for_another_run(tmp_path: Path) 
             update={"body": honest.body.model_copy(update={"address": HOMES[2]})}
         ),
         "another run": binding(ANNA, HOMES[0], run=name("another run")),
-        "another binding 0": binding(BEN, HOMES[2]),
     }
     for reason, line in lines.items():
         path = write(tmp_path / "addresses", honest, binding(BEN, HOMES[1]), line)

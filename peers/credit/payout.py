@@ -79,12 +79,15 @@ def make_payout(
 
 
 def read_bindings(path: Path, *, run: str) -> dict[PeerId, Signed[AddressBinding]]:
-    """Return each peer's newest binding from a file of signed ones, one a line.
+    """Return each peer's newest binding from a file of signed ones, one a line, whatever their order.
+
+    A peer that signed two different ones as its newest has none: that is nobody's loss but its own.
 
     Raises:
         DataError: the file cannot be read, or a line is not a binding for this run that its peer signed.
     """
     newest: dict[PeerId, Signed[AddressBinding]] = {}
+    twofold: dict[PeerId, int] = {}  # the number under which a peer signed two addresses
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(iter(lambda: stream.readline(_MAX_BINDING_BYTES + 1), b""), 1):
@@ -95,12 +98,12 @@ def read_bindings(path: Path, *, run: str) -> dict[PeerId, Signed[AddressBinding
                 if known is None or known.body.number < binding.body.number:
                     newest[binding.body.peer] = binding
                 elif known.body.number == binding.body.number and known.hash != binding.hash:
-                    raise _refused(path, number, f"another binding {known.body.number} of the same peer")
+                    twofold[binding.body.peer] = binding.body.number
     except OSError as error:
         raise DataError(
             f"Cannot read {path}: {error.strerror}.", remedy="Name the file that holds the signed addresses."
         ) from error
-    return newest
+    return {peer: one for peer, one in newest.items() if twofold.get(peer) != one.body.number}
 
 
 def _parse_binding(path: Path, number: int, line: bytes, *, run: str) -> Signed[AddressBinding]:
@@ -127,6 +130,8 @@ def _refused(path: Path, number: int, reason: str) -> DataError:
 def write_payout(payout: Payout, folder: Path) -> list[Path]:
     """Write payout.csv and payout.json, and tree.json and proofs.json if anybody named an address.
 
+    Without an address, those of an earlier payout in this folder are removed.
+
     Raises:
         StorageError: the disk refuses.
     """
@@ -136,6 +141,8 @@ def write_payout(payout: Payout, folder: Path) -> list[Path]:
         files["proofs.json"] = _as_json(_proofs(payout.tree))
     for name, content in files.items():
         write_atomic(folder / name, content)
+    for name in {"tree.json", "proofs.json"} - files.keys():
+        (folder / name).unlink(missing_ok=True)
     return [folder / name for name in files]
 
 
