@@ -13,12 +13,10 @@ from typing import Literal
 from blake3 import blake3
 from pydantic import Field, ValidationError, model_validator
 
+from recipes.audit_sections import DETECTION, LEAST_EXPECTED_FINDS, CreditSection, VerificationSection
 from recipes.diagnosis import explain_problems, explain_syntax
 from recipes.errors import RecipeError
 from recipes.sections import (
-    DETECTION,
-    LEAST_EXPECTED_FINDS,
-    CreditSection,
     DataSection,
     ExchangeSection,
     GenesisSection,
@@ -30,7 +28,6 @@ from recipes.sections import (
     ScheduleSection,
     Section,
     TokenizerSection,
-    VerificationSection,
 )
 
 if sys.version_info >= (3, 11):
