@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peers.chain import Chain
+from peers.credit.audit import Audit
+from peers.credit.verdict import Verdict
 from peers.events import Event
 from peers.finality import Promise
 from peers.messages import AnyMessage, Block, Checkpoint, Claim, Evidence, Signed, SlotRange
@@ -141,6 +143,16 @@ class ChainReloaded:
 
 
 @dataclass(frozen=True)
+class Audited:
+    """What an audit that `AuditWanted` asked for came to. It is signed here, kept, and sent to leaders.
+
+    An audit of which none comes is passed to the next auditor after `audit_rounds`.
+    """
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class LeaveRequested:
     """Finish the round, then leave."""
 
@@ -160,6 +172,7 @@ Input = (
     | ApplyFailed
     | BlocksFetched
     | ChainReloaded
+    | Audited
     | LeaveRequested
 )
 
@@ -313,6 +326,24 @@ class SaveClaim:
 
 
 @dataclass(frozen=True)
+class AuditWanted:
+    """This peer is asked to audit a claim; report `Audited`. Said once, and once more after a restart.
+
+    `block` is the head by whose accounts it is asked.
+    """
+
+    audit: Audit
+    block: str
+
+
+@dataclass(frozen=True)
+class AuditDropped:
+    """The audit of this claim needs no verdict of this peer any more: it is decided, or its branch was left."""
+
+    claim: str
+
+
+@dataclass(frozen=True)
 class Tell:
     """Tell whoever listens (screen, log, metrics)."""
 
@@ -342,6 +373,8 @@ Effect = (
     | SaveCheckpoint
     | ReloadChain
     | SaveClaim
+    | AuditWanted
+    | AuditDropped
     | Tell
     | Leave
 )
