@@ -13,6 +13,7 @@ from peers.credit.audit import Audit, Work
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
 from peers.credit.facts import Counted, DoubleClaim, RoundFacts
+from peers.credit.key_change import Moved
 from peers.credit.reasons import VerdictReason
 from peers.credit.rules import MILLION, CreditRules
 from peers.credit.verdict import Dispute, Outcome, Verdict
@@ -64,6 +65,7 @@ class Book:
         verdicts: Iterable[Verdict] = (),
         disputes: Iterable[tuple[PeerId, str]] = (),
         double_claims: Iterable[DoubleClaim] = (),
+        rotations: Iterable[Moved] = (),
         segments: int = SEGMENTS,
         numeric_class: str = "cpu-fp32",
         electors: frozenset[PeerId] | None = None,
@@ -81,6 +83,7 @@ class Book:
             verdicts=tuple((name(verdict.canonical().hex()), verdict) for verdict in verdicts),
             disputes=tuple(Dispute(run=RUN, peer=peer, claim=claim) for peer, claim in disputes),
             double_claims=tuple(double_claims),
+            rotations=tuple(rotations),
         )
         self.facts.append(facts)
         self.accounts, entries = settle(self.accounts, facts, self.rules)

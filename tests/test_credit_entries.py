@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rounds import keys_of, name
 
 from peers.credit.entries import MAX_ENTRY_BYTES, AuditDrawn, Entry, Vest, parse_entry
+from peers.credit.key_change import Moved
 from peers.credit.reasons import (
     CREDIT_SENTENCES,
     VERDICT_SENTENCES,
@@ -22,6 +23,7 @@ from peers.credit.reasons import (
 from peers.credit.verdict import Dispute, Outcome, Verdict
 from peers.messages import Signed, sign
 from recipes.errors import DataError
+from recipes.keys import PeerId
 
 
 def some_verdict(word: str = "pass", **other: Any) -> Verdict:
@@ -29,6 +31,10 @@ def some_verdict(word: str = "pass", **other: Any) -> Verdict:
     book.play(PEERS[0])
     book.play()
     return verdict(book.audit, PEERS[1], word, **other)
+
+
+def newcomer() -> PeerId:
+    return keys_of(9)[8].peer_id
 
 
 def one_of_each() -> list[Entry]:
@@ -45,6 +51,7 @@ def one_of_each() -> list[Entry]:
     book.play()
     book.hear("not opened", "not opened")
     book.idle(4)
+    book.play(rotations=[Moved(name("change"), PEERS[1], newcomer(), 0, recovered=False)])
     fresh = Book()
     fresh.play(PEERS[1])
     return [*book.entries, *fresh.entries]

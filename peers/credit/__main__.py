@@ -95,6 +95,10 @@ def _tell(console: Console, found: Standing, name: str) -> None:
 
     peer = PeerId(name)
     account = found.accounts.peers.get(peer)
+    if (gone := found.accounts.retired.get(peer)) is not None:
+        console.print(f"The account of {name} moved to another key in round {gone.round:,}.", soft_wrap=True)
+        console.print(f"It is {gone.successor} now.", soft_wrap=True)
+        return
     if account is None:
         console.print(f"{name} was not counted in any block up to round {found.round:,}.")
         return

@@ -6,7 +6,7 @@ chain derives the same ledger, and a branch that is given up takes its entries w
 
 In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes are taken
 to the audits that they belong to; double claims are punished; audits are decided, or the next auditor asked;
-claims of the block before are drawn by this block's beacon; and what is due vests.
+claims of the block before are drawn by this block's beacon; what is due vests; and accounts move to new keys.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from peers.credit.facts import Counted, RoundFacts, facts_of
 from peers.credit.hearings import decide, draw_audits, hear, punish_double_claims
 from peers.credit.page import Page
 from peers.credit.reasons import CreditReason
+from peers.credit.rotation import Holdings, Retired, rotate
 from peers.credit.rules import CreditRules
 from peers.messages import Block
 from recipes.keys import PeerId
@@ -38,6 +39,7 @@ class Accounts:
         audits: open ones, and decided ones that may still be disputed.
         claims: how many were ever credited, and
         claimed: how much they were credited in all: the mean is the unit of an auditor's weight.
+        retired: ids whose accounts moved to another key.
     """
 
     round: int = 0
@@ -46,6 +48,7 @@ class Accounts:
     audits: tuple[Audit, ...] = ()
     claims: int = 0
     claimed: int = 0
+    retired: Mapping[PeerId, Retired] = field(default_factory=dict)
 
     @property
     def under_audit(self) -> frozenset[PeerId]:
@@ -75,7 +78,7 @@ def settle(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[A
     """
     if facts.round != accounts.round + 1:
         raise ValueError(f"round {facts.round} cannot be settled after round {accounts.round}")
-    page = Page(facts.round, rules, dict(accounts.peers))
+    page = Page(facts.round, rules, dict(accounts.peers), retired=accounts.retired)
     amounts = [_credit(page, one) for one in facts.claims]
     audits = hear(page, accounts.audits, facts)
     punish_double_claims(page, facts)
@@ -85,13 +88,14 @@ def settle(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[A
     after = Accounts(
         round=facts.round,
         peers=page.peers,
-        counted=tuple(one.work for one in facts.claims if one.segments),
+        counted=tuple(one.work for one in facts.claims if one.segments and one.work.peer not in page.retired),
         audits=tuple(audits),
         claims=accounts.claims + sum(amount > 0 for amount in amounts),
         claimed=accounts.claimed + sum(amounts),
+        retired=accounts.retired,
     )
     _vest(page, after.under_audit)
-    return after, page.entries
+    return _rotate(after, page, facts), page.entries
 
 
 def _credit(page: Page, counted: Counted) -> int:
@@ -99,13 +103,17 @@ def _credit(page: Page, counted: Counted) -> int:
     work, rules = counted.work, page.rules
     whole = work.tokens * rules.flops_per_token
     amount = whole * counted.segments // rules.protocol.segments
-    account = page.account(work.peer)
-    if counted.segments and account.joined is None:
-        account = replace(account, joined=page.round)
-        page.entries.append(Join(round=page.round, peer=work.peer))
-    page.peers[work.peer] = replace(account, missed=account.missed + whole - amount)
-    page.earn(work.peer, amount, calibrated=work.calibrated)
     reason: CreditReason = "in escrow" if work.calibrated else "thresholds not calibrated"
+    if work.peer in page.retired:
+        amount, reason = 0, "key retired"
+    else:
+        account = page.account(work.peer)
+        if counted.segments and account.joined is None:
+            account = replace(account, joined=page.round)
+            page.entries.append(Join(round=page.round, peer=work.peer))
+        page.peers[work.peer] = replace(account, missed=account.missed + whole - amount)
+        page.earn(work.peer, amount, calibrated=work.calibrated)
+        reason = reason if amount else "missed the cut"
     page.entries.append(
         ClaimCounted(
             round=page.round,
@@ -118,7 +126,7 @@ def _credit(page: Page, counted: Counted) -> int:
             segments=counted.segments,
             amount=amount,
             missed=whole - amount,
-            reason=reason if amount else "missed the cut",
+            reason=reason,
         )
     )
     return amount
@@ -134,3 +142,15 @@ def _vest(page: Page, under_audit: frozenset[PeerId]) -> None:
             page.peers[peer] = after
         if amount:
             page.entries.append(Vest(round=page.round, peer=peer, amount=amount, total=after.vested))
+
+
+def _rotate(accounts: Accounts, page: Page, facts: RoundFacts) -> Accounts:
+    """Move the accounts whose peers go on under another key."""
+    if not facts.rotations:
+        return accounts
+    before = Holdings(accounts.peers, accounts.retired, accounts.counted, accounts.audits)
+    after, entries = rotate(before, facts.rotations, facts.electors, round_number=page.round)
+    page.entries += entries
+    return replace(
+        accounts, peers=after.peers, retired=after.retired, counted=after.counted, audits=after.audits
+    )

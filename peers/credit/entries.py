@@ -59,7 +59,7 @@ class ClaimCounted(Message):
     numeric_class: Annotated[str, Field(max_length=64)]
     segments: Annotated[int, Field(ge=0, le=MAX_SEGMENTS)]  # of the contribution that were counted
     amount: Amount
-    missed: Amount  # never credited: segments that missed the cut
+    missed: Amount  # never credited: segments that missed the cut, or all of a retired id's work
     reason: CreditReason  # why `amount` is not vested yet, or why it is nothing
 
 
@@ -151,6 +151,19 @@ class Restored(Message):
     amount: Amount
 
 
+class Rotated(Message):
+    """All that `peer` has is its successor's from here on; nothing that `peer` signs counts any more."""
+
+    kind: Literal["rotation"] = "rotation"
+    round: Count
+    peer: PeerName
+    successor: PeerName
+    change: Hash  # of what was signed for it
+    recovered: bool  # by a recovery key, in the place of the peer's own
+    vested: Amount
+    pending: Amount
+
+
 Entry = (
     Join
     | ClaimCounted
@@ -162,6 +175,7 @@ Entry = (
     | Lapsed
     | Disputed
     | Restored
+    | Rotated
 )
 
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])

@@ -8,6 +8,7 @@ from typing import Any
 
 from peers.counters import Counters, counted_segments
 from peers.credit.audit import Work
+from peers.credit.key_change import KeyChange, Moved
 from peers.credit.rules import CreditRules
 from peers.credit.verdict import Dispute, Verdict
 from peers.messages import Block, Claim, Evidence, Signed
@@ -17,6 +18,7 @@ from recipes.slots import total
 MAX_VERDICTS = 128  # in one block
 MAX_DISPUTES = 16
 MAX_EVIDENCE = 8
+MAX_ROTATIONS = 8
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class RoundFacts:
     verdicts: tuple[tuple[str, Verdict], ...] = ()
     disputes: tuple[Dispute, ...] = ()
     double_claims: tuple[DoubleClaim, ...] = ()
+    rotations: tuple[Moved, ...] = ()
 
 
 def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts:
     """Return what a block that is valid on its chain says. `counters` are those after it.
 
-    A block of a version without verdicts, disputes and evidence carries none.
+    A block of a version without verdicts, disputes, evidence and rotations carries none.
     """
     counted = counted_segments(block)
     claims = (
@@ -66,6 +69,8 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
     disputes: Sequence[Signed[Dispute]] = _carried(block, "disputes")[:MAX_DISPUTES]
     evidence: Sequence[Evidence] = _carried(block, "evidence")[:MAX_EVIDENCE]
     double_claims = (_double_claim(one) for one in evidence)
+    rotations: Sequence[KeyChange] = _carried(block, "rotations")[:MAX_ROTATIONS]
+    moved = (one.moved() for one in rotations)
     return RoundFacts(
         round=block.round,
         beacon=counters.beacon,
@@ -74,6 +79,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
         verdicts=tuple((signed.hash, signed.body) for signed in verdicts),
         disputes=tuple(signed.body for signed in disputes),
         double_claims=tuple(proof for proof in double_claims if proof is not None),
+        rotations=tuple(one for one in moved if one is not None),
     )
 
 

@@ -11,6 +11,7 @@ from peers.credit.entries import AuditDrawn, Decided, Decision, Disputed, Verdic
 from peers.credit.escrow import Account, Penalty
 from peers.credit.facts import RoundFacts
 from peers.credit.page import Page
+from peers.credit.rotation import answers_for
 from recipes.keys import PeerId
 
 
@@ -54,10 +55,19 @@ def punish_double_claims(page: Page, facts: RoundFacts) -> None:
     No proof of a round to come counts: a peer would sign one about the last round there is, and be done.
     """
     for proof in facts.double_claims:
-        account = page.peers.get(proof.peer)
-        if account is not None and account.double_claims < proof.round <= page.round:
-            page.peers[proof.peer] = replace(account, double_claims=proof.round)
-            page.forfeit(proof.peer, "double claim", None)
+        peer = answers_for(
+            page.retired,
+            proof.peer,
+            signed_in=proof.round,
+            heard_in=page.round,
+            within=page.rules.retention_rounds,
+        )
+        account = page.peers.get(peer) if peer is not None else None
+        if peer is None or account is None:
+            continue
+        if account.double_claims < proof.round <= page.round:
+            page.peers[peer] = replace(account, double_claims=proof.round)
+            page.forfeit(peer, "double claim", None)
 
 
 def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:
@@ -97,8 +107,9 @@ def draw_audits(
         rate = page.rules.audit_rate(passes=page.account(work.peer).passes, numeric_class=work.numeric_class)
         if not is_drawn(seed, work.claim, rate=rate):
             continue
-        vested = {peer: before[peer].vested for peer in facts.electors if peer in before}
-        weights = weigh(vested, facts.electors - {work.peer}, mean_claim=mean_claim)
+        electors = facts.electors - page.retired.keys()
+        vested = {peer: before[peer].vested for peer in electors if peer in before}
+        weights = weigh(vested, electors - {work.peer}, mean_claim=mean_claim)
         audit = Audit(
             work=work,
             drawn=page.round,

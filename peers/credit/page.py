@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peers.credit.entries import Entry, Forfeit, Lapsed, Restored
 from peers.credit.escrow import Account, Penalty, earn, give_back, penalise
 from peers.credit.reasons import Forfeiture, Lapse
+from peers.credit.rotation import Retired
 from peers.credit.rules import CreditRules
 from recipes.keys import PeerId
 
@@ -19,6 +21,7 @@ class Page:
     rules: CreditRules
     peers: dict[PeerId, Account]
     entries: list[Entry] = field(default_factory=list)
+    retired: Mapping[PeerId, Retired] = field(default_factory=dict)
 
     def account(self, peer: PeerId) -> Account:
         """Return the peer's account; an empty one if it has none yet."""

@@ -19,6 +19,7 @@ CreditReason = Literal[
     "false verdict",
     "double claim",
     "not reachable for audit",
+    "key retired",
 ]
 
 Forfeiture = Literal["audit failed", "false verdict", "double claim"]
@@ -54,6 +55,7 @@ CREDIT_SENTENCES: dict[CreditReason, str] = {
     "false verdict": "Two other auditors replayed what this peer had audited, and contradict its verdict.",
     "double claim": "This peer signed two different claims for one round.",
     "not reachable for audit": "A claim was drawn for an audit, and its author did not open it in time.",
+    "key retired": "This peer's account had moved to another key, and what the old one signs does not count.",
 }
 
 VERDICT_SENTENCES: dict[VerdictReason, str] = {
