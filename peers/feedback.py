@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.codec import Codec, EncodedChunks
+from peers.feedback_copies import LEAF_BYTES, FeedbackCopies, leaves_of
 from peers.mapped import MappedArray
 from peers.segment import SegmentFrame
 from peers.selection import Selector, select_largest
@@ -27,7 +28,6 @@ from recipes.layout import CHUNK_VALUES, Layout
 
 FEEDBACK_FILE = "feedback.bf16"
 
-_LEAF_BYTES = 2 * CHUNK_VALUES
 _BATCH_VALUES = 128 * CHUNK_VALUES  # bounds the working memory, and stays in the cache
 _LARGEST_DELTA = np.float32(2.0**64)  # leaves room for every later sum
 
@@ -51,10 +51,12 @@ class Returned:
 class ErrorFeedback:
     """One peer's error feedback, in `feedback.bf16` in `folder`.
 
-    The file is changed in place. The caller keeps `root` and gives it back as `expected_root` at the next
-    start; so a file torn by a crash is noticed, and starts again from zero.
+    The file is changed in place, and copied before (peers/feedback_copies.py). The caller keeps `root` and gives
+    it back as `expected_root` at the next start; so a file torn by a crash is noticed, and mended by the copy, or
+    starts again from zero.
 
     Attributes:
+        file: where it lies.
         reset: True while E is zero because nothing whole was found on disk: nothing carried over.
     """
 
@@ -79,15 +81,45 @@ class ErrorFeedback:
         """
         self._layout = layout
         self._decay = np.float32(decay)
+        self.file = folder / FEEDBACK_FILE
         self._stored: MappedArray[np.uint16] = MappedArray(
-            folder / FEEDBACK_FILE, dtype=np.dtype("<u2"), count=layout.padded
+            self.file, dtype=np.dtype("<u2"), count=layout.padded
         )
         self._leaves = self._hash(slice(0, layout.padded))
-        self.reset = self.root() != expected_root
-        if self.reset:
-            self._stored.array[:] = 0
-            self._leaves = [merkle.leaf_hash(bytes(_LEAF_BYTES))] * layout.chunks
+        self._copies = FeedbackCopies(folder)
+        self.reset = False
+        if expected_root is None:
+            self.start_again()
+        elif self.root() != expected_root:
+            self.go_back(expected_root)
         self._stored.release()
+
+    def start_again(self) -> None:
+        """Let E be zero, as if nothing had been left out so far."""
+        self._stored.array[:] = 0
+        self._leaves = [merkle.leaf_hash(bytes(LEAF_BYTES))] * self._layout.chunks
+        self._stored.release()
+        self.reset = True
+
+    def go_back(self, root: bytes) -> None:
+        """Let E be what it was when its root was this one; without a whole copy of that, zero."""
+        copy = self._copies.find(root.hex())
+        leaves = leaves_of(copy) if copy is not None else []
+        if copy is None or merkle.root(leaves) != root:
+            self.start_again()
+            return
+        for start in range(0, self._layout.padded, _BATCH_VALUES):
+            place = slice(start, min(start + _BATCH_VALUES, self._layout.padded))
+            with copy.open("rb") as stream:
+                stream.seek(2 * start)
+                self._stored.array[place] = np.frombuffer(stream.read(2 * (place.stop - start)), dtype="<u2")
+        self._leaves = leaves
+        self._stored.release()
+        self.reset = False
+
+    def find(self, root: str) -> Path | None:
+        """Return a file in which E with this root lies, hex: the one at hand or a copy; None if there is none."""
+        return self.file if self.root().hex() == root else self._copies.find(root)
 
     def root(self) -> bytes:
         """Return the Merkle root over E's chunks, 8192 bytes of bfloat16 each."""
@@ -119,6 +151,7 @@ class ErrorFeedback:
         Raises:
             ValueError: `delta` has another shape or type, or a value that is not a number or is out of all
                 proportion. Nothing was changed.
+            StorageError: the disk has no room for a copy of E. Nothing was changed.
         """
         if delta.dtype != np.float32 or delta.shape != (self._layout.padded,):
             raise ValueError(
@@ -128,6 +161,7 @@ class ErrorFeedback:
         # Written so that it is also true of what is not a number.
         if not (delta.max() < _LARGEST_DELTA and delta.min() > -_LARGEST_DELTA):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
+        self._copies.keep(self.file, root=self.root())
         frames = [
             self._compress(place, delta[place], list(returned(segment)), codec, select)
             for segment, place in enumerate(places)
@@ -161,8 +195,8 @@ class ErrorFeedback:
         return SegmentFrame(codec=codec, encoded=EncodedChunks.join(parts))
 
     def _hash(self, place: slice) -> list[bytes]:
-        starts = range(2 * place.start, 2 * place.stop, _LEAF_BYTES)
-        return [merkle.leaf_hash(self._stored.bytes_between(start, start + _LEAF_BYTES)) for start in starts]
+        starts = range(2 * place.start, 2 * place.stop, LEAF_BYTES)
+        return [merkle.leaf_hash(self._stored.bytes_between(start, start + LEAF_BYTES)) for start in starts]
 
 
 def take_out(

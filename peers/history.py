@@ -2,6 +2,7 @@
 
     contributions/record.json             what is kept, what of it was returned, and the feedback's root
     contributions/feedback.bf16           the error feedback (peers/feedback.py)
+    contributions/before/*.bf16           what it was before the last few contributions
     contributions/NUMBER/SEGMENT.frame    a contribution's frames
     contributions/NUMBER/SEGMENT.*.mask   which of a frame's values a reduced segment dropped
 
@@ -10,13 +11,19 @@ may change its mind when it leaves a branch; then what was returned too much is 
 return discounted, as if they had never left: those of `age` rounds ago by decay**age.
 
 The record is written once, after everything else. A crash before that leaves the record of the round
-before, whose feedback root no longer fits: then the feedback starts again from zero, and says so.
+before, and the copy of the feedback that fits it (peers/feedback_copies.py) is taken.
+
+**From claim to claim.** An auditor computes what came back from the claim before and the chain. So with a claim
+of the round right before, the feedback is the one which that claim left, and with a reset it is zero and
+nothing comes back. A contribution in between that was never claimed is undone; and where something that is to
+come back cannot be computed, because a frame or a reduced segment is not at hand, the feedback starts again
+from zero, and the claim says so.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +85,7 @@ class ContributionHistory:
         form: ExchangeFormat,
         decay: float,
         depth: int = DEFAULT_DEPTH,
+        claims: Collection[str] | None = None,
     ) -> None:
         """Open what the run's folder holds, or begin.
 
@@ -87,6 +95,8 @@ class ContributionHistory:
             form: how contributions are encoded in each round.
             decay: of the error feedback, each round.
             depth: for how many rounds a contribution is kept; after that it is settled.
+            claims: hashes of the own claims that are known, if another file has them: what none of them commits
+                to was never claimed, and without any that is here, nothing is continued.
 
         Raises:
             StorageError: the disk has no room for it, or refuses.
@@ -97,6 +107,8 @@ class ContributionHistory:
         self._decay = decay
         self._depth = depth
         self._record = self._read_record()
+        if claims is not None:
+            self._record = _as_claimed(self._record, claims)
         root = self._record.feedback_root
         self._feedback = ErrorFeedback(
             self._folder,
@@ -134,6 +146,7 @@ class ContributionHistory:
             ValueError: as `ErrorFeedback.contribute`. Nothing was changed.
             StorageError: the disk refuses.
         """
+        self._undo_what_was_never_claimed(round_number)
         entries, changes = settle(
             self._record.entries,
             round_number,
@@ -142,11 +155,18 @@ class ContributionHistory:
             depth=self._depth,
         )
 
+        if not self._feedback.reset and not all(
+            self._is_at_hand(segment, change, reduced) for segment in changes for change in changes[segment]
+        ):
+            self._feedback.start_again()
+        reset = self._feedback.reset
+        if reset:  # what was to come back is lost with the rest
+            entries, changes = [entry.model_copy(update={"lost": True}) for entry in entries], {}
+
         def returned(segment: int) -> Iterator[Returned]:
             for change in changes.get(segment, []):
                 yield self._difference(segment, change, reduced)
 
-        reset = self._feedback.reset
         codec = self._form.at(tokens).codec
         frames = self._feedback.contribute(delta, codec=codec, returned=returned, select=select)
         number = max((entry.number for entry in self._record.entries), default=0) + 1
@@ -155,7 +175,10 @@ class ContributionHistory:
         )  # of a contribution that a crash cut short
         for segment, frame in enumerate(frames):
             write_atomic(self._frame_path(number, segment), frame.to_bytes())
-        self._write_record((*entries, Entry(number=number, round=round_number, tokens=tokens)))
+        root = self._feedback.root().hex()
+        self._write_record(
+            (*entries, Entry(number=number, round=round_number, tokens=tokens, feedback=root))
+        )
         self._forget_what_is_not_recorded()
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
@@ -180,6 +203,32 @@ class ContributionHistory:
         """Return a segment of the contribution that `claim` commits to, or None if it is not kept."""
         entries = [entry for entry in self._record.entries if entry.claim == claim]
         return self._read_frame(entries[-1].number, segment, entries[-1].tokens) if entries else None
+
+    def feedback_file(self, root: str) -> Path | None:
+        """Return a file in which the error feedback with this root lies, hex; None if it is not kept."""
+        return self._feedback.find(root)
+
+    def _undo_what_was_never_claimed(self, round_number: int) -> None:
+        """Go back to the feedback that the claim of the round before left, if something came after it."""
+        entries = list(self._record.entries)
+        while entries and entries[-1].claim is None:
+            entries.pop()
+        undone = len(self._record.entries) - len(entries)
+        if not undone or not entries or entries[-1].round != round_number - 1:
+            return
+        newest = entries[-1]
+        self._record = self._record.model_copy(update={"entries": tuple(entries)})
+        self._feedback.go_back(bytes.fromhex(newest.feedback or ""))
+
+    def _is_at_hand(self, segment: int, change: Change, reduced: ReducedSegments) -> bool:
+        """Say whether what a change adds to the error feedback can be computed."""
+        if self._read_frame(change.number, segment, change.tokens) is None:
+            return False
+        roots = [due.reduced for due in (change.before, change.after) if due is not None and due.reduced]
+        return all(
+            self._mask_path(change, segment, root).exists() or reduced(root, change.tokens) is not None
+            for root in roots
+        )
 
     def _difference(self, segment: int, change: Change, reduced: ReducedSegments) -> Returned:
         """Return what a change adds to the error feedback; what it takes back is negative."""
@@ -211,7 +260,7 @@ class ContributionHistory:
         """Return 1 where a sent value is to return, else 0; keep it, since `reduced` may forget."""
         if due.reduced is None:
             return np.ones(positions.size, dtype=np.float32)
-        path = self._folder / str(change.number) / f"{segment}.{due.reduced[:16]}.mask"
+        path = self._mask_path(change, segment, due.reduced)
         try:
             packed = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         except OSError:
@@ -221,6 +270,9 @@ class ContributionHistory:
             packed = np.packbits(dropped)
             write_atomic(path, packed.tobytes())
         return np.unpackbits(packed, count=positions.size).astype(np.float32)
+
+    def _mask_path(self, change: Change, segment: int, reduced: str) -> Path:
+        return self._folder / str(change.number) / f"{segment}.{reduced[:16]}.mask"
 
     def _frame_path(self, number: int, segment: int) -> Path:
         return self._folder / str(number) / f"{segment}.frame"
@@ -247,5 +299,16 @@ class ContributionHistory:
     def _forget_what_is_not_recorded(self) -> None:
         recorded = {str(entry.number) for entry in self._record.entries}
         for path in self._folder.iterdir():
-            if path.is_dir() and path.name not in recorded:
+            if path.is_dir() and path.name.isdecimal() and path.name not in recorded:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _as_claimed(record: _Record, claims: Collection[str]) -> _Record:
+    """Return the record as the claims that are known let it stand."""
+    entries = tuple(
+        entry if entry.claim in claims else entry.model_copy(update={"claim": None})
+        for entry in record.entries
+    )
+    if entries and all(entry.claim is None for entry in entries):
+        return _Record()
+    return record.model_copy(update={"entries": entries})

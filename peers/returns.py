@@ -50,13 +50,16 @@ class Return(Stored):
 class Entry(Stored):
     """A contribution that is kept. `claim` is None until it was claimed.
 
-    `tokens` are those of the block below its round, by which its density is known.
+    `tokens` are those of the block below its round, by which its density is known; `feedback` is the root of the
+    error feedback after it. Nothing of what is `lost` returns any more: the feedback began again from zero.
     """
 
     number: int
     round: int
     tokens: int = 0
     claim: HexHash | None = None
+    feedback: HexHash | None = None
+    lost: bool = False
     returned: dict[int, Return] = {}
 
 
@@ -84,7 +87,7 @@ def settle(
     for entry in entries:
         counted = {} if entry.claim is None else outcome(entry.round, entry.claim)
         returned = dict(entry.returned)
-        for segment in range(segments) if counted is not None else ():
+        for segment in range(segments) if counted is not None and not entry.lost else ():
             before, after = entry.returned.get(segment), _due((counted or {}).get(segment))
             if before == after:
                 continue

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from peers.codec import Codec
 from peers.exchange_format import ExchangeFormat
 from peers.feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
+from peers.feedback_copies import leaves_of
 from peers.history import ContributionHistory
 from peers.returns import Counted, Outcome
 from peers.segment import SegmentFrame
@@ -311,26 +312,83 @@ def test_the_frames_of_a_claim_are_kept_for_as_long_as_they_may_return(tmp_path:
     for number in range(4, 7):
         kept = [again.frame(claim(number), segment) for segment in range(SEGMENTS)]
         np.testing.assert_array_equal(dense(frame for frame in kept if frame), frames[number])
-    folders = [path for path in (tmp_path / "contributions").iterdir() if path.is_dir()]
+    folders = [path for path in (tmp_path / "contributions").iterdir() if path.name.isdecimal()]
     assert len(folders) == 3
 
 
-def test_a_crash_before_the_record_is_written_resets_the_feedback_but_loses_no_contribution(
-    tmp_path: Path,
-) -> None:
-    peer, swarm = history(tmp_path), Swarm({claim(1): {}})
+def crashed_in_its_second_contribution(folder: Path, swarm: Swarm) -> NDArray[np.float32]:
+    """Contribute twice, and lose the record of the second; return the first."""
+    peer, record = history(folder), folder / "contributions" / "record.json"
     first = contribute(peer, 1, swarm)
-    record = (tmp_path / "contributions" / "record.json").read_bytes()
+    content = record.read_bytes()
     contribute(peer, 2, swarm)
-    (tmp_path / "contributions" / "record.json").write_bytes(record)
+    record.write_bytes(content)
+    return first
 
+
+def test_a_crash_before_the_record_is_written_costs_no_feedback_and_no_contribution(tmp_path: Path) -> None:
+    swarm = Swarm({claim(1): {}})
+    crashed_in_its_second_contribution(tmp_path, swarm)
+    restarted = history(tmp_path)
+    assert not restarted.feedback_reset
+    third = contribute(restarted, 2, swarm, delta(3))
+    assert close(feedback_on_disk(tmp_path), DECAY * delta(1) + delta(3) - third)
+
+
+def test_without_a_whole_copy_a_crash_resets_the_feedback_and_nothing_returns(tmp_path: Path) -> None:
+    swarm = Swarm({claim(1): {}})
+    crashed_in_its_second_contribution(tmp_path, swarm)
+    for copy in (tmp_path / "contributions" / "before").iterdir():
+        copy.write_bytes(bytes(len(copy.read_bytes())))
     restarted = history(tmp_path)
     assert restarted.feedback_reset
     built = restarted.contribute(3, delta(3), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
     assert built.feedback_reset
-    expected = DECAY**2 * first + delta(3) - dense(built.frames)
-    assert close(feedback_on_disk(tmp_path), expected)
+    assert close(feedback_on_disk(tmp_path), delta(3) - dense(built.frames))
     assert not restarted.feedback_reset
+    restarted.name_claim(claim(3))
+    fourth = contribute(restarted, 4, Swarm({claim(1): {}, claim(3): EVERYTHING}))
+    left = DECAY * (delta(3) - dense(built.frames)) + delta(4) - fourth
+    assert close(feedback_on_disk(tmp_path), left)
+
+
+def test_a_contribution_that_was_never_claimed_is_undone_by_another_for_its_round(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): EVERYTHING})
+    first = contribute(peer, 1, swarm)
+    peer.contribute(2, delta(2), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    again = peer.contribute(2, delta(3), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    assert not again.feedback_reset
+    assert close(feedback_on_disk(tmp_path), DECAY * (delta(1) - first) + delta(3) - dense(again.frames))
+
+
+def test_the_feedback_starts_again_where_what_returns_cannot_be_computed(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): {0: Counted(reduced="ab" * 32)}})
+    contribute(peer, 1, swarm)
+    built = peer.contribute(2, delta(2), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    assert built.feedback_reset
+    assert close(feedback_on_disk(tmp_path), delta(2) - dense(built.frames))
+
+
+def test_without_any_of_its_claims_nothing_is_continued(tmp_path: Path) -> None:
+    contribute(history(tmp_path), 1, Swarm())
+    known = ContributionHistory(tmp_path, layout=LAYOUT, form=FORM, decay=DECAY, claims=[claim(1)])
+    assert not known.feedback_reset
+    assert ContributionHistory(tmp_path, layout=LAYOUT, form=FORM, decay=DECAY, claims=[]).feedback_reset
+
+
+def test_the_feedback_that_the_last_few_claims_left_is_kept_by_its_root(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(number): EVERYTHING for number in range(1, 9)})
+    left: dict[str, NDArray[np.float32]] = {}
+    for number in range(1, 8):
+        built = peer.contribute(number, delta(number), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+        peer.name_claim(claim(number))
+        left[built.feedback_root.hex()] = feedback_on_disk(tmp_path)
+    found = {root: peer.feedback_file(root) for root in left}
+    assert [file is not None for file in found.values()] == [False, False, True, True, True, True, True]
+    for root, file in found.items():
+        if file is not None:
+            assert merkle.root(leaves_of(file)).hex() == root
+            np.testing.assert_array_equal(from_bfloat16(np.fromfile(file, dtype="<u2")), left[root])
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"entries":5}'])

@@ -18,6 +18,8 @@ from peers.credit.rules import MILLION, CreditRules
 from recipes.keys import PeerId
 from recipes.merkle import digest
 
+MOST_OPENED = 128  # chunks, in one audit
+
 _FRACTION_BITS = 32  # of a logarithm
 _MANTISSA_BITS = 63
 _LARGEST_SHARE = (
@@ -51,6 +53,18 @@ def steps_to_replay(seed: bytes, claim: str, steps: int, rules: CreditRules) -> 
     if steps <= 1 or _chance(seed, f"full/{claim}", rules.full_replay_rate):
         return steps
     return 1 + _number(seed, f"steps/{claim}") % steps
+
+
+def chunks_to_open(seed: bytes, claim: str, chunks: int) -> tuple[int, ...]:
+    """Return which of a model's `chunks` are opened in a full-length audit, ascending: at most `MOST_OPENED`."""
+    if chunks <= MOST_OPENED:
+        return tuple(range(chunks))
+    drawn: set[int] = set()
+    turn = 0
+    while len(drawn) < MOST_OPENED:
+        drawn.add(_number(seed, f"chunk/{claim}/{turn}") % chunks)
+        turn += 1
+    return tuple(sorted(drawn))
 
 
 def audit_order(seed: bytes, claim: str, weights: Mapping[PeerId, int]) -> tuple[PeerId, ...]:

@@ -1,0 +1,90 @@
+"""What the error feedback was before the last few contributions: an audit may ask for some chunks of it.
+
+The feedback is changed in place with each contribution. Whether a claim is audited at full length, its author
+learns only from the block after the one that counts it; by then the next contribution may be made. So the
+file is copied before each contribution, under the root that the claim before committed to:
+
+    contributions/before/NUMBER.ROOT.bf16
+
+The last `COPIES_KEPT` stay: 8 bytes a parameter on disk. A copy also mends a feedback that a crash has torn. It
+is not trusted: whoever reads it hashes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recipes import merkle
+from recipes.files import replacing
+from recipes.layout import CHUNK_VALUES
+
+COPIES_KEPT = 4
+LEAF_BYTES = 2 * CHUNK_VALUES
+
+_READ_BYTES = 128 * LEAF_BYTES
+
+
+class FeedbackCopies:
+    """Copies of one peer's error feedback, by the root that each has."""
+
+    def __init__(self, folder: Path, *, kept: int = COPIES_KEPT) -> None:
+        self._folder = folder / "before"
+        self._kept = kept
+
+    def keep(self, file: Path, *, root: bytes) -> None:
+        """Copy the feedback's file, whose root this is, and forget the oldest copy.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        copies = self._copies()
+        for same in [copy for copy in copies if _root_in(copy) == root.hex()]:
+            same.unlink(missing_ok=True)
+        number = 1 + max((int(copy.name.partition(".")[0]) for copy in copies), default=0)
+        with replacing(self._folder / f"{number:08d}.{root.hex()}.bf16") as target, file.open("rb") as source:
+            shutil.copyfileobj(source, target, _READ_BYTES)
+        for old in self._copies()[: -self._kept]:
+            old.unlink(missing_ok=True)
+
+    def find(self, root: str) -> Path | None:
+        """Return the copy that had this root, hex, when it was made; the newest, or None."""
+        return next((copy for copy in reversed(self._copies()) if _root_in(copy) == root), None)
+
+    def _copies(self) -> list[Path]:
+        """Return all copies, the oldest first."""
+        return sorted(path for path in self._folder.glob("*.*.bf16") if path.name[0].isdecimal())
+
+
+def leaves_of(file: Path) -> list[bytes]:
+    """Return the leaf hashes of a feedback's file, one for each chunk; none if it cannot be read."""
+    leaves: list[bytes] = []
+    try:
+        with file.open("rb") as stream:
+            while batch := stream.read(_READ_BYTES):
+                leaves += [
+                    merkle.leaf_hash(batch[start : start + LEAF_BYTES])
+                    for start in range(0, len(batch), LEAF_BYTES)
+                ]
+    except OSError:
+        return []
+    return leaves
+
+
+def read_chunk(file: Path, chunk: int) -> NDArray[np.uint16]:
+    """Return one chunk of a feedback's file: the bits of bfloat16, shape (4096,).
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: the file is shorter.
+    """
+    with file.open("rb") as stream:
+        stream.seek(chunk * LEAF_BYTES)
+        return np.frombuffer(stream.read(LEAF_BYTES), dtype="<u2").astype(np.uint16).reshape(CHUNK_VALUES)
+
+
+def _root_in(copy: Path) -> str:
+    return copy.name.split(".")[1]
