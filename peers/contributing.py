@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from peers.case import counted_in
 from peers.chain import Chain, Link, trunk_below
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
 from peers.history import ContributionHistory
 from peers.messages import Claim, Signed
-from peers.reduction import clip_factors, newcomers_in
 from peers.returns import Counted
 from peers.segment import SegmentFrame, contribution_root
+from peers.traces import LossTrace, TraceStore
 from recipes.errors import MessageError
-from recipes.files import write_atomic
-from recipes.keys import PeerId, SigningKey
+from recipes.keys import SigningKey
 from recipes.merkle import digest
 
 if TYPE_CHECKING:
     from peers.training import Window
 
-_TRACES_KEPT = 64  # rounds for which a loss trace can be opened to an auditor
-
 
 class Contributor:
-    """Makes one peer's contributions. Its work is heavy: call it from a worker thread, one call at a time."""
+    """Makes one peer's contributions. Its work is heavy: call it from a worker thread, one call at a time.
+
+    Attributes:
+        traces: the loss traces of the claims made so far.
+    """
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Contributor:
         exchange: ExchangeStore,
         return_dropped: bool,
     ) -> None:
-        self._folder = folder / "traces"
+        self.traces = TraceStore(folder)
         self._key = key
         self._history = history
         self._exchange = exchange
@@ -94,9 +94,8 @@ class Contributor:
         Raises:
             MessageError: they are no longer there.
         """
-        frames = [self._history.frame(claim.hash, segment) for segment in range(len(claim.body.norms))]
-        whole = tuple(frame for frame in frames if frame is not None)
-        if len(whole) != len(frames):
+        whole = self._history.frames(claim.hash, segments=len(claim.body.norms))
+        if not whole:
             raise MessageError("the contribution that was claimed is no longer on disk")
         self._exchange.hold(claim.body.contribution, whole)
 
@@ -104,20 +103,13 @@ class Contributor:
         """Return which segments of a claim's contribution its round's block counted, if it has a block."""
         if link is None or link.block is None:
             return None
-        block = link.block.body
-        claims = block.roster.body.claims
-        place = next((place for place, claim in enumerate(claims) if claim.hash == claim_hash), None)
-        electors = chain.electors_at(link.parent) if link.parent in chain else frozenset[PeerId]()
-        newcomers = newcomers_in(block.roster.body, electors)
-        counted: dict[int, Counted] = {}
-        for segment, reduction in enumerate(block.reductions):
-            if place is None or reduction is None or place not in reduction.body.included:
-                continue
-            norms = [claim.body.norms[segment] for claim in claims]
-            clip_factor = self._exchange.form.clip_factor
-            factors = clip_factors(norms, clip_factor=clip_factor, newcomers=newcomers)
-            counted[segment] = Counted(factors[place], reduction.body.root if self._return_dropped else None)
-        return counted
+        return counted_in(
+            link.block.body,
+            claim_hash,
+            electors=chain.electors_at(link.parent) if link.parent in chain else frozenset(),
+            clip_factor=self._exchange.form.clip_factor,
+            return_dropped=self._return_dropped,
+        )
 
     def _reduced(self, root: str, tokens: int) -> SegmentFrame | None:
         try:
@@ -128,9 +120,6 @@ class Contributor:
     def _commit_to_trace(self, round_number: int, parent: str, losses: Sequence[float]) -> str:
         """Keep the loss trace, and return the salted hash that commits to it."""
         salt = digest(self._key.sign("loss salt", f"{round_number}/{parent}".encode()))
-        trace = [loss if math.isfinite(loss) else None for loss in losses]
-        write_atomic(
-            self._folder / f"{round_number}.json", json.dumps({"salt": salt.hex(), "losses": trace}).encode()
-        )
-        (self._folder / f"{round_number - _TRACES_KEPT}.json").unlink(missing_ok=True)
-        return digest(salt + np.asarray(losses, dtype="<f4").tobytes()).hex()
+        trace = LossTrace(salt, np.asarray(losses, dtype="<f4").tobytes())
+        self.traces.keep(trace, round_number=round_number)
+        return trace.commitment()

@@ -51,9 +51,9 @@ class Returned:
 class ErrorFeedback:
     """One peer's error feedback, in `feedback.bf16` in `folder`.
 
-    The file is changed in place, and copied before (peers/feedback_copies.py). The caller keeps `root` and gives
-    it back as `expected_root` at the next start; so a file torn by a crash is noticed, and mended by the copy, or
-    starts again from zero.
+    The file is changed in place, and copied before (peers/feedback_copies.py). The caller keeps `root` and
+    gives it back as `expected_root` at the next start; so a file torn by a crash is noticed, and mended by
+    the copy, or starts again from zero.
 
     Attributes:
         file: where it lies.
@@ -118,7 +118,7 @@ class ErrorFeedback:
         self.reset = False
 
     def find(self, root: str) -> Path | None:
-        """Return a file in which E with this root lies, hex: the one at hand or a copy; None if there is none."""
+        """Return a file in which E with this root lies, hex: the one at hand or a copy; or None."""
         return self.file if self.root().hex() == root else self._copies.find(root)
 
     def root(self) -> bytes:

@@ -6,8 +6,8 @@ file is copied before each contribution, under the root that the claim before co
 
     contributions/before/NUMBER.ROOT.bf16
 
-The last `COPIES_KEPT` stay: 8 bytes a parameter on disk. A copy also mends a feedback that a crash has torn. It
-is not trusted: whoever reads it hashes it.
+The last `COPIES_KEPT` stay: 8 bytes a parameter on disk. A copy also mends a feedback that a crash has torn.
+It is not trusted: whoever reads it hashes it.
 """
 
 from __future__ import annotations

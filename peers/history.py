@@ -13,11 +13,11 @@ return discounted, as if they had never left: those of `age` rounds ago by decay
 The record is written once, after everything else. A crash before that leaves the record of the round
 before, and the copy of the feedback that fits it (peers/feedback_copies.py) is taken.
 
-**From claim to claim.** An auditor computes what came back from the claim before and the chain. So with a claim
-of the round right before, the feedback is the one which that claim left, and with a reset it is zero and
-nothing comes back. A contribution in between that was never claimed is undone; and where something that is to
-come back cannot be computed, because a frame or a reduced segment is not at hand, the feedback starts again
-from zero, and the claim says so.
+**From claim to claim.** An auditor computes what came back from the claim before and the chain. So after a
+claim of the round right before, the feedback is the one which that claim left, and after a reset it is zero
+and nothing comes back. A contribution in between that was never claimed is undone; and where something that
+is to come back cannot be computed, because a frame or a reduced segment is not at hand, the feedback starts
+again from zero, and the claim says so.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class ContributionHistory:
             form: how contributions are encoded in each round.
             decay: of the error feedback, each round.
             depth: for how many rounds a contribution is kept; after that it is settled.
-            claims: hashes of the own claims that are known, if another file has them: what none of them commits
-                to was never claimed, and without any that is here, nothing is continued.
+            claims: hashes of the own claims that are known, if another file has them: what none of them
+                commits to was never claimed, and without any that is here, nothing is continued.
 
         Raises:
             StorageError: the disk has no room for it, or refuses.
@@ -176,9 +176,7 @@ class ContributionHistory:
         for segment, frame in enumerate(frames):
             write_atomic(self._frame_path(number, segment), frame.to_bytes())
         root = self._feedback.root().hex()
-        self._write_record(
-            (*entries, Entry(number=number, round=round_number, tokens=tokens, feedback=root))
-        )
+        self._write_record((*entries, Entry(number=number, round=round_number, tokens=tokens, feedback=root)))
         self._forget_what_is_not_recorded()
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
@@ -203,6 +201,12 @@ class ContributionHistory:
         """Return a segment of the contribution that `claim` commits to, or None if it is not kept."""
         entries = [entry for entry in self._record.entries if entry.claim == claim]
         return self._read_frame(entries[-1].number, segment, entries[-1].tokens) if entries else None
+
+    def frames(self, claim: str, *, segments: int) -> tuple[SegmentFrame, ...]:
+        """Return the whole contribution that `claim` commits to, or nothing if not all of it is kept."""
+        found = [self.frame(claim, segment) for segment in range(segments)]
+        whole = tuple(frame for frame in found if frame is not None)
+        return whole if len(whole) == len(found) else ()
 
     def feedback_file(self, root: str) -> Path | None:
         """Return a file in which the error feedback with this root lies, hex; None if it is not kept."""

@@ -50,8 +50,8 @@ class Return(Stored):
 class Entry(Stored):
     """A contribution that is kept. `claim` is None until it was claimed.
 
-    `tokens` are those of the block below its round, by which its density is known; `feedback` is the root of the
-    error feedback after it. Nothing of what is `lost` returns any more: the feedback began again from zero.
+    `tokens` are those of the block below its round, by which its density is known; `feedback` is the root of
+    the error feedback after it. Nothing of what is `lost` returns: the feedback began again from zero.
     """
 
     number: int

@@ -51,12 +51,21 @@ class SnapshotStore:
         self._layout = layout
         self._has_momentum = has_momentum
         self._hold = Hold()
+        self._needed_from: int | None = None
         self._now = now
+
+    def need_from(self, round_number: int) -> None:
+        """Keep the newest snapshot at or below a round, for audits, until another round is named."""
+        self._needed_from = round_number
 
     def rounds(self) -> list[int]:
         """Return the rounds of all whole snapshots, ascending."""
         names = [path.parent.name for path in self._folder.glob(f"*/{_MANIFEST}")]
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def newest_below(self, round_number: int) -> int | None:
+        """Return the round of the newest whole snapshot at or below a round, or None."""
+        return max((number for number in self.rounds() if number <= round_number), default=None)
 
     def begun(self) -> list[int]:
         """Return the rounds of the snapshots of which a part was fetched, ascending."""
@@ -176,7 +185,9 @@ class SnapshotStore:
     def save(
         self, manifest: Manifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
     ) -> None:
-        """Write a whole snapshot, and forget older ones, but for one that is being fetched and genesis.
+        """Write a whole snapshot, and forget older ones.
+
+        Genesis stays, one that is being fetched, and one that audits need.
 
         Args:
             manifest: what the snapshot holds.
@@ -202,8 +213,9 @@ class SnapshotStore:
         self._publish(manifest.round)
         superseded = [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]
         spared = self._hold.spare(superseded, newest=manifest.round, now=self._now())
+        needed = self.newest_below(self._needed_from) if self._needed_from is not None else None
         for old in superseded:
-            if old != spared:
+            if old not in (spared, needed):
                 shutil.rmtree(self._whole(old), ignore_errors=True)
 
     def adopt_genesis(self, manifest: Manifest, *, counters: bytes) -> None:

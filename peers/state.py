@@ -60,8 +60,21 @@ class CanonicalState:
             files were changed by something else. `restore` and `adopt_genesis` make it clean.
     """
 
-    def __init__(self, folder: Path, *, layout: Layout, outer: OuterSection) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        layout: Layout,
+        outer: OuterSection,
+        snapshots: SnapshotStore | None = None,
+    ) -> None:
         """Open the state in the run's folder, or make room for one, and check it against its marker.
+
+        Args:
+            folder: the run's, or another for another state.
+            layout: of the model.
+            outer: the recipe's outer optimizer.
+            snapshots: those of another state of the run, if it has none of its own.
 
         Raises:
             StorageError: the disk has no room for it, or refuses.
@@ -76,7 +89,7 @@ class CanonicalState:
             self._arrays[kind] = MappedArray(path, dtype=_FLOAT32, count=layout.padded)
         self._leaves: dict[PieceKind, list[bytes | None]] = {}
         self._forget_leaves()
-        self.snapshots = SnapshotStore(folder, layout=layout, has_momentum=bool(outer.momentum))
+        self.snapshots = snapshots or SnapshotStore(folder, layout=layout, has_momentum=bool(outer.momentum))
         marker = self._read_marker()
         self.round = marker.round if marker else 0
         self.block = marker.block if marker else ""

@@ -84,12 +84,26 @@ class StateSync:
         self._tell = tell
         self._blame = blame
         self._divergences = 0
+        self._audited_from: int | None = None
         self._flow = Flow()
 
+    def keep_for_audits(self, round_number: int) -> None:
+        """Keep on disk what it takes to make the state after this round again, and after all later ones."""
+        self._audited_from = round_number
+        self.state.snapshots.need_from(round_number)
+
     def oldest_needed_round(self) -> int:
-        """Return the round whose reduced segments are still worth keeping: those after the older snapshot."""
+        """Return the round whose reduced segments are still worth keeping: those after the older snapshot.
+
+        Where audits need an older state, it is those after the snapshot below that.
+        """
         rounds = [number for number in self.state.snapshots.rounds() if number > 0]
-        return min(rounds[0], self.state.round - self._rules.rewind_depth) if len(rounds) > 1 else 0
+        if len(rounds) < 2:
+            return 0
+        oldest = min(rounds[0], self.state.round - self._rules.rewind_depth)
+        if self._audited_from is None:
+            return oldest
+        return min(oldest, self.state.snapshots.newest_below(self._audited_from) or 0)
 
     async def bring_to(self, target: str, chain: Chain) -> str:
         """Make the state the one after block `target`; return its digest, hex.

@@ -42,17 +42,38 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """Return the sibling hashes that lead from leaf `index` to the root, lowest first."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(f"leaf {index} of {len(leaves)}")
-    siblings = []
+    return paths(leaves, [index])[0]
+
+
+def paths(leaves: Sequence[bytes], indexes: Sequence[int]) -> list[list[bytes]]:
+    """Return `path` for each of `indexes`, at the price of one.
+
+    Raises:
+        IndexError: there is no such leaf.
+    """
+    if wrong := [index for index in indexes if not 0 <= index < len(leaves)]:
+        raise IndexError(f"leaf {wrong[0]} of {len(leaves)}")
+    found: list[list[bytes]] = [[] for _ in indexes]
+    places = list(indexes)
     level = list(leaves)
     while len(level) > 1:
-        if index ^ 1 < len(level):
-            siblings.append(level[index ^ 1])
+        for number, place in enumerate(places):
+            if place ^ 1 < len(level):
+                found[number].append(level[place ^ 1])
+            places[number] = place // 2
         paired = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = paired + level[len(paired) * 2 :]
+    return found
+
+
+def path_length(index: int, count: int) -> int:
+    """Return how many hashes the path of leaf `index` among `count` leaves has."""
+    length = 0
+    while count > 1:
+        length += index ^ 1 < count
         index //= 2
-    return siblings
+        count = (count + 1) // 2
+    return length
 
 
 def root_from_path(leaf: bytes, index: int, count: int, siblings: Sequence[bytes]) -> bytes | None:

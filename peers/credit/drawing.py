@@ -56,7 +56,7 @@ def steps_to_replay(seed: bytes, claim: str, steps: int, rules: CreditRules) -> 
 
 
 def chunks_to_open(seed: bytes, claim: str, chunks: int) -> tuple[int, ...]:
-    """Return which of a model's `chunks` are opened in a full-length audit, ascending: at most `MOST_OPENED`."""
+    """Return which of a model's `chunks` are opened in a full-length audit: `MOST_OPENED`, ascending."""
     if chunks <= MOST_OPENED:
         return tuple(range(chunks))
     drawn: set[int] = set()
