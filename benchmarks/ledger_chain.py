@@ -56,7 +56,7 @@ class SyntheticRun:
 
     def blocks(self) -> Iterator[Signed[Block]]:
         """Yield one block after the other, without end."""
-        chain = Chain(self.rules, genesis_digest=self.ground.genesis_digest)
+        chain = Chain(self.ground.rules, genesis_digest=self.ground.genesis_digest)
         link = chain.link(chain.root)
         newest = [link.hash]
         while True:
@@ -88,6 +88,7 @@ class SyntheticRun:
             reductions=tuple(self._reductions(roster, parent)),
             digest_before=chain.digest_after(parent.hash) or self.ground.genesis_digest,
             cosignatures=tuple(chain.admissible_cosignatures(parent)),
+            ledger=parent.ledger.head,
             **place,  # type: ignore[arg-type]
         )
         return sign(leader, body)

@@ -10,6 +10,7 @@ from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.counters import initial
+from peers.credit.rules import CreditRules, credit_rules
 from peers.crowd import Crowd
 from peers.engine import RoundEngine
 from peers.events import Event, Notice
@@ -100,13 +101,14 @@ def assemble_node(
     """
     recipe, folder = run.signed.recipe, run.folder
     rules = rules_of(recipe, run.signed.run_id)
+    credit = credit_rules(recipe, rules)
     form = exchange_format(recipe, layout)
     store = _open_chain(folder, listener, state_round=state.round)
     genesis = start_digest(recipe, rules, layout)
     checkpoint = store.checkpoint(run=rules.run)
 
     def load() -> Chain:
-        return load_chain(store, rules, genesis_digest=genesis)
+        return load_chain(store, credit, genesis_digest=genesis)
 
     chain = load()
     below = chain.link(chain.final).round - 2 * rules.rewind_depth
@@ -131,7 +133,8 @@ def assemble_node(
         promise=store.promise(),
         state_round=state.round,
         checkpoint=checkpoint,
-        convicts=store.evidence(run=rules.run),
+        evidence=store.evidence(run=rules.run),
+        own_words=store.words(run=rules.run),
         own_claims=store.claims(run=rules.run),
         now=time.monotonic(),
     )
@@ -183,14 +186,15 @@ def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
     )
 
 
-def load_chain(store: ChainStore, rules: Rules, *, genesis_digest: str) -> Chain:
+def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -> Chain:
     """Return the chain of the blocks on disk, with what is final by them, by memory, or by an owner's word.
 
     Raises:
         StorageError: the disk refuses.
     """
+    rules = credit.protocol
     return build_chain(
-        Chain(rules, genesis_digest=genesis_digest),
+        Chain(credit, genesis_digest=genesis_digest),
         store.blocks(run=rules.run),
         final=store.final(),
         settled=store.settled(),

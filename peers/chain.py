@@ -23,6 +23,9 @@ from dataclasses import dataclass, replace
 from peers import validity
 from peers.assignment import missed_reducers
 from peers.counters import Counters, advance, initial
+from peers.credit.accounts import Accounts
+from peers.credit.ledger import Ledger
+from peers.credit.rules import CreditRules
 from peers.finality import Finality, begin, show
 from peers.messages import (
     MAX_COSIGNATURES,
@@ -32,20 +35,24 @@ from peers.messages import (
     Roster,
     Signed,
 )
-from peers.rules import Rules
 from recipes.keys import PeerId
 from recipes.merkle import digest
 
 
 @dataclass(frozen=True)
 class Link:
-    """A block in its place: `counters` and `finality` are those after it. Genesis has no block."""
+    """A block in its place: counters, finality and ledger are those after it. Genesis has no block."""
 
     hash: str
     parent: str
     counters: Counters
     block: Signed[Block] | None
     finality: Finality
+    ledger: Ledger
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.ledger.accounts
 
     @property
     def round(self) -> int:
@@ -60,12 +67,14 @@ def genesis_hash(run: str) -> str:
 class Chain:
     """The tree of valid blocks that this peer knows, and whom it saw co-sign them."""
 
-    def __init__(self, rules: Rules, *, genesis_digest: str) -> None:
-        self.rules = rules
+    def __init__(self, credit: CreditRules, *, genesis_digest: str) -> None:
+        self.credit = credit
+        self.rules = rules = credit.protocol
         self.genesis_digest = genesis_digest
         genesis = genesis_hash(rules.run)
         counters = initial(rules)
-        root = Link(genesis, "", counters, None, begin(genesis, 0, counters.electors(rules)))
+        finality = begin(genesis, 0, counters.electors(rules))
+        root = Link(genesis, "", counters, None, finality, Ledger())
         self.root = root.hash
         self.links: dict[str, Link] = {root.hash: root}
         self.final = root.hash  # the newest final block
@@ -189,7 +198,8 @@ class Chain:
         parent = self.links[block.parent]
         missed = missed_reducers(block, parent.counters, self.rules)
         counters = advance(parent.counters, block, missed, self.rules)
-        link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block))
+        ledger = parent.ledger.after(block, counters, self.credit)
+        link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block), ledger)
         self.links[link.hash] = link
         self._children.setdefault(parent.hash, []).append(link.hash)
         self._at_round.setdefault(link.round, set()).add(link.hash)

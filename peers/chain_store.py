@@ -1,4 +1,4 @@
-"""The chain on disk: blocks, and what a crash must not forget: own claims, the promise, what is final.
+"""The chain on disk: blocks, and what a crash must not forget: own claims and words, the promise.
 
 An SQLite database in WAL mode (sqlite.org/wal.html): each write is one transaction, so a crash leaves it
 before or after, never between. What is damaged all the same is moved aside, and the chain is fetched again.
@@ -17,6 +17,7 @@ from typing import Any
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
 from peers.messages import Block, Checkpoint, Claim, Evidence, Signed, parse
+from peers.words import MAX_OWN_WORDS, Word
 from recipes.errors import MessageError, StorageError
 from recipes.files import write_atomic
 from recipes.keys import PeerId
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL
 CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
 CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 
@@ -205,6 +207,24 @@ class ChainStore:
         for (content,) in rows:
             with contextlib.suppress(MessageError):
                 found.append(parse("claim", content, run=run))  # type: ignore[arg-type]
+        return found[::-1]
+
+    def save_word(self, word: Word) -> None:
+        """Keep an own verdict or dispute."""
+        row = (word.hash, word.body.purpose, word.canonical())
+        self._write("INSERT OR IGNORE INTO words VALUES (?, ?, ?)", row)
+
+    def words(self, *, run: str) -> list[Word]:
+        """Return the newest own verdicts and disputes, oldest first; damaged ones are left out.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        rows = self._read("SELECT kind, content FROM words ORDER BY rowid DESC LIMIT ?", (MAX_OWN_WORDS,))
+        found: list[Word] = []
+        for kind, content in rows:
+            with contextlib.suppress(MessageError):
+                found.append(parse(kind, content, run=run))  # type: ignore[arg-type]
         return found[::-1]
 
     def close(self) -> None:

@@ -160,9 +160,11 @@ def _open_store(folder: Path) -> ChainStore:
 
 def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
     from peers.assembly import load_chain, rules_of, start_digest  # takes seconds: not for --help
+    from peers.credit.rules import credit_rules
 
     rules = rules_of(signed.recipe, signed.run_id)
-    return load_chain(store, rules, genesis_digest=start_digest(signed.recipe, rules, layout))
+    genesis = start_digest(signed.recipe, rules, layout)
+    return load_chain(store, credit_rules(signed.recipe, rules), genesis_digest=genesis)
 
 
 def _standing(folder: Path, signed: SignedRecipe, layout: Layout, chain: Chain) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from peers.chain import Chain
 from peers.credit.audit import Audit
-from peers.credit.verdict import Verdict
+from peers.credit.verdict import Dispute, Verdict
 from peers.events import Event
 from peers.finality import Promise
 from peers.messages import AnyMessage, Block, Checkpoint, Claim, Evidence, Signed, SlotRange
@@ -326,6 +326,13 @@ class SaveClaim:
 
 
 @dataclass(frozen=True)
+class SaveWord:
+    """Keep an own verdict or dispute on disk, before anybody sees it: it is said again until it counts."""
+
+    word: Signed[Verdict] | Signed[Dispute]
+
+
+@dataclass(frozen=True)
 class AuditWanted:
     """This peer is asked to audit a claim; report `Audited`. Said once, and once more after a restart.
 
@@ -338,7 +345,7 @@ class AuditWanted:
 
 @dataclass(frozen=True)
 class AuditDropped:
-    """The audit of this claim needs no verdict of this peer any more: it is decided, or its branch was left."""
+    """No verdict on this claim is wanted any more: its audit is decided, or its branch was left."""
 
     claim: str
 
@@ -373,6 +380,7 @@ Effect = (
     | SaveCheckpoint
     | ReloadChain
     | SaveClaim
+    | SaveWord
     | AuditWanted
     | AuditDropped
     | Tell

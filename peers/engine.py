@@ -20,17 +20,21 @@ following.py, and which branch is the best in chain.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from peers import claiming, exchanging, following, leading
+from peers import claiming, exchanging, following, leading, speaking
 from peers.assignment import leaders
 from peers.chain import Chain, Link
+from peers.credit.audit import Audit
+from peers.credit.key_change import KeyChange
+from peers.credit.verdict import Dispute, Verdict
 from peers.early import EarlyMessages
 from peers.effects import (
     Acquainted,
     Applied,
     ApplyFailed,
+    Audited,
     BlocksFetched,
     ChainReloaded,
     Effect,
@@ -73,6 +77,7 @@ from peers.messages import (
 from peers.pace import Deadlines
 from peers.round_state import Phase, RoundState
 from peers.rules import CLAIM_LEADERS, FANOUT, Rules
+from peers.words import Word, Words
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import total
@@ -97,7 +102,8 @@ class RoundEngine:
         state_is_here: bool = True,
         state_round: int = 0,
         checkpoint: Signed[Checkpoint] | None = None,
-        convicts: Collection[PeerId] = (),
+        evidence: Mapping[PeerId, Evidence] | None = None,
+        own_words: Sequence[Word] = (),
         now: float,
     ) -> None:
         """Stand at `head`.
@@ -112,7 +118,8 @@ class RoundEngine:
             state_is_here: whether there is a state at `head`.
             state_round: of the state on disk, which may be further than what is left of the chain.
             checkpoint: the owners' newest that is known.
-            convicts: of whom it is known, and told, that they contradicted themselves.
+            evidence: what proves, and was told, that peers contradicted themselves; by culprit.
+            own_words: verdicts and disputes said before a restart, the oldest first.
             now: seconds on this peer's clock.
         """
         self.key = key
@@ -152,7 +159,14 @@ class RoundEngine:
         self.overrun = 0.0  # seconds from a window's planned end to its claim
         self.ahead: str | None = None  # the block on top of whose child a window that runs already counts
         self.last_base = math.inf
-        self.convicts = set(convicts)
+        self.convicts = set(evidence or ())
+        self.words = Words(chain.credit)
+        for word in own_words:
+            self.words.keep_own(word)
+        for proof in (evidence or {}).values():
+            self.words.keep_evidence(proof, self.round.parent.accounts)
+        self.audits: dict[str, Audit] = {}  # that this peer is asked for, by claim
+        self.credit = speaking.credit_of(self.round.parent.accounts, self.me)  # as told last
         self._left_at: float | None = None
         self._effects: list[Effect] = []
         self._now = now
@@ -305,6 +319,8 @@ class RoundEngine:
                 following.take_fetched(self, sender, blocks)
             case ChainReloaded(chain):
                 following.stand_on(self, chain)
+            case Audited(verdict):
+                speaking.give_verdict(self, verdict)
             case LeaveRequested():
                 self.leaving = True
 
@@ -339,6 +355,10 @@ class RoundEngine:
                 following.take_checkpoint(self, message)  # type: ignore[arg-type]
             case Evidence():
                 following.take_evidence(self, body)
+            case Verdict() | Dispute():
+                speaking.take_word(self, message)  # type: ignore[arg-type]
+            case KeyChange():
+                speaking.take_rotation(self, body)
 
     def take_cosignature(self, sender: PeerId, signed: Signed[CoSignature]) -> None:
         """Record a co-signature, now or when its block is here."""
@@ -467,6 +487,7 @@ class RoundEngine:
         if (spoken_of := self.rosters_spoken_of.pop(self.head, None)) is not None:
             self.emit(FetchRoster(*spoken_of))  # whoever was away may have claimed in it already
         self.rosters_spoken_of = {}
+        speaking.begin_round(self)
         self.replay_early(self.head)
 
     def _reason_to_wait(self, link: Link, seconds: float) -> str:

@@ -9,6 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from peers.credit.entries import Decision
+from peers.credit.reasons import VerdictReason
+from peers.credit.verdict import Outcome
 from recipes.keys import PeerId
 
 
@@ -167,6 +170,49 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class AuditAsked:
+    """This peer is asked to replay the first `steps` of a peer's claim of a round."""
+
+    round: int
+    claim: str
+    peer: PeerId
+    steps: int
+
+
+@dataclass(frozen=True)
+class VerdictGiven:
+    """This peer said what its replay of a peer's claim of a round came to."""
+
+    round: int
+    claim: str
+    peer: PeerId
+    outcome: Outcome
+    reason: VerdictReason
+
+
+@dataclass(frozen=True)
+class AuditDecided:
+    """The block of a round decided an audit of a claim of this peer's, by the word of these auditors.
+
+    `disputed`: it is the last decision, after a dispute.
+    """
+
+    round: int
+    claim: str
+    decision: Decision
+    disputed: bool
+    auditors: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class CreditChanged:
+    """What this peer has pending and vested at its head, in FLOPs."""
+
+    pending: int
+    vested: int
+
+
+@dataclass(frozen=True)
 class Notice:
     """A plain sentence for the log."""
 
@@ -190,6 +236,10 @@ Event = (
     | Diverged
     | Fetching
     | Validated
+    | AuditAsked
+    | VerdictGiven
+    | AuditDecided
+    | CreditChanged
     | Notice
 )
 

@@ -14,6 +14,7 @@ from enum import Enum
 from peers.liars import Liar, Lie
 from peers.virtual_disk import DiskAfter
 from peers.virtual_links import MEGABIT, Line
+from peers.virtual_peer import Manner
 from peers.world import World
 
 QUIET_SECONDS = 15.0  # before the first fault: a swarm needs a first round
@@ -35,6 +36,7 @@ class Fault(str, Enum):
     CLOCK = "clock"  # clocks with offsets and drifts
     SLOW = "slow"  # a third of the lines is slow or far away, and disks are slow
     LIARS = "liars"  # fewer than a third of the peers depart from the protocol
+    AUDITS = "audits"  # up to a third are silent or false as auditors, or open nothing
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,23 @@ def _lie(name: str, lie: Lie, seed: int) -> tuple[str, Callable[[World], None]]:
     return text, write
 
 
+def _audits(
+    names: list[str], chance: random.Random, _: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    for name in sorted(chance.sample(sorted(names), chance.randint(1, max(1, len(names) // 3)))):
+        yield _manner(name, chance.choice([Manner.SILENT, Manner.FALSE, Manner.SHUT]))
+
+
+def _manner(name: str, manner: Manner) -> tuple[str, Callable[[World], None]]:
+    text = f"{name} is {manner.value} in audits"
+
+    def write(world: World) -> None:
+        world.peers[name].manner = manner
+        world.remark(text)
+
+    return text, write
+
+
 _DRAWS: dict[Fault, Draw] = {
     Fault.CRASH: _crash,
     Fault.TORN: _torn,
@@ -213,4 +232,5 @@ _DRAWS: dict[Fault, Draw] = {
     Fault.CLOCK: _clock,
     Fault.SLOW: _slow,
     Fault.LIARS: _liars,
+    Fault.AUDITS: _audits,
 }

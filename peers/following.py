@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peers import exchanging
+from peers import exchanging, speaking
 from peers.assignment import leaders
 from peers.chain import Chain, Link
 from peers.counters import counted_segments
@@ -131,7 +131,12 @@ def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:
 def take_evidence(engine: RoundEngine, evidence: Evidence) -> None:
     """Keep proof that a peer contradicted itself, and pass it on, once for each peer."""
     culprit = evidence.convicts()
-    if culprit is None or culprit in engine.convicts or len(engine.convicts) >= MAX_CONVICTS:
+    if culprit is None:
+        return
+    costs_more = engine.words.keep_evidence(evidence, engine.round.parent.accounts)
+    if culprit in engine.convicts or len(engine.convicts) >= MAX_CONVICTS:
+        if costs_more:  # another double claim: leaders have to know of it
+            engine.send(set(engine.acquaintances), evidence)
         return
     engine.convicts.add(culprit)
     one, other = evidence.one, evidence.other
@@ -332,6 +337,7 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
         left, to = chain.link(engine.head), chain.link(ancestor)
         engine.tell(Rewound(left.round, to.round, _why_rewound(engine, left, to, block)))
     _tell_adopted(engine, link, state_digest)
+    speaking.tell_adopted(engine, ancestor, link)
     _count_rounds_without_final(engine, link)
     engine.measures.exchange_over(engine.now, allowed=engine.deadlines.transfer)
     claimed_at = engine.round.window_ended if engine.round.own_claim is not None else None

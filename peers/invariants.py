@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from peers.chain import Chain, Link, trunk_below
 from peers.claiming import MAX_OWN_CLAIMS
 from peers.counters import counted_segments
+from peers.credit.ledger import Ledger
+from peers.credit.tally import Tally, Totals, totals_of
 from peers.early import MAX_EARLY_EACH, MAX_EARLY_KEYS
 from peers.engine import (
     MAX_ACQUAINTANCES,
@@ -23,6 +25,7 @@ from peers.following import MAX_HEADS, MAX_NOTICES, MAX_SIBLINGS
 from peers.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
 from peers.returns import Entry
 from peers.rules import Rules
+from peers.words import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ class Watch:
         self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
         self._reached: dict[str, int] = {}  # by peer: the newest round that it adopted
         self._counted: dict[str, frozenset[str]] = {}  # by block: claims counted up to it
+        self._ledgers: dict[str, Ledger] = {}  # by block
+        self._totals: dict[str, Totals] = {}  # of the accounts after each block
         self.fates: Counter[str] = Counter()  # of segments of contributions that are settled
 
     def require(self, holds: bool, what: str) -> None:
@@ -93,6 +98,7 @@ class Watch:
             known = self._digests.setdefault(event.block, event.digest)
             self.require(known == event.digest, f"two digests for block {event.block[:8]}")
             self._require_counted_once(peer, event.block)
+            self._require_one_ledger(peer, event.block)
             self._reached[peer.name] = event.round
         elif isinstance(event, BlockFinal):
             self._require_one_final(peer, event)
@@ -127,6 +133,23 @@ class Watch:
             twice = so_far & set(new)
             self.require(not twice and len(set(new)) == len(new), f"{len(twice)} claims counted twice")
             so_far = self._counted[signed.hash] = so_far | frozenset(new)
+
+    def _require_one_ledger(self, peer: VirtualPeer, block: str) -> None:
+        """All who hold a block hold one ledger after it, and all that was ever earned is somewhere."""
+        chain, path = peer.running.chain, []
+        link = chain.link(block)
+        known = self._ledgers.setdefault(block, link.ledger)
+        self.require(known == link.ledger, f"two ledgers after block {block[:8]}")
+        while link.hash not in self._totals and link.parent in chain:
+            path.append(link)
+            link = chain.link(link.parent)
+        totals = self._totals.setdefault(link.hash, totals_of(link.accounts))
+        for later in reversed(path):
+            tally = Tally(earned=totals.earned, vested=totals.vested, lost=totals.lost)
+            tally.add(later.ledger.entries)
+            totals = self._totals[later.hash] = tally.totals()
+            conserved = totals == totals_of(later.accounts)
+            self.require(conserved, f"credit is made or lost in block {later.hash[:8]}")
 
     def turns_to(self, peer: VirtualPeer, block: str) -> None:
         """Check where a peer's state is being brought: who stands on what is final goes on standing on it."""
@@ -240,6 +263,10 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("others' heads", len(engine.heads), MAX_HEADS),
         ("keys of early messages", len(early), MAX_EARLY_KEYS),
         ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),
+        ("words", len(engine.words.heard), MAX_WORDS),
+        ("own words", len(engine.words.own), MAX_OWN_WORDS),
+        ("double claims", len(engine.words.evidence), MAX_PROOFS),
+        ("changes of keys", len(engine.words.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
         ("blocks not applied", len(engine.unavailable), depth * _BLOCKS_A_ROUND),
         ("blocks", len(chain.links), depth * _BLOCKS_A_ROUND),

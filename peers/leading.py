@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peers import exchanging, following
+from peers import exchanging, following, speaking
 from peers.counters import claim_fault
 from peers.events import Refused
 from peers.messages import MAX_PEERS, Block, Claim, Evidence, Reduction, Roster, Signed, SlotRange, sign
@@ -135,7 +135,7 @@ def make_block(engine: RoundEngine) -> None:
     if not due or attempt in current.led_blocks:
         return
     current.led_blocks.add(attempt)
-    signed = sign(engine.key, _block(engine, attempt))
+    signed = sign(engine.key, speaking.with_words(engine, _block(engine, attempt)))
     rostered = {claim.body.peer for claim in roster.claims}
     engine.spread(signed, rostered, root=engine.me)
     others = sorted(current.ready - rostered) + sorted(engine.acquaintances.keys() - rostered - current.ready)
@@ -163,6 +163,7 @@ def _block(engine: RoundEngine, attempt: int) -> Block:
         reductions=tuple(_obtained(engine, segment) for segment in range(engine.rules.segments)),
         digest_before=chain.agreed_digest(parent, cosignatures) or engine.digest,
         cosignatures=tuple(cosignatures),
+        ledger=parent.ledger.head,
     )
 
 

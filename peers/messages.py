@@ -14,89 +14,59 @@ shape, every bound, and every signature inside; nothing else in the project look
     CoSignature  -> electors, roster  signed: I applied this block, and my state's digest is now this
     HeadNotice   -> who asks          the newest block that I hold
     Evidence     -> everybody         two statements by one peer that contradict each other
+    Verdict      -> leaders           signed by an auditor: what a claim's replay came to
+    Dispute      -> leaders           signed by whom an audit took something from: it went wrong
+    KeyChange    -> leaders           signed by two keys: the one's account is to be the other's
     Checkpoint   -> everybody         signed by an owner: this block is the run's
 """
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
-from recipes.canonical import canonical_json
+from peers.credit.key_change import KeyChange
+from peers.credit.verdict import Dispute, Verdict
+from peers.signed import (
+    Body,
+    Count,
+    Hash,
+    Message,
+    Milliseconds,
+    Norm,
+    PeerName,
+    SignatureHex,
+    Signed,
+    SlotRange,
+    sign,
+)
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId, SigningKey, verify
-from recipes.merkle import digest
+from recipes.keys import PeerId
 
-Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
-PeerName = Annotated[PeerId, Field(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
-Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-SlotRange = tuple[Count, Count]  # first slot, number of slots
+__all__ = [
+    "Body",
+    "Count",
+    "Hash",
+    "Message",
+    "Milliseconds",
+    "Norm",
+    "PeerName",
+    "SignatureHex",
+    "Signed",
+    "SlotRange",
+    "sign",
+]  # of what is below, for whoever reads messages
 
 MAX_PEERS = 64  # of one group; larger swarms are groups of groups
 MAX_SEGMENTS = 1024
 MAX_RANGES = 64
 MAX_COSIGNATURES = 4 * MAX_PEERS
+MAX_VERDICTS = 128  # in one block, as the following
+MAX_DISPUTES = 16
+MAX_EVIDENCE = 8
+MAX_ROTATIONS = 8
 MAX_BLOCK_BYTES = 4 << 20
-
-
-class Message(BaseModel):
-    """Base of all messages: immutable, closed, and without type coercion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    def canonical(self) -> bytes:
-        """Return the message as RFC 8785 canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
-
-
-class Body(Message):
-    """Base of what is signed. `purpose` separates the signatures of different kinds of message."""
-
-    purpose: ClassVar[str]
-    run: Hash
-    peer: PeerName
-
-
-BodyT = TypeVar("BodyT", bound=Body)
-
-
-class Signed(Message, Generic[BodyT]):
-    """A body and its author's signature over the body's canonical bytes."""
-
-    body: BodyT
-    signature: SignatureHex
-
-    @cached_property
-    def hash(self) -> str:
-        """Hex BLAKE3 of the body's canonical bytes: the name by which others refer to it."""
-        return digest(self.body.canonical()).hex()
-
-    def holds(self) -> bool:
-        """Say whether the signature is the author's."""
-        return _signature_holds(self.body.peer, self.body.purpose, self.hash, self.signature)
-
-
-@lru_cache(maxsize=65536)
-def _signature_holds(peer: PeerId, purpose: str, body_hash: str, signature: str) -> bool:
-    return verify(peer, purpose, bytes.fromhex(body_hash), bytes.fromhex(signature))
-
-
-def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
-    """Return `body` with `key`'s signature over its hash. The key must be the author's.
-
-    Raises:
-        ValueError: `body.peer` is somebody else.
-    """
-    if body.peer != key.peer_id:
-        raise ValueError(f"{key.peer_id} cannot sign for {body.peer}")
-    signature = key.sign(body.purpose, digest(body.canonical()))
-    form: type[Signed[BodyT]] = Signed[type(body)]  # type: ignore[misc, assignment]
-    return form(body=body, signature=signature.hex())
 
 
 class Pace(Message):
@@ -167,39 +137,6 @@ class CoSignature(Body):
     digest: Hash
 
 
-class Block(Body):
-    """The record of one round. An empty segment (None) leaves its weights as they were."""
-
-    purpose = "block"
-    round: Count
-    attempt: Count
-    parent: Hash
-    roster: Signed[Roster]
-    reductions: Annotated[
-        tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
-    ]
-    digest_before: Hash  # what the parent's co-signers agree on
-    cosignatures: Annotated[
-        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES, fail_fast=True)
-    ]  # of the parent
-
-
-class Ready(Message):
-    """I train in this round, from this block. The leader then waits for my claim, within its grace."""
-
-    round: Count
-    parent: Hash
-
-
-class Checkpoint(Body):
-    """An owner's word that a block is the run's, whatever else was built beside it."""
-
-    purpose = "checkpoint"
-    round: Count
-    block: Hash
-    digest: Hash  # of the state after it
-
-
 class Evidence(Message):
     """Two statements by one peer of which an honest one makes only one: proof of fraud by themselves."""
 
@@ -216,6 +153,51 @@ class Evidence(Message):
         if isinstance(one, Claim) and isinstance(other, Claim):
             return one.peer if one.parent == other.parent else None
         return None
+
+
+class LedgerHead(Message):
+    """The ledger's tree after a block: how many entries it has, and their root (RFC 9162, over SHA-256)."""
+
+    size: Count
+    root: Hash
+
+
+class Block(Body):
+    """The record of one round. An empty segment (None) leaves its weights as they were."""
+
+    purpose = "block"
+    round: Count
+    attempt: Count
+    parent: Hash
+    roster: Signed[Roster]
+    reductions: Annotated[
+        tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]
+    digest_before: Hash  # what the parent's co-signers agree on
+    cosignatures: Annotated[
+        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES, fail_fast=True)
+    ]  # of the parent
+    ledger: LedgerHead  # after the parent
+    verdicts: Annotated[tuple[Signed[Verdict], ...], Field(max_length=MAX_VERDICTS, fail_fast=True)] = ()
+    disputes: Annotated[tuple[Signed[Dispute], ...], Field(max_length=MAX_DISPUTES, fail_fast=True)] = ()
+    evidence: Annotated[tuple[Evidence, ...], Field(max_length=MAX_EVIDENCE, fail_fast=True)] = ()
+    rotations: Annotated[tuple[KeyChange, ...], Field(max_length=MAX_ROTATIONS, fail_fast=True)] = ()
+
+
+class Ready(Message):
+    """I train in this round, from this block. The leader then waits for my claim, within its grace."""
+
+    round: Count
+    parent: Hash
+
+
+class Checkpoint(Body):
+    """An owner's word that a block is the run's, whatever else was built beside it."""
+
+    purpose = "checkpoint"
+    round: Count
+    block: Hash
+    digest: Hash  # of the state after it
 
 
 class ClaimsWanted(Message):
@@ -243,8 +225,10 @@ SignedMessage = (
     | Signed[Block]
     | Signed[CoSignature]
     | Signed[Checkpoint]
+    | Signed[Verdict]
+    | Signed[Dispute]
 )
-AnyMessage = SignedMessage | Ready | ClaimsWanted | HeadNotice | Evidence
+AnyMessage = SignedMessage | Ready | ClaimsWanted | HeadNotice | Evidence | KeyChange
 
 KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
     "ready": (Ready, 1024),
@@ -257,11 +241,14 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "cosignature": (Signed[CoSignature], 2 << 10),
     "checkpoint": (Signed[Checkpoint], 2 << 10),
     "evidence": (Evidence, 128 << 10),
+    "verdict": (Signed[Verdict], 2 << 10),
+    "dispute": (Signed[Dispute], 1 << 10),
+    "rotation": (KeyChange, 4 << 10),
 }
 # What the largest block can hold. Each problem with a value costs far more time and memory than its bytes do.
 _MOST_OBJECTS = 16384
-_MOST_VALUES = 2 * MAX_PEERS * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
-    MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES
+_MOST_VALUES = 2 * (MAX_PEERS + MAX_EVIDENCE) * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
+    MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES + MAX_VERDICTS + MAX_DISPUTES + MAX_EVIDENCE + MAX_ROTATIONS
 )
 _MOST_PROBLEMS = 16  # of which the first is told
 _NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
@@ -312,6 +299,8 @@ def _signed_parts(message: Any) -> list[Signed[Any]]:
         return [message.word] if message.word is not None else []
     if isinstance(message, Evidence):
         return [message.one, message.other]
+    if isinstance(message, KeyChange):
+        return [*message.parts()]
     if not isinstance(message, Signed):
         return []
     body, parts = message.body, [message]
@@ -320,5 +309,7 @@ def _signed_parts(message: Any) -> list[Signed[Any]]:
     elif isinstance(body, Block):
         parts += _signed_parts(body.roster)
         parts += [reduction for reduction in body.reductions if reduction is not None]
-        parts += body.cosignatures
+        parts += [*body.cosignatures, *body.verdicts, *body.disputes]
+        for unsigned in (*body.evidence, *body.rotations):
+            parts += _signed_parts(unsigned)
     return parts

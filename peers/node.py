@@ -270,6 +270,10 @@ class Node:
             case do.SaveClaim(claim):
                 self._contributor.name_claim(claim.hash)
                 self.chain_store.save_claim(claim)
+            case do.SaveWord(word):
+                self.chain_store.save_word(word)
+            case do.AuditWanted() | do.AuditDropped():
+                pass  # no auditor at this node: the next one in order is asked
             case do.Tell(event):
                 self._told(event)
             case do.Leave():

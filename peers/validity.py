@@ -53,6 +53,8 @@ def block_fault(chain: Chain, block: Block) -> str | None:
         return RULED_OUT
     if fault := roster_fault(chain, roster, parent):
         return fault
+    if block.ledger != parent.ledger.head:
+        return "another ledger than follows from the chain"
     return (
         _leader_fault(chain, block, parent)
         or _reductions_fault(chain, block, parent)

@@ -7,15 +7,17 @@ from enum import Enum
 
 from peers.chain import Chain, Link, genesis_hash
 from peers.chain_store import CLAIMS_KEPT
+from peers.credit.rules import CreditRules
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal, build_chain
 from peers.messages import Block, Checkpoint, Claim, Evidence, Signed
 from peers.returns import Entry
-from peers.rules import Rules
+from peers.words import Word
 from recipes.keys import PeerId
 from recipes.merkle import digest
 
 RUN = digest(b"a simulated run").hex()
+NUMERIC_CLASS = "virtual"
 GENESIS = genesis_hash(RUN)
 GENESIS_DIGEST = digest(b"a simulated genesis state").hex()
 _TORN_BLOCKS = 3  # newest ones lost, at most
@@ -40,6 +42,7 @@ class Disk:
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
     checkpoint: Signed[Checkpoint] | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
+    words: dict[str, Word] = field(default_factory=dict)  # own verdicts and disputes, by hash
     entries: list[Entry] = field(default_factory=list)  # own contributions, and what of them returned
     head: str = GENESIS  # after which the state stands
     digests: dict[str, str] = field(default_factory=lambda: {GENESIS: GENESIS_DIGEST})  # states to go back to
@@ -63,15 +66,16 @@ class Disk:
             evidence=self.evidence,
             checkpoint=self.checkpoint,
             claims=self.claims,
+            words=self.words,
             head=next(reversed(digests)),
             digests=digests,
             reduced={root: number for root, number in self.reduced.items() if number <= newest},
         )
 
-    def chain(self, rules: Rules) -> Chain:
+    def chain(self, credit: CreditRules) -> Chain:
         """Return the chain of the blocks here; those whose parents are gone are left out."""
         return build_chain(
-            Chain(rules, genesis_digest=GENESIS_DIGEST),
+            Chain(credit, genesis_digest=GENESIS_DIGEST),
             self.blocks,
             final=self.final,
             settled=self.settled,

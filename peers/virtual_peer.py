@@ -6,19 +6,23 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
 from peers import effects as do
 from peers.chain import Link, trunk_below
 from peers.counters import counted_segments
+from peers.credit.audit import Audit
+from peers.credit.reasons import VerdictReason
+from peers.credit.verdict import Outcome, Verdict
 from peers.engine import RoundEngine
 from peers.kept_chain import KeptFinal
 from peers.liars import Liar
 from peers.messages import AnyMessage, HeadNotice
 from peers.returns import Counted, Entry, settle
 from peers.virtual_clock import Clock
-from peers.virtual_disk import GENESIS, GENESIS_DIGEST, Disk, DiskAfter, next_digest, roots_of
+from peers.virtual_disk import GENESIS, GENESIS_DIGEST, NUMERIC_CLASS, Disk, DiskAfter, next_digest, roots_of
 from peers.virtual_links import Line
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
@@ -29,7 +33,17 @@ if TYPE_CHECKING:
 
 NO_ANSWER_SECONDS = 1.0  # to learn that a source does not answer
 _BLOCKS_AT_ONCE = 64
+_LONGEST_AUDIT_SECONDS = 15.0
 _CLOSED_LID_SECONDS = 15.0  # connections outlive a shorter pause; what comes in a longer one is lost
+
+
+class Manner(str, Enum):
+    """How a peer behaves in audits."""
+
+    HONEST = "honest"
+    SILENT = "silent"  # replays nothing
+    FALSE = "false"  # says of any work that it is false
+    SHUT = "shut"  # opens no claim of its own
 
 
 class VirtualPeer:
@@ -41,6 +55,7 @@ class VirtualPeer:
         self.clock = Clock()
         self.disk = Disk()
         self.liar: Liar | None = None
+        self.manner = Manner.HONEST
         self.engine: RoundEngine | None = None
         self.left = False
         self.paused_until: float | None = None
@@ -83,7 +98,7 @@ class VirtualPeer:
         self._tick_at = math.inf
         self._ahead = None
         self._at_the_door.clear()
-        chain = self.disk.chain(self.world.rules)
+        chain = self.disk.chain(self.world.credit)
         head = self.disk.head if self.disk.head in chain else chain.root
         self.engine = RoundEngine(
             key=self.key,
@@ -92,7 +107,8 @@ class VirtualPeer:
             state_digest=self.disk.digests.get(head, GENESIS_DIGEST),
             promise=self.disk.promise,
             checkpoint=self.disk.checkpoint,
-            convicts=self.disk.evidence,
+            evidence=self.disk.evidence,
+            own_words=tuple(self.disk.words.values()),
             own_claims=self.disk.claims,
             state_is_here=head in self.disk.digests,
             now=self.now,
@@ -105,7 +121,7 @@ class VirtualPeer:
         self.paused_until = None
         self.life += 1
         if disk is not DiskAfter.KEPT:
-            chain = self.disk.chain(self.world.rules)
+            chain = self.disk.chain(self.world.credit)
             self.world.watch.forgot(self, chain, f"its sender's disk was {disk.value}")
         if disk is DiskAfter.TORN:
             self.disk = self.disk.torn()
@@ -263,9 +279,15 @@ class VirtualPeer:
             case do.SaveCheckpoint(checkpoint):
                 self.disk.checkpoint = checkpoint
             case do.ReloadChain():
-                self.take_later(do.ChainReloaded(self.disk.chain(world.rules)))
+                self.take_later(do.ChainReloaded(self.disk.chain(world.credit)))
             case do.SaveClaim(claim):
                 self.disk.keep_claim(claim)
+            case do.SaveWord(word):
+                self.disk.words[word.hash] = word
+            case do.AuditWanted(audit):
+                self._audit(audit)
+            case do.AuditDropped():
+                pass  # the engine takes no verdict that is not wanted
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():
@@ -320,7 +342,7 @@ class VirtualPeer:
             start_digest=self.running.digest,
             slots=tuple(take(order.slots, count)[0]),
             steps=max(1, count // 8),
-            numeric_class="virtual",
+            numeric_class=NUMERIC_CLASS,
             contribution=name,
             contribution_bytes=self.world.contribution_at(self.running.chain.tokens_at(parent)),
             norms=(1.0,) * self.world.rules.segments,
@@ -407,6 +429,38 @@ class VirtualPeer:
     def take_later(self, happened: do.Input) -> None:
         """Take an input as soon as what happens now is over."""
         self.after(0.0, happened)
+
+    # ------------------------------------------------------------ audits
+
+    def _audit(self, audit: Audit) -> None:
+        """Say after a while what a replay came to: an honest peer finds nothing wrong with any work here."""
+        if self.manner is not Manner.SILENT:
+            share = int(digest(f"{self.name}/{audit.work.claim}".encode()).hex()[:4], 16) / 0xFFFF
+            self.at(self.world.now + share * _LONGEST_AUDIT_SECONDS, partial(self._give_verdict, audit))
+
+    def _give_verdict(self, audit: Audit) -> None:
+        author = self.world.by_id[audit.work.peer]
+        opened = self.world.reachable(self, author) and author.manner is not Manner.SHUT
+        reason: VerdictReason = "agrees" if opened else "not opened"
+        if self.manner is Manner.FALSE:
+            reason = "loss trace differs"
+        outcome: Outcome = "pass" if reason == "agrees" else "fail"
+        replayed = reason != "not opened"
+        self.take(
+            do.Audited(
+                Verdict(
+                    run=self.world.rules.run,
+                    peer=self.id,
+                    claim=audit.work.claim,
+                    round=audit.work.round,
+                    outcome=outcome if replayed else "inconclusive",
+                    reason=reason,
+                    steps=audit.steps if replayed else 0,
+                    trace=digest(b"losses").hex() if replayed else None,
+                    loss_error=0.0,
+                )
+            )
+        )
 
     # ------------------------------------------------------------ the state
 

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from functools import partial
 
 from peers import effects as do
+from peers.credit.rules import CreditRules
 from peers.events import BlockAdopted, Event, Rewound
 from peers.invariants import Watch
 from peers.messages import AnyMessage, Block, Signed
 from peers.rules import Bounds, Rules
-from peers.virtual_disk import RUN, DiskAfter
+from peers.virtual_disk import NUMERIC_CLASS, RUN, DiskAfter
 from peers.virtual_links import Links, home_line, size_of
 from peers.virtual_peer import VirtualPeer
 from recipes.density import Density, DensitySchedule
@@ -66,6 +67,20 @@ def rules(
         electors=electors,
         owners=owners,
         overlap=overlap,
+    )
+
+
+def credit_rules(protocol: Rules) -> CreditRules:
+    """Return rules by which work of virtual peers vests within a few rounds."""
+    return CreditRules(
+        protocol=protocol,
+        batch_slots=8,
+        flops_per_token=1000,
+        escrow_rounds=6,
+        audit_rounds=2,
+        retention_rounds=4,
+        dispute_rounds=4,
+        calibrated=frozenset({NUMERIC_CLASS}),
     )
 
 
@@ -126,6 +141,7 @@ class World:
             owners=owners,
             overlap=overlap,
         )
+        self.credit = credit_rules(self.rules)
         self.peers = {
             f"p{number}": VirtualPeer(
                 self, f"p{number}", key, line=home_line(self.random), speed=self.random.uniform(1, 12)

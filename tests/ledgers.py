@@ -11,27 +11,17 @@ from peers.chain import Link
 from peers.credit.derive import Ground, derive
 from peers.credit.export import write_export
 from peers.credit.lines import Header
-from peers.credit.rules import CreditRules
 from peers.credit.verify import Verified, verify_export
 from peers.messages import Block, Signed
-from peers.rules import Rules
 from recipes.merkle import digest
 
 RECIPE = "a simulated run"
 """Its hash is the run id of the builders of rounds, which go by rules of their own."""
 
 
-def ground(protocol: Rules, *, calibrated: bool = True, escrow_rounds: int = 6) -> Ground:
-    """What a swarm of the tests stands on. Its escrow is short, so that something vests."""
-    classes = frozenset({"cpu-fp32"} if calibrated else ())
-    rules = CreditRules(
-        protocol=protocol,
-        batch_slots=4,
-        flops_per_token=10**15,
-        escrow_rounds=escrow_rounds,
-        calibrated=classes,
-    )
-    return Ground(rules, GENESIS_DIGEST)
+def ground(swarm: Swarm) -> Ground:
+    """What a swarm of the tests stands on."""
+    return Ground(swarm.credit, GENESIS_DIGEST)
 
 
 def blocks_of(swarm: Swarm, head: Link) -> list[Signed[Block]]:

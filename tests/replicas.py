@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rounds import Swarm, name
+from rounds import Swarm, credit_of, name
 
 from peers.chain import Link
 from peers.counters import initial
@@ -65,8 +65,7 @@ class World:
             has_momentum=False,
         )
         self.swarm = Swarm(peers, segments=LAYOUT.segments, genesis_digest=genesis)
-        self.swarm.rules = rules
-        self.swarm.chain = self.swarm.fresh_chain()
+        self.swarm.play_by(credit_of(rules))
         self.chain = self.swarm.chain
         self.replicas: dict[PeerId, Replica] = {}
 

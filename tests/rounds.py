@@ -8,6 +8,9 @@ from typing import Any
 
 from peers.assignment import assign_reducers, leaders
 from peers.chain import Chain, Link
+from peers.credit.key_change import KeyChange, Rotation
+from peers.credit.rules import CreditRules
+from peers.credit.verdict import Dispute, Verdict
 from peers.messages import (
     Block,
     Checkpoint,
@@ -39,6 +42,7 @@ __all__ = [
     "Swarm",
     "copied",
     "cosign",
+    "credit_of",
     "elected",
     "fork",
     "keys_of",
@@ -59,6 +63,17 @@ def keys_of(count: int, *, seed: str = "peer") -> list[SigningKey]:
     return [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(count)]
 
 
+def credit_of(protocol: Rules) -> CreditRules:
+    """Rules of audits and credit for work of the class of `Swarm.claim`, by which it vests soon."""
+    return CreditRules(
+        protocol=protocol,
+        batch_slots=4,
+        flops_per_token=10**15,
+        escrow_rounds=6,
+        calibrated=frozenset({"cpu-fp32"}),
+    )
+
+
 class Swarm:
     """Some peers' keys, a chain, and what it takes to write blocks onto it."""
 
@@ -77,13 +92,20 @@ class Swarm:
             rules(electors=(self.keys[0].peer_id,), segments=segments, overlap=overlap),
             owners=(self.owner.peer_id,),
         )
+        self.credit = credit_of(self.rules)
         self.genesis_digest = genesis_digest
         self.chain = self.fresh_chain()
         self.digests: dict[str, str] = {self.chain.root: genesis_digest}  # after each block
 
     def fresh_chain(self) -> Chain:
         """Another peer's chain of the same run, which holds nothing yet."""
-        return Chain(self.rules, genesis_digest=self.genesis_digest)
+        return Chain(self.credit, genesis_digest=self.genesis_digest)
+
+    def play_by(self, credit: CreditRules) -> None:
+        """Begin anew, by other rules."""
+        self.rules, self.credit = credit.protocol, credit
+        self.chain = self.fresh_chain()
+        self.digests = {self.chain.root: self.genesis_digest}
 
     @property
     def genesis(self) -> Link:
@@ -206,6 +228,7 @@ class Swarm:
             ),
             "digest_before": self.digests.get(parent.hash, name("some state")),
             "cosignatures": tuple(cosignatures),
+            "ledger": parent.ledger.head,
         }
         return sign(leader, Block(**{**fields, **other}))
 
@@ -231,6 +254,34 @@ class Swarm:
             digest=self.digests[link.hash],
         )
         return sign(author, body)
+
+    def verdict(self, key: SigningKey, claim: Signed[Claim], /, **other: Any) -> Signed[Verdict]:
+        """An auditor's word on a claim: as far as it was replayed, it agrees."""
+        fields: dict[str, Any] = {
+            "run": self.rules.run,
+            "peer": key.peer_id,
+            "claim": claim.hash,
+            "round": claim.body.round,
+            "outcome": "pass",
+            "reason": "agrees",
+            "steps": 2,
+            "trace": name("the auditor's losses"),
+            "loss_error": 0.0,
+        }
+        return sign(key, Verdict(**{**fields, **other}))
+
+    def rotation(self, old: SigningKey, new: SigningKey, *, number: int = 0) -> KeyChange:
+        """A change by which the account of one key is another's."""
+        given, taken = (
+            sign(
+                key,
+                Rotation(
+                    run=self.rules.run, peer=key.peer_id, old=old.peer_id, new=new.peer_id, number=number
+                ),
+            )
+            for key in (old, new)
+        )
+        return KeyChange(given=given, taken=taken)
 
     # ------------------------------------------------------------ growing the chain
 
@@ -313,9 +364,20 @@ def one_of_each() -> dict[str, Message]:
     """One message of each kind, by kind, all of them good, of a round of three peers."""
     swarm = Swarm(3)
     first = swarm.grow(swarm.genesis, swarm.keys)
-    block = swarm.block(first, swarm.keys, cosigners=swarm.keys)
-    roster = block.body.roster
     twice = [swarm.claim(swarm.keys[2], first, slots=slots) for slots in (1, 2)]
+    evidence = Evidence(one=twice[0], other=twice[1])
+    [audited, *_] = trunk(swarm, first)[0].block.body.roster.body.claims  # type: ignore[union-attr]
+    verdict = swarm.verdict(swarm.keys[1], audited)
+    dispute = sign(swarm.keys[2], Dispute(run=RUN, peer=swarm.keys[2].peer_id, claim=audited.hash))
+    rotation = swarm.rotation(swarm.keys[0], keys_of(1, seed="new key")[0])
+    words: dict[str, Any] = {
+        "verdicts": (verdict,),
+        "disputes": (dispute,),
+        "evidence": (evidence,),
+        "rotations": (rotation,),
+    }
+    block = swarm.block(first, swarm.keys, cosigners=swarm.keys, **words)
+    roster = block.body.roster
     return {
         "ready": Ready(round=2, parent=first.hash),
         "claims-wanted": ClaimsWanted(round=2, parent=first.hash),
@@ -326,5 +388,8 @@ def one_of_each() -> dict[str, Message]:
         "block": block,
         "cosignature": swarm.cosign(swarm.keys[1], first),
         "checkpoint": swarm.checkpoint(first),
-        "evidence": Evidence(one=twice[0], other=twice[1]),
+        "evidence": evidence,
+        "verdict": verdict,
+        "dispute": dispute,
+        "rotation": rotation,
     }

@@ -360,9 +360,9 @@ def test_a_co_signature_counts_once_and_only_for_the_round_of_its_block() -> Non
     signed = swarm.cosign(swarm.keys[0], link)
     assert swarm.chain.add_cosignature(signed)
     assert not swarm.chain.add_cosignature(signed)
-    unknown = Link(name("unknown"), head.hash, link.counters, None, link.finality)
+    unknown = Link(name("unknown"), head.hash, link.counters, None, link.finality, link.ledger)
     assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], unknown))
-    wrong = Link(link.hash, head.hash, head.counters, None, head.finality)
+    wrong = Link(link.hash, head.hash, head.counters, None, head.finality, head.ledger)
     assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], wrong))
 
 

@@ -18,6 +18,7 @@ from peers.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
 from peers.chain import Chain, Link
 from peers.chain_store import ChainStore
 from peers.checkpoint import make_checkpoint, take_checkpoint
+from peers.credit.rules import credit_rules
 from peers.fetch_run import adopt_folder
 from peers.kept_chain import KeptFinal
 from peers.messages import Checkpoint, Signed, sign
@@ -103,12 +104,10 @@ def machine(publication: Publication, tmp_path: Path) -> Machine:
     recipe = publication.recipe
     rules = rules_of(recipe, publication.run_id)
     swarm = Swarm(3, segments=rules.segments, genesis_digest=start_digest(recipe, rules, layout_of(recipe)))
-    swarm.rules = rules
-    swarm.chain = swarm.fresh_chain()
+    swarm.play_by(credit_rules(recipe, rules))
     publisher = load_or_create_key(publication.folder.parent / "home" / IDENTITY_KEY)
     swarm.keys = in_lanes_of_their_own([publisher, *keys_of(50)], swarm)[:3]
     swarm.by_id = {key.peer_id: key for key in swarm.keys}
-    swarm.digests = {swarm.chain.root: swarm.genesis_digest}
     return Machine(home, publication, swarm, owner)
 
 
@@ -275,7 +274,7 @@ def loaded(machine: Machine) -> Chain:
     """The chain with which a peer would start here."""
     store = ChainStore(machine.folder / CHAIN_FILE)
     try:
-        return load_chain(store, machine.swarm.rules, genesis_digest=machine.swarm.genesis_digest)
+        return load_chain(store, machine.swarm.credit, genesis_digest=machine.swarm.genesis_digest)
     finally:
         store.close()
 

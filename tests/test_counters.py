@@ -53,7 +53,7 @@ def follow(
                 used |= slots_in(claim.body.slots)
         block = swarm.block(link, (), roster=swarm.roster(chosen, link))
         counters = advance(link.counters, block.body, frozenset(), swarm.rules)
-        link = Link(block.hash, link.hash, counters, block, link.finality)
+        link = Link(block.hash, link.hash, counters, block, link.finality, link.ledger)
         history.append((link, used))
     return history
 

@@ -19,7 +19,7 @@ from peers.credit.facts import DoubleClaim, facts_of
 from peers.credit.reasons import CreditReason
 from peers.credit.rules import MILLION, CreditRules
 from peers.credit.statement import unvested
-from peers.messages import Block, Evidence
+from peers.messages import Evidence
 from recipes.keys import PeerId
 
 W = RULES.escrow_rounds
@@ -253,12 +253,6 @@ def test_entries_follow_from_the_blocks_of_a_real_chain() -> None:
     assert accounts.claimed == sum(account.earned for account in accounts.peers.values())
 
 
-class LaterBlock(Block):
-    """A block of a version that carries evidence."""
-
-    evidence: tuple[Evidence, ...]
-
-
 @pytest.mark.parametrize(("other", "shown"), [({"steps": 1}, True), ({"steps": 1, "round": 7}, False)])
 def test_evidence_shows_a_double_claim_where_both_are_for_one_round(
     other: dict[str, Any], shown: bool
@@ -267,7 +261,7 @@ def test_evidence_shows_a_double_claim_where_both_are_for_one_round(
     link = swarm.grow(swarm.genesis, swarm.keys)
     assert link.block is not None
     one, two = (swarm.claim(swarm.keys[1], link, **changes) for changes in ({}, other))
-    block = LaterBlock(**dict(link.block.body), evidence=(Evidence(one=one, other=two),))
+    block = link.block.body.model_copy(update={"evidence": (Evidence(one=one, other=two),)})
     found = facts_of(block, link.counters, replace(RULES, protocol=swarm.rules)).double_claims
     assert found == ((DoubleClaim(swarm.keys[1].peer_id, 2),) if shown else ())
 

@@ -191,6 +191,7 @@ def test_the_largest_block_that_honest_peers_make_is_read() -> None:
         reductions=reductions,
         digest_before=RUN,
         cosignatures=cosignatures * 2,
+        ledger=swarm.genesis.ledger.head,
     )
     content = sign(author, block).canonical()
     assert content.count(b",") > 130_000

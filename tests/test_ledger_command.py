@@ -18,6 +18,7 @@ from peers.chain import Link
 from peers.chain_store import ChainStore
 from peers.credit import __main__ as credit
 from peers.credit.payout import AddressBinding
+from peers.credit.rules import credit_rules
 from peers.fetch_run import adopt_folder
 from peers.kept_chain import KeptFinal
 from peers.messages import Signed
@@ -44,11 +45,9 @@ class Machine:
         layout = layout_of(publication.recipe)
         digest = start_digest(publication.recipe, rules, layout)
         self.swarm = Swarm(1, segments=rules.segments, genesis_digest=digest)
-        self.swarm.rules = rules
+        self.swarm.play_by(credit_rules(publication.recipe, rules))
         self.swarm.keys = [self.key]
         self.swarm.by_id = {self.key.peer_id: self.key}
-        self.swarm.chain = self.swarm.fresh_chain()
-        self.swarm.digests = {self.swarm.chain.root: digest}
         self.tip = self.swarm.grow(self.swarm.genesis, self.swarm.keys, ROUNDS)
         path = self.swarm.chain.path(self.swarm.genesis.hash, self.tip.hash) or []
         self.keep(path, final=path[-2])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import blocks_of, export, ground, header, verified
-from rounds import Swarm, fork, name
+from rounds import GENESIS_DIGEST, Swarm, fork, name
 
 from peers.chain import genesis_hash
 from peers.credit.derive import Derivation, Ground, bring_up, derive
@@ -32,7 +32,7 @@ from recipes.recipe import MAXIMUM_RECIPE_BYTES
 def made(rounds: int = 9, peers: int = 3) -> tuple[Swarm, Ground, tuple[Signed[Block], ...], bytes]:
     """A swarm's chain of some rounds, and its export."""
     swarm = Swarm(peers, segments=1)
-    on = ground(swarm.rules)
+    on = ground(swarm)
     head = swarm.grow(swarm.genesis, swarm.keys, rounds)
     blocks = tuple(blocks_of(swarm, head))
     return swarm, on, blocks, export(swarm, blocks, on)
@@ -65,7 +65,7 @@ def test_a_chain_that_a_simulated_swarm_made_is_exported_and_verified() -> None:
             parent = signed.hash
     assert len(blocks) >= 4
     swarm = Swarm(1)
-    on = ground(world.rules, calibrated=False)
+    on = Ground(world.credit, GENESIS_DIGEST)
     found = verified(export(swarm, blocks, on), on)
     assert found.totals.earned == found.totals.pending > 0
     assert found.claims.linked > 0
@@ -82,7 +82,7 @@ def test_a_chain_without_a_block_has_an_export_too() -> None:
 def test_long_chains_are_followed_with_few_blocks_in_memory() -> None:
     swarm = Swarm(2, segments=1)
     blocks = blocks_of(swarm, swarm.grow(swarm.genesis, swarm.keys, 300))
-    on = ground(swarm.rules)
+    on = ground(swarm)
     derivation = Derivation(on)
     for signed in blocks:
         derivation.follow(signed)
@@ -225,7 +225,7 @@ TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "No checkpoint was signed": without_last_checkpoint,
     "where a block, checkpoint or end may be": lambda lines: [*lines[:-1], b"{}", lines[-1]],
     "of kind 'header'": lambda lines: [*lines[:-1], lines[0], lines[-1]],
-    "Malformed: version": lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]],
+    "Malformed: version": lambda lines: [lines[0].replace(b'"version":2', b'"version":1'), *lines[1:]],
     "No owner of this recipe": lambda lines: [lines[0].replace(b"simulated", b"Simulated"), *lines[1:]],
 }
 
@@ -291,7 +291,7 @@ def test_the_longest_recipe_fits_into_a_header() -> None:
 
 def test_a_ledger_on_disk_follows_the_chain_to_another_branch(tmp_path: Path) -> None:
     swarm = Swarm(4, segments=1)
-    on = ground(swarm.rules)
+    on = ground(swarm)
     trunk = swarm.grow(swarm.genesis, swarm.keys, 6)
     order = [swarm.by_id[peer] for peer in swarm.order(trunk)]
     one, other = fork(swarm, trunk, order, order[1:])

@@ -87,10 +87,10 @@ def test_a_message_of_another_run_is_refused(kind: str) -> None:
 
 @SIGNED_KINDS
 def test_a_body_that_its_author_did_not_sign_is_refused(kind: str) -> None:
-    changes = {"claim": "steps", "roster": "attempt", "reduction": "bytes", "block": "attempt"}
-    field = changes.get(kind, "round")
+    fields = {"claim": "steps", "roster": "attempt", "reduction": "bytes", "block": "attempt"}
+    change = {"claim": RUN} if kind == "dispute" else {fields.get(kind, "round"): 9}
     with pytest.raises(MessageError, match="does not hold"):
-        parse(kind, altered(kind, lambda document: document["body"].update({field: 9})), run=RUN)
+        parse(kind, altered(kind, lambda document: document["body"].update(change)), run=RUN)
 
 
 def test_a_signature_is_good_for_its_own_kind_alone() -> None:

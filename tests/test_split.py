@@ -138,7 +138,7 @@ def require_one_chain_by(world: World, checkpoint: Signed[Checkpoint], *, before
     newest = min(world.round_of(name) for name in world.peers)
     assert len({world.block_at(name, newest) for name in world.peers}) == 1
     for peer in world.peers.values():
-        chain, engine = peer.disk.chain(world.rules), peer.running  # as it would be after a restart
+        chain, engine = peer.disk.chain(world.credit), peer.running  # as it would be after a restart
         assert chain.is_final(checkpoint.body.block)
         assert chain.final == engine.chain.final
         assert chain.link(chain.final).round > before

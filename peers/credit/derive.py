@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peers.chain import Chain
-from peers.credit.accounts import Accounts, entries_after
+from peers.credit.accounts import Accounts
 from peers.credit.entries import Entry
+from peers.credit.ledger import Ledger
 from peers.credit.rules import CreditRules, credit_rules
 from peers.messages import Block, Signed
 from recipes.errors import DataError
@@ -57,18 +58,33 @@ class Settled:
     """A block, and what it added to the ledger."""
 
     block: Signed[Block]
-    accounts: Accounts
-    entries: tuple[Entry, ...]
+    ledger: Ledger
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.ledger.accounts
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return self.ledger.entries
 
 
 class Derivation:
     """The accounts of one branch, as far as its blocks were followed."""
 
     def __init__(self, ground: Ground) -> None:
-        self._rules = ground.rules
-        self._chain = Chain(ground.rules.protocol, genesis_digest=ground.genesis_digest)
+        self._chain = Chain(ground.rules, genesis_digest=ground.genesis_digest)
         self._hashes = [self._chain.root]  # of the newest blocks, oldest first
-        self.accounts = Accounts()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger after the newest block."""
+        return self._chain.link(self._hashes[-1]).ledger
+
+    @property
+    def accounts(self) -> Accounts:
+        """The accounts after the newest block."""
+        return self.ledger.accounts
 
     @property
     def final_round(self) -> int:
@@ -88,10 +104,9 @@ class Derivation:
             raise DataError(f"The block is not valid in its place: {fault}.")
         link = self._chain.add(signed)
         self._hashes.append(link.hash)
-        self.accounts, entries = entries_after(self.accounts, block, link.counters, self._rules)
         if len(self._hashes) >= _KEPT_BLOCKS + _PRUNED_EVERY:
             self._forget()
-        return Settled(signed, self.accounts, tuple(entries))
+        return Settled(signed, link.ledger)
 
     @property
     def _shown_final(self) -> str:

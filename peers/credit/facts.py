@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from peers.counters import Counters, counted_segments
 from peers.credit.audit import Work
-from peers.credit.key_change import KeyChange, Moved
+from peers.credit.key_change import Moved
 from peers.credit.rules import CreditRules
 from peers.credit.verdict import Dispute, Verdict
 from peers.messages import Block, Claim, Evidence, Signed
 from recipes.keys import PeerId
 from recipes.slots import total
-
-MAX_VERDICTS = 128  # in one block
-MAX_DISPUTES = 16
-MAX_EVIDENCE = 8
-MAX_ROTATIONS = 8
 
 
 @dataclass(frozen=True)
@@ -56,28 +49,21 @@ class RoundFacts:
 
 
 def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts:
-    """Return what a block that is valid on its chain says. `counters` are those after it.
-
-    A block of a version without verdicts, disputes, evidence and rotations carries none.
-    """
+    """Return what a block that is valid on its chain says. `counters` are those after it."""
     counted = counted_segments(block)
     claims = (
         Counted(_work(signed, rules), signed.body.predecessor, len(counted[signed.body.peer]))
         for signed in block.roster.body.claims
     )
-    verdicts: Sequence[Signed[Verdict]] = _carried(block, "verdicts")[:MAX_VERDICTS]
-    disputes: Sequence[Signed[Dispute]] = _carried(block, "disputes")[:MAX_DISPUTES]
-    evidence: Sequence[Evidence] = _carried(block, "evidence")[:MAX_EVIDENCE]
-    double_claims = (_double_claim(one) for one in evidence)
-    rotations: Sequence[KeyChange] = _carried(block, "rotations")[:MAX_ROTATIONS]
-    moved = (one.moved() for one in rotations)
+    double_claims = (double_claim(one) for one in block.evidence)
+    moved = (one.moved() for one in block.rotations)
     return RoundFacts(
         round=block.round,
         beacon=counters.beacon,
         electors=counters.electors(rules.protocol),
         claims=tuple(claims),
-        verdicts=tuple((signed.hash, signed.body) for signed in verdicts),
-        disputes=tuple(signed.body for signed in disputes),
+        verdicts=tuple((signed.hash, signed.body) for signed in block.verdicts),
+        disputes=tuple(signed.body for signed in block.disputes),
         double_claims=tuple(proof for proof in double_claims if proof is not None),
         rotations=tuple(one for one in moved if one is not None),
     )
@@ -98,14 +84,9 @@ def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
     )
 
 
-def _double_claim(evidence: Evidence) -> DoubleClaim | None:
+def double_claim(evidence: Evidence) -> DoubleClaim | None:
     """Return what a proof shows, or None if it shows no two claims for one round."""
     peer, one, other = evidence.convicts(), evidence.one.body, evidence.other.body
     if peer is None or not isinstance(one, Claim) or one.round != other.round:
         return None
     return DoubleClaim(peer, one.round)
-
-
-def _carried(block: Block, field: str) -> Sequence[Any]:
-    carried: Sequence[Any] = getattr(block, field, ())
-    return carried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.messages import Body, Count, Message, PeerName, Signed
+from peers.signed import Body, Count, Message, PeerName, Signed
 from recipes.keys import PeerId
 
 

@@ -22,7 +22,7 @@ from recipes.errors import DataError
 from recipes.merkle import digest
 from recipes.recipe import MAXIMUM_RECIPE_BYTES
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_LINE_BYTES = MAX_BLOCK_BYTES + 1024  # a block's is the longest
 MAX_HEADER_BYTES = 2 * MAXIMUM_RECIPE_BYTES + 1024  # the next longest: of a recipe, some bytes are escaped
 _BLOCK_START, _BLOCK_END = b'{"block":', b',"kind":"block"}'
@@ -34,7 +34,7 @@ class Header(Message):
     """The first line. `owner` is an owner of the run, whose signature over `recipe` follows."""
 
     kind: Literal["header"] = "header"
-    version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
+    version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)] = FORMAT_VERSION
     run: Hash
     recipe: Annotated[str, Field(max_length=MAXIMUM_RECIPE_BYTES)]
     owner: PeerName

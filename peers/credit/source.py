@@ -14,7 +14,6 @@ from peers.credit.accounts import Accounts
 from peers.credit.derive import Derivation, Ground, Settled, derive, ground_of
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally
-from peers.credit.tree import Frontier, leaf_hash
 from peers.credit.verify import Verified, verify_export
 from peers.messages import Block, Signed
 from recipes.errors import DataError, IdentityError, StateError
@@ -78,7 +77,7 @@ def branch_here(given: str, *, home: Path | None, tip: bool) -> Branch:
     if not (folder / CHAIN_FILE).exists():
         _explain_nothing(empty=True, known=False)  # joined, and stopped before the first block
     with closing(ChainStore(folder / CHAIN_FILE, read_only=True)) as store:
-        chain = load_chain(store, ground.rules.protocol, genesis_digest=ground.genesis_digest)
+        chain = load_chain(store, ground.rules, genesis_digest=ground.genesis_digest)
         empty = not any(store.blocks(run=signed.run_id))
     head = chain.best_head(chain.final) if tip else chain.final
     blocks = _blocks_up_to(chain, head, run=signed.run_id)
@@ -120,12 +119,9 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
     if is_export(given):
         return _standing_of(check_file(Path(given).expanduser()))
     branch = branch_here(given, home=home, tip=tip)
-    derivation, tally, tree = Derivation(branch.ground), Tally(), Frontier()
+    derivation, tally = Derivation(branch.ground), Tally()
     for block in branch.blocks:
-        entries = derivation.follow(block).entries
-        tally.add(entries)
-        for entry in entries:
-            tree.append(leaf_hash(entry.canonical()))
+        tally.add(derivation.follow(block).entries)
     last = branch.blocks[-1]
     return Standing(
         run=branch.signed.run_id,
@@ -133,7 +129,7 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
         round=last.body.round,
         block=last.hash,
         final_round=derivation.final_round,
-        root=tree.root(),
+        root=bytes.fromhex(derivation.ledger.head.root),
         accounts=derivation.accounts,
         tally=tally,
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from peers.credit.reasons import VerdictReason
-from peers.messages import Body, Count, Hash, Norm
+from peers.signed import Body, Count, Hash, Norm
 
 Outcome = Literal["pass", "fail", "inconclusive", "abstain"]
 

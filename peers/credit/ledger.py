@@ -1,0 +1,54 @@
+"""The ledger as the chain carries it: the accounts after a block, and the tree over all entries so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from peers.counters import Counters
+from peers.credit.accounts import Accounts, entries_after
+from peers.credit.entries import Entry
+from peers.credit.rules import CreditRules
+from peers.credit.tree import Frontier, leaf_hash
+from peers.messages import Block, LedgerHead
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger after one block; at genesis, an empty one. Nothing in it is ever changed in place.
+
+    Attributes:
+        accounts: after the block.
+        entries: those that the block adds.
+        size: how many entries there are in all.
+        peaks: hashes of the largest full subtrees over them, 32 bytes each, from the left.
+    """
+
+    accounts: Accounts = field(default_factory=Accounts)
+    entries: tuple[Entry, ...] = ()
+    size: int = 0
+    peaks: tuple[bytes, ...] = ()
+
+    @cached_property
+    def head(self) -> LedgerHead:
+        """What the next block says of this."""
+        root = Frontier(self.size, self.peaks).root()
+        return LedgerHead(size=self.size, root=root.hex())
+
+    def after(self, block: Block, counters: Counters, rules: CreditRules) -> Ledger:
+        """Return the ledger after a block on top of this one's.
+
+        Args:
+            block: valid on its chain.
+            counters: after the block.
+            rules: of the run.
+        """
+        accounts, entries = entries_after(self.accounts, block, counters, rules)
+        return self._with(accounts, entries)
+
+    def _with(self, accounts: Accounts, entries: Sequence[Entry]) -> Ledger:
+        tree = Frontier(self.size, self.peaks)
+        for entry in entries:
+            tree.append(leaf_hash(entry.canonical()))
+        return Ledger(accounts, tuple(entries), tree.size, tree.peaks)
