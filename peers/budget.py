@@ -38,13 +38,14 @@ class Line(IntEnum):
 
     MESSAGES = 0
     EXCHANGE = 1
-    SUPPLY = 2  # of newcomers, and of who comes back
+    SUPPLY = 2  # of newcomers, of who comes back, and of auditors
 
 
 BULK: Mapping[str, Line] = {
     "segment": Line.EXCHANGE,
     "reduced": Line.EXCHANGE,
     "blocks": Line.EXCHANGE,
+    "audit": Line.SUPPLY,
     "recipe": Line.SUPPLY,
     "tokenizer": Line.SUPPLY,
     "manifest": Line.SUPPLY,

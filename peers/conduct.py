@@ -98,6 +98,7 @@ ALLOWANCES: Mapping[str, Allowance] = {
     "segment": _MANY_A_ROUND,
     "reduced": _MANY_A_ROUND,
     "check": Allowance(Rate(64, 1024)),
+    "audit": _RARE,
     "recipe": _RARE,
     "tokenizer": _RARE,
     "manifest": _RARE,

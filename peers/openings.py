@@ -64,9 +64,9 @@ class Openings:
         start = self._path(case, "start")
         if with_start and predecessor is not None and not start.exists():
             frames = self._history.frames(predecessor.hash, segments=self._layout.segments)
-            content = join_parts([predecessor.canonical(), *(frame.to_bytes() for frame in frames)])
-            if frames and len(content) <= MOST_START_BYTES:
-                write_atomic(start, content)
+            whole = join_parts([predecessor.canonical(), *(frame.to_bytes() for frame in frames)])
+            if frames and len(whole) <= MOST_START_BYTES:
+                write_atomic(start, whole)
 
     def opening(self, case: Case) -> bytes:
         """Return what is opened to an auditor.

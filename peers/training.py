@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from peers.credit.replaying import Replay
 from peers.messages import SlotRange
 from peers.selection import Selector
 
@@ -59,6 +60,16 @@ class Trainer(Protocol):
         stop: threading.Event,
         end: WindowEnd,
     ) -> Window: ...
+
+    def replay(
+        self,
+        weights: NDArray[np.float32],
+        slots: Sequence[SlotRange],
+        *,
+        tokens_before: int,
+        steps: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> Replay: ...
 
     def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peers.node import NodeSettings
 
 TRAINING_NICENESS = 10
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(eq=False)
@@ -107,6 +108,7 @@ class WindowTasks:
         self._validated: int | None = None  # the newest round whose state was
         self._computed_until: float | None = None
         self._spoilt_windows = 0  # in a row
+        self._replaying = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training", initializer=yield_to_others)
 
     # ------------------------------------------------------------ what the engine orders
@@ -137,6 +139,17 @@ class WindowTasks:
         """Return when no window needs the canonical state as it is: its start lies in a file of its own."""
         if self._window is not None and self._window.order.ahead:
             await self._window.start_made.wait()
+
+    async def replay(self, work: Callable[[], Outcome]) -> Outcome:
+        """Run a replay in the training thread: after the window at hand, and before the next one begins.
+
+        It takes as long as it takes, from the time of the next window.
+        """
+        self._replaying = True
+        try:
+            return cast(Outcome, await self._in_thread(work))
+        finally:
+            self._replaying = False
 
     def stop(self) -> None:
         """Let the window that runs come to nothing."""
@@ -204,8 +217,9 @@ class WindowTasks:
     async def _start(self, window: _Begun) -> NDArray[np.float32]:
         """Return the weights that the window starts from."""
         order, weights = window.order, self._state_sync.state.weights
-        loop = asyncio.get_running_loop()
-        await self._in_thread(partial(self._validate, order.round - 1 - order.ahead, weights, loop))
+        number = order.round - 1 - order.ahead
+        if self._is_to_validate(number):
+            await self._in_thread(partial(self._validate, number, weights, asyncio.get_running_loop()))
         if not order.ahead or self._starts is None:
             window.digest = self._engine.digest
             return weights
@@ -233,14 +247,18 @@ class WindowTasks:
         self._computed_until = time.monotonic()
         return result, waited
 
+    def _is_to_validate(self, round_number: int) -> bool:
+        """Say whether the loss is measured now: not behind a replay, for blocks are not applied meanwhile."""
+        every = self._settings.validate_every
+        due = every > 0 and round_number % every == 0 and round_number != self._validated
+        return due and not self._replaying
+
     def _validate(
         self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop
     ) -> None:
-        every = self._settings.validate_every
-        if every and round_number % every == 0 and round_number != self._validated:
-            self._validated = round_number
-            loss = self._trainer.validation_loss(weights, limit_slots=self._settings.validation_slots)
-            loop.call_soon_threadsafe(self._tell, Validated(round_number, loss))
+        self._validated = round_number
+        loss = self._trainer.validation_loss(weights, limit_slots=self._settings.validation_slots)
+        loop.call_soon_threadsafe(self._tell, Validated(round_number, loss))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.slots import Range
-from trainer.local import LocalTrainer, WindowResult
+from trainer.local import LocalTrainer, Replay, WindowResult
 
 if TYPE_CHECKING:
     from peers.training import WindowEnd
@@ -81,6 +81,19 @@ class DeferredTrainer:
         trainer = self._trainer.result()
         left = max(0.0, seconds - (time.monotonic() - began))
         return trainer.train(weights, slots, tokens_before=tokens_before, seconds=left, stop=stop, end=end)
+
+    def replay(
+        self,
+        weights: npt.NDArray[np.float32],
+        slots: Sequence[Range],
+        *,
+        tokens_before: int,
+        steps: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> Replay:
+        """Replay as `LocalTrainer.replay` does."""
+        trainer = self._trainer.result()
+        return trainer.replay(weights, slots, tokens_before=tokens_before, steps=steps, stop=stop)
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
         """Return what `LocalTrainer.validation_loss` returns."""

@@ -85,6 +85,19 @@ class WindowResult:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """What the first local steps of a window gave.
+
+    Attributes:
+        losses: each step's mean loss before the step, in nats a token.
+        delta: the pseudo-gradient, fp32 of shape (padded,); None if slots were left.
+    """
+
+    losses: tuple[float, ...]
+    delta: npt.NDArray[np.float32] | None
+
+
 class LocalTrainer:
     """The recipe's model on one device, ready to train a window or to measure the validation loss.
 
@@ -215,6 +228,42 @@ class LocalTrainer:
                 seconds=elapsed,
                 select=selector_on(self._device.name),
             )
+
+    def replay(
+        self,
+        weights: npt.NDArray[np.float32],
+        slots: Sequence[Range],
+        *,
+        tokens_before: int,
+        steps: int | None = None,
+        stop: threading.Event | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Replay:
+        """Take the first `steps` local steps of a window again, however long that takes.
+
+        Args:
+            weights: the window's start weights, fp32 of shape (padded,); only read.
+            slots: those that the claim says were used, in its order.
+            tokens_before: the chain's count of tokens at the window's start.
+            steps: how many; by default all that the slots allow.
+            stop: ends the replay after the step at hand.
+            progress: called after each step.
+
+        Raises:
+            ModelError: not even one slot at a time fits the device.
+            DataError: a piece of the corpus is missing.
+        """
+        window = self.train(
+            weights,
+            slots,
+            tokens_before=tokens_before,
+            seconds=math.inf,
+            stop=stop or threading.Event(),
+            steps=steps,
+            progress=progress,
+        )
+        whole = total(window.slots_used) == total(slots)
+        return Replay(losses=window.losses, delta=window.delta if whole else None)
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
         """Return the mean loss of `weights` on the validation part, in nats a token, computed in fp32.

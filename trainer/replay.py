@@ -1,6 +1,4 @@
-"""Repeat the local steps behind a claim: for an audit, and to measure how closely honest work repeats.
-
-    replay_window(trainer, weights, slots, tokens_before=..., steps=...)
+"""Repeat the local steps behind a claim in each kind of numerics, to measure how closely honest work repeats.
 
 A window follows from its start weights, its slots and the chain's tokens (trainer/local.py). So the same
 call on the same machine, with the same kind of processor, precision and number of threads, gives the same
@@ -9,13 +7,11 @@ bits, and on another nearly the same losses.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,60 +20,9 @@ from peers.credit.replaying import Numerics
 from recipes.corpus import TokenArray
 from recipes.layout import layout_of
 from recipes.recipe import Recipe
-from recipes.slots import Range, total
+from recipes.slots import Range
 from trainer.device import Device, computes_bf16, find_device
-from trainer.local import LocalTrainer, Progress
-
-
-@dataclass(frozen=True, eq=False)
-class Replay:
-    """What the first local steps of a window gave.
-
-    Attributes:
-        losses: each step's mean loss before the step, in nats a token.
-        delta: the pseudo-gradient, fp32 of shape (padded,); None if slots were left.
-    """
-
-    losses: tuple[float, ...]
-    delta: npt.NDArray[np.float32] | None
-
-
-def replay_window(
-    trainer: LocalTrainer,
-    weights: npt.NDArray[np.float32],
-    slots: Sequence[Range],
-    *,
-    tokens_before: int,
-    steps: int | None = None,
-    stop: threading.Event | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> Replay:
-    """Take the first `steps` local steps of a window again, however long that takes.
-
-    Args:
-        trainer: of the recipe, on the device that is to replay.
-        weights: the window's start weights, fp32 of shape (padded,); only read.
-        slots: those that the claim says were used, in its order.
-        tokens_before: the chain's count of tokens at the window's start.
-        steps: how many; by default all that the slots allow.
-        stop: ends the replay after the step at hand.
-        progress: called after each step.
-
-    Raises:
-        ModelError: not even one slot at a time fits the device.
-        DataError: a piece of the corpus is missing.
-    """
-    window = trainer.train(
-        weights,
-        slots,
-        tokens_before=tokens_before,
-        seconds=math.inf,
-        stop=stop or threading.Event(),
-        steps=steps,
-        progress=progress,
-    )
-    whole = total(window.slots_used) == total(slots)
-    return Replay(losses=window.losses, delta=window.delta if whole else None)
+from trainer.local import LocalTrainer, Replay
 
 
 class LocalReplayer:
@@ -96,11 +41,9 @@ class LocalReplayer:
         steps: int | None = None,
         stop: threading.Event | None = None,
     ) -> Replay:
-        """Replay as `replay_window` does, with this replayer's number of CPU threads."""
+        """Replay as `LocalTrainer.replay` does, with this replayer's number of CPU threads."""
         with _cpu_threads(self._threads):
-            return replay_window(
-                self._trainer, weights, slots, tokens_before=tokens_before, steps=steps, stop=stop
-            )
+            return self._trainer.replay(weights, slots, tokens_before=tokens_before, steps=steps, stop=stop)
 
 
 def open_replayer(recipe: Recipe, tokens: TokenArray, run_id: str, *, numerics: Numerics) -> LocalReplayer:
