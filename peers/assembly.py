@@ -10,7 +10,9 @@ from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.counters import initial
+from peers.credit.following import follow_branch
 from peers.credit.rules import CreditRules, credit_rules
+from peers.credit.store import LedgerStore
 from peers.crowd import Crowd
 from peers.engine import RoundEngine
 from peers.events import Event, Notice
@@ -33,6 +35,7 @@ from recipes.layout import Layout
 from recipes.recipe import Recipe, published
 
 CHAIN_FILE = "chain.sqlite"
+LEDGER_FILE = "ledger.sqlite"
 CLAIMED_FOLDER = "claimed"
 
 
@@ -111,6 +114,8 @@ def assemble_node(
         return load_chain(store, credit, genesis_digest=genesis)
 
     chain = load()
+    ledger = _open_ledger(folder, listener)
+    follow_branch(ledger, chain, state.block if state.block in chain else chain.final)  # before it is pruned
     below = chain.link(chain.final).round - 2 * rules.rewind_depth
     if state.block in chain:
         below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
@@ -162,6 +167,7 @@ def assemble_node(
         engine=engine,
         transport=transport,
         chain_store=store,
+        ledger=ledger,
         exchange=exchange,
         contributor=contributor,
         state_sync=sync,
@@ -214,6 +220,17 @@ def _open_chain(folder: Path, listener: Callable[[Event], None], *, state_round:
             )
         )
     return store
+
+
+def _open_ledger(folder: Path, listener: Callable[[Event], None]) -> LedgerStore:
+    ledger = LedgerStore(folder / LEDGER_FILE)
+    if ledger.moved_aside is not None:
+        listener(
+            Notice(
+                f"The ledger on disk was damaged; it was moved to {ledger.moved_aside} and is derived again."
+            )
+        )
+    return ledger
 
 
 def _digest_at(state: CanonicalState, chain: Chain, head: str) -> str | None:

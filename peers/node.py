@@ -20,6 +20,8 @@ from peers import effects as do
 from peers.chain import Chain
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
+from peers.credit.following import follow_branch
+from peers.credit.store import LedgerStore
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.engine import RoundEngine
 from peers.events import BlockAdopted, Event, Refused, RosterAccepted
@@ -73,6 +75,7 @@ class Node:
         settings: NodeSettings,
         listener: Callable[[Event], None],
         load_chain: Callable[[], Chain],
+        ledger: LedgerStore | None = None,
         start_weights: StartWeights | None = None,
     ) -> None:
         self.key = key
@@ -80,6 +83,7 @@ class Node:
         self.transport = transport
         self.settings = settings
         self.chain_store = chain_store
+        self._ledger = ledger
         self.exchange = exchange
         self._contributor = contributor
         self._state = state_sync
@@ -288,7 +292,13 @@ class Node:
                 self._spawn(self.exchange_tasks.begin(roster))
         elif isinstance(event, BlockAdopted):
             self._adopted_at = time.monotonic()
+            self._keep_ledger(event.block)
         self._listener(event)
+
+    def _keep_ledger(self, block: str) -> None:
+        """Let the ledger on disk end with a block that was adopted."""
+        if self._ledger is not None and not follow_branch(self._ledger, self.engine.chain, block):
+            follow_branch(self._ledger, self._load_chain(), block)  # they part below what memory holds
 
     async def _call(
         self,

@@ -33,10 +33,10 @@ def begin_round(engine: RoundEngine) -> None:
     link = engine.round.parent
     engine.words.forget(head=link, final=engine.chain.link(engine.chain.final))
     _note_audits(engine, link.accounts)
-    for audit in link.accounts.audits:
-        _dispute(engine, audit)
     for word in engine.words.to_say(link.accounts):
         _say(engine, word)
+    for audit in link.accounts.audits:
+        _dispute(engine, audit)
 
 
 def give_verdict(engine: RoundEngine, verdict: Verdict) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rounds import Swarm, keys_of, name
 
 from peers.chain import Link
-from peers.effects import Effect, Received, Send, Tell, Tick, WindowEnded
+from peers.credit.rules import MILLION
+from peers.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
 from peers.engine import RoundEngine
 from peers.finality import Promise
 from peers.messages import AnyMessage, Roster, Signed
 from peers.round_state import Phase
 from peers.rules import ELECTOR_MINIMUM
+from peers.words import Word
 from recipes.keys import SigningKey
 from recipes.sections import Overlap
 from recipes.slots import take
@@ -21,8 +25,8 @@ from recipes.slots import take
 class Bench:
     """One engine on top of a chain of a few rounds, and the keys of everybody else.
 
-    With `elected`, all are electors in two terms; with `forgot`, the engine has lost its memory, and
-    holds the state after `state_round`.
+    With `elected`, all are electors in two terms; with `audited`, each claim is drawn for an audit, too. With
+    `forgot`, the engine has lost its memory, and holds the state after `state_round`.
     """
 
     def __init__(
@@ -35,14 +39,23 @@ class Bench:
         forgot: bool = False,
         state_round: int = 0,
         overlap: Overlap = "none",
+        audited: bool = False,
     ) -> None:
         self.swarm = Swarm(peers, overlap=overlap)
         swarm = self.swarm
+        if audited:
+            every = {"newcomer_rate": MILLION, "least_rate": MILLION, "repeat_rate": 0}
+            swarm.play_by(replace(swarm.credit, **every, audit_rounds=2))
+            elected = True  # for only electors audit
         self.head = swarm.elect() if elected else swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
         self.strangers = keys_of(strangers, seed="stranger")
         self.swarm.by_id.update({key.peer_id: key for key in self.strangers})
         self.key = self.swarm.keys[me]
         self.others = [key for key in self.swarm.keys if key is not self.key]
+        self.start(forgot=forgot, state_round=state_round)
+
+    def start(self, *, own_words: Sequence[Word] = (), forgot: bool = False, state_round: int = 0) -> None:
+        """Start the engine, or start it again, on top of the head; `first` is what it does then."""
         self.now = 0.0
         self.engine = RoundEngine(
             key=self.key,
@@ -51,9 +64,17 @@ class Bench:
             state_digest=self.swarm.digests[self.head.hash],
             state_round=state_round,
             promise=None if forgot else Promise(self.head.round, self.head.finality.justified_round),
+            own_words=own_words,
             now=0.0,
         )
-        self.tick()
+        self.first = self.tick()
+
+    def adopt(self, link: Link) -> list[Effect]:
+        """Let a block that is in the chain become the head."""
+        self.head = link
+        self.take(Acquainted(tuple(key.peer_id for key in self.others)))
+        adopted = Applied(link.hash, self.swarm.digests[link.hash], checked=True)
+        return self.take(adopted) + self.tick(after=self.engine.deadlines.leader)
 
     def take(self, happened: Any, *, after: float = 0.01) -> list[Effect]:
         self.now += after

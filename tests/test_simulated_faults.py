@@ -81,7 +81,7 @@ def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:
     assert len(world.peers["p0"].running.early.waiting) > 1
 
 
-@pytest.mark.parametrize("seed", [2, 3, 5])
+@pytest.mark.parametrize("seed", [3, 4, 5])
 @pytest.mark.parametrize("conspirators", [("p2", "p5"), ("p1", "p2", "p5")])
 def test_electors_who_conspire_make_no_two_final_blocks(seed: int, conspirators: tuple[str, ...]) -> None:
     """Each signs on both sides, unseen: less than half of the seven, they are in no two quorums alone."""

@@ -27,6 +27,9 @@ from peers.credit.rules import CreditRules
 from peers.messages import Block
 from recipes.keys import PeerId
 
+RULES_VERSION = 1
+"""Counts up whenever the same blocks come to give other entries: ledgers on disk are then derived again."""
+
 
 @dataclass(frozen=True)
 class Accounts:

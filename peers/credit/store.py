@@ -2,7 +2,7 @@
 
 An SQLite database in WAL mode (sqlite.org/wal.html): what a block adds is one transaction, so a crash leaves
 all of it or nothing. The ledger follows from the chain, so a damaged database is moved aside and derived
-again, and one that ends before the chain does is continued.
+again, as is what other rules gave (`RULES_VERSION`), and one that ends before the chain does is continued.
 
 `prune` drops the entries of early rounds, and of their hashes all but those at the heads' boundaries. From
 then on a dropped entry can be neither read nor proven from here (whoever kept it with its proof can still
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peers.credit.accounts import RULES_VERSION
 from peers.credit.tree import (
     EMPTY_ROOT,
     Frontier,
@@ -82,6 +83,7 @@ class LedgerStore:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")  # a lost round is derived again
             self._database.executescript(_SCHEMA)
+            self._drop_what_other_rules_gave()
             (verdict,) = self._database.execute("PRAGMA quick_check").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
@@ -89,6 +91,15 @@ class LedgerStore:
         except sqlite3.Error:
             self._database.close()
             raise
+
+    def _drop_what_other_rules_gave(self) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version == RULES_VERSION:
+            return
+        with self._database:
+            for table in ("entries", "heads", "nodes"):
+                self._database.execute(f"DELETE FROM {table}")
+            self._database.execute(f"PRAGMA user_version = {RULES_VERSION}")
 
     def _load(self) -> Frontier:
         """Return the tree as it was left, if all that is here belongs together."""
@@ -113,6 +124,11 @@ class LedgerStore:
     def head(self) -> Head | None:
         """Return the newest head, or None if the ledger holds no round yet."""
         return self._last_head()
+
+    def block_of(self, round_number: int) -> str | None:
+        """Return the block of a round, or None if the ledger does not hold that round."""
+        rows = self._read("SELECT block FROM heads WHERE round = ?", (round_number,))
+        return next((block for (block,) in rows), None)
 
     def append(self, *, round_number: int, block: str, entries: Sequence[bytes]) -> Head:
         """Add what a block adds, all of it or nothing, and return the head after it.
