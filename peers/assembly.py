@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from peers.auditing import AuditParts, AuditTerms
 from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
 from peers.counters import initial
 from peers.credit.following import follow_branch
+from peers.credit.judging import thresholds_of
 from peers.credit.rules import CreditRules, credit_rules
 from peers.credit.store import LedgerStore
 from peers.crowd import Crowd
@@ -22,6 +25,8 @@ from peers.fetch_run import Run
 from peers.history import ContributionHistory
 from peers.kept_chain import build_chain
 from peers.node import Node, NodeSettings
+from peers.openings import Openings
+from peers.past_state import AUDIT_FOLDER, PastState
 from peers.rules import Bounds, Rules
 from peers.start_weights import StartWeights
 from peers.state import CanonicalState
@@ -96,8 +101,11 @@ def assemble_node(
     trainer: Trainer,
     validate_every: int,
     listener: Callable[[Event], None],
+    audits: bool = True,
 ) -> Node:
     """Put the peer together. Its engine stands where the chain and the state on disk say.
+
+    With `audits`, it replays what the chain asks it to.
 
     Raises:
         StorageError: the disk refuses.
@@ -121,12 +129,14 @@ def assemble_node(
         below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
     chain.prune(below_round=below)
     exchange = ExchangeStore(folder, form)
+    own_claims = store.claims(run=rules.run)
     history = ContributionHistory(
         folder,
         layout=layout,
         form=form,
         decay=recipe.exchange.feedback_decay,
         depth=rules.rewind_depth,
+        claims=[claim.hash for claim in own_claims],
     )
     head = state.block if state.clean and state.block in chain else chain.root
     engine = RoundEngine(
@@ -140,7 +150,7 @@ def assemble_node(
         checkpoint=checkpoint,
         evidence=store.evidence(run=rules.run),
         own_words=store.words(run=rules.run),
-        own_claims=store.claims(run=rules.run),
+        own_claims=own_claims,
         now=time.monotonic(),
     )
     sync = StateSync(
@@ -176,9 +186,32 @@ def assemble_node(
         settings=settings,
         listener=listener,
         load_chain=load,
-        start_weights=StartWeights(folder, layout=layout, learning_rate=recipe.outer.learning_rate)
-        if rules.trains_ahead
-        else None,
+        start_weights=_starts(folder, recipe, layout) if rules.trains_ahead else None,
+        audits=AuditParts(
+            terms=audit_terms(recipe, layout),
+            past=PastState(folder, state.snapshots, exchange, layout=layout, outer=recipe.outer),
+            starts=StartWeights(
+                folder / AUDIT_FOLDER, layout=layout, learning_rate=recipe.outer.learning_rate
+            )
+            if rules.overlap == "eager"
+            else None,
+            openings=Openings(folder, layout=layout, history=history, traces=contributor.traces),
+            willing=audits,
+        ),
+    )
+
+
+def _starts(folder: Path, recipe: Recipe, layout: Layout) -> StartWeights:
+    return StartWeights(folder, layout=layout, learning_rate=recipe.outer.learning_rate)
+
+
+def audit_terms(recipe: Recipe, layout: Layout) -> AuditTerms:
+    """Return what of a recipe audits are made by."""
+    return AuditTerms(
+        layout=layout,
+        decay=recipe.exchange.feedback_decay,
+        return_dropped=recipe.exchange.return_dropped,
+        thresholds=partial(thresholds_of, recipe),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from peers.messages import Body, Hash, Signed
+from peers.signed import Body, Hash, Signed
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId
 

@@ -6,8 +6,8 @@
     4. hold one against the other                       credit/comparing.py, credit/judging.py
 
 One replay at a time, between windows: it takes from the next one, and earns at the same rate. Waiting for an
-author that is away is no reason to keep others waiting. Nothing of this is on disk: after a restart, the engine
-asks for the audit again.
+author that is away is no reason to keep others waiting. Nothing of this is on disk: after a restart, the
+engine asks for the audit again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -37,9 +37,10 @@ from peers.events import Event, Notice, Replayed
 from peers.exchange_store import ExchangeStore
 from peers.messages import sign
 from peers.opened import Opened, OpeningCheck
-from peers.openings import MOST_START_BYTES
+from peers.openings import MOST_START_BYTES, Openings
 from peers.parts import split_parts
 from peers.past_state import PastState, way_to
+from peers.segment import SegmentFrame
 from peers.start_weights import StartWeights, own_share
 from peers.traces import MOST_STEPS, LossTrace
 from peers.training import Trainer
@@ -69,6 +70,25 @@ class AuditTerms:
     decay: float
     return_dropped: bool
     thresholds: Callable[[str], Thresholds | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditParts:
+    """What a node takes to audit, and to be audited.
+
+    Attributes:
+        terms: of the recipe.
+        past: makes earlier states again.
+        starts: makes the start of windows that ran ahead; a file of its own. None if there are no such.
+        openings: what is kept of own claims.
+        willing: whether to audit at all; if not, the next in order are asked at once.
+    """
+
+    terms: AuditTerms
+    past: PastState
+    starts: StartWeights | None
+    openings: Openings
+    willing: bool = True
 
 
 @dataclass(eq=False)
@@ -110,12 +130,9 @@ class Auditing:
         self,
         *,
         engine: RoundEngine,
-        terms: AuditTerms,
-        willing: bool,
+        parts: AuditParts,
         trainer: Trainer,
         windows: WindowTasks,
-        past: PastState,
-        starts: StartWeights | None,
         exchange: ExchangeStore,
         call: Call,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
@@ -126,12 +143,9 @@ class Auditing:
 
         Args:
             engine: asks for audits, and has the chain; only read.
-            terms: of the recipe.
-            willing: whether to audit at all; if not, the next in order are asked at once.
+            parts: what it takes.
             trainer: replays.
             windows: has the training thread.
-            past: makes earlier states again.
-            starts: makes the start of windows that ran ahead; a file of its own. None if there are no such.
             exchange: has the reduced segments.
             call: asks other peers.
             spawn: runs a task beside everything else.
@@ -139,12 +153,12 @@ class Auditing:
             tell: tells the listeners.
         """
         self._engine = engine
-        self._terms = terms
-        self._willing = willing
+        self._terms = parts.terms
+        self._willing = parts.willing
         self._trainer = trainer
         self._windows = windows
-        self._past = past
-        self._starts = starts
+        self._past = parts.past
+        self._starts = parts.starts
         self._exchange = exchange
         self._call = call
         self._spawn = spawn
@@ -267,7 +281,7 @@ class Auditing:
         frames, share = contribution
         return await asyncio.to_thread(partial(self._starts.make, weights, frames=frames, share=share))
 
-    async def _fetch_start(self, task: _Task, case: Case) -> tuple[Any, float]:
+    async def _fetch_start(self, task: _Task, case: Case) -> tuple[Sequence[SegmentFrame], float]:
         """Return the contribution from which an eager window started, and what it weighs.
 
         Raises:
@@ -286,8 +300,8 @@ class Auditing:
                 raise MessageError("a window ahead starts from the claim of the round right before")
             parsed = await asyncio.to_thread(check.contribution, claim, frames)
         except MessageError as error:
-            self._tell(Notice(f"An audited peer opened what does not fit its claim: {error}"))
-            raise _GivenUpError("opening does not fit the claim") from error
+            self._tell(Notice(f"An audited peer opened another contribution than it claimed: {error}"))
+            raise _GivenUpError("not opened") from error
         electors = self._engine.chain.electors_at(case.start.hash)
         return parsed, own_share(claim.body, roster, electors)
 
@@ -296,15 +310,13 @@ class Auditing:
     async def _ask_and_judge(self, task: _Task, case: Case, done: _Done) -> None:
         check = self._check(case)
         try:
-            data = await self._ask(
-                task, case, trace=done.trace.commitment(), limit=check.opening_form.limit
-            )
+            data = await self._ask(task, case, trace=done.trace.commitment(), limit=check.opening_form.limit)
         except _GivenUpError as given_up:
             if given_up.reason is not None:
                 self._say(task, given_up.reason, done=done)
             return
         tokens = case.before.counters.tokens if case.before is not None else 0
-        reduced = partial(self._exchange.read_reduced, tokens=tokens)
+        reduced = partial(self._reduced, tokens=tokens)
         try:
             opened = await asyncio.to_thread(partial(check.check, data, reduced=reduced))
         except StateError as error:
@@ -326,12 +338,18 @@ class Auditing:
         elif case.whole:
             self._tell(
                 Notice(
-                    f"The claim of round {claim.round} is judged by its losses alone: its author made none in "
-                    "the round before, or on another branch."
+                    f"The claim of round {claim.round} is judged by its losses alone: its author made none "
+                    "in the round before, or on another branch."
                 )
             )
         judgement = judge(trace, gap, self._terms.thresholds(claim.numeric_class))
         self._say(task, judgement.reason, done=done, loss_error=trace.worst, gap=gap)
+
+    def _reduced(self, root: str, *, tokens: int) -> SegmentFrame:
+        try:
+            return self._exchange.read_reduced(root, tokens=tokens)
+        except MessageError as error:
+            raise StateError(str(error)) from error
 
     def _check(self, case: Case) -> OpeningCheck:
         return OpeningCheck(
@@ -362,7 +380,8 @@ class Auditing:
                     purpose="audits",
                 )
             except MessageError as error:
-                raise _GivenUpError("opening does not fit the claim") from error
+                reason: VerdictReason = "not opened" if trace is None else "opening does not fit the claim"
+                raise _GivenUpError(reason) from error
             except (UnreachableError, RemoteError):
                 pass
             if not task.said_not_opened and self._turn_is_over(task.audit):

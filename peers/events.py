@@ -180,6 +180,16 @@ class AuditAsked:
 
 
 @dataclass(frozen=True)
+class Replayed:
+    """This peer replayed the first `steps` of a peer's claim of a round, and asks that peer to open it."""
+
+    round: int
+    claim: str
+    peer: PeerId
+    steps: int
+
+
+@dataclass(frozen=True)
 class VerdictGiven:
     """This peer said what its replay of a peer's claim of a round came to."""
 
@@ -237,6 +247,7 @@ Event = (
     | Fetching
     | Validated
     | AuditAsked
+    | Replayed
     | VerdictGiven
     | AuditDecided
     | CreditChanged

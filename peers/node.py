@@ -17,6 +17,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from peers import effects as do
+from peers.answering import Answering
+from peers.auditing import Auditing, AuditParts
 from peers.chain import Chain
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
@@ -77,6 +79,7 @@ class Node:
         load_chain: Callable[[], Chain],
         ledger: LedgerStore | None = None,
         start_weights: StartWeights | None = None,
+        audits: AuditParts | None = None,
     ) -> None:
         self.key = key
         self.engine = engine
@@ -123,6 +126,46 @@ class Node:
             tell=listener,
             blame=transport.blame,
         )
+        self._auditing: Auditing | None = None
+        self._answering: Answering | None = None
+        if audits is not None:
+            self._auditing = Auditing(
+                engine=engine,
+                parts=audits,
+                trainer=trainer,
+                windows=self._windows,
+                exchange=exchange,
+                call=self._call,
+                spawn=self._spawn,
+                take=self.take,
+                tell=listener,
+            )
+            self._answering = Answering(
+                engine=engine,
+                openings=audits.openings,
+                layout=audits.terms.layout,
+                compute=self._compute,
+            )
+        self._auditing: Auditing | None = None
+        self._answering: Answering | None = None
+        if audits is not None:
+            self._auditing = Auditing(
+                engine=engine,
+                parts=audits,
+                trainer=trainer,
+                windows=self._windows,
+                exchange=exchange,
+                call=self._call,
+                spawn=self._spawn,
+                take=self.take,
+                tell=listener,
+            )
+            self._answering = Answering(
+                engine=engine,
+                openings=audits.openings,
+                layout=audits.terms.layout,
+                compute=self._compute,
+            )
         self._adopted_at = time.monotonic()
         self._spoilt_windows = 0  # in a row
 
@@ -134,6 +177,7 @@ class Node:
         Raises:
             ManyhandsError: what cannot be mended here: disk, network daemon, a state that will not agree.
         """
+        self._keep_for_audits()
         self._spawn(self._keep_acquainted())
         self._spawn(self._watch_daemon())
         try:
@@ -145,7 +189,9 @@ class Node:
         return self._finished
 
     def leave(self) -> None:
-        """Finish the round, hand over, and leave."""
+        """Finish the round, hand over, and leave. Audits that are not done are left to others."""
+        if self._auditing is not None:
+            self._auditing.stop()
         self.take(do.LeaveRequested())
 
     def leave_now(self) -> None:
@@ -154,6 +200,8 @@ class Node:
 
     async def _end(self) -> None:
         self._windows.stop()
+        if self._auditing is not None:
+            self._auditing.stop()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
@@ -276,8 +324,12 @@ class Node:
                 self.chain_store.save_claim(claim)
             case do.SaveWord(word):
                 self.chain_store.save_word(word)
-            case do.AuditWanted() | do.AuditDropped():
-                pass  # no auditor at this node: the next one in order is asked
+            case do.AuditWanted():
+                if self._auditing is not None:
+                    self._auditing.want(effect)
+            case do.AuditDropped(claim_hash):
+                if self._auditing is not None:
+                    self._auditing.drop(claim_hash)
             case do.Tell(event):
                 self._told(event)
             case do.Leave():
@@ -293,7 +345,24 @@ class Node:
         elif isinstance(event, BlockAdopted):
             self._adopted_at = time.monotonic()
             self._keep_ledger(event.block)
+            self._keep_for_audits()
         self._listener(event)
+
+    def _keep_for_audits(self) -> None:
+        """Keep what the audits of the accounts at the head may ask for, of this peer and of its state."""
+        if self._auditing is not None and self._answering is not None:
+            self._state.keep_for_audits(self._auditing.oldest_state_needed())
+            self._spawn(self._answering.keep_drawn())
+
+    async def answer_auditor(self, auditor: PeerId, content: bytes) -> bytes:
+        """Open what an auditor of an own claim asks for.
+
+        Raises:
+            MessageError: it is not asked by the chain here, or what it asks for is not here.
+        """
+        if self._answering is None:
+            raise MessageError("nothing is opened here")
+        return await self._answering.answer(auditor, content)
 
     def _keep_ledger(self, block: str) -> None:
         """Let the ledger on disk end with a block that was adopted."""

@@ -21,7 +21,7 @@ from recipes.errors import MessageError, Offence
 from recipes.layout import CHUNK_VALUES, Layout
 
 ReducedSegments = Callable[[str], SegmentFrame]
-"""Finds a reduced segment of the round before the audited one, by its root, hex."""
+"""Finds a reduced segment of the round before the audited one, by its root, hex, or raises StateError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class OpeningCheck:
 
         Raises:
             MessageError: it does not fit the claim.
-            KeyError: a reduced segment is not here.
+            StateError: a reduced segment is not here.
         """
         opening = self.opening_form.parse(data)
         claim = self.case.claim.body
@@ -168,7 +168,7 @@ class OpeningCheck:
         """Return what came back of the contribution before in the drawn chunks, as in history.py.
 
         Raises:
-            KeyError: a reduced segment is not here.
+            StateError: a reduced segment is not here.
         """
         values = earlier.dense()
         for number, place in enumerate(self.case.places):

@@ -8,6 +8,7 @@
     segment          a push (exchange_store.py)       empty
     reduced          root (32 bytes)                  the reduced segment's frame
     check            roster, segment, chunk, parts    a proof a part, joined
+    audit            an auditor's (audit_request.py)  what it may see of an own claim (opening.py)
     recipe           empty                            recipe.toml, recipe.sig, joined
     tokenizer        empty                            tokenizer.json
     manifest         empty                            manifest.json
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from peers.audit_request import REQUEST_BYTES
 from peers.fetch_run import Run
 from peers.messages import KINDS
 from peers.node import Node
@@ -89,6 +91,7 @@ def serve_node(node: Node) -> None:
         return await node.prove(decode_spot_check(content))
 
     transport.serve("head", head, limit=0)
+    transport.serve("audit", node.answer_auditor, limit=REQUEST_BYTES, purpose="audits")
     transport.serve("accepted", accepted, limit=32, purpose="roster")
     transport.serve("blocks", blocks, limit=ROUND_BYTES)
     transport.serve("segment", segment, limit=exchange.form.push_limit, purpose="segments")

@@ -58,6 +58,9 @@ class SlowTrainer:
             losses=(1.0, 3.0), steps=2, tokens=64, seconds=2.0, slots_used=slots, delta=delta
         )
 
+    def replay(self, weights: Any, slots: Any, **_: object) -> Any:
+        raise AssertionError("nothing is replayed here")
+
     def validation_loss(self, weights: Any, *, limit_slots: int) -> float:
         return float(weights[0])
 

@@ -50,6 +50,7 @@ class Wishes:
     device: str
     threads: int
     validate_every: int
+    audits: bool
     events: Path | None
 
 
@@ -115,6 +116,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
         #      check     recompute random chunks of what reducers made         peers/exchange_store.py
         #      agree     the leader's block, and co-signatures under it        peers/leading.py, following.py
         #      apply     the same step on the same bits, everywhere            peers/state_sync.py
+        #      audit     replay what the chain draws of others' work           peers/auditing.py
         node = assemble_node(
             run,
             key=key,
@@ -124,6 +126,7 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
             crowd=crowd,
             trainer=trainer,
             validate_every=wishes.validate_every,
+            audits=wishes.audits,
             listener=screen.listen,
         )
         serve_node(node)
@@ -257,6 +260,15 @@ def main(
     validate_every: Annotated[
         int, typer.Option(min=0, help="Measure the validation loss every so many rounds; 0: never.")
     ] = 0,
+    no_audits: Annotated[
+        bool,
+        typer.Option(
+            "--no-audits",
+            help="Replay no claims of others. By default the chain may ask this machine to, now and then: "
+            "that takes from its next window, and earns as much. Who declines earns nothing for it, and "
+            "loses nothing.",
+        ),
+    ] = False,
     events: Annotated[
         Path | None, typer.Option(help="Append what happens to this file, a JSON object a line.")
     ] = None,
@@ -276,6 +288,7 @@ def main(
             device=device,
             threads=threads,
             validate_every=validate_every,
+            audits=not no_audits,
             events=events,
         )
         with lock_home(wishes.home), Screen(events=wishes.events) as screen:

@@ -27,6 +27,11 @@ _OUTCOMES: dict[VerdictReason, Outcome] = {
 """Which outcome each reason goes with: an auditor cannot give one for another."""
 
 
+def outcome_of(reason: VerdictReason) -> Outcome:
+    """Return the outcome of every verdict with this reason."""
+    return _OUTCOMES[reason]
+
+
 class Verdict(Body):
     """An auditor's word on the claim that it was asked to replay (`peer` is the auditor).
 
