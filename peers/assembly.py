@@ -190,11 +190,7 @@ def assemble_node(
         audits=AuditParts(
             terms=audit_terms(recipe, layout),
             past=PastState(folder, state.snapshots, exchange, layout=layout, outer=recipe.outer),
-            starts=StartWeights(
-                folder / AUDIT_FOLDER, layout=layout, learning_rate=recipe.outer.learning_rate
-            )
-            if rules.overlap == "eager"
-            else None,
+            starts=_starts(folder / AUDIT_FOLDER, recipe, layout) if rules.overlap == "eager" else None,
             openings=Openings(folder, layout=layout, history=history, traces=contributor.traces),
             willing=audits,
         ),

@@ -146,26 +146,6 @@ class Node:
                 layout=audits.terms.layout,
                 compute=self._compute,
             )
-        self._auditing: Auditing | None = None
-        self._answering: Answering | None = None
-        if audits is not None:
-            self._auditing = Auditing(
-                engine=engine,
-                parts=audits,
-                trainer=trainer,
-                windows=self._windows,
-                exchange=exchange,
-                call=self._call,
-                spawn=self._spawn,
-                take=self.take,
-                tell=listener,
-            )
-            self._answering = Answering(
-                engine=engine,
-                openings=audits.openings,
-                layout=audits.terms.layout,
-                compute=self._compute,
-            )
         self._adopted_at = time.monotonic()
         self._spoilt_windows = 0  # in a row
 
