@@ -86,7 +86,7 @@ class Outcome:
         taken: forfeited or lapsed, and not restored.
         audits: of its claims that were decided, and
         failed: how many of them against it.
-        claims_before: its claims that were counted when something was first taken from it; None if nothing was.
+        claims_before: its claims counted when something was first taken from it; None if nothing was.
         verdicts: that it gave as an auditor.
     """
 
@@ -101,7 +101,7 @@ class Outcome:
     verdicts: int
 
 
-def red_launch(cheat: str, accomplice: PeerId, arguments: Sequence[str], log: Path) -> Process:
+def red_launch(cheat: str, accomplice: str, arguments: Sequence[str], log: Path) -> Process:
     """Start a volunteer that cheats."""
     os.environ[ACCOMPLICE] = accomplice
     return launch(arguments, log, program=("-m", "benchmarks.red_team_cheats", cheat))

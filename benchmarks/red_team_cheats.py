@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,15 +26,17 @@ from numpy.typing import NDArray
 import trainer.local
 from peers import effects as do
 from peers.audit_request import AuditRequest
-from peers.auditing import Auditing
+from peers.auditing import Auditing, _Done
 from peers.contributing import Contributor
 from peers.credit.cheating import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
 from peers.credit.reasons import VerdictReason
 from peers.effects import WindowEnded
 from peers.messages import Claim, Signed, sign
 from peers.node import MESSAGE_TIMEOUT, Node
+from peers.traces import LossTrace
 from peers.training import Window, WindowEnd
 from recipes.errors import ManyhandsError
+from recipes.keys import PeerId
 from recipes.merkle import digest
 from recipes.slots import Range
 from trainer.local import LocalTrainer, WindowResult
@@ -277,7 +279,7 @@ class FloodsAudits(Node):
                     )
                     self._spawn(self._ask_for(claim.body.peer, sign(self.key, asked).canonical()))
 
-    async def _ask_for(self, peer: str, body: bytes) -> None:
+    async def _ask_for(self, peer: PeerId, body: bytes) -> None:
         with contextlib.suppress(ManyhandsError):  # refused, as it has to be
             await self.transport.call(peer, "audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT)
 
@@ -289,7 +291,8 @@ class AccusesFalsely(Auditing):
         self._lie(task, "loss trace differs")
 
     def _lie(self, task: Any, reason: VerdictReason) -> None:
-        super()._say(task, reason, done=_Made(digest(task.audit.work.claim.encode()).hex()), loss_error=0.5)
+        made_up = LossTrace(digest(task.audit.work.claim.encode()), bytes(4 * task.audit.steps))
+        super()._say(task, reason, done=_Done(made_up, None), loss_error=0.5)
 
 
 class CoversItsAccomplice(AccusesFalsely):
@@ -300,20 +303,6 @@ class CoversItsAccomplice(AccusesFalsely):
             self._lie(task, "agrees")
         else:
             await Auditing._audit(self, task)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A commitment to losses that there never were, in the shape of a replay's."""
-
-    commitment_hash: str
-
-    @property
-    def trace(self) -> _Made:
-        return self
-
-    def commitment(self) -> str:
-        return self.commitment_hash
 
 
 TRAINERS: Sequence[type[CheatingTrainer]] = (

@@ -30,7 +30,7 @@ from peers.credit.audit import Audit
 from peers.credit.comparing import ChunkGap, chunk_gap, sample_chunks, trace_gap
 from peers.credit.judging import Thresholds, judge
 from peers.credit.reasons import VerdictReason
-from peers.credit.replaying import Replay
+from peers.credit.replaying import Replay, precision_of
 from peers.credit.verdict import Verdict, outcome_of
 from peers.engine import RoundEngine
 from peers.events import Event, Notice, Replayed
@@ -233,6 +233,9 @@ class Auditing:
             _GivenUpError: that is not possible here.
         """
         claim = case.claim.body
+        precision = precision_of(claim.numeric_class)
+        if precision is None:
+            raise _GivenUpError("cannot replay here")
         weights = await self._start(task, case)
         work = partial(
             self._trainer.replay,
@@ -241,6 +244,7 @@ class Auditing:
             tokens_before=case.start.counters.tokens,
             steps=case.steps,
             stop=task.stop,
+            precision=precision,
         )
         try:
             replay = await self._windows.replay(work)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.credit.replaying import Replay
+from peers.credit.replaying import Precision, Replay
 from peers.messages import SlotRange
 from peers.selection import Selector
 
@@ -69,6 +69,7 @@ class Trainer(Protocol):
         tokens_before: int,
         steps: int | None = None,
         stop: threading.Event | None = None,
+        precision: Precision | None = None,
     ) -> Replay: ...
 
     def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...

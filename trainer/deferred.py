@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.slots import Range
+from trainer.device import Precision
 from trainer.local import LocalTrainer, Replay, WindowResult
 
 if TYPE_CHECKING:
@@ -90,10 +91,13 @@ class DeferredTrainer:
         tokens_before: int,
         steps: int | None = None,
         stop: threading.Event | None = None,
+        precision: Precision | None = None,
     ) -> Replay:
         """Replay as `LocalTrainer.replay` does."""
         trainer = self._trainer.result()
-        return trainer.replay(weights, slots, tokens_before=tokens_before, steps=steps, stop=stop)
+        return trainer.replay(
+            weights, slots, tokens_before=tokens_before, steps=steps, stop=stop, precision=precision
+        )
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
         """Return what `LocalTrainer.validation_loss` returns."""

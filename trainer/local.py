@@ -14,20 +14,21 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from peers.selection import Selector, select_largest
 from recipes.corpus import TokenArray
+from recipes.errors import ModelError
 from recipes.layout import Layout
 from recipes.model import build_model, flatten_into, load_flat
 from recipes.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total
-from trainer.device import Device, is_out_of_memory, memory_needed_for
+from trainer.device import Device, Precision, computes_bf16, is_out_of_memory, memory_needed_for
 from trainer.device_selection import selector_on
 from trainer.objective import next_token_loss
 from trainer.optimizer import InnerOptimizer, fresh_optimizer
@@ -168,6 +169,7 @@ class LocalTrainer:
         end: WindowEnd | None = None,
         steps: int | None = None,
         progress: Callable[[Progress], None] | None = None,
+        precision: Precision | None = None,
     ) -> WindowResult:
         """Train from `weights` until time, slots or steps are used up, or `stop` is set.
 
@@ -183,11 +185,13 @@ class LocalTrainer:
             steps: at most so many are taken; by default no number bounds them.
             stop: ends the window early; set by another thread.
             progress: called in this thread after each step.
+            precision: to compute in; by default that of the device.
 
         Raises:
-            ModelError: not even one slot at a time fits the device.
+            ModelError: not even one slot at a time fits the device, or it cannot compute in that precision.
             DataError: a piece of the corpus is missing.
         """
+        device = self._device_in(precision)
         length = self._recipe.data.sequence_length
         with self._busy:
             load_flat(self._model, weights)
@@ -209,7 +213,7 @@ class LocalTrainer:
                 taken, rest = take(rest, self._recipe.inner.batch_slots)
                 batch = self._read(taken)
                 rate = learning_rate(self._recipe, tokens_before=tokens_before, step=len(losses))
-                loss, done = self._step(optimizer, batch, rate)
+                loss, done = self._step(optimizer, batch, rate, device)
                 losses.append(loss)
                 used += len(batch)
                 skipped += not done
@@ -238,6 +242,7 @@ class LocalTrainer:
         steps: int | None = None,
         stop: threading.Event | None = None,
         progress: Callable[[Progress], None] | None = None,
+        precision: Precision | None = None,
     ) -> Replay:
         """Take the first `steps` local steps of a window again, however long that takes.
 
@@ -248,9 +253,10 @@ class LocalTrainer:
             steps: how many; by default all that the slots allow.
             stop: ends the replay after the step at hand.
             progress: called after each step.
+            precision: to compute in, which is the claim's; by default that of the device.
 
         Raises:
-            ModelError: not even one slot at a time fits the device.
+            ModelError: not even one slot at a time fits the device, or it cannot compute in that precision.
             DataError: a piece of the corpus is missing.
         """
         window = self.train(
@@ -261,6 +267,7 @@ class LocalTrainer:
             stop=stop or threading.Event(),
             steps=steps,
             progress=progress,
+            precision=precision,
         )
         whole = total(window.slots_used) == total(slots)
         return Replay(losses=window.losses, delta=window.delta if whole else None)
@@ -305,11 +312,23 @@ class LocalTrainer:
         positions = (slot_position(self._run_id, self._tokens.slots, slot) for slot in numbers)
         return np.stack([self._tokens.sequence(position) for position in positions])
 
-    def _step(self, optimizer: InnerOptimizer, batch: Batch, rate: float) -> tuple[float, bool]:
+    def _device_in(self, precision: Precision | None) -> Device:
+        """Return the device, computing in `precision`."""
+        if precision in (None, self._device.precision):
+            return self._device
+        if precision not in get_args(Precision) or (
+            precision == "bf16" and not computes_bf16(self._device.name)
+        ):
+            raise ModelError(f"{self._device.name} cannot compute in {str(precision)[:16]!r}.")
+        return replace(self._device, precision=precision)
+
+    def _step(
+        self, optimizer: InnerOptimizer, batch: Batch, rate: float, device: Device
+    ) -> tuple[float, bool]:
         """Take one optimizer step; return the loss before it, and whether the weights were changed."""
         from torch.nn.utils import clip_grad_norm_
 
-        loss = self._fitting(partial(self._accumulate, batch))
+        loss = self._fitting(partial(self._accumulate, batch, device))
         norm = float(clip_grad_norm_(self._model.parameters(), self._recipe.inner.clip_norm))
         done = math.isfinite(loss) and math.isfinite(norm)
         if done:
@@ -318,12 +337,12 @@ class LocalTrainer:
         optimizer.zero_grad()
         return loss, done
 
-    def _accumulate(self, batch: Batch) -> float:
+    def _accumulate(self, batch: Batch, device: Device) -> float:
         """Add the gradients of the batch's mean loss up, one micro-batch at a time; return that loss."""
         self._model.zero_grad(set_to_none=True)  # after running out of memory, what a failed attempt left
         loss = 0.0
         for tokens in self._micro_batches(batch):
-            with self._device.autocast():
+            with device.autocast():
                 part = next_token_loss(self._model, tokens) * (len(tokens) / len(batch))
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()

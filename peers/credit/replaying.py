@@ -23,6 +23,7 @@ from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
 from recipes.recipe import Recipe
 
+Precision = Literal["fp32", "bf16"]
 REPLAY_MODULE = "trainer.replay"
 
 
@@ -41,7 +42,7 @@ class Numerics:
 
     label: str
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     micro_batch: int | None = None
     threads: int | None = None
