@@ -26,8 +26,6 @@ MEASURES = ("loss_mean", "loss_worst", "dropped", "direction", "length")
 
 FACTOR_OF_HONEST = 1.5
 SEPARATION = 4.0
-FULL_LENGTH_SHARE = 0.2
-"""Share of the audits that replay all steps and see opened chunks. All others replay a uniform number."""
 
 # Where machines alike were compared, they may agree to the bit; others of their class will not.
 _LEAST_HONEST: Mapping[str, float] = {
@@ -71,10 +69,6 @@ class Row:
     gaps: Mapping[str, float]
     prefix: Mapping[Outcome, float]
     full: Mapping[Outcome, float]
-
-    def share(self, outcome: Outcome) -> float:
-        """Return the share of all audits that come to `outcome`."""
-        return FULL_LENGTH_SHARE * self.full[outcome] + (1 - FULL_LENGTH_SHARE) * self.prefix[outcome]
 
 
 def choose(comparisons: Sequence[Comparison]) -> list[Choice]:
