@@ -1,12 +1,13 @@
 """What audits by a recipe's thresholds say of honest work, in every kind of numerics that a machine has.
 
-    python -m benchmarks.honest_audits RECIPE --data PATH [--jobs 2] [--windows 4] [--steps 12] [--out FILE]
+    python -m benchmarks.honest_audits RECIPE --data PATH [--jobs 2] [--steps 4,12,30] [--out FILE]
 
-Each job trains on slots of its own, another number of windows before it measures, so that work of all ages
-is audited, the first window from untrained weights included. In each window, every kind of numerics
-(precision, micro-batch, threads, GPU and CPU) does the work once and audits all the others', over its full
-length and with opened chunks: what one calls honest, the other has to pass. A FAIL here would punish somebody
-who did nothing wrong; an INCONCLUSIVE costs a second replay.
+Each job trains on slots of its own, and some later ones for several windows before they measure, so that work
+of all ages is audited, the first window from untrained weights included; windows are as short or long as
+--steps says. In each window, every kind of numerics (precision, micro-batch, threads, GPU and CPU) does the
+work once and audits all the others', over its full length and with opened chunks: what one calls honest, the
+other has to pass. A FAIL here would punish somebody who did nothing wrong; an INCONCLUSIVE costs a second
+replay.
 
 Results of several machines or runs are read together with --read.
 """
@@ -80,7 +81,12 @@ def audit(folder: Path, out: Path, job: int, *, plan: Plan, devices: Sequence[st
 
 def _short(one: Comparison) -> dict[str, Any]:
     known = asdict(one)
-    return {**known, "loss_mean": one.loss_mean[-1], "loss_worst": one.loss_worst[-1]}
+    return {
+        **known,
+        "steps": len(one.loss_mean),
+        "loss_mean": one.loss_mean[-1],
+        "loss_worst": one.loss_worst[-1],
+    }
 
 
 def outcome_of(comparison: dict[str, Any], recipe: Recipe) -> str:
@@ -123,7 +129,7 @@ def main(
     device: Annotated[list[str], typer.Option(help="As for trainer.join; by default all.")] = [],  # noqa: B006
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 2,
     windows: Annotated[int, typer.Option(min=1, help="Windows of each job.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Local steps of a window.")] = 12,
+    steps: Annotated[str, typer.Option(help="Local steps of a window, one job after the other.")] = "4,12,30",
     chunks: Annotated[int, typer.Option(min=1, help="Chunks that are opened.")] = 128,
     minutes: Annotated[float, typer.Option(min=0, help="After so many, no further window begins.")] = 1e6,
     read: Annotated[list[Path], typer.Option(help="Measure nothing: show these results.")] = [],  # noqa: B006
@@ -134,7 +140,12 @@ def main(
         path = locate_recipe(recipe)
         publication = find_publication(path, data, out.with_suffix(""), tell=console.print)
         found = [json.loads(file.read_bytes()) for file in read] or _measure(
-            publication.folder, out, (jobs, windows, steps, chunks), device, minutes
+            publication.folder,
+            out,
+            (jobs, windows, chunks),
+            [int(word) for word in steps.split(",")],
+            device,
+            minutes,
         )
         comparisons = [one for result in found for one in result["comparisons"]]
         if not comparisons:
@@ -147,16 +158,23 @@ def main(
 
 
 def _measure(
-    folder: Path, out: Path, sizes: tuple[int, int, int, int], devices: Sequence[str], minutes: float
+    folder: Path,
+    out: Path,
+    sizes: tuple[int, int, int],
+    lengths: Sequence[int],
+    devices: Sequence[str],
+    minutes: float,
 ) -> list[dict[str, Any]]:
     """Run all jobs, and return what they wrote."""
-    jobs, windows, steps, chunks = sizes
+    jobs, windows, chunks = sizes
     context = multiprocessing.get_context("spawn")
     parts = [out.with_suffix(f".{job}.json") for job in range(jobs)]
     until = time.time() + 60 * minutes
     processes = []
     for job, part in enumerate(parts):
-        plan = Plan(job, windows, steps, chunks, first_slot=job * SLOTS_OF_A_JOB, cheats=False)
+        steps = lengths[job % len(lengths)]
+        warmup = job // len(lengths) * 3
+        plan = Plan(warmup, windows, steps, chunks, first_slot=job * SLOTS_OF_A_JOB, cheats=False)
         process = context.Process(
             target=audit, args=(folder, part, job), kwargs={"plan": plan, "devices": devices, "until": until}
         )
