@@ -2,12 +2,12 @@
 
     python -m benchmarks.honest_audits RECIPE --data PATH [--jobs 2] [--steps 4,12,30] [--out FILE]
 
-Each job trains on slots of its own, and some later ones for several windows before they measure, so that work
-of all ages is audited, the first window from untrained weights included; windows are as short or long as
---steps says. In each window, every kind of numerics (precision, micro-batch, threads, GPU and CPU) does the
-work once and audits all the others', over its full length and with opened chunks: what one calls honest, the
-other has to pass. A FAIL here would punish somebody who did nothing wrong; an INCONCLUSIVE costs a second
-replay.
+Each job trains on slots of its own, and some later ones for several windows before they measure, so that
+work of all ages is audited, the first window from untrained weights included; windows are as short or long
+as --steps says. In each window, every kind of numerics (precision, micro-batch, threads, GPU and CPU) does
+the work once and audits all others of its precision, over its full length and with opened chunks: what one
+calls honest, the other has to pass. A FAIL here would punish somebody who did nothing wrong; an
+INCONCLUSIVE costs a second replay.
 
 Results of several machines or runs are read together with --read.
 """
@@ -32,7 +32,7 @@ from peers.calibrate import find_publication
 from peers.credit.comparing import ChunkGap, TraceGap
 from peers.credit.judging import judge, thresholds_of
 from peers.credit.margins import Bench, Comparison, Plan
-from peers.credit.replaying import find_replay_source
+from peers.credit.replaying import find_replay_source, precision_of
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError
@@ -108,6 +108,8 @@ def table(comparisons: Iterable[dict[str, Any]], recipe: Recipe) -> Table:
         made.add_column(title, justify="right")
     pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in comparisons:
+        if precision_of(one["claimant_class"]) != precision_of(one["auditor_class"]):
+            continue  # no auditor replays in another precision
         pairs.setdefault((one["claimant_class"], one["auditor_class"]), []).append(one)
     every = [one for found in pairs.values() for one in found]
     for (claimant, auditor), found in [*sorted(pairs.items()), (("all", ""), every)]:

@@ -30,6 +30,7 @@ NUMERICS = (
     Numerics("cpu-fp32", threads=1),
     Numerics("cpu-fp32, micro-batch 2", micro_batch=2, threads=1),
     Numerics("cpu-bf16", precision="bf16", threads=1),
+    Numerics("cpu-bf16, micro-batch 2", precision="bf16", micro_batch=2, threads=1),
 )
 HIDDEN_FROM_TRACES = {"update doubled", "sign flipped"}
 BARELY_VISIBLE = {"nine tenths of the steps"}
