@@ -113,9 +113,7 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     direction, length = _angle_and_length(wanted.astype(np.float64) - carried, replayed.astype(np.float64))
     chosen = codec.decode(codec.encode(carried + replayed)).positions
     return ChunkGap(
-        sound=_is_sound(
-            wanted, np.abs(from_bfloat16(opened.after)) * np.float32(_ROUNDING), opened.sent, codec
-        ),
+        sound=_is_sound(wanted, unsure, opened.sent, codec),
         dropped=1.0 - _share_in_common(opened.sent.positions, chosen),
         direction=direction,
         length=length,
