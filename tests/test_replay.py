@@ -9,10 +9,14 @@ import torch
 from tiny_run import publish_tiny
 
 import trainer.replay
-from peers.credit.replaying import Numerics, Replayer, ReplaySource, find_replay_source
+from peers.credit.replaying import Numerics, Replayer, ReplaySource, find_replay_source, precision_of
 from recipes.corpus import TokenArray
-from recipes.errors import PlatformError
+from recipes.errors import ModelError, PlatformError
+from recipes.layout import layout_of
 from recipes.publication import Publication
+from trainer.device import Device
+from trainer.local import LocalTrainer
+from trainer.replay import cpu_threads
 
 SOURCE: ReplaySource = trainer.replay  # mypy checks the module against the protocol here
 SLOTS = ((0, 16), (40, 8))
@@ -56,6 +60,31 @@ def test_a_prefix_has_the_first_losses_and_no_pseudo_gradient(
     assert prefix.losses == whole.losses[:4]
     assert prefix.delta is None
     assert replayer.replay(weights, SLOTS, tokens_before=640, steps=6).delta is not None
+
+
+def test_a_trainer_replays_in_the_precision_of_the_claim_whatever_its_own_is(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    tokens = TokenArray(run.data, run.manifest, "train")
+    layout = layout_of(run.recipe)
+    plain, coarse = (
+        LocalTrainer(run.recipe, layout, tokens, run.run_id, device=Device("cpu", precision))
+        for precision in ("fp32", "bf16")
+    )
+    with cpu_threads(1):
+        asked = plain.replay(weights, SLOTS, tokens_before=640, precision="bf16").losses
+        assert asked == coarse.replay(weights, SLOTS, tokens_before=640).losses
+        assert asked != plain.replay(weights, SLOTS, tokens_before=640).losses
+    with pytest.raises(ModelError, match="cannot compute"):
+        plain.replay(weights, SLOTS, tokens_before=640, precision="fp8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("numeric_class", "precision"),
+    [("cpu-fp32", "fp32"), ("cuda-bf16", "bf16"), ("fp32", "fp32"), ("cpu-fp8", None), ("", None)],
+)
+def test_the_precision_of_a_claim_is_that_of_its_class(numeric_class: str, precision: str | None) -> None:
+    assert precision_of(numeric_class) == precision
 
 
 def test_the_learning_rate_is_that_of_the_chains_tokens(

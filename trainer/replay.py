@@ -42,7 +42,7 @@ class LocalReplayer:
         stop: threading.Event | None = None,
     ) -> Replay:
         """Replay as `LocalTrainer.replay` does, with this replayer's number of CPU threads."""
-        with _cpu_threads(self._threads):
+        with cpu_threads(self._threads):
             return self._trainer.replay(weights, slots, tokens_before=tokens_before, steps=steps, stop=stop)
 
 
@@ -106,7 +106,8 @@ def _numerics_on(device: str, recipe: Recipe) -> Iterator[Numerics]:
 
 
 @contextmanager
-def _cpu_threads(threads: int | None) -> Iterator[None]:
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use so many CPU threads meanwhile; None leaves their number as it is."""
     import torch
 
     before = torch.get_num_threads()

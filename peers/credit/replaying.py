@@ -53,9 +53,13 @@ class Numerics:
         return f"{self.device.partition(':')[0]}-{self.precision}"
 
 
-def precision_of(numeric_class: str) -> str:
-    """Return the precision of a numeric class, such as "fp32": what an auditor of its claims computes in."""
-    return numeric_class.rpartition("-")[2]
+def precision_of(numeric_class: str) -> Precision | None:
+    """Return the precision of a numeric class, such as "fp32": what an auditor of its claims computes in.
+
+    None if it names no precision that anybody computes in.
+    """
+    found: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+    return found.get(numeric_class.rpartition("-")[2])
 
 
 class Replay(Protocol):
