@@ -165,7 +165,7 @@ class CopiesItsNeighbours(CheatingTrainer):
 
     cheat = "neighbours' work, blurred"
 
-    def claimed(self, task: Task, tools: Tools, honest: Work) -> Work:
+    def claimed(self, task: Task, _tools: Tools, honest: Work) -> Work:
         copied = task.stale_weights - task.weights
         spread = np.float32(0.1 * np.sqrt(np.mean(np.square(copied))))
         blur = np.random.default_rng(task.slots[0]).standard_normal(copied.size, dtype=np.float32)
