@@ -16,7 +16,7 @@ from peers.credit.verdict import Dispute
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
 from peers.messages import Block, Checkpoint, Evidence, Signed, sign
-from peers.words import MAX_OWN_WORDS
+from peers.words import MAX_OWN_WORDS, Word
 from recipes.errors import StorageError
 
 
@@ -63,7 +63,8 @@ def test_own_words_survive_the_newest_last_and_no_more_than_are_needed(tmp_path:
     store = ChainStore(tmp_path / "chain.sqlite")
     dispute = sign(key, Dispute(run=RUN, peer=key.peer_id, claim=claim.hash))
     said = [swarm.verdict(key, claim, loss_error=float(number)) for number in range(MAX_OWN_WORDS)]
-    for word in (*said, dispute, dispute):
+    words: list[Word] = [*said, dispute, dispute]
+    for word in words:
         store.save_word(word)
     store.close()
     again = ChainStore(tmp_path / "chain.sqlite")
