@@ -19,7 +19,7 @@ from tiny_run import RECIPE, publish_tiny
 
 from recipes.keys import PeerId
 from recipes.publication import Publication
-from trainer.demo_peer import DemoPeer, free_port, launch
+from trainer.demo_peer import DemoPeer, Launch, free_port, launch
 
 ORDERS = "faults.json"
 PATIENCE_SECONDS = 180.0  # for anything awaited: this bounds a failing test, nothing is decided by it
@@ -35,7 +35,13 @@ class Swarm:
     """A bootstrap peer, a publisher and volunteers."""
 
     def __init__(
-        self, folder: Path, *, volunteers: int, armed: bool = False, recipe: str = ROUNDS_RECIPE
+        self,
+        folder: Path,
+        *,
+        volunteers: int,
+        armed: bool = False,
+        recipe: str = ROUNDS_RECIPE,
+        liar: bool = False,
     ) -> None:
         """Publish, and start the bootstrap peer; the others are started by the test.
 
@@ -44,6 +50,7 @@ class Swarm:
             volunteers: how many.
             armed: whether faults can be ordered for the peers with `arm`.
             recipe: what is published.
+            liar: whether the last volunteer trains on other data than it claims (lying_join.py).
         """
         self._folder = folder
         self.disk: SmallDisk | None = None  # of the last volunteer
@@ -60,6 +67,13 @@ class Swarm:
         )
         address = self._address_printed()
         runs = [str(self.publication.folder)] + [self.publication.run_id] * volunteers
+
+        def launched(name: str) -> Launch:
+            if liar and name == names[-1]:
+                return partial(launch, program=("-m", "lying_join"))
+            faulty = ("-m", "fault_join", str(folder / name / ORDERS))
+            return partial(launch, program=faulty) if armed else launch
+
         names = ["publisher"] + [f"volunteer-{number}" for number in range(1, volunteers + 1)]
         self.peers = [
             DemoPeer(
@@ -68,9 +82,7 @@ class Swarm:
                 run=run,
                 port=free_port(),
                 address=address,
-                launched_by=partial(launch, program=("-m", "fault_join", str(folder / name / ORDERS)))
-                if armed
-                else launch,
+                launched_by=launched(name),
             )
             for name, run in zip(names, runs, strict=True)
         ]

@@ -1,0 +1,116 @@
+"""An author of claims for tests of audits: real contributions, claims and blocks, and the chain's draws."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rounds import Swarm
+
+from peers.case import Case, case_of
+from peers.contributing import Contributor
+from peers.credit.audit import Audit
+from peers.credit.rules import MILLION
+from peers.exchange_format import ExchangeFormat
+from peers.exchange_store import ExchangeStore
+from peers.history import ContributionHistory
+from peers.messages import Claim, Signed
+from peers.opened import OpeningCheck
+from peers.openings import Openings
+from peers.segment import SegmentFrame
+from peers.selection import select_largest
+from recipes.density import Density, DensitySchedule
+from recipes.errors import MessageError, StateError
+from recipes.layout import lay_out
+
+DECAY = 0.9
+LOSSES = (3.0, 2.5)
+COMMITTED = ("contribution", "contribution_bytes", "norms", "feedback", "feedback_reset", "loss_commitment")
+LAYOUT = lay_out([("weight", (6 * 4096 - 100,))], segments=2)
+FORM = ExchangeFormat(
+    densities=DensitySchedule(Density(keep=64, level_bits=1, reduced_keep=40, reduced_level_bits=2)),
+    segments=LAYOUT.segments,
+    chunks_per_segment=LAYOUT.chunks_per_segment,
+    clip_factor=2.0,
+)
+
+
+def delta(seed: int) -> NDArray[np.float32]:
+    values = np.zeros(LAYOUT.padded, dtype=np.float32)
+    values[: LAYOUT.size] = np.random.default_rng(seed).standard_normal(LAYOUT.size) * 1e-2
+    return values
+
+
+class Author:
+    """One of three electors, whose claims are all audited at full length."""
+
+    def __init__(self, folder: Path, *, return_dropped: bool = False) -> None:
+        self.swarm = Swarm(3)
+        every = {"newcomer_rate": MILLION, "least_rate": MILLION, "full_replay_rate": MILLION}
+        self.swarm.play_by(replace(self.swarm.credit, **every))  # type: ignore[arg-type]
+        self.key = self.swarm.keys[0]
+        self.head = self.swarm.elect()
+        self.return_dropped = return_dropped
+        self.exchange = ExchangeStore(folder, FORM)
+        self.history = ContributionHistory(folder, layout=LAYOUT, form=FORM, decay=DECAY)
+        self.contributor = Contributor(
+            folder, key=self.key, history=self.history, exchange=self.exchange, return_dropped=return_dropped
+        )
+        self.openings = Openings(folder, layout=LAYOUT, history=self.history, traces=self.contributor.traces)
+        self.claims: list[Signed[Claim]] = []
+
+    def go_through_a_round(self, *, counted: Collection[int] = (0, 1)) -> None:
+        """Contribute, claim, and see a block that counts these segments."""
+        swarm, parent = self.swarm, self.head
+        window: Any = SimpleNamespace(
+            delta=delta(parent.round), losses=LOSSES, steps=2, slots_used=(), select=select_largest
+        )
+        work = self.contributor.contribute(
+            window, chain=swarm.chain, parent=parent.hash, start_digest="", numeric_class="cpu-fp32"
+        )
+        predecessor = self.claims[-1].hash if self.claims else None
+        fields = {name: getattr(work, name) for name in COMMITTED}
+        claim = swarm.claim(self.key, parent, predecessor=predecessor, **fields)
+        self.contributor.name_claim(claim.hash)
+        others = [swarm.claim(key, parent) for key in swarm.keys[1:]]
+        roster = swarm.roster([claim, *others], parent)
+        self.exchange.begin(roster, tokens=parent.counters.tokens)
+        reductions = []
+        for segment in range(LAYOUT.segments):
+            push = self.exchange.push_content(claim.body, segment, roster.hash)
+            self.exchange.take_push(self.key.peer_id, push)
+            root, size = self.exchange.reduce(roster.hash, segment, (0,))
+            reduction = swarm.reduction(roster, segment, parent, root=root, bytes=size, included=(0,))
+            reductions.append(reduction if segment in counted else None)
+        self.head = swarm.add(swarm.block(parent, (), roster=roster, reductions=tuple(reductions)))
+        self.claims.append(claim)
+
+    def audit(self) -> Audit:
+        """The audit of the claim before the newest, which the newest block drew."""
+        wanted = self.claims[-2].hash
+        return next(audit for audit in self.head.accounts.audits if audit.work.claim == wanted)
+
+    def case(self) -> Case:
+        case = case_of(self.swarm.chain, self.head.hash, self.audit(), chunks=LAYOUT.chunks)
+        assert case is not None
+        return case
+
+    def check(self, case: Case) -> OpeningCheck:
+        return OpeningCheck(case=case, layout=LAYOUT, form=FORM, return_dropped=self.return_dropped)
+
+    def opened(self, case: Case) -> bytes:
+        """Keep what an auditor may ask for, and return it."""
+        before = self.claims[-3] if len(self.claims) > 2 else None
+        self.openings.keep(case, before, with_start=False)
+        return self.openings.opening(case)
+
+    def reduced(self, root: str) -> SegmentFrame:
+        try:
+            return self.exchange.read_reduced(root, tokens=0)
+        except MessageError as error:
+            raise StateError(str(error)) from error

@@ -1,0 +1,40 @@
+"""A real `trainer.join` that lies: it trains on other data than it claims.
+
+    python -m lying_join [ARGUMENTS OF trainer.join ...]
+
+What it replays as an auditor it replays honestly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import typer
+
+import trainer.local
+from recipes.slots import Range
+
+FAR_OFF = 10**6  # slots from those that were given
+
+
+class LyingTrainer(trainer.local.LocalTrainer):
+    """Trains on other slots than it says."""
+
+    def train(
+        self, weights: Any, slots: Sequence[Range], *, steps: int | None = None, **named: Any
+    ) -> trainer.local.WindowResult:
+        if steps is not None:  # a replay
+            return super().train(weights, slots, steps=steps, **named)
+        elsewhere = tuple((first + FAR_OFF, count) for first, count in slots)
+        result = super().train(weights, elsewhere, **named)
+        claimed = tuple((first - FAR_OFF, count) for first, count in result.slots_used)
+        return replace(result, slots_used=claimed)
+
+
+if __name__ == "__main__":
+    trainer.local.LocalTrainer = LyingTrainer  # type: ignore[misc]
+    from trainer.join import main
+
+    typer.run(main)

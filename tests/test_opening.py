@@ -1,0 +1,289 @@
+"""What an audited peer opens fits its claim and nothing else, and costs what the documents say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import pytest
+from audited_author import DECAY, LAYOUT, LOSSES, Author, delta
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peers.codec import Codec
+from peers.credit.comparing import chunk_gap, sample_chunks
+from peers.credit.drawing import MOST_OPENED, chunks_to_open
+from peers.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
+from peers.parts import join_parts, split_parts
+from peers.segment import ChunkProof
+from peers.traces import LossTrace
+from recipes import merkle
+from recipes.errors import MessageError, Offence, StateError
+from recipes.layout import CHUNK_VALUES, Layout, lay_out
+
+CODEC = Codec(keep=64, level_bits=1)
+SMALL = OpeningForm(layout=LAYOUT, places=(0, 2, 5), codec=CODEC, earlier_codec=CODEC)
+
+
+# ------------------------------------------------------------ what an honest peer opens
+
+
+@pytest.mark.parametrize("return_dropped", [False, True])
+@pytest.mark.parametrize("counted", [(0, 1), (1,), ()])
+@pytest.mark.parametrize("rounds", [2, 4])  # the first claim begins with a reset, later ones follow others
+def test_opened_chunks_imply_the_pseudo_gradient_of_the_window(
+    tmp_path: Path, rounds: int, counted: Collection[int], return_dropped: bool
+) -> None:
+    author = Author(tmp_path, return_dropped=return_dropped)
+    for _ in range(rounds - 2):
+        author.go_through_a_round(counted=counted)
+    author.go_through_a_round()  # the audited one
+    author.go_through_a_round()
+    case = author.case()
+    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    assert opened.losses == LOSSES
+    assert opened.chunks is not None
+    trained = sample_chunks(delta(case.claim.body.round - 1), case.places)
+    gap = chunk_gap(opened.chunks, trained, codec=author.check(case).opening_form.codec, decay=DECAY)
+    assert gap.sound
+    assert gap.dropped < 0.02
+    assert gap.direction < 1e-4
+    assert gap.length < 1e-3
+
+
+def test_after_a_missed_round_the_trace_alone_is_opened(tmp_path: Path) -> None:
+    author = Author(tmp_path)
+    author.go_through_a_round()
+    author.head = author.swarm.grow(author.head, author.swarm.keys[1:])
+    author.go_through_a_round()
+    author.go_through_a_round()
+    case = author.case()
+    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    assert case.whole
+    assert opened.chunks is None
+
+
+def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path) -> None:
+    author = Author(tmp_path)
+    for _ in range(3):
+        author.go_through_a_round()
+    case = author.case()
+    first = author.opened(case)
+    for _ in range(6):
+        author.go_through_a_round()
+    assert author.openings.opening(case) == first
+    author.openings.forget(audited={case.claim.hash}, before_round=case.claim.body.round + 1)
+    assert author.openings.opening(case) == first
+    author.openings.forget(audited=set(), before_round=case.claim.body.round + 1)
+    with pytest.raises(MessageError, match="not here"):
+        author.openings.opening(case)
+
+
+def test_a_claim_whose_feedback_is_gone_is_not_opened_at_all(tmp_path: Path) -> None:
+    author = Author(tmp_path)
+    for _ in range(3):
+        author.go_through_a_round()
+    case = author.case()
+    for copy in (tmp_path / "contributions" / "before").iterdir():
+        copy.unlink()
+    with pytest.raises(MessageError, match="not here"):
+        author.opened(case)
+
+
+def test_without_the_reduced_segment_an_auditor_cannot_say_what_came_back(tmp_path: Path) -> None:
+    author = Author(tmp_path, return_dropped=True)
+    for _ in range(3):
+        author.go_through_a_round()
+    case = author.case()
+    opened = author.opened(case)
+    author.exchange.forget_reduced(before_round=case.claim.body.round)
+    with pytest.raises(StateError):
+        author.check(case).check(opened, reduced=author.reduced)
+
+
+# ------------------------------------------------------------ what no honest peer opens
+
+
+def part(number: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Change one part of an opening."""
+
+    def changed(data: bytes) -> bytes:
+        parts = split_parts(data, most=7)
+        parts[number] = change(parts[number])
+        return join_parts(parts)
+
+    return changed
+
+
+def flipped(data: bytes) -> bytes:
+    """Flip a bit near the end."""
+    return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
+
+
+def other_values(data: bytes) -> bytes:
+    """Open another error feedback, with the paths of the true one."""
+    feedback = OpenedFeedback.parse(data, tuple(range(LAYOUT.chunks)), chunks=LAYOUT.chunks)
+    return dataclasses.replace(feedback, values=feedback.values ^ np.uint16(1)).to_bytes()
+
+
+LIES = {
+    "another salt": part(0, lambda salt: bytes(len(salt))),
+    "another trace": part(1, lambda losses: losses[:-4] + np.float32(1.0).tobytes()),
+    "a longer trace": part(1, lambda losses: losses + losses),
+    "no claim before": part(2, lambda _: b""),
+    "another claim before": part(2, lambda claim: claim.replace(b'"steps":3', b'"steps":4')),
+    "no feedback before": part(3, lambda _: b""),
+    "another feedback before": part(3, other_values),
+    "another feedback after": part(4, other_values),
+    "another path": part(4, flipped),
+    "another contribution": part(5, flipped),
+    "the contribution of another round": lambda data: join_parts(
+        [*split_parts(data, most=7)[:5], *split_parts(data, most=7)[:4:-1]]
+    ),
+    "another contribution before": part(6, flipped),
+    "chunks missing": lambda data: join_parts(split_parts(data, most=7)[:3]),
+}
+
+
+@pytest.fixture(scope="module")
+def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
+    made = Author(tmp_path_factory.mktemp("author"))
+    for _ in range(4):
+        made.go_through_a_round()
+    return made
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_does_not_fit_the_claim_is_told(author: Author, lie: str) -> None:
+    case = author.case()
+    data = author.opened(case)
+    author.check(case).check(data, reduced=author.reduced)
+    with pytest.raises(MessageError) as caught:
+        author.check(case).check(LIES[lie](data), reduced=author.reduced)
+    assert caught.value.offence in (Offence.FALSE, Offence.MALFORMED, Offence.FORGED)
+
+
+@given(st.binary(max_size=2000))
+def test_arbitrary_bytes_are_no_opening(data: bytes) -> None:
+    with pytest.raises(MessageError):
+        SMALL.parse(data)
+
+
+@given(position=st.integers(0, 10**6), value=st.integers(0, 255), length=st.integers(0, 10**6))
+def test_a_torn_or_changed_opening_is_refused_or_says_something_else(
+    position: int, value: int, length: int
+) -> None:
+    whole = opening_of(SMALL, noise=True).to_bytes()
+    changed = bytearray(whole)
+    changed[position % len(changed)] = value
+    for data in (bytes(changed), whole[: length % len(whole)]):
+        try:
+            parsed = SMALL.parse(data)
+        except MessageError:
+            continue
+        assert parsed.to_bytes() == data or data[: len(whole)] != whole
+
+
+def test_what_inflates_to_more_than_was_asked_for_is_not_made() -> None:
+    huge = OpenedFeedback(np.zeros((2000, CHUNK_VALUES), dtype=np.uint16), ()).to_bytes()
+    packed = split_parts(huge, most=2)[0]
+    assert len(packed) < 40_000
+    paths = b"".join(bytes(32 * merkle.path_length(place, LAYOUT.chunks)) for place in SMALL.places)
+    with pytest.raises(MessageError, match="another size"):
+        OpenedFeedback.parse(join_parts([packed, paths]), SMALL.places, chunks=LAYOUT.chunks)
+
+
+# ------------------------------------------------------------ the format
+
+
+def opening_of(form: OpeningForm, *, noise: bool, seed: int = 0, steps: int = 30) -> Opening:
+    """An opening of the right shape: its error feedback is noise in all bits, or as training leaves it."""
+    draw = np.random.default_rng(seed)
+    count, chunks = len(form.places), form.layout.chunks
+
+    def feedback() -> OpenedFeedback:
+        bits = draw.integers(0, 2**16, (count, CHUNK_VALUES), dtype=np.uint16)
+        usual = (draw.standard_normal((count, CHUNK_VALUES)) * 1e-3).astype(np.float32)
+        values = bits if noise else (usual.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+        paths = tuple(
+            tuple(draw.bytes(32) for _ in range(merkle.path_length(place, chunks))) for place in form.places
+        )
+        return OpenedFeedback(values, paths)
+
+    def proofs(codec: Codec) -> tuple[ChunkProof, ...]:
+        size = form.layout.chunks_per_segment
+        found = []
+        for place in form.places:
+            segment, chunk = divmod(place, size)
+            below = tuple(draw.bytes(32) for _ in range(merkle.path_length(chunk, size)))
+            above = tuple(draw.bytes(32) for _ in range(merkle.path_length(segment, form.layout.segments)))
+            usual = draw.standard_normal((1, CHUNK_VALUES)).astype(np.float32) * np.float32(1e-2)
+            content = draw.bytes(codec.max_chunk_bytes) if noise else codec.encode(usual).data
+            found.append(ChunkProof(content, below, above))
+        return tuple(found)
+
+    work = OpenedWork(feedback(), feedback(), proofs(form.codec), proofs(form.earlier_codec))
+    claim = draw.bytes(64 << 10) if noise else draw.bytes(1500)
+    return Opening(LossTrace(draw.bytes(32), draw.bytes(4 * steps)), claim, work)
+
+
+@settings(deadline=None, max_examples=25)
+@given(chunks=st.integers(1, 40), segments=st.integers(1, 4), noise=st.booleans(), seed=st.integers(0, 2**32))
+def test_an_opening_comes_back_as_it_was(chunks: int, segments: int, noise: bool, seed: int) -> None:
+    layout = lay_out([("weight", (chunks * segments * CHUNK_VALUES,))], segments=segments)
+    places = chunks_to_open(seed.to_bytes(8, "big"), "", layout.chunks)
+    form = OpeningForm(layout=layout, places=places, codec=CODEC, earlier_codec=Codec(keep=32, level_bits=2))
+    data = opening_of(form, noise=noise, seed=seed).to_bytes()
+    assert form.parse(data).to_bytes() == data
+
+
+def test_the_path_of_a_leaf_is_as_long_as_said() -> None:
+    for count in range(1, 40):
+        leaves = [merkle.leaf_hash(bytes([number])) for number in range(count)]
+        paths = merkle.paths(leaves, range(count))
+        assert [len(path) for path in paths] == [merkle.path_length(place, count) for place in range(count)]
+        assert all(
+            merkle.root_from_path(leaf, place, count, path) == merkle.root(leaves)
+            for place, (leaf, path) in enumerate(zip(leaves, paths, strict=True))
+        )
+
+
+# ------------------------------------------------------------ what it costs
+
+BILLION = lay_out([("weight", (10**9,))], segments=64)
+
+
+def form_of(layout: Layout) -> OpeningForm:
+    usual = Codec(keep=64, level_bits=2)
+    places = chunks_to_open(b"seed", "claim", layout.chunks)
+    return OpeningForm(layout=layout, places=places, codec=usual, earlier_codec=usual)
+
+
+def test_even_of_noise_an_opening_is_two_mebibytes_and_its_paths_and_proofs() -> None:
+    form = form_of(BILLION)
+    assert len(form.places) == MOST_OPENED
+    opening = opening_of(form, noise=True, steps=2**16)
+    size = len(opening.to_bytes())
+    paths = 4 * 32 * sum(merkle.path_length(place, BILLION.chunks) for place in form.places)
+    contents = 2 * MOST_OPENED * (form.codec.max_chunk_bytes + 6)
+    claim_and_trace = (64 << 10) + 4 * 2**16
+    assert size <= 2 * 2**20 + paths + 2 * MOST_OPENED * 2 * 32 + contents + claim_and_trace + 100
+    assert size <= form.limit
+
+
+def test_of_a_billion_parameters_an_opening_is_two_megabytes_with_all_its_paths() -> None:
+    assert len(opening_of(form_of(BILLION), noise=False, steps=1000).to_bytes()) < 2_000_000
+
+
+def test_chunks_are_drawn_by_seed_and_claim_each_once() -> None:
+    drawn = chunks_to_open(b"seed", "claim", 1000)
+    assert len(set(drawn)) == MOST_OPENED
+    assert list(drawn) == sorted(drawn)
+    assert 0 <= drawn[0] < drawn[-1] < 1000
+    assert drawn == chunks_to_open(b"seed", "claim", 1000)
+    assert drawn != chunks_to_open(b"another", "claim", 1000)
+    assert drawn != chunks_to_open(b"seed", "another", 1000)
+    assert chunks_to_open(b"seed", "claim", 5) == (0, 1, 2, 3, 4)
+    assert len(chunks_to_open(b"seed", "claim", MOST_OPENED + 1)) == MOST_OPENED
