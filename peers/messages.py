@@ -22,9 +22,19 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import CoreSchema
 
+from peers.signed_texts import body_texts
 from recipes.canonical import canonical_json
+from recipes.canonical_models import Writing, with_sorted_fields, writing_of
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, SigningKey, verify
 from recipes.merkle import digest
@@ -49,9 +59,22 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let pydantic write fields in the order in which canonical JSON has them."""
+        return with_sorted_fields(handler(source))
+
     def canonical(self) -> bytes:
         """Return the message as RFC 8785 canonical JSON."""
+        text = self.__pydantic_serializer__.to_json(self)
+        if _writing_of(type(self)).is_canonical(text):
+            return text
         return canonical_json(self.model_dump(mode="json"))
+
+
+@lru_cache(maxsize=256)
+def _writing_of(form: type[Message]) -> Writing:
+    return writing_of(form.__pydantic_core_schema__)
 
 
 class Body(Message):
@@ -296,7 +319,13 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
             few = error.error_count() <= _MOST_PROBLEMS
             reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
         raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
-    for signed in _signed_parts(message):
+    parts = _signed_parts(message)
+    if message.canonical() == content:
+        texts = body_texts(content)
+        for signed in parts:
+            if (text := texts.get(signed.signature)) is not None:
+                signed.__dict__["hash"] = digest(text).hex()
+    for signed in parts:
         if signed.body.run != run:
             raise MessageError(f"{kind} belongs to another run", offence=Offence.OTHER_RUN)
         if not signed.holds():

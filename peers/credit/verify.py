@@ -11,7 +11,9 @@ stand on the same branch, is seen by comparing the last block and the root with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -39,6 +41,8 @@ from recipes.keys import PeerId
 from recipes.publication import check_signed
 from recipes.recipe import run_id
 from recipes.signature import OwnerSignature, SignatureFile
+
+_OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 Grounds = Callable[[Header], Ground]
 """Returns what a run stands on, once the header's recipe and signature were checked."""
@@ -154,7 +158,22 @@ def verify_export(stream: BinaryIO, *, grounds: Grounds | None = None) -> Verifi
             raise DataError("The recipe is not the one that names this run.")
     except (DataError, RecipeError) as error:
         raise lines.refused(error.args[0]) from error
-    return _Check(lines, header, ground).run()
+    with _rare_collections():
+        return _Check(lines, header, ground).run()
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cycles of garbage less often: blocks and accounts make none.
+
+    It looks each time that so many more objects are there, and finds those of the newest blocks, all in use.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def grounds_of_recipe(header: Header) -> Ground:
