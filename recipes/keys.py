@@ -35,7 +35,7 @@ class SigningKey:
 
     def __init__(self, seed: bytes) -> None:
         self._private = Ed25519PrivateKey.from_private_bytes(seed)
-        self._seed = seed
+        self.seed = seed
         self._public = self._private.public_key().public_bytes_raw()
         self.peer_id = PeerId(base58.b58encode(_PEER_ID_PREFIX + self._public).decode())
 
@@ -62,7 +62,7 @@ class SigningKey:
 
     def file_bytes(self) -> bytes:
         """Return the content of a key file: libp2p's `PrivateKey` protobuf, 68 bytes."""
-        return _PROTOBUF_PRIVATE + self._seed + self._public
+        return _PROTOBUF_PRIVATE + self.seed + self._public
 
     def sign(self, purpose: str, body: bytes) -> bytes:
         """Return a 64-byte signature over `body`, bound to `purpose` so that it is good for nothing else."""
