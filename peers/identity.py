@@ -63,8 +63,8 @@ def backup(
     """Write this peer's key to a file that only the passphrase opens.
 
     A recovery key is another key, which may only do one thing: move what this peer has earned on the runs
-    joined so far to a new key, should this one and its backup be lost (`rotate --recovery`). Whoever gets hold
-    of it and the passphrase can do that, too. The same passphrase opens both.
+    joined so far to a new key, should this one and its backup be lost (`rotate --recovery`). Whoever gets
+    hold of it and the passphrase can do that, too. The same passphrase opens both.
     """
     from peers.rotating import back_up
 
@@ -114,9 +114,9 @@ def rotate(
 ) -> None:
     """Give this peer a new key, and move what the old one has earned to it.
 
-    Both keys sign that, for each run joined from here; the ledger follows it once it stands in a block. The new
-    id must not have been counted before that: do not train under it until then. The old id earns nothing
-    from then on. Stop trainer.join first.
+    Both keys sign that, for each run joined from here; the ledger follows it once it stands in a block. The
+    new id must not have been counted before that: do not train under it until then. The old id earns
+    nothing from then on. Stop trainer.join first.
     """
     from peers.rotating import recover
     from peers.rotating import rotate as rotate_key
