@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from peers.chain import Chain
 from peers.events import Event
 from peers.finality import Promise
-from peers.messages import AnyMessage, Block, Checkpoint, Claim, Evidence, Signed, SlotRange
+from peers.messages import (
+    AnyMessage,
+    Block,
+    Claim,
+    Evidence,
+    Signed,
+    SlotRange,
+    Vouched,
+)
 from recipes.keys import PeerId
 
 # ---------------------------------------------------------------- inputs: what happened
@@ -294,7 +302,7 @@ class SaveEvidence:
 class SaveCheckpoint:
     """Keep an owner's checkpoint, to go by after a restart and to give to others."""
 
-    checkpoint: Signed[Checkpoint]
+    checkpoint: Vouched
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ from peers.messages import (
     Reduction,
     Roster,
     Signed,
+    Vouched,
 )
 from peers.pace import Deadlines
 from peers.round_state import Phase, RoundState
@@ -96,7 +97,7 @@ class RoundEngine:
         own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
         state_round: int = 0,
-        checkpoint: Signed[Checkpoint] | None = None,
+        checkpoint: Vouched | None = None,
         convicts: Collection[PeerId] = (),
         now: float,
     ) -> None:

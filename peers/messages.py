@@ -52,6 +52,7 @@ MAX_SEGMENTS = 1024
 MAX_RANGES = 64
 MAX_COSIGNATURES = 4 * MAX_PEERS
 MAX_BLOCK_BYTES = 4 << 20
+MAX_OWNERS = 16
 
 
 class Message(BaseModel):
@@ -223,6 +224,29 @@ class Checkpoint(Body):
     digest: Hash  # of the state after it
 
 
+class Vouched(Signed[Checkpoint]):
+    """A checkpoint by one owner, and those by others that say the same: a run may ask for several."""
+
+    words: Annotated[tuple[Signed[Checkpoint], ...], Field(max_length=MAX_OWNERS, fail_fast=True)] = ()
+
+
+def vouch(key: SigningKey, body: Checkpoint, words: tuple[Signed[Checkpoint], ...] = ()) -> Vouched:
+    """Return a checkpoint signed by `key`, with other owners' words for it.
+
+    Raises:
+        ValueError: `body.peer` is somebody else.
+    """
+    return Vouched(body=body, signature=sign(key, body).signature, words=words)
+
+
+def vouchers(signed: Signed[Checkpoint]) -> frozenset[PeerId]:
+    """Return who signed what a checkpoint says."""
+    body = signed.body
+    words = signed.words if isinstance(signed, Vouched) else ()
+    same = (word for word in words if word.body == body.model_copy(update={"peer": word.body.peer}))
+    return frozenset({body.peer, *(word.body.peer for word in same)})
+
+
 class Evidence(Message):
     """Two statements by one peer of which an honest one makes only one: proof of fraud by themselves."""
 
@@ -260,12 +284,7 @@ class HeadNotice(Message):
 
 
 SignedMessage = (
-    Signed[Claim]
-    | Signed[Roster]
-    | Signed[Reduction]
-    | Signed[Block]
-    | Signed[CoSignature]
-    | Signed[Checkpoint]
+    Signed[Claim] | Signed[Roster] | Signed[Reduction] | Signed[Block] | Signed[CoSignature] | Vouched
 )
 AnyMessage = SignedMessage | Ready | ClaimsWanted | HeadNotice | Evidence
 
@@ -278,7 +297,7 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "reduction": (Signed[Reduction], 4 << 10),
     "block": (Signed[Block], MAX_BLOCK_BYTES),
     "cosignature": (Signed[CoSignature], 2 << 10),
-    "checkpoint": (Signed[Checkpoint], 2 << 10),
+    "checkpoint": (Vouched, 12 << 10),
     "evidence": (Evidence, 128 << 10),
 }
 # What the largest block can hold. Each problem with a value costs far more time and memory than its bytes do.
@@ -344,6 +363,8 @@ def _signed_parts(message: Any) -> list[Signed[Any]]:
     if not isinstance(message, Signed):
         return []
     body, parts = message.body, [message]
+    if isinstance(message, Vouched):
+        parts += message.words
     if isinstance(body, Roster):
         parts += body.claims
     elif isinstance(body, Block):

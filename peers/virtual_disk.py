@@ -9,7 +9,13 @@ from peers.chain import Chain, Link, genesis_hash
 from peers.chain_store import CLAIMS_KEPT
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal, build_chain
-from peers.messages import Block, Checkpoint, Claim, Evidence, Signed
+from peers.messages import (
+    Block,
+    Claim,
+    Evidence,
+    Signed,
+    Vouched,
+)
 from peers.returns import Entry
 from peers.rules import Rules
 from recipes.keys import PeerId
@@ -38,7 +44,7 @@ class Disk:
     final: KeptFinal | None = None
     settled: str | None = None
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
-    checkpoint: Signed[Checkpoint] | None = None
+    checkpoint: Vouched | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)  # own contributions, and what of them returned
     head: str = GENESIS  # after which the state stands

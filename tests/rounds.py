@@ -23,7 +23,9 @@ from peers.messages import (
     Roster,
     Signed,
     SlotRange,
+    Vouched,
     sign,
+    vouch,
 )
 from peers.rules import Rules
 from peers.virtual_disk import GENESIS_DIGEST, RUN
@@ -220,7 +222,7 @@ class Swarm:
         )
         return sign(key, body)
 
-    def checkpoint(self, link: Link, *, key: SigningKey | None = None) -> Signed[Checkpoint]:
+    def checkpoint(self, link: Link, *, key: SigningKey | None = None) -> Vouched:
         """The owner's word, or another's, that the block at `link` is the run's."""
         author = key or self.owner
         body = Checkpoint(
@@ -230,7 +232,7 @@ class Swarm:
             block=link.hash,
             digest=self.digests[link.hash],
         )
-        return sign(author, body)
+        return vouch(author, body)
 
     # ------------------------------------------------------------ growing the chain
 

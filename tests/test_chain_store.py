@@ -14,7 +14,14 @@ from peers.chain import Link
 from peers.chain_store import ChainStore
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
-from peers.messages import Block, Checkpoint, Evidence, Signed, sign
+from peers.messages import (
+    Block,
+    Checkpoint,
+    Evidence,
+    Signed,
+    Vouched,
+    vouch,
+)
 from recipes.errors import StorageError
 
 
@@ -190,12 +197,12 @@ def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
 # ---------------------------------------------------------------- what must not be forgotten
 
 
-def checkpoint(round_number: int) -> Signed[Checkpoint]:
+def checkpoint(round_number: int) -> Vouched:
     owner = Swarm(1).keys[0]
     body = Checkpoint(
         run=RUN, peer=owner.peer_id, round=round_number, block=name("block"), digest=name("state")
     )
-    return sign(owner, body)
+    return vouch(owner, body)
 
 
 def contradictions(count: int) -> list[Evidence]:

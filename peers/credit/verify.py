@@ -40,7 +40,7 @@ from recipes.errors import DataError, MessageError, RecipeError
 from recipes.keys import PeerId
 from recipes.publication import check_signed
 from recipes.recipe import run_id
-from recipes.signature import OwnerSignature, SignatureFile
+from recipes.signature import MAXIMUM_SIGNATURES, OwnerSignature, SignatureFile
 
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
@@ -177,14 +177,14 @@ def _rare_collections() -> Iterator[None]:
 
 
 def grounds_of_recipe(header: Header) -> Ground:
-    """Return what a run stands on, from its recipe, if an owner's signature over that holds.
+    """Return what a run stands on, from its recipe, if the signatures of enough owners over that hold.
 
     Raises:
-        RecipeError: the recipe is malformed, or the signature does not hold.
+        RecipeError: the recipe is malformed, or too few signatures hold.
         ModelError: its model cannot be built.
     """
-    signature = OwnerSignature(peer=header.owner, signature=header.signature)
-    file = SignatureFile(signatures=[signature]).model_dump_json().encode()
+    first = OwnerSignature(peer=header.owner, signature=header.signature)
+    file = SignatureFile(signatures=[first, *header.more][:MAXIMUM_SIGNATURES]).model_dump_json().encode()
     return ground_of(check_signed(header.recipe.encode(), file, name="the header's recipe"))
 
 
