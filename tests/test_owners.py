@@ -9,21 +9,26 @@ from pathlib import Path
 import pytest
 from bench import Bench
 from rounds import Swarm, keys_of
+from test_checkpoint import Machine, in_lanes_of_their_own
 from test_following import acquainted, fork, of
 from test_publish import TINY, write_texts
 from typer import Typer
 from typer.testing import CliRunner
 
+from peers.assembly import rules_of, start_digest
+from peers.checkpoint import add_word, make_checkpoint, take_checkpoint
 from peers.credit.export import header_of
 from peers.credit.lines import Header, parse_line
 from peers.credit.verify import grounds_of_recipe
 from peers.effects import SaveCheckpoint
+from peers.fetch_run import adopt_folder
 from peers.messages import Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
 from recipes import sign as command
-from recipes.errors import DataError, IdentityError, MessageError, RecipeError
+from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
 from recipes.files import write_atomic
-from recipes.home import OWNER_KEY
-from recipes.keys import SigningKey
+from recipes.home import IDENTITY_KEY, OWNER_KEY, run_folder
+from recipes.keys import SigningKey, load_or_create_key
+from recipes.layout import layout_of
 from recipes.publication import Publication, load_publication, load_signed_recipe
 from recipes.publish import publish
 from recipes.recipe import parse_recipe
@@ -197,3 +202,57 @@ def test_a_peer_follows_a_checkpoint_once_enough_owners_signed_it() -> None:
         assert not of(bench.receive(bench.others[0], signed), SaveCheckpoint)
     whole = vouch(OWNERS[0], first.body, (word(OWNERS[1], first.body),))
     assert of(bench.receive(bench.others[0], whole), SaveCheckpoint) == [SaveCheckpoint(whole)]
+
+
+@pytest.fixture
+def machines(prepared: Publication, folder: Path, tmp_path: Path) -> list[Machine]:
+    """Two owners' machines with the same chain, which it takes both of them to vouch for."""
+    sign_published(folder, home=home_of(tmp_path, OWNERS[1]))
+    publication = load_publication(folder)
+    recipe, run = publication.recipe, publication.run_id
+    rules = rules_of(recipe, run)
+    swarm = Swarm(3, segments=rules.segments, genesis_digest=start_digest(recipe, rules, layout_of(recipe)))
+    swarm.rules = rules
+    swarm.chain = swarm.fresh_chain()
+    publisher = load_or_create_key(home_of(prepared.folder.parent, OWNERS[0]) / IDENTITY_KEY)
+    swarm.keys = in_lanes_of_their_own([publisher, *keys_of(50)], swarm)[:3]
+    swarm.by_id = {key.peer_id: key for key in swarm.keys}
+    swarm.digests = {swarm.chain.root: swarm.genesis_digest}
+    found = [Machine(home_of(tmp_path, key), publication, swarm, key) for key in OWNERS[:2]]
+    links = found[0].trunk()
+    for machine in found:
+        adopt_folder(folder, run_folder(machine.home, run))
+        machine.keep(links, final=links[-2])
+    return found
+
+
+def test_a_checkpoint_is_kept_by_the_machine_on_which_it_becomes_whole(
+    machines: list[Machine], tmp_path: Path
+) -> None:
+    one, other = machines
+    file = tmp_path / "checkpoint.json"
+    made = make_checkpoint(one.run, home=one.home)
+    assert (made.lacking, one.kept()) == (1, None)
+    file.write_bytes(made.checkpoint.canonical())
+    with pytest.raises(DataError, match="lacks the word of 1 more"):
+        take_checkpoint(other.run, file, home=other.home)
+    again = add_word(one.run, file, home=one.home)  # its own word is there already
+    assert (again.lacking, again.checkpoint) == (1, made.checkpoint)
+    whole = add_word(other.run, file, home=other.home)
+    assert whole.lacking == 0
+    assert vouchers(whole.checkpoint) == {one.owner.peer_id, other.owner.peer_id}
+    assert other.kept() == whole.checkpoint
+    file.write_bytes(whole.checkpoint.canonical())
+    assert take_checkpoint(one.run, file, home=one.home) == one.kept() == whole.checkpoint
+
+
+def test_an_owner_adds_its_word_only_to_what_its_own_machine_holds(
+    machines: list[Machine], tmp_path: Path
+) -> None:
+    one, other = machines
+    body = make_checkpoint(one.run, home=one.home).checkpoint.body
+    file = tmp_path / "checkpoint.json"
+    for changed in ({"block": "ab" * 32}, {"digest": "ab" * 32}):
+        file.write_bytes(vouch(one.owner, body.model_copy(update=changed)).canonical())
+        with pytest.raises(StateError, match="is another here"):
+            add_word(other.run, file, home=other.home)
