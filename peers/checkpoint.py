@@ -246,7 +246,7 @@ def _lacking(checkpoint: Vouched, signed: SignedRecipe) -> int:
     return max(0, run.owner_threshold - len(vouchers(checkpoint).intersection(run.owners)))
 
 
-def _keep(store: ChainStore, checkpoint: Signed[Checkpoint], *, lacking: int) -> None:
+def _keep(store: ChainStore, checkpoint: Vouched, *, lacking: int) -> None:
     """Keep a whole checkpoint, unless a peer that holds the one that is here would not heed it."""
     body = checkpoint.body
     known = store.checkpoint(run=body.run)

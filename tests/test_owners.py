@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from bench import Bench
-from rounds import Swarm, keys_of
+from rounds import Swarm, fork, keys_of
 from test_checkpoint import Machine, in_lanes_of_their_own
-from test_following import acquainted, fork, of
+from test_following import acquainted, of
 from test_publish import TINY, write_texts
 from typer import Typer
 from typer.testing import CliRunner
