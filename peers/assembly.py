@@ -60,6 +60,7 @@ def rules_of(recipe: Recipe, run_id: str) -> Rules:
         snapshot_interval=recipe.round.snapshot_interval,
         electors=published(recipe).electors,
         owners=recipe.run.owners,
+        owner_threshold=recipe.run.owner_threshold,
         overlap=recipe.round.overlap,
     )
 

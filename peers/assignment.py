@@ -6,9 +6,9 @@ the roster, so a leader cannot favour anyone and nobody needs to check that it d
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from peers.counters import Counters
 from peers.messages import Block
@@ -55,20 +55,33 @@ def assign_reducers(claimants: Iterable[PeerId], counters: Counters, rules: Rule
     electors = counters.electors(rules) & set(peers)
     if len(electors) < _FEWEST_ELECTORS:
         electors = frozenset()
-    cap = _share(2, rules.segments, len(peers))
+    failed = (peer for peer in peers if (known := counters.peers.get(peer)) is not None and known.misses)
+    draw = f"reducer/{counters.beacon}/{counters.round + 1}"
+    return _assign(tuple(peers), electors, frozenset(failed), draw, rules.segments)
+
+
+@lru_cache(maxsize=8)  # whoever checks a block asks twice
+def _assign(
+    peers: tuple[PeerId, ...],
+    electors: frozenset[PeerId],
+    failed: frozenset[PeerId],
+    draw: str,
+    segments: int,
+) -> tuple[Assignment, ...]:
+    cap = _share(2, segments, len(peers))
     elector_cap = cap
     if electors:
-        even = _share(1, rules.segments, len(electors))
-        elector_cap = min(max(cap, even), _share(4, rules.segments, len(peers)))
-    failed = {p: bool(s.misses) for p in peers if (s := counters.peers.get(p)) is not None}
-    kind = {p: (p not in electors, failed.get(p, False)) for p in peers}
-    reduces, steps_in = Counter[PeerId](), Counter[PeerId]()
+        even = _share(1, segments, len(electors))
+        elector_cap = min(max(cap, even), _share(4, segments, len(peers)))
+    kind = {p: (p not in electors, p in failed) for p in peers}
+    most = {p: elector_cap if p in electors else cap for p in peers}
+    names = {p: p.encode() for p in peers}
+    reduces, steps_in = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
     assignments = []
-    for segment in range(rules.segments):
-        seed = f"reducer/{counters.beacon}/{counters.round + 1}/{segment}/"
-        drawn = sorted(peers, key=lambda p: digest((seed + p).encode()))
-        full = {p: reduces[p] >= (elector_cap if p in electors else cap) for p in peers}
-        reducer = min(drawn, key=lambda p: (full[p], kind[p], reduces[p]))
+    for segment in range(segments):
+        seed = f"{draw}/{segment}/".encode()
+        drawn = sorted(peers, key=lambda p: digest(seed + names[p]))
+        reducer = min(drawn, key=lambda p: (reduces[p] >= most[p], kind[p], reduces[p]))
         others = [p for p in drawn if p != reducer]
         backup = min(others, key=lambda p: (kind[p], steps_in[p])) if others else None
         reduces[reducer] += 1

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from peers import validity
 from peers.assignment import missed_reducers
@@ -58,6 +59,12 @@ class Link:
     def round(self) -> int:
         return self.counters.round
 
+    @cached_property
+    def claimants(self) -> frozenset[PeerId]:
+        """Who stands in the block's roster."""
+        claims = self.block.body.roster.body.claims if self.block is not None else ()
+        return frozenset(claim.body.peer for claim in claims)
+
 
 def genesis_hash(run: str) -> str:
     """Return the name of the place before the first block."""
@@ -83,6 +90,7 @@ class Chain:
         self._decreed: tuple[int, str] | None = None  # an owner's block that is not here yet
         self._children: dict[str, list[str]] = {}
         self._at_round: dict[int, set[str]] = {}  # the blocks of each round
+        self._electors: dict[str, frozenset[PeerId]] = {}  # as `electors_at` found them
         self._cosignatures: dict[str, dict[PeerId, Signed[CoSignature]]] = {}
         self._latest: dict[PeerId, CoSignature] = {}
         self.equivocations: dict[PeerId, tuple[Signed[CoSignature], Signed[CoSignature]]] = {}
@@ -102,7 +110,10 @@ class Chain:
 
     def electors_at(self, block: str) -> frozenset[PeerId]:
         """Return who elects between the children of `block`."""
-        return self.links[block].counters.electors(self.rules)
+        known = self._electors.get(block)
+        if known is None:
+            known = self._electors[block] = self.links[block].counters.electors(self.rules)
+        return known
 
     def tokens_at(self, block: str) -> int:
         """Return how many tokens were trained on by `block`; the next round's density follows from it."""
@@ -189,8 +200,7 @@ class Chain:
         if link.block is None:
             return frozenset()
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        roster = {claim.body.peer for claim in link.block.body.roster.body.claims}
-        return link.finality.electorate.members | electors | roster
+        return link.finality.electorate.members.union(electors, link.claimants)
 
     def add(self, signed: Signed[Block]) -> Link:
         """Put a valid block (see `block_fault`) into the tree, with the co-signatures that it carries."""
@@ -485,6 +495,7 @@ class Chain:
             self._at_round.get(self.links.pop(block).round, set()).discard(block)
             self._children.pop(block, None)
             self._cosignatures.pop(block, None)
+            self._electors.pop(block, None)
             self._finals.discard(block)
         self.root = trunk
         self._at_round = {number: blocks for number, blocks in self._at_round.items() if blocks}

@@ -16,7 +16,7 @@ from typing import Any
 
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
-from peers.messages import Block, Checkpoint, Claim, Evidence, Signed, parse
+from peers.messages import Block, Claim, Evidence, Signed, Vouched, parse
 from peers.words import MAX_OWN_WORDS, Word
 from recipes.errors import MessageError, StorageError
 from recipes.files import write_atomic
@@ -152,11 +152,11 @@ class ChainStore:
         kept = self._recall("settled")
         return KeptFinal(**kept).block if kept is not None else None
 
-    def save_checkpoint(self, checkpoint: Signed[Checkpoint]) -> None:
+    def save_checkpoint(self, checkpoint: Vouched) -> None:
         """Keep the owners' newest checkpoint."""
         self._remember("checkpoint", json.loads(checkpoint.canonical()))
 
-    def checkpoint(self, *, run: str) -> Signed[Checkpoint] | None:
+    def checkpoint(self, *, run: str) -> Vouched | None:
         """Return the owners' newest checkpoint, or None if none is here."""
         kept = self._recall("checkpoint")
         try:

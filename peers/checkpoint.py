@@ -1,11 +1,13 @@
 """Checkpoints: the owner's word on which block is the run's, for volunteers who trained apart for too long.
 
     python -m peers.checkpoint RUN [--round N] [--out FILE]
+    python -m peers.checkpoint RUN --sign FILE
     python -m peers.checkpoint RUN --take FILE
 
 The first is for an owner: it signs a checkpoint for a block of the chain on this machine, and keeps it in the
-home folder. From there it goes to everybody when this peer next runs (`python -m trainer.join RUN`). The
-second is for a volunteer whose branch was ruled out: it takes in the file that an owner sent by other means,
+home folder. From there it goes to everybody when this peer next runs (`python -m trainer.join RUN`). Where
+the recipe asks for several owners, the others add their word to the first one's file with the second. The
+third is for a volunteer whose branch was ruled out: it takes in the file that an owner sent by other means,
 and the next `trainer.join` goes by it. RUN is a run id, or the published folder. Both work only while no peer
 works in the home folder: stop that first.
 """
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peers.chain_store import ChainStore
-from peers.messages import KINDS, Checkpoint, Signed, parse, sign
+from peers.messages import KINDS, MAX_OWNERS, Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
 from recipes.command import plain_errors
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
 from recipes.files import write_atomic
@@ -40,10 +42,11 @@ _LIMIT_BYTES = KINDS[_KIND][1]
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint, and whether its block was final here before."""
+    """A checkpoint, whether its block was final here before, and how many owners' words it lacks."""
 
-    checkpoint: Signed[Checkpoint]
+    checkpoint: Vouched
     was_final: bool
+    lacking: int
 
 
 def make_checkpoint(given: str, *, home: Path, round_number: int | None = None) -> Made:
@@ -85,9 +88,54 @@ def make_checkpoint(given: str, *, home: Path, round_number: int | None = None) 
             body = Checkpoint(
                 run=signed.run_id, peer=key.peer_id, round=link.round, block=link.hash, digest=digest
             )
-            checkpoint = sign(key, body)
-            _keep(store, checkpoint)
-            return Made(checkpoint, was_final=chain.is_final(link.hash))
+            checkpoint = vouch(key, body)
+            lacking = _lacking(checkpoint, signed)
+            _keep(store, checkpoint, lacking=lacking)
+            return Made(checkpoint, was_final=chain.is_final(link.hash), lacking=lacking)
+        finally:
+            store.close()
+
+
+def add_word(given: str, file: Path, *, home: Path) -> Made:
+    """Add the word of the owner at `home` to a checkpoint that another one made; keep it once it is whole.
+
+    Args:
+        given: a run id, a published folder or its recipe.
+        file: as `make_checkpoint`'s result was written.
+        home: the home folder, with the owner's key and the run's chain.
+
+    Raises:
+        HomeInUseError: a peer works in the home folder.
+        RecipeError: the run was never joined from there.
+        IdentityError: there is no owner's key, or it is not that of an owner of this run.
+        DataError: the file is no checkpoint of this run that an owner signed, or is full.
+        StateError: its block is not on this machine, or a checkpoint that is not older is.
+        StorageError: the disk refuses.
+    """
+    from recipes.layout import layout_of
+
+    folder = joined_folder(given, home)
+    with lock_home(home):
+        signed = load_signed_recipe(folder)
+        key = _owner_key(home, signed)
+        made = _read(file, signed, partly=True)
+        store = _open_store(folder)
+        try:
+            chain = _chain_of(store, signed, layout_of(signed.recipe))
+            body = made.body
+            if body.block not in chain or chain.digest_after(body.block) != body.digest:
+                raise StateError(
+                    f"Block {body.block[:8]} of round {body.round}, or its state, is another here.",
+                    remedy="Sign it where you can see that it is the run's: join until it is here.",
+                )
+            if key.peer_id not in vouchers(made):
+                if len(made.words) >= MAX_OWNERS:
+                    raise DataError(f"{file} holds more words than a run has owners.", remedy="Make it anew.")
+                word = sign(key, body.model_copy(update={"peer": key.peer_id}))
+                made = Vouched(body=body, signature=made.signature, words=(*made.words, word))
+            lacking = _lacking(made, signed)
+            _keep(store, made, lacking=lacking)
+            return Made(made, was_final=chain.is_final(body.block), lacking=lacking)
         finally:
             store.close()
 
@@ -113,7 +161,7 @@ def take_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]
         checkpoint = _read(file, signed)
         store = _open_store(folder)
         try:
-            _keep(store, checkpoint)
+            _keep(store, checkpoint, lacking=0)
         finally:
             store.close()
     return checkpoint
@@ -194,8 +242,14 @@ def _block_of(chain: Chain, head: str, number: int) -> Link:
     )
 
 
-def _keep(store: ChainStore, checkpoint: Signed[Checkpoint]) -> None:
-    """Keep a checkpoint, unless a peer that holds the one that is here would not heed it."""
+def _lacking(checkpoint: Vouched, signed: SignedRecipe) -> int:
+    """Return how many more owners have to sign a checkpoint before anybody heeds it."""
+    run = signed.recipe.run
+    return max(0, run.owner_threshold - len(vouchers(checkpoint).intersection(run.owners)))
+
+
+def _keep(store: ChainStore, checkpoint: Vouched, *, lacking: int) -> None:
+    """Keep a whole checkpoint, unless a peer that holds the one that is here would not heed it."""
     body = checkpoint.body
     known = store.checkpoint(run=body.run)
     if known is not None and known.hash != checkpoint.hash and known.body.round >= body.round:
@@ -203,10 +257,12 @@ def _keep(store: ChainStore, checkpoint: Signed[Checkpoint]) -> None:
             f"A checkpoint of round {known.body.round} is here already; this one is of round {body.round}.",
             remedy="Peers heed only one of a later round than the last: have it made with a later --round.",
         )
-    store.save_checkpoint(checkpoint)
+    if not lacking:
+        store.save_checkpoint(checkpoint)
 
 
-def _read(file: Path, signed: SignedRecipe) -> Signed[Checkpoint]:
+def _read(file: Path, signed: SignedRecipe, *, partly: bool = False) -> Vouched:
+    """Read a checkpoint by one owner or more; unless `partly`, by as many as the recipe asks for."""
     try:
         with file.open("rb") as stream:
             content = stream.read(_LIMIT_BYTES + 1)
@@ -216,14 +272,19 @@ def _read(file: Path, signed: SignedRecipe) -> Signed[Checkpoint]:
         ) from error
     again = "Ask an owner of the run for the file again, unchanged."
     try:
-        checkpoint: Signed[Checkpoint] = parse(_KIND, content, run=signed.run_id)  # type: ignore[assignment]
+        checkpoint: Vouched = parse(_KIND, content, run=signed.run_id)  # type: ignore[assignment]
     except MessageError as error:
         raise DataError(f"{file} holds no checkpoint of this run: {error}.", remedy=again) from error
     owners = signed.recipe.run.owners
-    if checkpoint.body.peer not in owners:
+    if not vouchers(checkpoint).intersection(owners):
         raise DataError(
             f"{file} is signed by {checkpoint.body.peer}; this run's owners are {', '.join(owners)}.",
             remedy=again,
+        )
+    if not partly and (lacking := _lacking(checkpoint, signed)):
+        raise DataError(
+            f"{file} lacks the word of {lacking} more of this run's owners.",
+            remedy="Each of them adds it with `python -m peers.checkpoint RUN --sign FILE`.",
         )
     return checkpoint
 
@@ -236,6 +297,10 @@ def main(
     ] = None,
     take: Annotated[
         Path | None, typer.Option(help="For a volunteer: take in the checkpoint in this file.")
+    ] = None,
+    sign_file: Annotated[
+        Path | None,
+        typer.Option("--sign", help="For another owner: add your word to the checkpoint in this file."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the checkpoint to this file, too.")] = None,
     home: Annotated[
@@ -257,17 +322,29 @@ def main(
     with plain_errors():
         folder = home_folder(home)
         if take is not None:
-            if round_number is not None or out is not None:
-                raise typer.BadParameter("--take goes with neither --round nor --out.")
+            if round_number is not None or out is not None or sign_file is not None:
+                raise typer.BadParameter("--take goes with none of --round, --sign and --out.")
             body = take_checkpoint(run, take.expanduser(), home=folder).body
             print(f"Took the checkpoint of round {body.round}, block {body.block[:8]}, by owner {body.peer}.")
             print("From the next `python -m trainer.join` on, this peer goes by it and gives it to others.")
             return
-        made = make_checkpoint(run, home=folder, round_number=round_number)
+        if sign_file is not None:
+            if round_number is not None:
+                raise typer.BadParameter("--sign does not go with --round: the file names the block.")
+            made = add_word(run, sign_file.expanduser(), home=folder)
+        else:
+            made = make_checkpoint(run, home=folder, round_number=round_number)
         body, content = made.checkpoint.body, made.checkpoint.canonical() + b"\n"
         if out is not None:
             write_atomic(out, content)
         print(content.decode(), end="")
+        if made.lacking:
+            print(
+                f"Signed: block {body.block[:8]} of round {body.round}. Nobody heeds it before "
+                f"{made.lacking} more owners have: send them the file, for --sign.",
+                file=sys.stderr,
+            )
+            return
         what = (
             "is final here" if made.was_final else "becomes final by it, and no other block of that round can"
         )

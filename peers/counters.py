@@ -159,11 +159,9 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
     cursor = before.cursor
 
-    def allot(count: int, ranges: Sequence[SlotRange]) -> tuple[SlotRange, ...]:
-        """Take slots from some of the ranges left over, and what is missing from the cursor on."""
-        nonlocal free, cursor
-        taken = take(ranges, count)[0]
-        free = subtract(free, taken)
+    def fill(taken: tuple[SlotRange, ...], count: int) -> tuple[SlotRange, ...]:
+        """Add to slots from some of the ranges left over what is missing, from the cursor on."""
+        nonlocal cursor
         if missing := count - total(taken):
             taken = (*taken, (cursor, missing))
             cursor += missing
@@ -178,12 +176,16 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
             grown = int(standing.best_slots * QUOTA_GROWTH)
             wish = max(rules.minimum_slots, grown, 2)  # a half more than 1 would be 1 for ever
             wish = min(wish, max(1, MOST_WINDOW_TOKENS // rules.tokens_per_slot))
-            allotted = allot(wish, free[:QUOTA_RANGES])
+            taken, rest = take(free[:QUOTA_RANGES], wish)
+            free = (*rest, *free[QUOTA_RANGES:])
+            allotted = fill(taken, wish)
             standing = standing.model_copy(update={"upcoming" if rules.trains_ahead else "quota": allotted})
         peers[peer] = standing
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
-    lanes = allot(region, _longest(free, LANE_RANGES))
+    taken = take(_longest(free, LANE_RANGES), region)[0]
+    free = subtract(free, taken)
+    lanes = fill(taken, region)
     electors = before.electors(rules)
     # A thousand new identities cost nothing: how long a round waits is for those to say who are no newcomers.
     heard = [signed.body for peer, signed in claims.items() if peer in electors]

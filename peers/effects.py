@@ -14,7 +14,15 @@ from peers.credit.audit import Audit
 from peers.credit.verdict import Dispute, Verdict
 from peers.events import Event
 from peers.finality import Promise
-from peers.messages import AnyMessage, Block, Checkpoint, Claim, Evidence, Signed, SlotRange
+from peers.messages import (
+    AnyMessage,
+    Block,
+    Claim,
+    Evidence,
+    Signed,
+    SlotRange,
+    Vouched,
+)
 from recipes.keys import PeerId
 
 # ---------------------------------------------------------------- inputs: what happened
@@ -307,7 +315,7 @@ class SaveEvidence:
 class SaveCheckpoint:
     """Keep an owner's checkpoint, to go by after a restart and to give to others."""
 
-    checkpoint: Signed[Checkpoint]
+    checkpoint: Vouched
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ from peers.messages import (
     Reduction,
     Roster,
     Signed,
+    Vouched,
 )
 from peers.pace import Deadlines
 from peers.round_state import Phase, RoundState
@@ -101,7 +102,7 @@ class RoundEngine:
         own_claims: Sequence[Signed[Claim]] = (),
         state_is_here: bool = True,
         state_round: int = 0,
-        checkpoint: Signed[Checkpoint] | None = None,
+        checkpoint: Vouched | None = None,
         evidence: Mapping[PeerId, Evidence] | None = None,
         own_words: Sequence[Word] = (),
         now: float,

@@ -108,7 +108,7 @@ async def fetch_run(
     asker = _Asker(transport, crowd, tell)
     signed = await _recipe(wanted_id, folder, asker)
     genesis = published(signed.recipe)
-    tell(Notice(f"The recipe {signed.recipe.run.name} is signed by its owner {signed.signer}."))
+    tell(Notice(f"The recipe {signed.recipe.run.name} is signed by {', '.join(signed.signers)}."))
     await _tokenizer(folder, bytes.fromhex(genesis.tokenizer), asker)
     manifest = await _manifest(folder, signed, bytes.fromhex(genesis.manifest), asker)
     await _data(folder, manifest, asker)

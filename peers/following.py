@@ -32,7 +32,9 @@ from peers.messages import (
     HeadNotice,
     Reduction,
     Signed,
+    Vouched,
     sign,
+    vouchers,
 )
 from peers.round_state import RoundState
 from peers.validity import RULED_OUT
@@ -149,10 +151,11 @@ def take_evidence(engine: RoundEngine, evidence: Evidence) -> None:
     engine.send(set(engine.acquaintances), evidence)
 
 
-def take_checkpoint(engine: RoundEngine, signed: Signed[Checkpoint]) -> None:
-    """Go by an owner's checkpoint, and pass it on, if it is the newest."""
+def take_checkpoint(engine: RoundEngine, signed: Vouched) -> None:
+    """Go by the owners' checkpoint, and pass it on, if it is the newest and enough of them signed it."""
     body, chain, known = signed.body, engine.chain, engine.checkpoint
-    if body.peer not in engine.rules.owners or (known is not None and not _goes_before(body, known.body)):
+    enough = len(vouchers(signed).intersection(engine.rules.owners)) >= engine.rules.owner_threshold
+    if not enough or (known is not None and not _goes_before(body, known.body)):
         return
     engine.checkpoint = signed
     engine.emit(SaveCheckpoint(signed))

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from peers.chain import Chain
-from peers.messages import Block, Checkpoint, Evidence, Signed
+from peers.messages import (
+    Block,
+    Evidence,
+    Signed,
+    Vouched,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ def build_chain(
     *,
     final: KeptFinal | None,
     settled: str | None = None,
-    checkpoint: Signed[Checkpoint] | None,
+    checkpoint: Vouched | None,
     evidence: Iterable[Evidence],
 ) -> Chain:
     """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.

@@ -41,8 +41,10 @@ from peers.signed import (
     SlotRange,
     sign,
 )
+from peers.signed_texts import body_texts
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId
+from recipes.keys import PeerId, SigningKey
+from recipes.merkle import digest
 
 __all__ = [
     "Body",
@@ -67,6 +69,7 @@ MAX_DISPUTES = 16
 MAX_EVIDENCE = 8
 MAX_ROTATIONS = 8
 MAX_BLOCK_BYTES = 4 << 20
+MAX_OWNERS = 16
 
 
 class Pace(Message):
@@ -200,6 +203,29 @@ class Checkpoint(Body):
     digest: Hash  # of the state after it
 
 
+class Vouched(Signed[Checkpoint]):
+    """A checkpoint by one owner, and those by others that say the same: a run may ask for several."""
+
+    words: Annotated[tuple[Signed[Checkpoint], ...], Field(max_length=MAX_OWNERS, fail_fast=True)] = ()
+
+
+def vouch(key: SigningKey, body: Checkpoint, words: tuple[Signed[Checkpoint], ...] = ()) -> Vouched:
+    """Return a checkpoint signed by `key`, with other owners' words for it.
+
+    Raises:
+        ValueError: `body.peer` is somebody else.
+    """
+    return Vouched(body=body, signature=sign(key, body).signature, words=words)
+
+
+def vouchers(signed: Signed[Checkpoint]) -> frozenset[PeerId]:
+    """Return who signed what a checkpoint says."""
+    body = signed.body
+    words = signed.words if isinstance(signed, Vouched) else ()
+    same = (word for word in words if word.body == body.model_copy(update={"peer": word.body.peer}))
+    return frozenset({body.peer, *(word.body.peer for word in same)})
+
+
 class ClaimsWanted(Message):
     """I lead, have just come into this round, and know of no claims: send me yours."""
 
@@ -224,7 +250,7 @@ SignedMessage = (
     | Signed[Reduction]
     | Signed[Block]
     | Signed[CoSignature]
-    | Signed[Checkpoint]
+    | Vouched
     | Signed[Verdict]
     | Signed[Dispute]
 )
@@ -239,7 +265,7 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "reduction": (Signed[Reduction], 4 << 10),
     "block": (Signed[Block], MAX_BLOCK_BYTES),
     "cosignature": (Signed[CoSignature], 2 << 10),
-    "checkpoint": (Signed[Checkpoint], 2 << 10),
+    "checkpoint": (Vouched, 12 << 10),
     "evidence": (Evidence, 128 << 10),
     "verdict": (Signed[Verdict], 2 << 10),
     "dispute": (Signed[Dispute], 1 << 10),
@@ -283,7 +309,13 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
             few = error.error_count() <= _MOST_PROBLEMS
             reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
         raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
-    for signed in _signed_parts(message):
+    parts = _signed_parts(message)
+    if message.canonical() == content:
+        texts = body_texts(content)
+        for signed in parts:
+            if (text := texts.get(signed.signature)) is not None:
+                signed.__dict__["hash"] = digest(text).hex()
+    for signed in parts:
         if signed.body.run != run:
             raise MessageError(f"{kind} belongs to another run", offence=Offence.OTHER_RUN)
         if not signed.holds():
@@ -304,6 +336,8 @@ def _signed_parts(message: Any) -> list[Signed[Any]]:
     if not isinstance(message, Signed):
         return []
     body, parts = message.body, [message]
+    if isinstance(message, Vouched):
+        parts += message.words
     if isinstance(body, Roster):
         parts += body.claims
     elif isinstance(body, Block):

@@ -52,6 +52,7 @@ class Rules:
     snapshot_interval: int
     electors: tuple[PeerId, ...]
     owners: tuple[PeerId, ...] = ()  # who may sign checkpoints
+    owner_threshold: int = 1  # how many of them it takes
     overlap: Overlap = "none"
 
     @property

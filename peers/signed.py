@@ -7,11 +7,13 @@ machine.
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from typing import Annotated, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema
 
 from recipes.canonical import canonical_json
+from recipes.canonical_models import Writing, with_sorted_fields, writing_of
 from recipes.keys import PeerId, SigningKey, verify
 from recipes.merkle import digest
 
@@ -29,9 +31,22 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let pydantic write fields in the order in which canonical JSON has them."""
+        return with_sorted_fields(handler(source))
+
     def canonical(self) -> bytes:
         """Return the message as RFC 8785 canonical JSON."""
+        text = self.__pydantic_serializer__.to_json(self)
+        if _writing_of(type(self)).is_canonical(text):
+            return text
         return canonical_json(self.model_dump(mode="json"))
+
+
+@lru_cache(maxsize=256)
+def _writing_of(form: type[Message]) -> Writing:
+    return writing_of(form.__pydantic_core_schema__)
 
 
 class Body(Message):

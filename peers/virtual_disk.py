@@ -10,7 +10,13 @@ from peers.chain_store import CLAIMS_KEPT
 from peers.credit.rules import CreditRules
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal, build_chain
-from peers.messages import Block, Checkpoint, Claim, Evidence, Signed
+from peers.messages import (
+    Block,
+    Claim,
+    Evidence,
+    Signed,
+    Vouched,
+)
 from peers.returns import Entry
 from peers.words import Word
 from recipes.keys import PeerId
@@ -40,7 +46,7 @@ class Disk:
     final: KeptFinal | None = None
     settled: str | None = None
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
-    checkpoint: Signed[Checkpoint] | None = None
+    checkpoint: Vouched | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
     words: dict[str, Word] = field(default_factory=dict)  # own verdicts and disputes, by hash
     entries: list[Entry] = field(default_factory=list)  # own contributions, and what of them returned

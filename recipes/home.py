@@ -1,7 +1,7 @@
 """The home folder, where one peer keeps its key and its runs: $MANYHANDS_HOME, or ~/.manyhands.
 
 owner.key       signs the recipes that you publish
-identity.key    this peer's identity in the swarm
+identity.key    this peer's identity in the swarm; identity-PEER.key: a former one
 runs/RUN_ID/    recipe, data, state and snapshots of one run
 lock            held by the process that works here
 """

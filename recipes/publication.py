@@ -1,7 +1,7 @@
 """A published run as a folder: what publishing makes, and what a peer keeps of it under its home.
 
 recipe.toml                what to train; its hash is the run id
-recipe.sig                 the owner's signature over recipe.toml
+recipe.sig                 the owners' signatures over recipe.toml
 tokenizer.json             named by hash in the recipe
 manifest.json              named by hash in the recipe; lists the data
 data/HASH                  pieces of tokens, named by hash in the manifest
@@ -19,7 +19,7 @@ from recipes.genesis import GENESIS_WEIGHTS, weights_root
 from recipes.keys import PeerId
 from recipes.merkle import digest
 from recipes.recipe import MAXIMUM_RECIPE_BYTES, Recipe, parse_published, published, run_id
-from recipes.signature import MAXIMUM_SIGNATURE_BYTES, check_recipe_signature
+from recipes.signature import MAXIMUM_SIGNATURE_BYTES, check_recipe_signatures
 from recipes.tokenizer import load_tokenizer
 
 RECIPE_FILE = "recipe.toml"
@@ -31,13 +31,13 @@ DATA_FOLDER = "data"
 
 @dataclass(frozen=True)
 class SignedRecipe:
-    """A published recipe whose signature holds."""
+    """A published recipe that enough of its owners signed."""
 
     recipe: Recipe
     content: bytes
     signature: bytes
     run_id: str
-    signer: PeerId
+    signers: tuple[PeerId, ...]  # owners
 
 
 @dataclass(frozen=True)
@@ -74,27 +74,30 @@ class Publication:
         return self.folder / GENESIS_WEIGHTS
 
 
-def check_signed(content: bytes, signature: bytes, *, name: str) -> SignedRecipe:
-    """Return the recipe in `content` once it is complete and an owner's `signature` over it holds.
+def check_signed(content: bytes, signature: bytes, *, name: str, partly: bool = False) -> SignedRecipe:
+    """Return the recipe in `content` once it is complete and enough owners' signatures over it hold.
+
+    With `partly`, one owner's is enough.
 
     Raises:
-        RecipeError: it is malformed, a template, or not signed by an owner that it names.
+        RecipeError: it is malformed, a template, or not signed by as many owners as it asks for.
     """
     recipe = parse_published(content, name=name)
-    signer = check_recipe_signature(content, signature, recipe.run.owners)
+    threshold = 1 if partly else recipe.run.owner_threshold
+    signers = check_recipe_signatures(content, signature, recipe.run.owners, threshold=threshold)
     return SignedRecipe(
-        recipe=recipe, content=content, signature=signature, run_id=run_id(content), signer=signer
+        recipe=recipe, content=content, signature=signature, run_id=run_id(content), signers=signers
     )
 
 
-def load_signed_recipe(folder: Path) -> SignedRecipe:
+def load_signed_recipe(folder: Path, *, partly: bool = False) -> SignedRecipe:
     """Read recipe.toml and recipe.sig from `folder`, as `check_signed` does.
 
     Raises:
         RecipeError: a file is missing, malformed, or the signature does not hold.
     """
     path = folder / RECIPE_FILE
-    return check_signed(read_recipe_file(path), read_signature_file(path), name=str(path))
+    return check_signed(read_recipe_file(path), read_signature_file(path), name=str(path), partly=partly)
 
 
 def load_manifest(folder: Path, recipe: Recipe) -> Manifest:
@@ -129,14 +132,16 @@ def damaged_pieces(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(name for name in names if not _is_intact(folder / DATA_FOLDER / name))
 
 
-def load_publication(folder: Path) -> Publication:
+def load_publication(folder: Path, *, partly: bool = False) -> Publication:
     """Return the publication in `folder` once every signature and hash in it has been checked.
+
+    With `partly`, one owner's signature is enough.
 
     Raises:
         RecipeError: the recipe is missing, malformed or not signed by its owner.
         DataError: something that it names is missing or has another hash.
     """
-    signed = load_signed_recipe(folder)
+    signed = load_signed_recipe(folder, partly=partly)
     genesis = published(signed.recipe)
     load_tokenizer(folder / TOKENIZER_FILE, expected=bytes.fromhex(genesis.tokenizer))
     manifest = load_manifest(folder, signed.recipe)

@@ -109,11 +109,14 @@ def publish(
         final = complete_recipe(content, owners=recipe.run.owners or (owner.peer_id,), genesis=genesis)
         write_atomic(draft / RECIPE_FILE, final)
         write_atomic(draft / SIGNATURE_FILE, sign_recipe(final, owner))
-        checked = load_publication(draft)  # what is handed out passes the checks that every peer will make
+        # What is handed out passes the checks that every peer will make, but for other owners' signatures.
+        checked = load_publication(draft, partly=True)
         _put_in_place(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     tell(f"Signed it, and checked every hash in {out}.")
+    if (lacking := recipe.run.owner_threshold - 1) > 0:
+        tell(f"It takes {lacking} more of its owners: each of them runs `python -m recipes.sign {out}`.")
     return replace(checked, folder=out)
 
 
@@ -231,6 +234,9 @@ def main(
     passed_on = ["--port", str(port)]
     passed_on += ["--announce", f"/ip4/{reached_at}/tcp/{port}"] if reached_at else []
     passed_on += ["--home", str(home)] if home else []
+    if publication.recipe.run.owner_threshold > 1:
+        print(f"\nRun id: {publication.run_id}")
+        return
     peer = published(publication.recipe).electors[0]
     address = f"/ip4/{reached_at or _outward_address()}/tcp/{port}/p2p/{peer}"
     print(f"\nRun id: {publication.run_id}\n")

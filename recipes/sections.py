@@ -92,6 +92,12 @@ class RunSection(Section):
             "stands here."
         ),
     )
+    owner_threshold: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="How many of the owners have to sign the recipe, and each checkpoint.",
+    )
     license: str = Field(
         min_length=1,
         max_length=128,
@@ -104,6 +110,12 @@ class RunSection(Section):
             "What is trained and for whom, in a sentence or two that a volunteer reads before joining."
         ),
     )
+
+    @model_validator(mode="after")
+    def _owners_suffice(self) -> RunSection:
+        if self.owner_threshold > max(1, len(set(self.owners))):
+            raise ValueError("owner_threshold must not be more than there are owners")
+        return self
 
 
 class ModelSection(Section):

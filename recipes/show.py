@@ -75,7 +75,10 @@ def _signed(path: Path, content: bytes, recipe: Recipe) -> str:
             f"unknown: there is no {SIGNATURE_FILE} beside it. Its owners are {', '.join(recipe.run.owners)}"
         )
     signed = check_signed(content, read_signature_file(path), name=str(path))
-    return f"by its owner {signed.signer}, on {recipe.genesis.created}; the signature holds"
+    on, threshold = recipe.genesis.created, recipe.run.owner_threshold
+    if threshold == 1:
+        return f"by its owner {signed.signers[0]}, on {on}; the signature holds"
+    return f"by its owners {', '.join(signed.signers)}, of whom it takes {threshold}, on {on}; they hold"
 
 
 def _model(recipe: Recipe, parameters: int) -> str:

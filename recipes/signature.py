@@ -1,4 +1,4 @@
-"""The owner's signature over a recipe: recipe.sig, beside recipe.toml, over its exact bytes."""
+"""The owners' signatures over a recipe: recipe.sig, beside recipe.toml, over its exact bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from recipes.errors import RecipeError
 from recipes.keys import PeerId, SigningKey, verify
 
 MAXIMUM_SIGNATURE_BYTES = 16 * 1024
+MAXIMUM_SIGNATURES = 16
 _PURPOSE = "recipe"
 
 
@@ -28,7 +29,7 @@ class SignatureFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    signatures: list[OwnerSignature] = Field(min_length=1, max_length=16)
+    signatures: list[OwnerSignature] = Field(min_length=1, max_length=MAXIMUM_SIGNATURES)
 
 
 def sign_recipe(content: bytes, key: SigningKey) -> bytes:
@@ -37,28 +38,69 @@ def sign_recipe(content: bytes, key: SigningKey) -> bytes:
     return SignatureFile(signatures=[signature]).model_dump_json(indent=2).encode() + b"\n"
 
 
-def check_recipe_signature(content: bytes, signature_file: bytes, owners: Sequence[PeerId]) -> PeerId:
-    """Return the first owner whose signature over `content` holds. One owner's is enough.
+def add_signature(content: bytes, signature_file: bytes, key: SigningKey) -> bytes:
+    """Return the content of recipe.sig with `key`'s signature over the recipe in it, beside those of others.
 
     Raises:
-        RecipeError: recipe.sig is malformed, or no owner's signature in it holds.
+        RecipeError: recipe.sig is malformed, or full.
+    """
+    mine = OwnerSignature(peer=key.peer_id, signature=key.sign(_PURPOSE, content).hex())
+    others = [one for one in parse_signatures(signature_file) if one.peer != key.peer_id]
+    if len(others) >= MAXIMUM_SIGNATURES:
+        raise RecipeError(f"recipe.sig holds {len(others)} signatures, and no more fit.")
+    return SignatureFile(signatures=[*others, mine]).model_dump_json(indent=2).encode() + b"\n"
+
+
+def parse_signatures(signature_file: bytes) -> list[OwnerSignature]:
+    """Return the signatures in recipe.sig, whether or not they hold.
+
+    Raises:
+        RecipeError: it is malformed.
     """
     if len(signature_file) > MAXIMUM_SIGNATURE_BYTES:
         raise RecipeError(
             f"recipe.sig has {len(signature_file)} bytes; at most {MAXIMUM_SIGNATURE_BYTES} fit."
         )
     try:
-        signatures = SignatureFile.model_validate_json(signature_file).signatures
+        return SignatureFile.model_validate_json(signature_file).signatures
     except ValidationError as error:
         raise RecipeError(
             "recipe.sig does not hold signatures in the known form.",
             remedy="Get the run from its publisher again.",
         ) from error
-    for entry in signatures:
-        if entry.peer in owners and verify(entry.peer, _PURPOSE, content, bytes.fromhex(entry.signature)):
-            return entry.peer
-    raise RecipeError(
-        "No owner of this recipe has signed these bytes. The recipe names as its owners: "
-        f"{', '.join(owners) or 'nobody'}; recipe.sig is by {', '.join(entry.peer for entry in signatures)}.",
-        remedy="It was changed after it was signed: get it from its publisher again, or publish your own.",
-    )
+
+
+def holding_signatures(
+    content: bytes, signatures: Sequence[OwnerSignature], owners: Sequence[PeerId]
+) -> tuple[OwnerSignature, ...]:
+    """Return of `signatures` the first one of each owner that holds over `content`."""
+    found: dict[PeerId, OwnerSignature] = {}
+    for one in signatures:
+        known = one.peer in found or one.peer not in owners
+        if not known and verify(one.peer, _PURPOSE, content, bytes.fromhex(one.signature)):
+            found[one.peer] = one
+    return tuple(found.values())
+
+
+def check_recipe_signatures(
+    content: bytes, signature_file: bytes, owners: Sequence[PeerId], *, threshold: int = 1
+) -> tuple[PeerId, ...]:
+    """Return the owners whose signatures over `content` hold, if they are `threshold` or more.
+
+    Raises:
+        RecipeError: recipe.sig is malformed, or too few owners' signatures in it hold.
+    """
+    signatures = parse_signatures(signature_file)
+    signers = tuple(one.peer for one in holding_signatures(content, signatures, owners))
+    if not signers:
+        raise RecipeError(
+            "No owner of this recipe has signed these bytes. The recipe names as its owners: "
+            f"{', '.join(owners) or 'nobody'}; recipe.sig is by {', '.join(one.peer for one in signatures)}.",
+            remedy="It was changed after it was signed: get it from its publisher, or publish your own.",
+        )
+    if len(signers) < threshold:
+        raise RecipeError(
+            f"{len(signers)} of this recipe's owners signed it, and it takes {threshold}.",
+            remedy="Another owner adds a signature with `python -m recipes.sign FOLDER`.",
+        )
+    return signers

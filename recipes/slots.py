@@ -141,9 +141,11 @@ def subtract(ranges: Iterable[Range], used: Iterable[Range]) -> tuple[Range, ...
     for start, count in ranges:
         end = start + count
         for hole, length in holes:
+            if hole >= end:
+                break  # they ascend
             if start < hole < end:
                 left.append((start, hole - start))
-            if hole < end and hole + length > start:
+            if hole + length > start:
                 start = hole + length
         if start < end:
             left.append((start, end - start))

@@ -48,7 +48,7 @@ from recipes.keys import SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
 from recipes.merkle import digest
 from recipes.recipe import parse_recipe
-from recipes.signature import SignatureFile, check_recipe_signature, sign_recipe
+from recipes.signature import SignatureFile, check_recipe_signatures, sign_recipe
 from recipes.tokenizer import parse_tokenizer, train_tokenizer
 
 KEY = SigningKey(bytes(32))
@@ -437,7 +437,7 @@ def _recipe_signature(_: Path) -> Subject:
     content = RECIPE.encode()
 
     def read(signature: bytes) -> bytes:
-        assert check_recipe_signature(content, signature, [KEY.peer_id]) == KEY.peer_id
+        assert check_recipe_signatures(content, signature, [KEY.peer_id]) == (KEY.peer_id,)
         return SignatureFile.model_validate_json(signature).model_dump_json().encode()
 
     return Subject([sign_recipe(content, KEY)], read, (RecipeError,), exact=False)

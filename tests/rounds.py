@@ -26,7 +26,9 @@ from peers.messages import (
     Roster,
     Signed,
     SlotRange,
+    Vouched,
     sign,
+    vouch,
 )
 from peers.rules import Rules
 from peers.virtual_disk import GENESIS_DIGEST, RUN
@@ -243,7 +245,7 @@ class Swarm:
         )
         return sign(key, body)
 
-    def checkpoint(self, link: Link, *, key: SigningKey | None = None) -> Signed[Checkpoint]:
+    def checkpoint(self, link: Link, *, key: SigningKey | None = None) -> Vouched:
         """The owner's word, or another's, that the block at `link` is the run's."""
         author = key or self.owner
         body = Checkpoint(
@@ -253,7 +255,7 @@ class Swarm:
             block=link.hash,
             digest=self.digests[link.hash],
         )
-        return sign(author, body)
+        return vouch(author, body)
 
     def verdict(self, key: SigningKey, claim: Signed[Claim], /, **other: Any) -> Signed[Verdict]:
         """An auditor's word on a claim: as far as it was replayed, it agrees."""

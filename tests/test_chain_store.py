@@ -15,7 +15,7 @@ from peers.chain_store import ChainStore
 from peers.credit.verdict import Dispute
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
-from peers.messages import Block, Checkpoint, Evidence, Signed, sign
+from peers.messages import Block, Checkpoint, Evidence, Signed, Vouched, sign, vouch
 from peers.words import MAX_OWN_WORDS, Word
 from recipes.errors import StorageError
 
@@ -208,12 +208,12 @@ def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
 # ---------------------------------------------------------------- what must not be forgotten
 
 
-def checkpoint(round_number: int) -> Signed[Checkpoint]:
+def checkpoint(round_number: int) -> Vouched:
     owner = Swarm(1).keys[0]
     body = Checkpoint(
         run=RUN, peer=owner.peer_id, round=round_number, block=name("block"), digest=name("state")
     )
-    return sign(owner, body)
+    return vouch(owner, body)
 
 
 def contradictions(count: int) -> list[Evidence]:

@@ -21,7 +21,12 @@ from peers.checkpoint import make_checkpoint, take_checkpoint
 from peers.credit.rules import credit_rules
 from peers.fetch_run import adopt_folder
 from peers.kept_chain import KeptFinal
-from peers.messages import Checkpoint, Signed, sign
+from peers.messages import (
+    Checkpoint,
+    Vouched,
+    sign,
+    vouch,
+)
 from peers.state import CanonicalState
 from peers.world import World
 from recipes.errors import DataError, HomeInUseError, IdentityError, RecipeError, StateError
@@ -65,7 +70,7 @@ class Machine:
             store.save_final(KeptFinal(final.round, final.hash, settled))
         store.close()
 
-    def kept(self) -> Signed[Checkpoint] | None:
+    def kept(self) -> Vouched | None:
         store = ChainStore(self.folder / CHAIN_FILE)
         try:
             return store.checkpoint(run=self.run)
@@ -235,7 +240,7 @@ def test_a_file_that_no_owner_signed_for_this_run_is_refused(
         "changed": good.canonical().replace(b'"round":1', b'"round":2'),
         "of another run": sign(machine.owner, good.body.model_copy(update={"run": "ab" * 32})).canonical(),
         "of a stranger": sign(stranger, good.body.model_copy(update={"peer": stranger.peer_id})).canonical(),
-        "long": good.canonical() + b" " * 4096 + b"x",
+        "long": good.canonical() + b" " * (12 << 10) + b"x",
     }
     file = tmp_path / "file"
     if damage in contents:
@@ -258,7 +263,7 @@ def test_an_older_checkpoint_than_the_one_that_is_here_is_not_taken(machine: Mac
     assert machine.kept() == newer
 
 
-def checkpoint(machine: Machine, link: Link) -> Signed[Checkpoint]:
+def checkpoint(machine: Machine, link: Link) -> Vouched:
     """What the owner would sign on another machine."""
     body = Checkpoint(
         run=machine.run,
@@ -267,7 +272,7 @@ def checkpoint(machine: Machine, link: Link) -> Signed[Checkpoint]:
         block=link.hash,
         digest=machine.swarm.digests[link.hash],
     )
-    return sign(machine.owner, body)
+    return vouch(machine.owner, body)
 
 
 def loaded(machine: Machine) -> Chain:
@@ -332,7 +337,7 @@ def branches(world: World) -> set[str]:
     return {world.block_at(name, newest) for name in world.peers}
 
 
-def signed_for(world: World, name: str) -> Signed[Checkpoint]:
+def signed_for(world: World, name: str) -> Vouched:
     """What an owner signs for the branch of a peer: not its head, of which not everybody's word is known."""
     chain = world.peers[name].running.chain
     link = chain.link(chain.link(world.peers[name].running.head).parent)
@@ -341,7 +346,7 @@ def signed_for(world: World, name: str) -> Signed[Checkpoint]:
     body = Checkpoint(
         run=world.rules.run, peer=OWNER.peer_id, round=link.round, block=link.hash, digest=digest
     )
-    return sign(OWNER, body)
+    return vouch(OWNER, body)
 
 
 @pytest.mark.parametrize("taker", ["p1", "p6"])

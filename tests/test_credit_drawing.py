@@ -18,12 +18,14 @@ from peers.credit.drawing import (
     capped_weights,
     is_drawn,
     negative_log2,
+    order_by_floats,
     steps_to_replay,
     weigh,
 )
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION
 from recipes.keys import PeerId
+from recipes.merkle import digest
 
 SEED = audit_seed(beacon=name("beacon"), run=RUN, round_number=7)
 WEIGHTS = st.lists(st.integers(1, 10**6), min_size=1, max_size=40).map(
@@ -79,6 +81,24 @@ def test_the_order_of_auditors_does_not_depend_on_the_order_of_a_dictionary(
     shuffled = list(weights.items())
     order.shuffle(shuffled)
     assert audit_order(SEED, name("claim"), dict(shuffled)) == audit_order(SEED, name("claim"), weights)
+
+
+@given(weights=WEIGHTS, number=st.integers(0, 10**6))
+def test_the_order_is_that_of_the_integer_logarithms(weights: dict[PeerId, int], number: int) -> None:
+    claim = name(str(number))
+    rank = {}
+    for peer, weight in capped_weights(weights).items():
+        drawn = int.from_bytes(digest(SEED + f"auditor/{claim}/{peer}".encode())[:8], "big")
+        rank[peer] = ((negative_log2(drawn) << 64) // weight, peer)
+    expected = sorted(rank, key=lambda peer: rank[peer])[:MOST_AUDITORS]
+    assert audit_order(SEED, claim, weights) == tuple(expected)
+
+
+def test_floats_do_not_tell_which_of_two_comes_first_that_lie_too_close() -> None:
+    one, other = PeerId("one"), PeerId("other")
+    drawn, weights = {one: 2**63, other: 2**63 + 2**20}, {one: 1, other: 1}
+    assert order_by_floats(drawn, weights) is None
+    assert order_by_floats({**drawn, other: 2**63 + 2**40}, weights) == [other, one]
 
 
 @given(weights=WEIGHTS)

@@ -9,7 +9,12 @@ from rounds import Swarm, copied, cosign, elected, fork, trunk
 
 from peers.chain import Chain, Link
 from peers.kept_chain import KeptFinal, build_chain
-from peers.messages import Block, Checkpoint, Evidence, Signed
+from peers.messages import (
+    Block,
+    Evidence,
+    Signed,
+    Vouched,
+)
 from peers.rules import ELECTOR_WINDOW
 from peers.validity import RULED_OUT
 from recipes.keys import SigningKey
@@ -37,7 +42,7 @@ def rebuilt(
     *,
     final: KeptFinal | None = None,
     settled: str | None = None,
-    checkpoint: Signed[Checkpoint] | None = None,
+    checkpoint: Vouched | None = None,
     evidence: Sequence[Evidence] = (),
 ) -> Chain:
     """The chain of a peer that was started again, of which the disk holds these things."""

@@ -33,7 +33,15 @@ from peers.events import Convicted, Notice, Refused
 from peers.finality import Promise
 from peers.following import APART
 from peers.kept_chain import build_chain
-from peers.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed
+from peers.messages import (
+    Checkpoint,
+    Claim,
+    CoSignature,
+    Evidence,
+    HeadNotice,
+    Signed,
+    Vouched,
+)
 from peers.rules import FANOUT
 from peers.validity import RULED_OUT
 
@@ -45,7 +53,7 @@ def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
     return [effect for effect in effects if isinstance(effect, kind)]
 
 
-def rebuilt(bench: Bench, *, checkpoint: Signed[Checkpoint]) -> Chain:
+def rebuilt(bench: Bench, *, checkpoint: Vouched) -> Chain:
     """The chain as the disk has it once the checkpoint is kept, but for what words alone made final."""
     blocks = [link.block for link in bench.swarm.chain.after(0) if link.block is not None]
     return build_chain(bench.swarm.fresh_chain(), blocks, final=None, checkpoint=checkpoint, evidence=())

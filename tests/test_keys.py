@@ -6,7 +6,12 @@ import os
 import stat
 from pathlib import Path
 
+import base58
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from recipes.errors import IdentityError, StorageError
 from recipes.files import write_atomic
@@ -35,6 +40,31 @@ def test_a_signature_holds_for_its_author_purpose_and_body_alone() -> None:
     assert not verify(key.peer_id, "block", b"body", signature)
     assert not verify(key.peer_id, "claim", b"bodY", signature)
     assert not verify(key.peer_id, "claim", b"body", signature[:-1])
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "cef0f9ae474b7168fa512dbcdc266409f2b7b2d66db022481fdfc98b9b211a6a"  # R + a point of order 2
+        "1f01b31923e3825456f80ba802d4bfb2e57eb96b9ed717b600f97baeb9feb20a",
+        "6d329dfbce0f893cfbee26ea925e6c6f95a5c22653bbdf0c910e2791ab8d97ac"  # R + a point of order 8
+        "25c329aa90bba40e60a267c91c3c077354713f289574303c2bd429239f71a001",
+    ],
+)
+def test_both_libraries_refuse_what_only_holds_times_eight(signature: str) -> None:
+    # Made for this test: [8]sB = [8](R + hA), but sB is not R + hA. RFC 8032 allows both checks.
+    public = bytes.fromhex("39c214c260900d012cbc8329bd325d9f9bcd80720c5a69cdbbcd3c7fd2086621")
+    with pytest.raises(BadSignatureError):
+        crypto_sign_open(bytes.fromhex(signature) + b"hello", public)
+    with pytest.raises(InvalidSignature):
+        Ed25519PublicKey.from_public_bytes(public).verify(bytes.fromhex(signature), b"hello")
+
+
+def test_openssl_has_the_last_word_on_what_libsodium_refuses() -> None:
+    # With the neutral element as key and as R, and s = 0, anything is signed: OpenSSL lets it pass.
+    neutral = bytes([1]) + bytes(31)
+    peer = PeerId(base58.b58encode(bytes.fromhex("002408011220") + neutral).decode())
+    assert verify(peer, "claim", b"body", neutral + bytes(32))
 
 
 @pytest.mark.parametrize(

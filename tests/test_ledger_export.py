@@ -277,7 +277,7 @@ def test_a_long_line_that_is_no_blocks_is_refused_without_being_parsed(line: int
     _, on, _, content = made(4, 2)
     lines = content.splitlines(keepends=True)
     lines[line] = b'{"kind":"end","x":"%b"}\n' % (b"x" * MAX_HEADER_BYTES)
-    with pytest.raises(DataError, match=rf"^Line {line + 1}: (Malformed: 52\d+ bytes|A line of kind '')"):
+    with pytest.raises(DataError, match=rf"^Line {line + 1}: (Malformed: 54\d+ bytes|A line of kind '')"):
         verified(b"".join(lines), on)
 
 

@@ -52,7 +52,7 @@ def test_a_published_folder_holds_a_run_that_can_be_checked_and_read(original: P
     loaded = load_publication(original.folder)
     assert loaded == original
     genesis = published(loaded.recipe)
-    assert loaded.signed.signer in loaded.recipe.run.owners
+    assert loaded.signed.signers == loaded.recipe.run.owners
     assert genesis.manifest == loaded.manifest.hash().hex()
     assert loaded.weights.stat().st_size == 4 * 3 * 4096
     assert TokenArray(loaded.data, loaded.manifest, "train").sequence(0).shape == (33,)
@@ -154,7 +154,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_showing_a_publication_tells_who_signed_it_and_what_it_asks(original: Publication) -> None:
     facts = dict(describe(original.folder / "recipe.toml"))
     assert facts["run id"] == original.run_id
-    assert f"by its owner {original.signed.signer}" in facts["signed"]
+    assert f"by its owner {original.signed.signers[0]}" in facts["signed"]
     assert f"{original.manifest.train.tokens:,} tokens to train on" in facts["data"]
     assert "up" in facts["network a day"]
     assert "judge nobody" in facts["audits"]

@@ -13,7 +13,7 @@ from recipes.keys import SigningKey
 from recipes.locate import CATALOGUE, catalogue_names, locate_recipe
 from recipes.recipe import MAXIMUM_RECIPE_BYTES, parse_published, parse_recipe, run_id
 from recipes.reference import with_reference
-from recipes.signature import check_recipe_signature, sign_recipe
+from recipes.signature import check_recipe_signatures, sign_recipe
 
 TINY = (Path(__file__).parent / "samples" / "tiny.toml").read_bytes()
 OWNER = SigningKey(b"o" * 32)
@@ -218,20 +218,22 @@ def test_the_run_id_follows_from_every_byte() -> None:
 
 
 def test_an_owners_signature_holds_over_the_exact_bytes() -> None:
-    assert check_recipe_signature(PUBLISHED, sign_recipe(PUBLISHED, OWNER), [OWNER.peer_id]) == OWNER.peer_id
+    assert check_recipe_signatures(PUBLISHED, sign_recipe(PUBLISHED, OWNER), [OWNER.peer_id]) == (
+        OWNER.peer_id,
+    )
     with pytest.raises(RecipeError, match="No owner"):
-        check_recipe_signature(PUBLISHED + b" ", sign_recipe(PUBLISHED, OWNER), [OWNER.peer_id])
+        check_recipe_signatures(PUBLISHED + b" ", sign_recipe(PUBLISHED, OWNER), [OWNER.peer_id])
 
 
 def test_a_strangers_signature_does_not_count() -> None:
     with pytest.raises(RecipeError, match="No owner"):
-        check_recipe_signature(PUBLISHED, sign_recipe(PUBLISHED, STRANGER), [OWNER.peer_id])
+        check_recipe_signatures(PUBLISHED, sign_recipe(PUBLISHED, STRANGER), [OWNER.peer_id])
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"signatures": []}', b"[" * 9000, b" " * 20000])
 def test_a_malformed_signature_file_is_refused(content: bytes) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.sig"):
-        check_recipe_signature(PUBLISHED, content, [OWNER.peer_id])
+        check_recipe_signatures(PUBLISHED, content, [OWNER.peer_id])
 
 
 def test_a_recipe_is_found_by_file_folder_or_name(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from peers import simulate
 from peers.chain import trunk_below
 from peers.engine import RoundEngine
 from peers.events import Rewound
-from peers.messages import Block, Checkpoint, Signed, sign
+from peers.messages import (
+    Block,
+    Checkpoint,
+    Signed,
+    Vouched,
+    vouch,
+)
 from peers.split import Healing, Split, cut_apart, meet
 from peers.virtual_disk import DiskAfter
 from peers.world import World
@@ -114,7 +120,7 @@ def settled() -> World:
     return world
 
 
-def word_for(world: World, name: str, *, below: int = 1, owner: SigningKey = OWNERS[0]) -> Signed[Checkpoint]:
+def word_for(world: World, name: str, *, below: int = 1, owner: SigningKey = OWNERS[0]) -> Vouched:
     """What an owner signs for a peer's branch, some rounds below its head."""
     chain = world.peers[name].running.chain
     link = chain.link(world.block_at(name, world.round_of(name) - below))
@@ -123,17 +129,17 @@ def word_for(world: World, name: str, *, below: int = 1, owner: SigningKey = OWN
     body = Checkpoint(
         run=world.rules.run, peer=owner.peer_id, round=link.round, block=link.hash, digest=digest
     )
-    return sign(owner, body)
+    return vouch(owner, body)
 
 
-def hand_over(world: World, name: str, checkpoint: Signed[Checkpoint]) -> None:
+def hand_over(world: World, name: str, checkpoint: Vouched) -> None:
     """As `python -m peers.checkpoint` does: the peer is stopped, and finds the file when it starts again."""
     world.crash(name, at=world.now)
     world.at(world.now + 0.1, lambda: setattr(world.peers[name].disk, "checkpoint", checkpoint))
     world.start(name, at=world.now + 0.2)
 
 
-def require_one_chain_by(world: World, checkpoint: Signed[Checkpoint], *, before: int) -> None:
+def require_one_chain_by(world: World, checkpoint: Vouched, *, before: int) -> None:
     """All stand on the owner's block, and newer ones than those of round `before` are final on top of it."""
     newest = min(world.round_of(name) for name in world.peers)
     assert len({world.block_at(name, newest) for name in world.peers}) == 1

@@ -197,7 +197,7 @@ Trained by volunteers with Manyhands: {recipe.model.architecture}, {layout.size:
 {recipe.data.sequence_length} tokens.
 
 - Run: `{signed.run_id}`
-- Recipe signed by: `{signed.signer}`
+- Recipe signed by: `{", ".join(signed.signers)}`
 - Weights after round: {round_number}
 - Data: manifest `{published(recipe).manifest}`
 """

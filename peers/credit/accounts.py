@@ -114,7 +114,9 @@ def _credit(page: Page, counted: Counted) -> int:
         if counted.segments and account.joined is None:
             account = replace(account, joined=page.round)
             page.entries.append(Join(round=page.round, peer=work.peer))
-        page.peers[work.peer] = replace(account, missed=account.missed + whole - amount)
+        if amount < whole:
+            account = replace(account, missed=account.missed + whole - amount)
+        page.peers[work.peer] = account
         page.earn(work.peer, amount, calibrated=work.calibrated)
         reason = reason if amount else "missed the cut"
     page.entries.append(

@@ -117,11 +117,13 @@ def speak(audit: Audit, verdict: Verdict) -> Audit:
 
 def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
     """Return the audit with the next auditor asked, if it is time for that."""
+    if _waiting(audit, round_number, rules):
+        return audit
     words = [one.word for one in audit.hearing]
     # Once two found nothing opened, a first hearing waits for the author. That of a dispute does not.
     unopened = audit.disputed is None and words.count("not opened") >= _AGREEING
     exhausted = len(audit.asked) == len(audit.auditors)
-    if exhausted or unopened or _waiting(audit, round_number, rules):
+    if exhausted or unopened:
         return audit
     following = Asked(audit.auditors[len(audit.asked)], round_number)
     return replace(audit, asked=(*audit.asked, following))
@@ -129,8 +131,11 @@ def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
 
 def ruling(audit: Audit, *, round_number: int, rules: CreditRules) -> Decision | None:
     """Return what the open hearing comes to, or None while it has to go on."""
-    words = Counter(one.word for one in audit.hearing)
+    silent = all(one.word is None for one in audit.hearing)
     nobody_left = len(audit.asked) == len(audit.auditors) and not _waiting(audit, round_number, rules)
+    if silent and not nobody_left and audit.work.calibrated:
+        return None
+    words = Counter(one.word for one in audit.hearing)
     replays = words["pass"] + words["fail"] + words["inconclusive"]
     if audit.disputed is not None:
         return _rehearing(audit, words, over=nobody_left or replays + words["not opened"] >= _MOST_WORDS)
@@ -176,4 +181,10 @@ def _majority(words: Counter[Word | None]) -> Decision:
 
 def _waiting(audit: Audit, round_number: int, rules: CreditRules) -> bool:
     """Say whether somebody who was asked still has time to speak."""
-    return any(one.word is None and round_number - one.since < rules.audit_rounds for one in audit.hearing)
+    recent = round_number - rules.audit_rounds
+    for asked in reversed(audit.hearing):  # in the order in which they were asked
+        if asked.since <= recent:
+            return False
+        if asked.word is None:
+            return True
+    return False

@@ -12,6 +12,8 @@ weight (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from math import log2
 
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION, CreditRules
@@ -21,6 +23,8 @@ from recipes.merkle import digest
 MOST_OPENED = 128  # chunks, in one audit
 
 _FRACTION_BITS = 32  # of a logarithm
+_LOGARITHM_ERROR = 4e-9  # more than ten times that of two of them
+_FLOAT_ERROR = 1e-12  # of floats, relative: thousands of times what they have
 _MANTISSA_BITS = 63
 _LARGEST_SHARE = (
     10  # nobody has more than a tenth of all weight, or than an even share where those are larger
@@ -76,11 +80,29 @@ def audit_order(seed: bytes, claim: str, weights: Mapping[PeerId, int]) -> tuple
         weights: of the electors other than the claim's author; all above 0. Capped here.
     """
     capped = capped_weights(weights)
-    rank = {
-        peer: (negative_log2(_number(seed, f"auditor/{claim}/{peer}")) << 64) // weight
-        for peer, weight in capped.items()
-    }
-    return tuple(sorted(rank, key=lambda peer: (rank[peer], peer))[:MOST_AUDITORS])
+    start = seed + f"auditor/{claim}/".encode()
+    drawn = {peer: _first_bits(start + peer.encode()) for peer in capped}
+    order = order_by_floats(drawn, capped)
+    if order is None:
+        rank = {peer: (negative_log2(drawn[peer]) << 64) // weight for peer, weight in capped.items()}
+        order = sorted(rank, key=lambda peer: (rank[peer], peer))[:MOST_AUDITORS]
+    return tuple(order)
+
+
+def order_by_floats(drawn: Mapping[PeerId, int], weights: Mapping[PeerId, int]) -> list[PeerId] | None:
+    """Return the first auditors in order, or None if floats cannot tell which of two comes first.
+
+    `negative_log2` is within 2^-32 of the logarithm, and floats are much nearer to it on every machine. So
+    where two ranks lie further apart than that, either way of reckoning has the same one first.
+    """
+    if not drawn:
+        return []
+    near = sorted(((64 - log2(drawn[peer] + 1)) / weight, peer) for peer, weight in weights.items())
+    first = near[: MOST_AUDITORS + 1]
+    apart = _LOGARITHM_ERROR / min(weights.values()) + _FLOAT_ERROR * first[-1][0]
+    if any(after - before <= apart for (before, _), (after, _) in pairwise(first)):
+        return None
+    return [peer for _, peer in first[:MOST_AUDITORS]]
 
 
 def weigh(vested: Mapping[PeerId, int], electors: Iterable[PeerId], *, mean_claim: int) -> dict[PeerId, int]:
@@ -132,4 +154,8 @@ def _chance(seed: bytes, label: str, rate: int) -> bool:
 
 def _number(seed: bytes, label: str) -> int:
     """Return a number of 64 bits that follows from the seed and the label."""
-    return int.from_bytes(digest(seed + label.encode())[:8], "big")
+    return _first_bits(seed + label.encode())
+
+
+def _first_bits(content: bytes) -> int:
+    return int.from_bytes(digest(content)[:8], "big")

@@ -6,18 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
 from peers.credit.derive import Settled
 from peers.credit.lines import CheckpointLine, End, Header, Sums, block_line, entry_line
 from peers.credit.note import TreeHead, origin_of, sign_note
 from peers.credit.tally import Tally
 from peers.credit.tree import Frontier, Place, consistency_proof, leaf_hash, peaks
 from recipes.errors import RecipeError
-from recipes.keys import PeerId, SigningKey, verify
+from recipes.keys import PeerId, SigningKey
 from recipes.publication import SignedRecipe
 from recipes.recipe import run_id
-from recipes.signature import SignatureFile
+from recipes.signature import holding_signatures, parse_signatures
 
 CHECKPOINT_EVERY = 64  # rounds
 
@@ -64,26 +62,24 @@ class GrowingTree:
 
 
 def header_of(signed: SignedRecipe, *, signer: PeerId) -> Header:
-    """Return the first line of an export: of the recipe's signatures, the first one of an owner that holds.
+    """Return the first line of an export, with the signatures of the recipe's owners that hold.
 
     Raises:
-        RecipeError: none is there. `check_signed` finds one in what it returns.
+        RecipeError: none is there. `check_signed` finds some in what it returns.
     """
-    try:
-        signatures = SignatureFile.model_validate_json(signed.signature).signatures
-    except ValidationError as error:
-        raise RecipeError("recipe.sig does not hold signatures in the known form.") from error
-    for one in signatures:
-        holds = verify(one.peer, "recipe", signed.content, bytes.fromhex(one.signature))
-        if one.peer == signed.signer and holds:
-            return Header(
-                run=run_id(signed.content),
-                recipe=signed.content.decode(),
-                owner=one.peer,
-                signature=one.signature,
-                signer=signer,
-            )
-    raise RecipeError("No owner of this recipe has signed it.")
+    signatures = parse_signatures(signed.signature)
+    holding = holding_signatures(signed.content, signatures, signed.recipe.run.owners)
+    if not holding:
+        raise RecipeError("No owner of this recipe has signed it.")
+    needed = holding[: signed.recipe.run.owner_threshold]
+    return Header(
+        run=run_id(signed.content),
+        recipe=signed.content.decode(),
+        owner=needed[0].peer,
+        signature=needed[0].signature,
+        signer=signer,
+        more=needed[1:],
+    )
 
 
 def write_export(

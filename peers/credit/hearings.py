@@ -103,17 +103,18 @@ def draw_audits(
     """
     drawn = []
     seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
+    electors = facts.electors - page.retired.keys()
+    vested = {peer: before[peer].vested for peer in electors if peer in before}
+    weights = weigh(vested, electors, mean_claim=mean_claim)
     for work in counted:
         rate = page.rules.audit_rate(passes=page.account(work.peer).passes, numeric_class=work.numeric_class)
         if not is_drawn(seed, work.claim, rate=rate):
             continue
-        electors = facts.electors - page.retired.keys()
-        vested = {peer: before[peer].vested for peer in electors if peer in before}
-        weights = weigh(vested, electors - {work.peer}, mean_claim=mean_claim)
+        others = {peer: weight for peer, weight in weights.items() if peer != work.peer}
         audit = Audit(
             work=work,
             drawn=page.round,
-            auditors=audit_order(seed, work.claim, weights),
+            auditors=audit_order(seed, work.claim, others),
             steps=steps_to_replay(seed, work.claim, work.steps, page.rules),
             repeated=is_repeated(seed, work.claim, page.rules),
         )

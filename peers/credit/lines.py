@@ -18,20 +18,27 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from peers.messages import MAX_BLOCK_BYTES, Block, Count, Hash, Message, PeerName, SignatureHex, Signed
+from recipes.canonical import canonical_json
 from recipes.errors import DataError
 from recipes.merkle import digest
 from recipes.recipe import MAXIMUM_RECIPE_BYTES
+from recipes.signature import MAXIMUM_SIGNATURE_BYTES, MAXIMUM_SIGNATURES, OwnerSignature
 
 FORMAT_VERSION = 2
 MAX_LINE_BYTES = MAX_BLOCK_BYTES + 1024  # a block's is the longest
-MAX_HEADER_BYTES = 2 * MAXIMUM_RECIPE_BYTES + 1024  # the next longest: of a recipe, some bytes are escaped
+MAX_HEADER_BYTES = (
+    2 * MAXIMUM_RECIPE_BYTES + MAXIMUM_SIGNATURE_BYTES
+)  # the next longest: of a recipe, some bytes are escaped
 _BLOCK_START, _BLOCK_END = b'{"block":', b',"kind":"block"}'
 _BODY_START, _SIGNATURE_START, _SIGNED_END = b'{"body":', b',"signature":"', b'"}'
 _SIGNATURE_DIGITS = 128
 
 
 class Header(Message):
-    """The first line. `owner` is an owner of the run, whose signature over `recipe` follows."""
+    """The first line. `owner` is an owner of the run, whose signature over `recipe` follows.
+
+    Where the recipe takes several owners, the others' signatures are in `more`, which is left out if empty.
+    """
 
     kind: Literal["header"] = "header"
     version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)] = FORMAT_VERSION
@@ -40,6 +47,11 @@ class Header(Message):
     owner: PeerName
     signature: SignatureHex
     signer: PeerName
+    more: Annotated[tuple[OwnerSignature, ...], Field(max_length=MAXIMUM_SIGNATURES, fail_fast=True)] = ()
+
+    def canonical(self) -> bytes:
+        """Return the line as RFC 8785 canonical JSON."""
+        return canonical_json(self.model_dump(mode="json", exclude=None if self.more else {"more"}))
 
 
 class CheckpointLine(Message):

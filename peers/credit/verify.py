@@ -11,7 +11,9 @@ stand on the same branch, is seen by comparing the last block and the root with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -38,7 +40,9 @@ from recipes.errors import DataError, MessageError, RecipeError
 from recipes.keys import PeerId
 from recipes.publication import check_signed
 from recipes.recipe import run_id
-from recipes.signature import OwnerSignature, SignatureFile
+from recipes.signature import MAXIMUM_SIGNATURES, OwnerSignature, SignatureFile
+
+_OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 Grounds = Callable[[Header], Ground]
 """Returns what a run stands on, once the header's recipe and signature were checked."""
@@ -154,18 +158,33 @@ def verify_export(stream: BinaryIO, *, grounds: Grounds | None = None) -> Verifi
             raise DataError("The recipe is not the one that names this run.")
     except (DataError, RecipeError) as error:
         raise lines.refused(error.args[0]) from error
-    return _Check(lines, header, ground).run()
+    with _rare_collections():
+        return _Check(lines, header, ground).run()
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Let Python look for cycles of garbage less often: blocks and accounts make none.
+
+    It looks each time that so many more objects are there, and finds those of the newest blocks, all in use.
+    """
+    usual = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 def grounds_of_recipe(header: Header) -> Ground:
-    """Return what a run stands on, from its recipe, if an owner's signature over that holds.
+    """Return what a run stands on, from its recipe, if the signatures of enough owners over that hold.
 
     Raises:
-        RecipeError: the recipe is malformed, or the signature does not hold.
+        RecipeError: the recipe is malformed, or too few signatures hold.
         ModelError: its model cannot be built.
     """
-    signature = OwnerSignature(peer=header.owner, signature=header.signature)
-    file = SignatureFile(signatures=[signature]).model_dump_json().encode()
+    first = OwnerSignature(peer=header.owner, signature=header.signature)
+    file = SignatureFile(signatures=[first, *header.more][:MAXIMUM_SIGNATURES]).model_dump_json().encode()
     return ground_of(check_signed(header.recipe.encode(), file, name="the header's recipe"))
 
 
