@@ -27,6 +27,7 @@ from peers.kept_chain import build_chain
 from peers.node import Node, NodeSettings
 from peers.openings import Openings
 from peers.past_state import AUDIT_FOLDER, PastState
+from peers.rotating import waiting_changes
 from peers.rules import Bounds, Rules
 from peers.start_weights import StartWeights
 from peers.state import CanonicalState
@@ -130,7 +131,7 @@ def assemble_node(
         below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
     chain.prune(below_round=below)
     exchange = ExchangeStore(folder, form)
-    own_claims = store.claims(run=rules.run)
+    own_claims = [claim for claim in store.claims(run=rules.run) if claim.body.peer == key.peer_id]
     history = ContributionHistory(
         folder,
         layout=layout,
@@ -150,7 +151,8 @@ def assemble_node(
         state_round=state.round,
         checkpoint=checkpoint,
         evidence=store.evidence(run=rules.run),
-        own_words=store.words(run=rules.run),
+        own_words=[word for word in store.words(run=rules.run) if word.body.peer == key.peer_id],
+        own_changes=waiting_changes(folder),
         own_claims=own_claims,
         now=time.monotonic(),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peers import leading
+from peers import leading, speaking
 from peers.effects import SaveClaim, Train, WindowEnded
 from peers.events import Claimed, Waiting, WindowStarted
 from peers.messages import Claim, sign
@@ -32,6 +32,11 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
         return
     if work.steps == 0:
         engine.tell(Waiting(current.parent.round + 1, "no step was finished within the window"))
+        go_without(engine, work.parent)
+        return
+    if speaking.awaits_change(engine):
+        why = "what the old key has earned moves to the new one first, and no block says so yet"
+        engine.tell(Waiting(current.parent.round + 1, why))
         go_without(engine, work.parent)
         return
     current.window_ended = engine.now

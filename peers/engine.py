@@ -105,6 +105,7 @@ class RoundEngine:
         checkpoint: Vouched | None = None,
         evidence: Mapping[PeerId, Evidence] | None = None,
         own_words: Sequence[Word] = (),
+        own_changes: Sequence[KeyChange] = (),
         now: float,
     ) -> None:
         """Stand at `head`.
@@ -121,6 +122,7 @@ class RoundEngine:
             checkpoint: the owners' newest that is known.
             evidence: what proves, and was told, that peers contradicted themselves; by culprit.
             own_words: verdicts and disputes said before a restart, the oldest first.
+            own_changes: of keys, which the chain is to hold before this peer claims.
             now: seconds on this peer's clock.
         """
         self.key = key
@@ -166,6 +168,8 @@ class RoundEngine:
             self.words.keep_own(word)
         for proof in (evidence or {}).values():
             self.words.keep_evidence(proof, self.round.parent.accounts)
+        self.own_changes = tuple(change for change in own_changes if speaking.is_to(change, self.me))
+        self.changes_until = now + speaking.CHANGE_WINDOWS * self.rules.window_seconds
         self.audits: dict[str, Audit] = {}  # that this peer is asked for, by claim
         self.credit = speaking.credit_of(self.round.parent.accounts, self.me)  # as told last
         self._left_at: float | None = None

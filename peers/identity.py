@@ -17,7 +17,7 @@ import typer
 
 from recipes.command import plain_errors
 from recipes.errors import IdentityError
-from recipes.home import IDENTITY_KEY, home_folder, lock_home
+from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
 
 if TYPE_CHECKING:
     from peers.rotating import Changed
@@ -47,7 +47,7 @@ def show(home: Home = None) -> None:
         print(f"key   {folder / IDENTITY_KEY}")
         for run in runs_joined(folder):
             print(f"run   {run}")
-            for change in waiting_changes(folder, run):
+            for change in waiting_changes(run_folder(folder, run)):
                 print(f"      signed here: {change.given.body.old} goes on as {change.given.body.new}")
 
 

@@ -59,13 +59,13 @@ def runs_joined(home: Path) -> list[str]:
     return sorted(path.parent.name for path in (home / "runs").glob(f"*/{RECIPE_FILE}"))
 
 
-def waiting_changes(home: Path, run: str) -> list[KeyChange]:
-    """Return the changes that were signed for a run here, oldest first.
+def waiting_changes(folder: Path) -> list[KeyChange]:
+    """Return the changes that were signed for the run in `folder`, oldest first.
 
     Raises:
         IdentityError: their file is damaged.
     """
-    path = run_folder(home, run) / ROTATIONS_FILE
+    path = folder / ROTATIONS_FILE
     if not path.exists():
         return []
     with path.open("rb") as stream:
@@ -185,7 +185,7 @@ def _change(
 
 def _append(home: Path, run: str, change: KeyChange) -> None:
     """Let a change wait, unless one from the same id to the same id waits already."""
-    waiting = waiting_changes(home, run)
+    waiting = waiting_changes(run_folder(home, run))
     body = change.given.body
     if any((one.given.body.old, one.given.body.new) == (body.old, body.new) for one in waiting):
         return

@@ -19,12 +19,13 @@ from peers.effects import AuditDropped, AuditWanted, SaveWord
 from peers.events import AuditAsked, AuditDecided, CreditChanged, Notice, VerdictGiven
 from peers.messages import MAX_BLOCK_BYTES, Block, sign
 from peers.rules import CLAIM_LEADERS
-from peers.words import Word, counts
+from peers.words import Word, counts, may_move
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
     from peers.engine import RoundEngine
 
+CHANGE_WINDOWS = 8  # for which a peer with a new key waits at most until the chain holds that
 _SLACK_BYTES = 64 << 10  # by which a block stays below what one may have
 
 
@@ -35,8 +36,25 @@ def begin_round(engine: RoundEngine) -> None:
     _note_audits(engine, link.accounts)
     for word in engine.words.to_say(link.accounts):
         _say(engine, word)
+    _say_changes(engine, link.accounts)
     for audit in link.accounts.audits:
         _dispute(engine, audit)
+
+
+def is_to(change: KeyChange, peer: PeerId) -> bool:
+    """Say whether a change of keys makes `peer` the heir of another name."""
+    moved = change.moved()
+    return moved is not None and moved.new == peer
+
+
+def awaits_change(engine: RoundEngine) -> bool:
+    """Say whether this peer holds its claims back: once it had one, nothing could be moved to its name.
+
+    It does so for a while only: where it is alone, no block comes but from its own claim.
+    """
+    accounts = engine.round.parent.accounts
+    waiting = any(may_move(change, accounts) for change in engine.own_changes)
+    return waiting and engine.now < engine.changes_until
 
 
 def give_verdict(engine: RoundEngine, verdict: Verdict) -> None:
@@ -138,6 +156,14 @@ def _dispute(engine: RoundEngine, audit: Audit) -> None:
             f"credit. {CREDIT_SENTENCES[taken[0].reason]} This peer disputes it: other auditors decide."
         )
     )
+
+
+def _say_changes(engine: RoundEngine, accounts: Accounts) -> None:
+    """Bring changes of keys to this peer's name to the leaders, until the chain holds them."""
+    for change in engine.own_changes:
+        if may_move(change, accounts):
+            engine.words.keep_rotation(change, accounts)
+            engine.send(engine.leaders()[:CLAIM_LEADERS], change)
 
 
 def _keep(engine: RoundEngine, word: Word) -> None:

@@ -98,7 +98,7 @@ class Words:
     def keep_rotation(self, change: KeyChange, accounts: Accounts) -> None:
         """Keep a change of keys that may be carried out; of several by one peer, the highest number."""
         moved = change.moved()
-        if moved is None or not _may_move(change, accounts):
+        if moved is None or not may_move(change, accounts):
             return
         known = self.rotations.get(moved.old)
         before = known.moved() if known is not None else None
@@ -113,8 +113,8 @@ class Words:
         for peer in [peer for peer, proof in self.evidence.items() if not self._costs(proof, final.accounts)]:
             if not self._costs(self.evidence[peer], head.accounts):
                 del self.evidence[peer]
-        for peer in [peer for peer, one in self.rotations.items() if not _may_move(one, final.accounts)]:
-            if not _may_move(self.rotations[peer], head.accounts):
+        for peer in [peer for peer, one in self.rotations.items() if not may_move(one, final.accounts)]:
+            if not may_move(self.rotations[peer], head.accounts):
                 del self.rotations[peer]
 
     def to_say(self, accounts: Accounts) -> list[Word]:
@@ -126,7 +126,7 @@ class Words:
         known = {**self.own, **{name: word for name, (word, _) in self.heard.items()}}
         counting = [word for word in known.values() if counts(word, accounts)]
         proofs = [proof for proof in self.evidence.values() if self._costs(proof, accounts)]
-        changes = [change for change in self.rotations.values() if _may_move(change, accounts)]
+        changes = [change for change in self.rotations.values() if may_move(change, accounts)]
         room = _Room(room_bytes)
         return Carried(
             verdicts=room.take(_verdicts(counting), MAX_VERDICTS),
@@ -199,7 +199,7 @@ def _disputes(words: Iterable[Word]) -> list[Signed[Dispute]]:
     return list(chosen.values())
 
 
-def _may_move(change: KeyChange, accounts: Accounts) -> bool:
+def may_move(change: KeyChange, accounts: Accounts) -> bool:
     """Say whether a block may still carry out a change of keys."""
     moved = change.moved()
     taken = accounts.peers.keys() | accounts.retired.keys()

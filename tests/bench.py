@@ -9,6 +9,7 @@ from typing import Any
 from rounds import Swarm, keys_of, name
 
 from peers.chain import Link
+from peers.credit.key_change import KeyChange
 from peers.credit.rules import MILLION
 from peers.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
 from peers.engine import RoundEngine
@@ -54,7 +55,14 @@ class Bench:
         self.others = [key for key in self.swarm.keys if key is not self.key]
         self.start(forgot=forgot, state_round=state_round)
 
-    def start(self, *, own_words: Sequence[Word] = (), forgot: bool = False, state_round: int = 0) -> None:
+    def start(
+        self,
+        *,
+        own_words: Sequence[Word] = (),
+        own_changes: Sequence[KeyChange] = (),
+        forgot: bool = False,
+        state_round: int = 0,
+    ) -> None:
         """Start the engine, or start it again, on top of the head; `first` is what it does then."""
         self.now = 0.0
         self.engine = RoundEngine(
@@ -65,6 +73,7 @@ class Bench:
             state_round=state_round,
             promise=None if forgot else Promise(self.head.round, self.head.finality.justified_round),
             own_words=own_words,
+            own_changes=own_changes,
             now=0.0,
         )
         self.first = self.tick()

@@ -48,7 +48,7 @@ class Machine:
         return load_or_create_key(self.home / IDENTITY_KEY).peer_id
 
     def changes(self) -> list[KeyChange]:
-        return [change for run in RUNS for change in waiting_changes(self.home, run)]
+        return [change for run in RUNS for change in waiting_changes(run_folder(self.home, run))]
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_two_rotations_wait_one_after_the_other(machine: Machine) -> None:
     machine.run("rotate")
     middle = machine.key
     machine.run("rotate")
-    waiting = [change.given.body for change in waiting_changes(machine.home, RUNS[0])]
+    waiting = [change.given.body for change in waiting_changes(run_folder(machine.home, RUNS[0]))]
     assert [(body.old, body.new) for body in waiting] == [(machine.peer, middle), (middle, machine.key)]
 
 

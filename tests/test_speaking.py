@@ -10,11 +10,13 @@ from rounds import keys_of
 
 from peers.chain import Link
 from peers.credit.audit import Audit
+from peers.credit.key_change import KeyChange, Rotation
 from peers.credit.verdict import Dispute, Verdict
 from peers.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord
-from peers.events import AuditAsked, AuditDecided, Convicted, CreditChanged, Notice, VerdictGiven
-from peers.messages import Block, Evidence, Signed, sign
+from peers.events import AuditAsked, AuditDecided, Convicted, CreditChanged, Notice, VerdictGiven, Waiting
+from peers.messages import Block, Claim, Evidence, Signed, sign
 from peers.rules import CLAIM_LEADERS
+from peers.speaking import CHANGE_WINDOWS
 from recipes.keys import PeerId
 
 Wanted = TypeVar("Wanted")
@@ -207,3 +209,47 @@ def test_a_second_double_claim_is_passed_on_so_that_leaders_know_of_it() -> None
     second = shown()
     assert not told(second, Convicted)
     assert len(sent(second, Evidence)) == 1
+
+
+def moved_to_a_new_key(bench: Bench) -> KeyChange:
+    """Let the bench's peer be a new key, that takes over from the old one."""
+    old, new = bench.key, bench.strangers[0]
+    bench.key = new
+    names = {"run": bench.swarm.rules.run, "old": old.peer_id, "new": new.peer_id, "number": 1}
+    return KeyChange(
+        given=sign(old, Rotation(peer=old.peer_id, **names)),
+        taken=sign(new, Rotation(peer=new.peer_id, **names)),
+    )
+
+
+def test_who_has_a_new_key_says_so_and_claims_nothing_before_the_chain_holds_it() -> None:
+    bench = Bench()
+    change = moved_to_a_new_key(bench)
+    bench.start(own_changes=[change])
+    started = bench.first + bench.stand_on(grown(bench))
+    asked = sent(started, KeyChange)[-1]
+    assert len(asked.peers) == CLAIM_LEADERS
+    ended = bench.finish_window()
+    assert not sent(ended, Claim)
+    assert told(ended, Waiting)
+    bench.stand_on(grown(bench, rotations=(change,)))
+    assert bench.key.peer_id in bench.head.accounts.peers
+    ended = bench.finish_window()
+    assert sent(ended, Claim)
+    assert not sent(ended, KeyChange)
+
+
+def test_who_has_a_new_key_claims_in_the_end_though_no_block_says_so() -> None:
+    bench = Bench()
+    bench.start(own_changes=[moved_to_a_new_key(bench)])
+    bench.now = CHANGE_WINDOWS * bench.swarm.rules.window_seconds
+    bench.stand_on(grown(bench))
+    assert sent(bench.finish_window(), Claim)
+
+
+def test_a_change_to_anothers_key_is_not_said() -> None:
+    bench = Bench()
+    other, change = bench.key, moved_to_a_new_key(bench)
+    bench.key = other
+    bench.start(own_changes=[change])
+    assert not sent(bench.first + bench.stand_on(grown(bench)), KeyChange)
