@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.audits_model import Hazard, audit_cost, caught, closed_form, drawn_lifetimes
+from benchmarks.audits_model import Hazard, audit_cost, caught, closed_form, cost_of_stay, drawn_lifetimes
 from benchmarks.audits_swarm import STEPS, TRUSTED, Conduct, LightSwarm, Outcomes, credit_rules
 from peers.credit.rules import MILLION, CreditRules
 from recipes.command import plain_errors
@@ -34,8 +34,8 @@ from recipes.files import write_atomic
 
 PEERS = 12  # of whom two cheat; or, where a tenth of each accomplice's auditors covers it:
 PEERS_WITH_RING = 21  # of whom three are accomplices
-DETECTIONS = (0.8, 0.95)  # assumed, of cheats that show from the first steps on
-SKIPPED = 0.1  # of a window's steps, by who claims them all the same
+STAYS = (100, 500, 1000, 2000, 5000)  # rounds
+DETECTIONS = (0.8, 0.95)  # assumed; full replays of the model that was measured find all cheats
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,6 @@ def arms(rules: CreditRules) -> list[Arm]:
             if not passes:
                 churn = Conduct(cheats=True, returns=True)
                 found.append(Arm("saves work, new identities", churn, 2, seen, alone, passes))
-        full = rules.full_replay_rate / MILLION
-        late = full + (1 - full) * SKIPPED  # only a replay that comes to the last steps shows it
-        found.append(
-            Arm("skips a window's last tenth", Conduct(cheats=True), 2, late, Hazard(late, 1 - late), passes)
-        )
         silent = Hazard(1.0, 0.0, probation=False)
         found.append(Arm("silent when drawn", Conduct(cheats=True, opens=False), 2, 1.0, silent, passes))
         accuser = Hazard(1 + repeat, 1.0, as_auditor=True)
@@ -187,7 +182,7 @@ def main(
     lifetimes: Annotated[int, typer.Option(min=1, help="Drawn lifetimes of each arm.")] = 20_000,
     escrow: Annotated[
         int, typer.Option(min=4, help="W: rounds in escrow. A run has half as many more.")
-    ] = 80,
+    ] = 110,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path(
         "results/audits.json"
     ),
@@ -215,11 +210,15 @@ def main(
             if not arm.cheats:
                 honest = results[-1].honest_rounds
         console.print(table(results))
+        stays = {rounds: cost_of_stay(rounds, rules) for rounds in STAYS}
+        told = ", ".join(f"{rounds:,} rounds {cost:.1%}" for rounds, cost in stays.items())
+        console.print(f"What audits of one honest peer cost, of its work, from its first round on: {told}")
         content: dict[str, Any] = {
             "peers": [PEERS, PEERS_WITH_RING],
             "rounds": rounds,
             "escrow_rounds": escrow,
             "lifetimes": lifetimes,
+            "cost_of_stay": stays,
             "cpu_seconds": round(time.process_time() - began),
             "arms": [asdict(one) for one in results],
         }

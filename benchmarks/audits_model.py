@@ -100,6 +100,20 @@ def audit_cost(*, passes: int, steps: int, rules: CreditRules) -> float:
     return _rate(passes, rules) / MILLION * replayed * (1 + rules.repeat_rate / MILLION)
 
 
+def cost_of_stay(rounds: int, rules: CreditRules) -> float:
+    """Return the replayed share of an honest newcomer's training, over as many rounds from its first on.
+
+    Its passes grow by their expectation.
+    """
+    (numeric_class,) = rules.calibrated
+    passes, replayed = 0.0, 0.0
+    for _ in range(rounds):
+        rate = rules.audit_rate(passes=int(passes), numeric_class=numeric_class) / MILLION
+        passes += rate
+        replayed += rate
+    return replayed / rounds * (1 + rules.repeat_rate / MILLION)
+
+
 def _rate(passes: int, rules: CreditRules) -> int:
     (numeric_class,) = rules.calibrated
     return rules.audit_rate(passes=passes, numeric_class=numeric_class)

@@ -53,27 +53,27 @@ class VerificationSection(Section):
         description="Random chunks that each peer recomputes from all inputs in each round.",
     )
     newcomer_audit_rate: float = Field(
-        default=0.25,
+        default=0.15,
         ge=0.01,
         le=1,
         description="Share of the claims of a peer that are audited until it has passed `trusted_passes`.",
     )
     trusted_passes: int = Field(
-        default=20,
+        default=10,
         ge=1,
         le=10_000,
         description="Audits passed in a row after which that share begins to fall, as one over the passes.",
     )
     least_audit_rate: float = Field(
-        default=0.05, ge=0.01, le=1, description="Share of claims to which it falls; never zero."
+        default=0.035, ge=0.01, le=1, description="Share of claims to which it falls; never zero."
     )
     full_replay_rate: float = Field(
-        default=0.2,
+        default=1.0,
         ge=0,
         le=1,
         description=(
             "Share of audits that replay a whole window and check the contribution too. The others replay a "
-            "random number of its first steps."
+            "random number of its first steps, and do not see what comes after them."
         ),
     )
     repeat_rate: float = Field(
@@ -129,7 +129,7 @@ class CreditSection(Section):
         description="Credit for one token, in FLOPs; 0 means 6 times the number of parameters.",
     )
     escrow_rounds: int = Field(
-        default=80,
+        default=110,
         ge=4,
         le=4096,
         description=(

@@ -44,8 +44,8 @@ class Bench:
         self.swarm = Swarm(peers, overlap=overlap)
         swarm = self.swarm
         if audited:
-            every = {"newcomer_rate": MILLION, "least_rate": MILLION, "repeat_rate": 0}
-            swarm.play_by(replace(swarm.credit, **every, audit_rounds=2))
+            every = replace(swarm.credit, newcomer_rate=MILLION, least_rate=MILLION)
+            swarm.play_by(replace(every, repeat_rate=0, audit_rounds=2))
             elected = True  # for only electors audit
         self.head = swarm.elect() if elected else swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
         self.strangers = keys_of(strangers, seed="stranger")
@@ -69,7 +69,7 @@ class Bench:
         )
         self.first = self.tick()
 
-    def adopt(self, link: Link) -> list[Effect]:
+    def stand_on(self, link: Link) -> list[Effect]:
         """Let a block that is in the chain become the head."""
         self.head = link
         self.take(Acquainted(tuple(key.peer_id for key in self.others)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +13,10 @@ import pytest
 from rounds import Swarm
 from tiny_run import publish_tiny
 
-from peers.assembly import CHAIN_FILE, assemble_node, open_state
+from peers.assembly import CHAIN_FILE, LEDGER_FILE, assemble_node, open_state
 from peers.chain_store import ChainStore
+from peers.credit.store import LedgerStore
+from peers.events import Event, Notice
 from peers.fetch_run import Run
 from peers.messages import Evidence
 from peers.node import Node
@@ -27,7 +31,7 @@ def run(tmp_path: Path) -> Run:
     return Run(published.folder, published.signed, published.manifest)
 
 
-def put_together(run: Run, state: CanonicalState) -> Node:
+def put_together(run: Run, state: CanonicalState, listener: Callable[[Event], None] = lambda _: None) -> Node:
     anything: Any = SimpleNamespace(call=None, blame=None, peers=None)
     return assemble_node(
         run,
@@ -38,7 +42,7 @@ def put_together(run: Run, state: CanonicalState) -> Node:
         crowd=anything,
         trainer=anything,
         validate_every=0,
-        listener=lambda _: None,
+        listener=listener,
     )
 
 
@@ -55,6 +59,16 @@ def test_convicts_are_known_again_so_that_they_are_not_told_anew(run: Run) -> No
     store.save_evidence(liar.peer_id, Evidence(one=proof[0], other=proof[1]))
     store.close()
     assert put_together(run, state_of(run)).engine.convicts == {liar.peer_id}
+
+
+def test_a_damaged_ledger_is_moved_aside_and_told_and_derived_again(run: Run) -> None:
+    (run.folder / LEDGER_FILE).write_bytes(b"no database" * 1000)
+    told: list[Event] = []
+    put_together(run, state_of(run), told.append)
+    assert [event for event in told if isinstance(event, Notice) and "ledger" in event.text]
+    with closing(LedgerStore(run.folder / LEDGER_FILE)) as ledger:
+        assert ledger.moved_aside is None
+        assert ledger.head() is None
 
 
 def test_who_lost_its_chain_knows_by_its_state_how_far_it_was(run: Run) -> None:

@@ -30,6 +30,7 @@ NUMERICS = (
     Numerics("cpu-fp32", threads=1),
     Numerics("cpu-fp32, micro-batch 2", micro_batch=2, threads=1),
     Numerics("cpu-bf16", precision="bf16", threads=1),
+    Numerics("cpu-bf16, micro-batch 2", precision="bf16", micro_batch=2, threads=1),
 )
 HIDDEN_FROM_TRACES = {"update doubled", "sign flipped"}
 BARELY_VISIBLE = {"nine tenths of the steps"}
@@ -92,7 +93,7 @@ def test_no_honest_work_fails_and_what_it_was_chosen_by_passes(windows: list[lis
 
 def test_thresholds_of_one_window_fail_nobody_honest_in_another(windows: list[list[Comparison]]) -> None:
     rows = outcomes(windows[1], choose(windows[0]))
-    assert [row.share("fail") for row in rows if row.cheat == HONEST] == [0, 0]
+    assert [(row.prefix["fail"], row.full["fail"]) for row in rows if row.cheat == HONEST] == [(0, 0), (0, 0)]
 
 
 @pytest.mark.parametrize("cheat", sorted(set(CHEATS) - BARELY_VISIBLE))
@@ -129,7 +130,7 @@ def test_a_measure_that_tells_no_cheat_leaves_the_class_uncalibrated(
     choices = choose(blind)
     assert [choice.thresholds for choice in choices] == [None, None]
     assert "direction tells no cheat" in choices[0].reason
-    assert {row.share("fail") for row in outcomes(blind, choices)} == {0}
+    assert {(row.prefix["fail"], row.full["fail"]) for row in outcomes(blind, choices)} == {(0, 0)}
     assert "direction tells no cheat" in threshold_table(choices)
 
 
@@ -177,7 +178,7 @@ def test_a_recipe_without_thresholds_punishes_nobody(run: Publication, record: R
     rows = outcomes(
         record.comparisons, [dataclasses.replace(c, thresholds=None) for c in choose(record.comparisons)]
     )
-    assert {row.share("inconclusive") for row in rows} == {1}
+    assert {(row.prefix["inconclusive"], row.full["inconclusive"]) for row in rows} == {(1, 1)}
 
 
 def test_a_record_survives_the_disk(record: Record, tmp_path: Path) -> None:

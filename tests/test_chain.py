@@ -436,3 +436,45 @@ def test_a_round_counts_only_the_slots_of_those_it_includes() -> None:
     assert link.block is not None
     used = sum(total(claim.body.slots) for claim in link.block.body.roster.body.claims)
     assert link.counters.tokens - head.counters.tokens == used * swarm.rules.tokens_per_slot
+
+
+# ---------------------------------------------------------------- the ledger
+
+
+@pytest.mark.parametrize("change", [{"size": 3}, {"root": name("another root")}])
+def test_a_block_that_says_something_else_of_the_ledger_than_the_chain_is_refused(
+    change: dict[str, Any],
+) -> None:
+    swarm = Swarm(2)
+    link = swarm.grow(swarm.genesis, swarm.keys)
+    false = link.ledger.head.model_copy(update=change)
+    fault = swarm.chain.block_fault(swarm.block(link, swarm.keys, ledger=false).body)
+    assert fault == "another ledger than follows from the chain"
+
+
+def test_the_ledger_after_a_block_is_the_same_in_every_chain_that_holds_it() -> None:
+    swarm, head = elected(3)
+    link = swarm.grow(head, swarm.keys, 12)
+    other = copied(swarm, trunk(swarm, link))
+    assert other.link(link.hash).ledger == link.ledger
+    assert link.ledger.size == sum(len(one.ledger.entries) for one in trunk(swarm, link))
+    assert link.accounts.round == link.round
+    swarm.chain.prune(below_round=link.round - 3)
+    later = swarm.grow(link, swarm.keys)
+    other.add(swarm.chain.link(later.hash).block)  # type: ignore[arg-type]
+    assert other.link(later.hash).ledger == later.ledger
+
+
+def test_each_branch_has_a_ledger_of_its_own() -> None:
+    swarm, head = elected(3)
+    one, other = fork(swarm, head, swarm.keys[:1], swarm.keys)
+    assert one.ledger.head != other.ledger.head
+    assert swarm.block(one, swarm.keys).body.ledger == one.ledger.head
+
+
+def test_words_that_count_for_nothing_make_no_block_invalid() -> None:
+    swarm, head = elected(3)
+    [claim, *_] = head.block.body.roster.body.claims  # type: ignore[union-attr]
+    word = swarm.verdict(swarm.keys[0], claim, outcome="fail", reason="loss trace differs")
+    link = swarm.grow(head, swarm.keys, verdicts=(word, word))
+    assert "verdict" not in {entry.kind for entry in link.ledger.entries}

@@ -12,9 +12,11 @@ from rounds import RUN, Swarm, name
 
 from peers.chain import Link
 from peers.chain_store import ChainStore
+from peers.credit.verdict import Dispute
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
 from peers.messages import Block, Checkpoint, Evidence, Signed, sign
+from peers.words import MAX_OWN_WORDS, Word
 from recipes.errors import StorageError
 
 
@@ -52,6 +54,22 @@ def test_the_chain_survives_being_closed(tmp_path: Path) -> None:
     assert list(again.blocks(run=RUN)) == chain
     assert again.promise() == Promise(3, 2)
     assert again.claims(run=RUN) == [claim]
+
+
+def test_own_words_survive_the_newest_last_and_no_more_than_are_needed(tmp_path: Path) -> None:
+    swarm = Swarm(2)
+    [claim, *_] = blocks(1)[0].body.roster.body.claims
+    key = swarm.keys[1]
+    store = ChainStore(tmp_path / "chain.sqlite")
+    dispute = sign(key, Dispute(run=RUN, peer=key.peer_id, claim=claim.hash))
+    said = [swarm.verdict(key, claim, loss_error=float(number)) for number in range(MAX_OWN_WORDS)]
+    words: list[Word] = [*said, dispute, dispute]
+    for word in words:
+        store.save_word(word)
+    store.close()
+    again = ChainStore(tmp_path / "chain.sqlite")
+    assert again.words(run=RUN) == [*said[1:], dispute]
+    assert again.words(run=name("another run")) == []
 
 
 def test_the_chain_survives_a_crash_before_anything_was_closed(tmp_path: Path) -> None:

@@ -81,6 +81,16 @@ def test_every_codec_finds_its_own_work_sound(level_bits: int, keep: int) -> Non
         assert chunk_gap(opened, DELTA, codec=codec, decay=DECAY).sound
 
 
+def test_honest_work_is_sound_however_its_values_are_spread() -> None:
+    draw = np.random.default_rng(3)
+    for number in range(200):
+        values = draw.standard_normal(DELTA.shape)
+        if number % 2:
+            values = np.copysign(np.exp(2 * values), draw.standard_normal(values.shape))
+        delta = values.astype(np.float32)
+        assert chunk_gap(_opened(delta), delta, codec=CODEC, decay=DECAY).sound, number
+
+
 def test_values_that_are_all_alike_are_sound_too() -> None:
     delta = np.sign(DELTA) * np.float32(1e-2)
     assert chunk_gap(_opened(delta), delta, codec=CODEC, decay=DECAY).sound

@@ -46,8 +46,15 @@ def test_a_share_of_claims_is_drawn_that_is_the_rate(rate: int, share: float) ->
     assert drawn / 4000 == pytest.approx(share, abs=0.02)
 
 
-def test_a_fifth_of_audits_replays_all_and_the_others_any_prefix() -> None:
+def test_audits_replay_whole_windows_unless_the_recipe_says_otherwise() -> None:
     rules = RULES.__class__(protocol=RULES.protocol, batch_slots=4, flops_per_token=1)
+    assert {steps_to_replay(SEED, name(str(number)), 10, rules) for number in range(1000)} == {10}
+
+
+def test_where_a_fifth_of_audits_replays_all_the_others_replay_any_prefix() -> None:
+    rules = RULES.__class__(
+        protocol=RULES.protocol, batch_slots=4, flops_per_token=1, full_replay_rate=200_000
+    )
     counts = Counter(steps_to_replay(SEED, name(str(number)), 10, rules) for number in range(5000))
     assert set(counts) == set(range(1, 11))
     assert counts[10] / 5000 == pytest.approx(0.2 + 0.8 / 10, abs=0.03)
@@ -116,6 +123,6 @@ def test_the_audit_rate_falls_with_passes_to_a_floor_and_starts_again_at_none() 
     rules = RULES.__class__(
         protocol=RULES.protocol, batch_slots=4, flops_per_token=1, calibrated=frozenset({"cpu-fp32"})
     )
-    rates = [rules.audit_rate(passes=n, numeric_class="cpu-fp32") for n in (0, 19, 20, 40, 100, 10**6)]
-    assert rates == [250_000, 250_000, 250_000, 125_000, 50_000, 50_000]
-    assert rules.audit_rate(passes=0, numeric_class="cuda-bf16") == 50_000
+    rates = [rules.audit_rate(passes=n, numeric_class="cpu-fp32") for n in (0, 9, 10, 20, 30, 10**6)]
+    assert rates == [150_000, 150_000, 150_000, 75_000, 50_000, 35_000]
+    assert rules.audit_rate(passes=0, numeric_class="cuda-bf16") == 35_000

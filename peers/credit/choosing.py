@@ -1,5 +1,7 @@
 """Choosing thresholds from measured margins, and what audits by them would catch.
 
+An auditor replays in the precision of the claim, on any device, so only such pairs count: two kinds of bf16
+lie several times as far apart as fp32 on a GPU and on a processor.
 For each measure, of everything compared in which a class was the claimant's, let h be the most that honest
 work differed by, in any pair of numerics and any window. Then
 
@@ -21,13 +23,12 @@ from dataclasses import dataclass
 from peers.credit.comparing import ChunkGap, TraceGap
 from peers.credit.judging import Limit, Outcome, Thresholds, judge
 from peers.credit.margins import HONEST, Comparison
+from peers.credit.replaying import precision_of
 
 MEASURES = ("loss_mean", "loss_worst", "dropped", "direction", "length")
 
 FACTOR_OF_HONEST = 1.5
 SEPARATION = 4.0
-FULL_LENGTH_SHARE = 0.2
-"""Share of the audits that replay all steps and see opened chunks. All others replay a uniform number."""
 
 # Where machines alike were compared, they may agree to the bit; others of their class will not.
 _LEAST_HONEST: Mapping[str, float] = {
@@ -72,19 +73,22 @@ class Row:
     prefix: Mapping[Outcome, float]
     full: Mapping[Outcome, float]
 
-    def share(self, outcome: Outcome) -> float:
-        """Return the share of all audits that come to `outcome`."""
-        return FULL_LENGTH_SHARE * self.full[outcome] + (1 - FULL_LENGTH_SHARE) * self.prefix[outcome]
+
+def is_audit(comparison: Comparison) -> bool:
+    """Say whether a claim was compared with a replay in its own precision, as an auditor makes it."""
+    return precision_of(comparison.claimant_class) == precision_of(comparison.auditor_class)
 
 
 def choose(comparisons: Sequence[Comparison]) -> list[Choice]:
     """Return what the thresholds of each class are by these comparisons, by the rule above."""
+    comparisons = [one for one in comparisons if is_audit(one)]
     classes = dict.fromkeys(one.claimant_class for one in comparisons)
     return [_choose_for(name, [one for one in comparisons if one.claimant_class == name]) for name in classes]
 
 
 def outcomes(comparisons: Sequence[Comparison], choices: Sequence[Choice]) -> list[Row]:
     """Return how far each kind of work lies from its audits, and what these come to by the choices."""
+    comparisons = [one for one in comparisons if is_audit(one)]
     thresholds = {choice.numeric_class: choice.thresholds for choice in choices}
     kinds = dict.fromkeys((one.claimant_class, one.cheat) for one in comparisons)
     return [
@@ -100,6 +104,8 @@ def outcomes(comparisons: Sequence[Comparison], choices: Sequence[Choice]) -> li
 
 def _choose_for(numeric_class: str, comparisons: Sequence[Comparison]) -> Choice:
     limits: dict[str, Limit] = {}
+    if not any(one.cheat == HONEST for one in comparisons):
+        return Choice(numeric_class, None, reason="no other honest work in its precision was compared")
     for measure in MEASURES:
         honest = max(
             (_largest(one, measure) for one in comparisons if one.cheat == HONEST),

@@ -21,13 +21,13 @@ from peers.feedback import from_bfloat16
 from peers.levels import SMALLEST_KEY
 from recipes.layout import CHUNK_VALUES
 
-_ROUNDING = 2.0**-8
-"""E is rounded to bfloat16, which moves values by up to 2**-9 of their size: of two, twice that."""
+_ROUNDING = 2.0**-8 * (1 + 2.0**-10)
+"""By how much of its size rounding to bfloat16 moves a value of E at most."""
 
 _SMALLEST = float(np.uint32(SMALLEST_KEY).view(np.float32))
 """The least magnitude that the codec keeps."""
 
-# The same rounding moves levels by a code at most: their squared error, against the codec's own.
+# The rounding moves levels by a code at most: their squared error, against the codec's own.
 _WORSE_FIT = 1.1
 _WORSE_FIT_OF_ALL = 1e-3
 
@@ -109,10 +109,11 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     # Of what a stranger sends, neither NaN nor infinity may reach the codec.
     if not (np.isfinite(carried).all() and np.isfinite(wanted).all()):
         return FARTHEST
+    unsure = np.abs(from_bfloat16(opened.after)) * np.float32(_ROUNDING)
     direction, length = _angle_and_length(wanted.astype(np.float64) - carried, replayed.astype(np.float64))
     chosen = codec.decode(codec.encode(carried + replayed)).positions
     return ChunkGap(
-        sound=_is_sound(wanted, opened.sent, codec),
+        sound=_is_sound(wanted, unsure, opened.sent, codec),
         dropped=1.0 - _share_in_common(opened.sent.positions, chosen),
         direction=direction,
         length=length,
@@ -138,15 +139,20 @@ def _angle_and_length(opened: NDArray[np.float64], replayed: NDArray[np.float64]
     return max(0.0, 1.0 - product / norms), abs(product / squared - 1.0)
 
 
-def _is_sound(wanted: NDArray[np.float32], sent: SparseChunks, codec: Codec) -> bool:
-    """Say whether `sent` is what the codec makes of `wanted`, which is known up to rounding."""
+def _is_sound(
+    wanted: NDArray[np.float32], unsure: NDArray[np.float32], sent: SparseChunks, codec: Codec
+) -> bool:
+    """Say whether `sent` is what the codec makes of `wanted`, of which each value is known within `unsure`.
+
+    What is left of a value far below its level is rounded by more than the value's own last digit.
+    """
     magnitudes = np.abs(wanted)
     kept = np.zeros(wanted.shape, dtype=bool)
     kept.reshape(-1)[sent.positions] = True
-    least_kept = np.where(kept, magnitudes, np.inf).min(axis=1)
+    least_kept = np.where(kept, magnitudes + unsure, np.inf).min(axis=1)
     # A chunk with fewer values than it may keep has no others that the codec would take.
     least_kept[np.count_nonzero(kept, axis=1) < codec.keep] = _SMALLEST
-    if (np.where(kept, 0, magnitudes).max(axis=1) > least_kept * (1 + _ROUNDING)).any():
+    if (np.where(kept, 0, magnitudes - unsure).max(axis=1) > least_kept).any():
         return False
     ours = codec.decode(codec.encode(np.where(kept, wanted, np.float32(0))))
     flat = wanted.reshape(-1)

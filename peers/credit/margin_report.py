@@ -27,13 +27,12 @@ _LEAST_DRAWN = 1e-6
 def table(rows: Sequence[Row]) -> str:
     """Return the margins as a Markdown table: the most of honest work, the least of each cheat."""
     heads = ["class", "work", *(_TITLES[measure] for measure in MEASURES)]
-    heads += ["prefix: fail, unsure", "full: fail, unsure", "an audit fails it"]
+    heads += ["prefix: fail, unsure", "full: fail, unsure"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for row in rows:
         cells = [row.numeric_class, row.cheat or "honest, at most"]
         cells += [_gap(row.gaps[measure]) for measure in MEASURES]
         cells += [f"{shares['fail']:.0%}, {shares['inconclusive']:.0%}" for shares in (row.prefix, row.full)]
-        cells.append(f"{row.share('fail'):.0%}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

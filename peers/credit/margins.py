@@ -62,16 +62,20 @@ class Plan:
     """How much to measure.
 
     Attributes:
-        warmup: windows of training before the first that is measured, at least one.
+        warmup: windows of training before the first that is measured.
         windows: windows to measure.
         steps: local steps of each window.
         chunks: chunks of the model that are opened, evenly spaced.
+        first_slot: where in the corpus training begins.
+        cheats: whether to measure cheats as well as honest work.
     """
 
     warmup: int
     windows: int
     steps: int
     chunks: int
+    first_slot: int = 0
+    cheats: bool = True
 
 
 @dataclass(eq=False)
@@ -126,6 +130,7 @@ class Bench:
             weights=np.array(first_weights),
             stale_weights=np.array(first_weights),
             feedback=np.zeros((count, CHUNK_VALUES), dtype=np.uint16),
+            next_slot=self.plan.first_slot,
         )
         for number in range(-self.plan.warmup, self.plan.windows):
             if number < 0:
@@ -173,7 +178,7 @@ class Bench:
         """Compare all claims that can be made for a task with all replays; `usual` is the first numerics'."""
         claims: list[tuple[str, Numerics, Work]] = []
         replays: dict[Numerics, Work] = {}
-        cheating = _first_of_each_class(self.numerics)
+        cheating = _first_of_each_class(self.numerics) if self.plan.cheats else []
         for numerics in self.numerics:
             self.tell(f"  {numerics.label}")
             honest = usual if numerics == self.numerics[0] else self._honest(numerics, task)

@@ -73,8 +73,8 @@ VERDICT_SENTENCES: dict[VerdictReason, str] = {
 }
 
 AUDIT_PENDING = (
-    "Audit pending: no verdict is on this chain. Claims stand as their peers signed them; nobody has "
-    "replayed any, so nothing vests."
+    "Audit pending: no verdict is on this chain yet. Claims stand as their peers signed them, and nothing "
+    "vests before an audit is passed."
 )
 """What every command says of a ledger without verdicts."""
 

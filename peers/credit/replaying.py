@@ -52,6 +52,11 @@ class Numerics:
         return f"{self.device.partition(':')[0]}-{self.precision}"
 
 
+def precision_of(numeric_class: str) -> str:
+    """Return the precision of a numeric class, such as "fp32": what an auditor of its claims computes in."""
+    return numeric_class.rpartition("-")[2]
+
+
 class Replay(Protocol):
     """What replaying gave (trainer.replay.Replay)."""
 

@@ -17,11 +17,11 @@ class CreditRules:
     protocol: Rules
     batch_slots: int  # of one local step
     flops_per_token: int
-    escrow_rounds: int = 80  # W
-    newcomer_rate: int = 250_000
-    least_rate: int = 50_000
-    trusted_passes: int = 20  # from which on the rate falls
-    full_replay_rate: int = 200_000
+    escrow_rounds: int = 110  # W
+    newcomer_rate: int = 150_000
+    least_rate: int = 35_000
+    trusted_passes: int = 10  # from which on the rate falls
+    full_replay_rate: int = 1_000_000
     repeat_rate: int = 100_000
     audit_rounds: int = 4  # in which an auditor must speak before the next one is asked
     retention_rounds: int = 8  # in which a peer that was drawn must open its claim
