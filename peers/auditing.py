@@ -30,7 +30,7 @@ from peers.credit.audit import Audit
 from peers.credit.comparing import ChunkGap, chunk_gap, sample_chunks, trace_gap
 from peers.credit.judging import Thresholds, judge
 from peers.credit.reasons import VerdictReason
-from peers.credit.replaying import Replay
+from peers.credit.replaying import Replay, precision_of
 from peers.credit.verdict import Verdict, outcome_of
 from peers.engine import RoundEngine
 from peers.events import Event, Notice, Replayed
@@ -240,6 +240,7 @@ class Auditing:
             claim.slots,
             tokens_before=case.start.counters.tokens,
             steps=case.steps,
+            precision=precision_of(claim.numeric_class),
             stop=task.stop,
         )
         try:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.credit.replaying import Replay
+from peers.credit.replaying import Precision, Replay
 from peers.messages import SlotRange
 from peers.selection import Selector
 
@@ -68,6 +68,7 @@ class Trainer(Protocol):
         *,
         tokens_before: int,
         steps: int | None = None,
+        precision: Precision | None = None,
         stop: threading.Event | None = None,
     ) -> Replay: ...
 

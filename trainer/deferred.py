@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.slots import Range
+from trainer.device import Precision
 from trainer.local import LocalTrainer, Replay, WindowResult
 
 if TYPE_CHECKING:
@@ -89,11 +90,13 @@ class DeferredTrainer:
         *,
         tokens_before: int,
         steps: int | None = None,
+        precision: Precision | None = None,
         stop: threading.Event | None = None,
     ) -> Replay:
         """Replay as `LocalTrainer.replay` does."""
-        trainer = self._trainer.result()
-        return trainer.replay(weights, slots, tokens_before=tokens_before, steps=steps, stop=stop)
+        return self._trainer.result().replay(
+            weights, slots, tokens_before=tokens_before, steps=steps, precision=precision, stop=stop
+        )
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
         """Return what `LocalTrainer.validation_loss` returns."""

@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,11 +23,12 @@ import numpy.typing as npt
 
 from peers.selection import Selector, select_largest
 from recipes.corpus import TokenArray
+from recipes.errors import ModelError
 from recipes.layout import Layout
 from recipes.model import build_model, flatten_into, load_flat
 from recipes.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total
-from trainer.device import Device, is_out_of_memory, memory_needed_for
+from trainer.device import Device, Precision, computes_bf16, is_out_of_memory, memory_needed_for
 from trainer.device_selection import selector_on
 from trainer.objective import next_token_loss
 from trainer.optimizer import InnerOptimizer, fresh_optimizer
@@ -134,6 +135,7 @@ class LocalTrainer:
         self._tokens = tokens
         self._run_id = run_id
         self._device = device
+        self._arithmetic = device  # that of the window at hand
         self._validation = validation
         self._micro_batch = micro_batch or recipe.inner.batch_slots
         self._busy = threading.Lock()
@@ -167,6 +169,7 @@ class LocalTrainer:
         stop: threading.Event,
         end: WindowEnd | None = None,
         steps: int | None = None,
+        precision: Precision | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> WindowResult:
         """Train from `weights` until time, slots or steps are used up, or `stop` is set.
@@ -181,6 +184,7 @@ class LocalTrainer:
             seconds: length of the window.
             end: when it ends at the latest, which may become known while it runs.
             steps: at most so many are taken; by default no number bounds them.
+            precision: of the forward pass; by default the device's.
             stop: ends the window early; set by another thread.
             progress: called in this thread after each step.
 
@@ -190,6 +194,7 @@ class LocalTrainer:
         """
         length = self._recipe.data.sequence_length
         with self._busy:
+            self._arithmetic = replace(self._device, precision=precision or self._device.precision)
             load_flat(self._model, weights)
             self._model.train()
             optimizer = fresh_optimizer(self._model, self._recipe.inner)
@@ -236,6 +241,7 @@ class LocalTrainer:
         *,
         tokens_before: int,
         steps: int | None = None,
+        precision: Precision | None = None,
         stop: threading.Event | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Replay:
@@ -246,13 +252,16 @@ class LocalTrainer:
             slots: those that the claim says were used, in its order.
             tokens_before: the chain's count of tokens at the window's start.
             steps: how many; by default all that the slots allow.
+            precision: that the window was trained in; by default this trainer's.
             stop: ends the replay after the step at hand.
             progress: called after each step.
 
         Raises:
-            ModelError: not even one slot at a time fits the device.
+            ModelError: not even one slot at a time fits the device, or it has no such precision.
             DataError: a piece of the corpus is missing.
         """
+        if precision == "bf16" and not computes_bf16(self._device.name):
+            raise ModelError(f"{self._device.name} has no bf16 arithmetic.")
         window = self.train(
             weights,
             slots,
@@ -260,6 +269,7 @@ class LocalTrainer:
             seconds=math.inf,
             stop=stop or threading.Event(),
             steps=steps,
+            precision=precision,
             progress=progress,
         )
         whole = total(window.slots_used) == total(slots)
@@ -323,7 +333,7 @@ class LocalTrainer:
         self._model.zero_grad(set_to_none=True)  # after running out of memory, what a failed attempt left
         loss = 0.0
         for tokens in self._micro_batches(batch):
-            with self._device.autocast():
+            with self._arithmetic.autocast():
                 part = next_token_loss(self._model, tokens) * (len(tokens) / len(batch))
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()

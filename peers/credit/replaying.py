@@ -25,6 +25,8 @@ from recipes.recipe import Recipe
 
 REPLAY_MODULE = "trainer.replay"
 
+Precision = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class Numerics:
@@ -41,7 +43,7 @@ class Numerics:
 
     label: str
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     attention: Literal["sdpa", "eager"] = "sdpa"
     micro_batch: int | None = None
     threads: int | None = None
@@ -52,9 +54,13 @@ class Numerics:
         return f"{self.device.partition(':')[0]}-{self.precision}"
 
 
-def precision_of(numeric_class: str) -> str:
-    """Return the precision of a numeric class, such as "fp32": what an auditor of its claims computes in."""
-    return numeric_class.rpartition("-")[2]
+def precision_of(numeric_class: str) -> Precision | None:
+    """Return the precision of a numeric class, such as "fp32": what an auditor of its claims computes in.
+
+    None for a class of no known precision: it can have no thresholds.
+    """
+    known: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+    return known.get(numeric_class.rpartition("-")[2])
 
 
 class Replay(Protocol):
