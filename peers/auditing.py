@@ -233,9 +233,6 @@ class Auditing:
             _GivenUpError: that is not possible here.
         """
         claim = case.claim.body
-        precision = precision_of(claim.numeric_class)
-        if precision is None:
-            raise _GivenUpError("cannot replay here")
         weights = await self._start(task, case)
         work = partial(
             self._trainer.replay,
@@ -243,8 +240,8 @@ class Auditing:
             claim.slots,
             tokens_before=case.start.counters.tokens,
             steps=case.steps,
+            precision=precision_of(claim.numeric_class),
             stop=task.stop,
-            precision=precision,
         )
         try:
             replay = await self._windows.replay(work)

@@ -68,8 +68,8 @@ class Trainer(Protocol):
         *,
         tokens_before: int,
         steps: int | None = None,
-        stop: threading.Event | None = None,
         precision: Precision | None = None,
+        stop: threading.Event | None = None,
     ) -> Replay: ...
 
     def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...

@@ -128,7 +128,7 @@ def other_values(data: bytes) -> bytes:
     return dataclasses.replace(feedback, values=feedback.values ^ np.uint16(1)).to_bytes()
 
 
-LIES = {
+LIES: dict[str, Callable[[bytes], bytes]] = {
     "another salt": part(0, lambda salt: bytes(len(salt))),
     "another trace": part(1, lambda losses: losses[:-4] + np.float32(1.0).tobytes()),
     "a longer trace": part(1, lambda losses: losses + losses),

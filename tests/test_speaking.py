@@ -215,11 +215,9 @@ def moved_to_a_new_key(bench: Bench) -> KeyChange:
     """Let the bench's peer be a new key, that takes over from the old one."""
     old, new = bench.key, bench.strangers[0]
     bench.key = new
-    names = {"run": bench.swarm.rules.run, "old": old.peer_id, "new": new.peer_id, "number": 1}
-    return KeyChange(
-        given=sign(old, Rotation(peer=old.peer_id, **names)),
-        taken=sign(new, Rotation(peer=new.peer_id, **names)),
-    )
+    run = bench.swarm.rules.run
+    word = Rotation(run=run, peer=old.peer_id, old=old.peer_id, new=new.peer_id, number=1)
+    return KeyChange(given=sign(old, word), taken=sign(new, word.model_copy(update={"peer": new.peer_id})))
 
 
 def test_who_has_a_new_key_says_so_and_claims_nothing_before_the_chain_holds_it() -> None:

@@ -90,13 +90,12 @@ class DeferredTrainer:
         *,
         tokens_before: int,
         steps: int | None = None,
-        stop: threading.Event | None = None,
         precision: Precision | None = None,
+        stop: threading.Event | None = None,
     ) -> Replay:
         """Replay as `LocalTrainer.replay` does."""
-        trainer = self._trainer.result()
-        return trainer.replay(
-            weights, slots, tokens_before=tokens_before, steps=steps, stop=stop, precision=precision
+        return self._trainer.result().replay(
+            weights, slots, tokens_before=tokens_before, steps=steps, precision=precision, stop=stop
         )
 
     def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,7 @@ class LocalTrainer:
         self._tokens = tokens
         self._run_id = run_id
         self._device = device
+        self._arithmetic = device  # that of the window at hand
         self._validation = validation
         self._micro_batch = micro_batch or recipe.inner.batch_slots
         self._busy = threading.Lock()
@@ -168,8 +169,8 @@ class LocalTrainer:
         stop: threading.Event,
         end: WindowEnd | None = None,
         steps: int | None = None,
-        progress: Callable[[Progress], None] | None = None,
         precision: Precision | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> WindowResult:
         """Train from `weights` until time, slots or steps are used up, or `stop` is set.
 
@@ -183,17 +184,17 @@ class LocalTrainer:
             seconds: length of the window.
             end: when it ends at the latest, which may become known while it runs.
             steps: at most so many are taken; by default no number bounds them.
+            precision: of the forward pass; by default the device's.
             stop: ends the window early; set by another thread.
             progress: called in this thread after each step.
-            precision: to compute in; by default that of the device.
 
         Raises:
-            ModelError: not even one slot at a time fits the device, or it cannot compute in that precision.
+            ModelError: not even one slot at a time fits the device.
             DataError: a piece of the corpus is missing.
         """
-        device = self._device_in(precision)
         length = self._recipe.data.sequence_length
         with self._busy:
+            self._arithmetic = replace(self._device, precision=precision or self._device.precision)
             load_flat(self._model, weights)
             self._model.train()
             optimizer = fresh_optimizer(self._model, self._recipe.inner)
@@ -213,7 +214,7 @@ class LocalTrainer:
                 taken, rest = take(rest, self._recipe.inner.batch_slots)
                 batch = self._read(taken)
                 rate = learning_rate(self._recipe, tokens_before=tokens_before, step=len(losses))
-                loss, done = self._step(optimizer, batch, rate, device)
+                loss, done = self._step(optimizer, batch, rate)
                 losses.append(loss)
                 used += len(batch)
                 skipped += not done
@@ -240,9 +241,9 @@ class LocalTrainer:
         *,
         tokens_before: int,
         steps: int | None = None,
+        precision: Precision | None = None,
         stop: threading.Event | None = None,
         progress: Callable[[Progress], None] | None = None,
-        precision: Precision | None = None,
     ) -> Replay:
         """Take the first `steps` local steps of a window again, however long that takes.
 
@@ -251,14 +252,16 @@ class LocalTrainer:
             slots: those that the claim says were used, in its order.
             tokens_before: the chain's count of tokens at the window's start.
             steps: how many; by default all that the slots allow.
+            precision: that the window was trained in; by default this trainer's.
             stop: ends the replay after the step at hand.
             progress: called after each step.
-            precision: to compute in, which is the claim's; by default that of the device.
 
         Raises:
-            ModelError: not even one slot at a time fits the device, or it cannot compute in that precision.
+            ModelError: not even one slot at a time fits the device, or it has no such precision.
             DataError: a piece of the corpus is missing.
         """
+        if precision == "bf16" and not computes_bf16(self._device.name):
+            raise ModelError(f"{self._device.name} has no bf16 arithmetic.")
         window = self.train(
             weights,
             slots,
@@ -266,8 +269,8 @@ class LocalTrainer:
             seconds=math.inf,
             stop=stop or threading.Event(),
             steps=steps,
-            progress=progress,
             precision=precision,
+            progress=progress,
         )
         whole = total(window.slots_used) == total(slots)
         return Replay(losses=window.losses, delta=window.delta if whole else None)
@@ -312,23 +315,11 @@ class LocalTrainer:
         positions = (slot_position(self._run_id, self._tokens.slots, slot) for slot in numbers)
         return np.stack([self._tokens.sequence(position) for position in positions])
 
-    def _device_in(self, precision: Precision | None) -> Device:
-        """Return the device, computing in `precision`."""
-        if precision in (None, self._device.precision):
-            return self._device
-        if precision not in get_args(Precision) or (
-            precision == "bf16" and not computes_bf16(self._device.name)
-        ):
-            raise ModelError(f"{self._device.name} cannot compute in {str(precision)[:16]!r}.")
-        return replace(self._device, precision=precision)
-
-    def _step(
-        self, optimizer: InnerOptimizer, batch: Batch, rate: float, device: Device
-    ) -> tuple[float, bool]:
+    def _step(self, optimizer: InnerOptimizer, batch: Batch, rate: float) -> tuple[float, bool]:
         """Take one optimizer step; return the loss before it, and whether the weights were changed."""
         from torch.nn.utils import clip_grad_norm_
 
-        loss = self._fitting(partial(self._accumulate, batch, device))
+        loss = self._fitting(partial(self._accumulate, batch))
         norm = float(clip_grad_norm_(self._model.parameters(), self._recipe.inner.clip_norm))
         done = math.isfinite(loss) and math.isfinite(norm)
         if done:
@@ -337,12 +328,12 @@ class LocalTrainer:
         optimizer.zero_grad()
         return loss, done
 
-    def _accumulate(self, batch: Batch, device: Device) -> float:
+    def _accumulate(self, batch: Batch) -> float:
         """Add the gradients of the batch's mean loss up, one micro-batch at a time; return that loss."""
         self._model.zero_grad(set_to_none=True)  # after running out of memory, what a failed attempt left
         loss = 0.0
         for tokens in self._micro_batches(batch):
-            with device.autocast():
+            with self._arithmetic.autocast():
                 part = next_token_loss(self._model, tokens) * (len(tokens) / len(batch))
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()

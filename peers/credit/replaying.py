@@ -23,8 +23,9 @@ from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
 from recipes.recipe import Recipe
 
-Precision = Literal["fp32", "bf16"]
 REPLAY_MODULE = "trainer.replay"
+
+Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Numerics:
 def precision_of(numeric_class: str) -> Precision | None:
     """Return the precision of a numeric class, such as "fp32": what an auditor of its claims computes in.
 
-    None if it names no precision that anybody computes in.
+    None for a class of no known precision: it can have no thresholds.
     """
-    found: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
-    return found.get(numeric_class.rpartition("-")[2])
+    known: dict[str, Precision] = {"fp32": "fp32", "bf16": "bf16"}
+    return known.get(numeric_class.rpartition("-")[2])
 
 
 class Replay(Protocol):
