@@ -1,0 +1,116 @@
+"""What Prometheus may know of a whole swarm: each metric declared, and the collector that fills them in.
+
+All of it follows from signed blocks and the ledger, and from this observer's own clock and its own measurement of
+the model. No label names a peer: the number of series stays the same however many take part, and what concerns one
+peer is on the page and in its API.
+"""
+
+from __future__ import annotations
+
+from monitoring.declared import Declared
+
+DECLARED = (
+    Declared(
+        "manyhands_swarm_peers",
+        "gauge",
+        "Peers by state: counted in one of the last 4 blocks, in an earlier one of the last 32, or in none of "
+        "them but on the notice board.",
+        {"state": ("training", "quiet", "observing")},
+    ),
+    Declared("manyhands_swarm_round", "gauge", "Round of the newest block."),
+    Declared("manyhands_swarm_final_round", "gauge", "Round of the newest block that is never undone."),
+    Declared(
+        "manyhands_swarm_last_block_timestamp_seconds",
+        "gauge",
+        "When the newest block was first seen here, or came about as far as that is known, Unix time.",
+    ),
+    Declared(
+        "manyhands_swarm_rounds_total",
+        "counter",
+        "Rounds by result: everything that was claimed is in the average, a part of it is, or nothing.",
+        {"result": ("complete", "short", "empty")},
+    ),
+    Declared(
+        "manyhands_swarm_round_phase_seconds_total",
+        "counter",
+        "Time of the rounds that were watched, by phase.",
+        {"phase": ("train", "roster", "exchange", "block")},
+    ),
+    Declared(
+        "manyhands_swarm_round_seconds_total",
+        "counter",
+        "Time of the rounds that were watched, block to block.",
+    ),
+    Declared(
+        "manyhands_swarm_contributions_total",
+        "counter",
+        "Contributions by result: averaged at least in part, or not at all.",
+        {"result": ("counted", "missed")},
+    ),
+    Declared(
+        "manyhands_swarm_tokens_total", "counter", "Tokens trained on in contributions that were counted."
+    ),
+    Declared(
+        "manyhands_swarm_validation_loss",
+        "gauge",
+        "Loss of the model on the recipe's validation data as this observer measured it, nats a token.",
+    ),
+    Declared(
+        "manyhands_swarm_validation_timestamp_seconds", "gauge", "When that loss was measured, Unix time."
+    ),
+    Declared("manyhands_swarm_validation_round", "gauge", "After which round the model had that loss."),
+    Declared(
+        "manyhands_swarm_contribution_bits_per_parameter",
+        "gauge",
+        "Mean size of a contribution in the newest block, bits a parameter.",
+    ),
+    Declared("manyhands_swarm_claimed_flops_total", "counter", "Work that peers claimed in blocks, FLOPs."),
+    Declared("manyhands_swarm_credited_flops_total", "counter", "Work that was credited into escrow, FLOPs."),
+    Declared("manyhands_swarm_vested_flops_total", "counter", "Credit that has vested, FLOPs."),
+    Declared(
+        "manyhands_swarm_verdicts_total",
+        "counter",
+        "Auditors' verdicts on the chain, by outcome.",
+        {"outcome": ("pass", "fail", "inconclusive", "abstain")},
+    ),
+    Declared(
+        "manyhands_swarm_state_disagreements_total",
+        "counter",
+        "Co-signatures in blocks that name another state than the one agreed on.",
+    ),
+    Declared(
+        "manyhands_swarm_joins_total",
+        "counter",
+        "Peers that were counted for the first time, or again after 4 blocks or more without them.",
+    ),
+    Declared(
+        "manyhands_swarm_leaves_total",
+        "counter",
+        "Peers that have been in none of 4 blocks in a row: all of their last round was delivered (left), or not "
+        "(silent).",
+        {"reason": ("left", "silent")},
+    ),
+    Declared(
+        "manyhands_swarm_compute_ratio",
+        "gauge",
+        "Share of the last watched rounds in which the swarm trained: the window over the time from block to block.",
+    ),
+    Declared("manyhands_swarm_goal_tokens", "gauge", "Tokens after which the recipe's schedule ends."),
+    Declared(
+        "manyhands_swarm_goal_timestamp_seconds",
+        "gauge",
+        "When that many tokens are reached at the pace of the last watched rounds, Unix time.",
+    ),
+    Declared(
+        "manyhands_swarm_minimum_peers",
+        "gauge",
+        "Training peers below which too few disks hold the state for blocks to be final by electors alone.",
+    ),
+    Declared(
+        "manyhands_monitor_last_success_timestamp_seconds",
+        "gauge",
+        "When this observer last heard from the swarm, Unix time.",
+    ),
+    Declared("manyhands_build_info", "gauge", "Always 1; the version of this program.", {"version": ()}),
+)
+"""In the order in which they are exposed."""
