@@ -1,4 +1,4 @@
-"""How a metric is declared: once, in one place, so that code, documentation and tests speak of the same ones."""
+"""How a metric is declared: once, so that code, documentation and tests speak of the same ones."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What Prometheus may know of a whole swarm: each metric declared, and the collector that fills them in.
 
-All of it follows from signed blocks and the ledger, and from this observer's own clock and its own measurement of
-the model. No label names a peer: the number of series stays the same however many take part, and what concerns one
-peer is on the page and in its API.
+All of it follows from signed blocks and the ledger, from this observer's own clock, and from its own
+measurement of the model. No label names a peer: there are as many series however many take part, and what
+concerns one peer is on the page and in its API.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ DECLARED = (
     Declared(
         "manyhands_swarm_peers",
         "gauge",
-        "Peers by state: counted in one of the last 4 blocks, in an earlier one of the last 32, or in none of "
-        "them but on the notice board.",
+        "Peers by state: counted in one of the last 4 blocks, in an earlier one of the last 32, or in none "
+        "of them but on the notice board.",
         {"state": ("training", "quiet", "observing")},
     ),
     Declared("manyhands_swarm_round", "gauge", "Round of the newest block."),
@@ -86,14 +86,14 @@ DECLARED = (
     Declared(
         "manyhands_swarm_leaves_total",
         "counter",
-        "Peers that have been in none of 4 blocks in a row: all of their last round was delivered (left), or not "
-        "(silent).",
+        "Peers that were in none of 4 blocks in a row: they had delivered all of their last round (left), "
+        "or not (silent).",
         {"reason": ("left", "silent")},
     ),
     Declared(
         "manyhands_swarm_compute_ratio",
         "gauge",
-        "Share of the last watched rounds in which the swarm trained: the window over the time from block to block.",
+        "Share of the last watched rounds in which the swarm trained: windows over the time between blocks.",
     ),
     Declared("manyhands_swarm_goal_tokens", "gauge", "Tokens after which the recipe's schedule ends."),
     Declared(
