@@ -7,7 +7,18 @@ concerns one peer is on the page and in its API.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
 from monitoring.declared import Declared
+from monitoring.picture import PHASES, Picture
+from peers.finality import MANY_ELECTORS
+
+Samples = Mapping[tuple[str, ...], float]
+"""A metric's values by the values of its labels, in the order of its declaration."""
 
 DECLARED = (
     Declared(
@@ -114,3 +125,87 @@ DECLARED = (
     Declared("manyhands_build_info", "gauge", "Always 1; the version of this program.", {"version": ()}),
 )
 """In the order in which they are exposed."""
+
+
+class SwarmCollector(Collector):
+    """Fills in the declared metrics from the newest picture. What is not known is left out, never zero."""
+
+    def __init__(self, picture: Callable[[], Picture], *, version: str) -> None:
+        self._picture = picture
+        self._version = version
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric, with as many samples as are known."""
+        values = values_of(self._picture(), version=self._version)
+        for declared in DECLARED:
+            family = _FAMILIES[declared.kind](
+                declared.name.removesuffix("_total") if declared.kind == "counter" else declared.name,
+                declared.help,
+                labels=list(declared.labels),
+            )
+            for labels, value in values.get(declared.name, {}).items():
+                family.add_metric(list(labels), value)
+            yield family
+
+
+_FAMILIES: Mapping[str, Callable[..., CounterMetricFamily | GaugeMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+}
+
+
+def swarm_registry(picture: Callable[[], Picture], *, version: str) -> CollectorRegistry:
+    """Return a registry with the swarm's metrics alone: nothing of this process is among them."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(SwarmCollector(picture, version=version))
+    return registry
+
+
+def values_of(picture: Picture, *, version: str) -> dict[str, Samples]:
+    """Return the values of all metrics by name, as far as they are known."""
+    totals, watched, run = picture.totals, picture.watched, picture.run
+    newest = picture.rounds[0] if picture.rounds else None
+    validation = picture.validations[-1] if picture.validations else None
+    states = {"training": picture.peers_in("training"), "quiet": picture.peers_in("quiet")}
+    if picture.observing is not None:
+        states["observing"] = picture.observing
+    swarm: dict[str, Samples] = {
+        "peers": _by(states),
+        "round": _one(picture.round),
+        "final_round": _one(picture.final_round),
+        "last_block_timestamp_seconds": _one(picture.last_block_at),
+        "rounds_total": _by({name: totals.results.get(name, 0) for name in ("complete", "short", "empty")}),
+        "round_phase_seconds_total": _by({name: watched.phases.get(name, 0.0) for name in PHASES}),
+        "round_seconds_total": _one(watched.seconds),
+        "contributions_total": _by({"counted": totals.counted, "missed": totals.missed}),
+        "tokens_total": _one(totals.tokens),
+        "validation_loss": _one(validation.loss if validation else None),
+        "validation_timestamp_seconds": _one(validation.measured_at if validation else None),
+        "validation_round": _one(validation.round if validation else None),
+        "contribution_bits_per_parameter": _one(newest.bits_per_parameter if newest else None),
+        "claimed_flops_total": _one(totals.claimed),
+        "credited_flops_total": _one(totals.credited),
+        "vested_flops_total": _one(totals.vested),
+        "verdicts_total": _by(
+            {name: totals.verdicts.get(name, 0) for name in ("pass", "fail", "inconclusive", "abstain")}
+        ),
+        "state_disagreements_total": _one(totals.disagreements),
+        "joins_total": _one(totals.joins),
+        "leaves_total": _by({"left": totals.left, "silent": totals.silent}),
+        "compute_ratio": _one(watched.compute_ratio),
+        "goal_tokens": _one(run.goal_tokens),
+        "goal_timestamp_seconds": _one(picture.goal_at),
+        "minimum_peers": _one(MANY_ELECTORS),
+    }
+    found = {f"manyhands_swarm_{name}": samples for name, samples in swarm.items()}
+    found["manyhands_monitor_last_success_timestamp_seconds"] = _one(picture.heard_at)
+    found["manyhands_build_info"] = {(version,): 1.0}
+    return found
+
+
+def _one(value: float | None) -> Samples:
+    return {} if value is None else {(): float(value)}
+
+
+def _by(values: Mapping[str, float]) -> Samples:
+    return {(name,): float(value) for name, value in values.items()}
