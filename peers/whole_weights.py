@@ -1,4 +1,4 @@
-"""The newest whole weights in a run's folder, also while a peer works there: checked by their hashes, and saved."""
+"""The newest whole weights in a run's folder, also while a peer works there: checked, and saved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class _Candidate:
     root: bytes
 
 
-def newest_weights(run: Path, recipe: Recipe, layout: Layout, *, above: int = -1) -> WholeWeights:
+def newest_weights(
+    run: Path, recipe: Recipe, layout: Layout, *, above: int = -1, until: int | None = None
+) -> WholeWeights:
     """Return the newest weights in the folder `run` whose hashes hold: the state, else a snapshot.
 
     Args:
@@ -44,12 +46,14 @@ def newest_weights(run: Path, recipe: Recipe, layout: Layout, *, above: int = -1
         recipe: the published recipe.
         layout: of its model.
         above: only those after this round will do.
+        until: only those up to this round will do; None for any.
 
     Raises:
         StateError: there are none.
     """
     for candidate in _candidates(run, recipe, layout):
-        weights = _read_checked(candidate, layout) if candidate.round > above else None
+        fits = candidate.round > above and (until is None or candidate.round <= until)
+        weights = _read_checked(candidate, layout) if fits else None
         if weights is not None:
             return WholeWeights(candidate.round, weights)
     raise StateError(
