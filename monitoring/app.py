@@ -166,7 +166,7 @@ class Site:
         return _answer(answers.recipe(self._picture))
 
     async def api_schema(self, _: Request) -> Response:
-        _, schema = models_json_schema([(form, "serialization") for form in FORMS])
+        _names, schema = models_json_schema([(form, "serialization") for form in FORMS])
         return Response(json.dumps(schema, indent=1) + "\n", media_type="application/schema+json")
 
     # ------------------------------------------------------------ metrics, what is new, files

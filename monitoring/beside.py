@@ -56,6 +56,7 @@ class PeersFolder:
         at = time.time() if now is None else now
         if self._store is None:
             if not self._file.exists():
+                self._looked_at = at
                 return False  # joined, and no block yet
             self._store = ChainStore(self._file, read_only=True)
         written = self._store.contents_since(self._place, most=_MOST_BLOCKS)

@@ -1,4 +1,4 @@
-"""What every answer of the web server goes through: only reading, bounded requests, and headers that are sane."""
+"""What every request and answer goes through: only reading, within bounds, and headers that are sane."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-"""With every answer, errors included. Nothing comes from elsewhere, nothing is inline, nobody may frame it."""
+"""With every answer. Nothing comes from elsewhere, nothing is inline, nobody may frame it."""
 
 
 class Guard:

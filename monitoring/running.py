@@ -1,4 +1,4 @@
-"""What a run is and where it lies, before anything is watched: its recipe in plain words, its ground, its chain."""
+"""What a run is and where it lies, before anything is watched: recipe in plain words, ground, chain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from monitoring.watch import Watch
 from peers.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
 from peers.chain import Chain
 from peers.chain_store import ChainStore
-from peers.crowd import remembered_peers
 from peers.credit.derive import Ground
 from peers.credit.rules import credit_rules
+from peers.crowd import remembered_peers
 from recipes.layout import published_layout
 from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe
 from recipes.recipe import published

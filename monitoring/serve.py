@@ -4,8 +4,8 @@
 
 RUN is a run id, the folder or recipe.toml that publishing made, or the folder of a run that a peer joined.
 Where a peer of this machine has joined it, and no --peer is named, that peer's chain and state are read. Else
-this joins the run as an observer: it fetches and checks blocks as any peer does, neither trains nor claims, and
-no peer waits for it. Ctrl+C ends it; started again, it goes on from what is on disk.
+this joins the run as an observer: it fetches and checks blocks as any peer does, neither trains nor claims,
+and no peer waits for it. Ctrl+C ends it; started again, it goes on from what is on disk.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def watching(wishes: Wishes, place: Place) -> AbstractAsyncContextManager[Statio
         print(f"Watching from beside the peer that works in {place.joined}. Its folder is only read.")
         return beside_a_peer(place.joined, choices)
     print(
-        "Joining as an observer: I fetch and check blocks as a peer does, and keep the model by them; I neither "
-        "train nor claim, and nobody waits for me."
+        "Joining as an observer: I fetch and check blocks as a peer does, and keep the model by them; I "
+        "neither train nor claim, and nobody waits for me."
     )
     return in_the_swarm(place.run_id, place.published, wishes.peers, choices, say=print)
 
