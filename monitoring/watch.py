@@ -144,7 +144,7 @@ class Watch:
         self.measured.add(Validation(round_number, found, loss, at))
 
     def ledger_head(self) -> str | None:
-        """Return the block that the ledger is exported up to: the final one, else the head; None before any."""
+        """Return the block that the ledger is exported up to: the final one, or else the head, if any."""
         final = self.chain.link(self.chain.final)
         head = final.hash if final.round else self.head
         return head if self.chain.link(head).round else None
