@@ -15,10 +15,10 @@
     const words = (value) => value == null ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
     return {
       width,
-      height: Math.max(180, Math.min(260, Math.round(width * 0.42))),
+      height: 220,
       scales: { x: { time: false }, y: kind === "loss" ? {} : { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: [
-        { ...axis, grid: { show: false }, space: 60 },
+        { ...axis, grid: { show: false }, space: 60, size: 32 },
         { ...axis, size: 56, values: (_, marks) => marks.map((mark) => kind === "loss" ? mark.toLocaleString("en", { maximumFractionDigits: 2 }) : short(mark)) },
       ],
       hooks: { setCursor: [(chart) => newest(chart)] },
