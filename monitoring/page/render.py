@@ -59,7 +59,7 @@ def _clauses(text: str) -> Markup:
 
 def _peer(peer: str) -> Markup:
     """Return a link to a peer, by the end of its id."""
-    return Markup('<a class="id" href="/peers/{0}" title="{0}">{1}</a>').format(peer, peer[-_ID_END:])
+    return Markup('<a class="id" href="/peers/{0}">{1}</a>').format(peer, peer[-_ID_END:])
 
 
 def _hash(value: str | None) -> Markup:
