@@ -15,6 +15,7 @@ from monitoring.watch import Watch
 from peers.chain_store import ChainStore
 from peers.messages import Block, Signed, parse
 from recipes.errors import DataError, MessageError, StorageError
+from recipes.keys import PeerId
 
 POLL_SECONDS = 0.5
 _MOST_BLOCKS = 256  # of one look
@@ -26,6 +27,7 @@ class PeersFolder:
 
     def __init__(self, watch: Watch, chain_file: Path, *, run: str) -> None:
         self.heard_at: float | None = None
+        self.board: tuple[PeerId, ...] | None = None  # no notice board is read from here
         self.trouble = ""
         self._watch = watch
         self._file = chain_file
@@ -54,6 +56,7 @@ class PeersFolder:
         at = time.time() if now is None else now
         if self._store is None:
             if not self._file.exists():
+                self._looked_at = at
                 return False  # joined, and no block yet
             self._store = ChainStore(self._file, read_only=True)
         written = self._store.contents_since(self._place, most=_MOST_BLOCKS)

@@ -100,7 +100,9 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
     block = link.block.body
     accounts, entries = entries_after(before.accounts, block, link.counters, rules)
     picture = _picture(link.block, link, parent, parameters=parameters)
-    contributions = _contributions(block, entries, segments=rules.protocol.segments)
+    contributions = _contributions(
+        block, entries, segments=rules.protocol.segments, escrow_rounds=rules.escrow_rounds
+    )
     short = missed_reducers(block, parent.counters, rules.protocol)
     records, joins, left, silent = _follow(before.records, contributions, block, short)
     claims = [entry for entry in entries if isinstance(entry, ClaimCounted)]
@@ -161,7 +163,7 @@ def _result(block: Block, empty: int) -> RoundResult:
 
 
 def _contributions(
-    block: Block, entries: Sequence[Entry], *, segments: int
+    block: Block, entries: Sequence[Entry], *, segments: int, escrow_rounds: int
 ) -> tuple[ContributionPicture, ...]:
     claims: dict[str, Claim] = {claim.hash: claim.body for claim in block.roster.body.claims}
     return tuple(
@@ -178,6 +180,7 @@ def _contributions(
             amount=entry.amount,
             missed=entry.missed,
             reason=entry.reason,
+            vests_after=entry.round + escrow_rounds,
         )
         for entry in entries
         if isinstance(entry, ClaimCounted)

@@ -1,7 +1,7 @@
-"""Keeping a run's state without training: the observer applies the same blocks to the same weights as every peer.
+"""Keeping a run's state without training: the observer applies the blocks to the weights as every peer does.
 
-So it has the model after each round for a few reduced segments instead of all of the weights, and finds out by
-itself whether the digest that the chain agrees on is that of the state.
+So it has the model after each round for a few reduced segments instead of all of the weights, and finds out
+by itself whether the digest that the chain agrees on is that of the state.
 """
 
 from __future__ import annotations

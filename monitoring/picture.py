@@ -87,7 +87,7 @@ class ContributionPicture:
     """One claim of one peer, what became of it, and what auditors said.
 
     `segments` of the round's `of_segments` were averaged; `amount` was credited, `missed` was not; `reason`
-    is why the amount was not vested at once, or is nothing.
+    is why the amount was not vested at once, or is nothing, and `vests_after` the round after which it may.
     """
 
     round: int
@@ -102,6 +102,7 @@ class ContributionPicture:
     amount: int
     missed: int
     reason: CreditReason
+    vests_after: int
     verdicts: tuple[VerdictPicture, ...] = ()
     decision: Decision | None = None
 
@@ -212,6 +213,7 @@ class Picture:
         observing: peers on the notice board that train not; None where no board is read.
         heard_at: when the swarm was last heard; None if never.
         trouble: what keeps this observer from its work, in a sentence; empty if nothing does.
+        model_trouble: likewise, from measuring the model.
     """
 
     run: RunPicture
@@ -227,6 +229,7 @@ class Picture:
     observing: int | None
     heard_at: float | None
     trouble: str = ""
+    model_trouble: str = ""
 
     @property
     def audited(self) -> bool:

@@ -102,6 +102,7 @@ class Watch:
         heard_at: float | None,
         board: Iterable[PeerId] | None = None,
         trouble: str = "",
+        model_trouble: str = "",
     ) -> Picture:
         """Return what is known now.
 
@@ -110,6 +111,7 @@ class Watch:
             heard_at: when the swarm was last heard.
             board: who is on the notice board; None if that is not known.
             trouble: what keeps the observer from its work.
+            model_trouble: what keeps it from measuring the model.
         """
         link = self.chain.link(self.head)
         known = self._chronicles[self.head]
@@ -129,6 +131,7 @@ class Watch:
             observing=observing,
             heard_at=heard_at,
             trouble=trouble,
+            model_trouble=model_trouble,
         )
 
     def validated(self, round_number: int, loss: float, *, at: float) -> None:
@@ -140,10 +143,11 @@ class Watch:
         found = self.archive.tokens_by(round_number)
         self.measured.add(Validation(round_number, found, loss, at))
 
-    def path_from_genesis(self) -> str:
-        """Return the block that the ledger is exported up to: the final one, or the head if none is final."""
+    def ledger_head(self) -> str | None:
+        """Return the block that the ledger is exported up to: the final one, else the head; None before any."""
         final = self.chain.link(self.chain.final)
-        return final.hash if final.round else self.head
+        head = final.hash if final.round else self.head
+        return head if self.chain.link(head).round else None
 
     def timed(self, rounds: Sequence[RoundPicture]) -> tuple[RoundPicture, ...]:
         """Return rounds, newest first, with their times as far as they were watched."""

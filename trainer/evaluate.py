@@ -4,8 +4,8 @@
 
 FOLDER holds the run's recipe, manifest and validation data. Each line on standard input is the path of a file
 of weights (safetensors); each line of the answer is a JSON object with a `loss`, in nats a token, or an
-`error`. It takes the same slots as peers do with --validate-every, in fp32 on the CPU, at the lowest priority.
-It ends with its input.
+`error`. It takes the slots that peers take with --validate-every, in fp32 on the CPU, at the lowest priority,
+and ends with its input.
 """
 
 from __future__ import annotations
