@@ -238,11 +238,11 @@ def nvml(*, driver: bool) -> SimpleNamespace:
         nvmlInit=(lambda: None) if driver else refuse,
         nvmlDeviceGetCount=lambda: 1,
         nvmlDeviceGetHandleByIndex=lambda number: number,
-        nvmlDeviceGetTemperature=lambda handle, sensor: 61,
-        nvmlDeviceGetPowerUsage=lambda handle: 350_500,  # mW
+        nvmlDeviceGetTemperature=lambda *_: 61,
+        nvmlDeviceGetPowerUsage=lambda _: 350_500,  # mW
         nvmlDeviceGetTotalEnergyConsumption=refuse,
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=3 << 30, total=80 << 30),
-        nvmlDeviceGetUtilizationRates=lambda handle: SimpleNamespace(gpu=97, memory=12),
+        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=3 << 30, total=80 << 30),
+        nvmlDeviceGetUtilizationRates=lambda _: SimpleNamespace(gpu=97, memory=12),
     )
 
 
