@@ -18,8 +18,11 @@ _UNITS = (
     ("_watts", "W"),
     ("_joules", "J"),
     ("_flops", "FLOPs"),
-    ("_bits_per_parameter", "bits a parameter"),
+    ("_bytes_per_parameter", "bytes a parameter"),
     ("_loss", "nats a token"),
+    ("_tokens", "tokens"),
+    ("_round", "number of a round"),
+    ("_info", "always 1"),
 )
 """What the end of a name says of the unit; a counter's `_total` is left out. The first that fits."""
 

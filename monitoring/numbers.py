@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 from datetime import datetime, timezone
 
-_LARGE = ("", " k", " M", " G", " T", " P", " E", " Z", " Y")
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _SPANS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 
 
 def short(value: float) -> str:
     """Return a count with three digits and a prefix of the SI: 12.3 k, 1.07 E."""
+    digits, prefix = _split(value)
+    return f"{digits} {prefix}".strip()
+
+
+def measure(value: float, unit: str) -> str:
+    """Return an amount with its unit, likewise: 26.3 kB, 0 FLOPs."""
+    digits, prefix = _split(value)
+    return f"{digits} {prefix}{unit}"
+
+
+def _split(value: float) -> tuple[str, str]:
     if not math.isfinite(value):
-        return "no number"
+        return "no number of", ""
     size, power = abs(float(value)), 0
-    while size >= 999.5 and power < len(_LARGE) - 1:
+    while size >= 999.5 and power < len(_PREFIXES) - 1:
         size, power = size / 1000, power + 1
     digits = f"{size:.0f}" if power == 0 and size == int(size) else f"{size:.3g}"
-    return f"{'-' if value < 0 else ''}{digits}{_LARGE[power]}"
+    return f"{'-' if value < 0 else ''}{digits}", _PREFIXES[power]
 
 
 def percent(ratio: float) -> str:

@@ -48,9 +48,7 @@ def with_tables(page: str) -> str:
 
 def _table(declared: Sequence[Declared]) -> str:
     rows = ["| metric | type | unit | labels | meaning |", "| --- | --- | --- | --- | --- |"]
-    rows += [
-        f"| `{one.name}` | {one.kind} | {one.unit} | {_labels(one)} | {one.help} |" for one in declared
-    ]
+    rows += [f"| `{one.name}` | {one.kind} | {one.unit} | {_labels(one)} | {one.help} |" for one in declared]
     return "\n".join(rows)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from monitoring.archive import Archive
 from monitoring.measured import Measured
 from monitoring.picture import RunPicture
+from monitoring.seen import Seen
 from monitoring.watch import Watch
 from peers.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
 from peers.chain import Chain
@@ -23,6 +24,7 @@ from recipes.show import describe
 
 WATCHED_FOLDER = "watched"  # below the observer's home: its database, losses, and files to be downloaded
 _LOSSES_FILE = "validation.jsonl"
+_SEEN_FILE = "seen.jsonl"
 _ARCHIVE_FILE = "archive.sqlite"
 
 
@@ -75,6 +77,7 @@ def begin_watch(run: WatchedRun, *, join: str) -> Watch:
         _chain(run),
         archive=Archive(run.out / _ARCHIVE_FILE),
         measured=Measured(run.out / _LOSSES_FILE),
+        seen=Seen(run.out / _SEEN_FILE),
     )
 
 

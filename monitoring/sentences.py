@@ -106,7 +106,7 @@ def _worries(picture: Picture) -> list[str]:
 
 def of_peer(peer: PeerPicture, picture: Picture, *, you: bool = False) -> Said:
     """Return how a peer is, to itself if `you`, or else to others."""
-    who = "you" if you else "it"
+    who = "you " if you else ""
     if peer.convicted:
         return Said(
             "bad", f"Contradicted itself: two signatures where an honest peer gives one.{_gone(peer)}"
@@ -128,13 +128,9 @@ def of_peer(peer: PeerPicture, picture: Picture, *, you: bool = False) -> Said:
 
 def _of_training(peer: PeerPicture, picture: Picture, *, who: str) -> Said:
     share = peer.cuts_made / max(1, peer.cuts_tried)
-    made = (
-        f"{who} made {'all' if peer.cuts_made == peer.cuts_tried else percent(share)} of the cuts"
-        f" in the last {min(32, max(1, picture.round - peer.first_round + 1))} rounds"
-    )
-    audit = " An audit of it is open." if peer.under_audit and who == "it" else ""
-    if peer.under_audit and who == "you":
-        audit = " An audit of you is open."
+    how_much = "all" if peer.cuts_made == peer.cuts_tried else percent(share)
+    made = f"{who}made {how_much} of the last {peer.cuts_tried} cuts"
+    audit = f" An audit{' of you' if who else ''} is open." if peer.under_audit else ""
     slow = _is_slow(peer, picture)
     if share < 0.5:
         cause = "Slow uplink: " if slow else ""

@@ -13,22 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvicorn
 
 from recipes.command import plain_errors
-from recipes.errors import NetworkError, RecipeError
+from recipes.errors import RecipeError
 from recipes.home import home_folder, lock_home, run_folder
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from starlette.types import ASGIApp
 
     from monitoring.live import Live
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8117
 OBSERVER_FOLDER = "observer"  # below the home folder: an observer is another process than a volunteer
-_KEEP_ALIVE_SECONDS = 15
-_FAREWELL_SECONDS = 5
-_MOST_CONNECTIONS = 256
-_MOST_HEAD_BYTES = 16 << 10
 _RUN_DIGITS = 64
 
 
@@ -117,11 +112,12 @@ async def serve(wishes: Wishes) -> None:
         ManyhandsError: the run cannot be watched, or the port cannot be had.
     """
     from monitoring.app import Site
+    from monitoring.listening import listening
     from monitoring.live import Live
     from monitoring.swarm_metrics import swarm_registry
 
     place = find_run(wishes.run, wishes.home)
-    with _listening(wishes.host, wishes.port) as door:
+    with listening(wishes.host, wishes.port) as door:
         async with watching(wishes, place) as station:
             live = Live(station.picture())
             site = Site(
@@ -139,24 +135,11 @@ async def serve(wishes: Wishes) -> None:
     print("Ended.")
 
 
-async def _until_interrupted(app: ASGIApp, door: socket.socket, station: Station, live: Live) -> None:
+async def _until_interrupted(app: ASGIApp, door: socket, station: Station, live: Live) -> None:
     """Answer and watch, until a signal comes or one of the two ends by itself."""
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=_MOST_CONNECTIONS,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_FAREWELL_SECONDS,
-            h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
-        )
-    )
+    from monitoring.listening import Server
+
+    server = Server(app)
 
     def end() -> None:
         live.close()
@@ -173,35 +156,6 @@ async def _until_interrupted(app: ASGIApp, door: socket.socket, station: Station
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the command."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Give a socket that listens.
-
-    Raises:
-        NetworkError: it cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            door.bind((host, port))
-            door.listen(128)
-        except OSError as error:
-            raise NetworkError(
-                f"Cannot listen on {host} port {port}: {error.strerror or error}.",
-                remedy="Name another port with --port, 0 for any free one.",
-            ) from error
-        yield door
 
 
 def own_version() -> str:

@@ -8,10 +8,11 @@ round's claims measured of it: how late others' claims came, and how long transf
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from monitoring.picture import PHASES, Phase, RoundPicture, Timing, Watched
+from monitoring.seen import Seen
 
 _PACE_ROUNDS = 32  # that averages are taken over
 
@@ -42,21 +43,17 @@ def timing_of(
 
 
 class Stopwatch:
-    """Times blocks as they come, and adds up the time of the rounds that were watched."""
+    """Makes times of rounds from when blocks came, and adds them up over the rounds that were watched."""
 
-    def __init__(self, *, window_seconds: float, overlaps: bool) -> None:
+    def __init__(self, seen: Seen, *, window_seconds: float, overlaps: bool) -> None:
+        self._seen = seen
         self._window, self._overlaps = window_seconds, overlaps
-        self._seen: dict[str, float] = {}  # block -> Unix time, of the newest
         self._last: RoundPicture | None = None
         self._waiting: tuple[RoundPicture, float] | None = None  # for the claims that speak of it
         self._recent: deque[tuple[float, int]] = deque(maxlen=_PACE_ROUNDS)
         self._phases: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._seconds = 0.0
         self._rounds = 0
-
-    def saw(self, block: str, at: float) -> None:
-        """Note when a block came, once."""
-        self._seen.setdefault(block, at)
 
     def adopted(self, one: RoundPicture) -> None:
         """Take in that a round's block is the newest now; each round once, in order."""
@@ -83,7 +80,7 @@ class Stopwatch:
                 timing = timing_of(
                     seconds, measured=after, window_seconds=self._window, overlaps=self._overlaps
                 )
-            found.append(replace(one, seen_at=self._seen.get(one.block), timing=timing))
+            found.append(replace(one, seen_at=self._seen.at(one.block), timing=timing))
         return tuple(found)
 
     def watched(self) -> Watched:
@@ -100,15 +97,11 @@ class Stopwatch:
             round_seconds=seconds / len(self._recent) if self._recent else None,
         )
 
-    def forget(self, blocks: Collection[str]) -> None:
-        """Drop the times of all blocks but these."""
-        self._seen = {block: at for block, at in self._seen.items() if block in blocks}
-
     def _between(self, before: RoundPicture | None, one: RoundPicture) -> float | None:
         """Return the time from the block before to a round's own; None unless both were watched."""
         if before is None or before.round != one.round - 1:
             return None
-        start, end = self._seen.get(before.block), self._seen.get(one.block)
+        start, end = self._seen.at(before.block), self._seen.at(one.block)
         return max(1e-3, end - start) if start is not None and end is not None else None
 
     def _count(self, one: RoundPicture, seconds: float, *, measured: RoundPicture) -> None:

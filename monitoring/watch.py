@@ -13,6 +13,7 @@ from monitoring.chronicle import Chronicle, Told, tell
 from monitoring.measured import Measured
 from monitoring.picture import Picture, RoundPicture, RunPicture, Totals, Validation
 from monitoring.roll import roll_of
+from monitoring.seen import Seen
 from monitoring.stopwatch import Stopwatch
 from peers.chain import Chain, Link
 from peers.credit.derive import Ground
@@ -27,7 +28,14 @@ class Watch:
     """One run as it is watched. Not to be used from two threads at once."""
 
     def __init__(
-        self, run: RunPicture, ground: Ground, chain: Chain, *, archive: Archive, measured: Measured
+        self,
+        run: RunPicture,
+        ground: Ground,
+        chain: Chain,
+        *,
+        archive: Archive,
+        measured: Measured,
+        seen: Seen,
     ) -> None:
         """Take in what `chain` holds already, which may take a while.
 
@@ -37,6 +45,7 @@ class Watch:
             chain: from genesis on, not pruned.
             archive: empty.
             measured: losses that were measured before.
+            seen: when blocks came before.
         """
         self.chain = chain
         self.head = chain.root
@@ -44,7 +53,8 @@ class Watch:
         self.measured = measured
         self._run = run
         self._rules = ground.rules
-        self._stopwatch = Stopwatch(window_seconds=run.window_seconds, overlaps=run.overlaps)
+        self._seen = seen
+        self._stopwatch = Stopwatch(seen, window_seconds=run.window_seconds, overlaps=run.overlaps)
         self._told: dict[str, Told] = {}  # at blocks that may still be undone
         self._chronicles: dict[str, Chronicle] = {chain.root: Chronicle()}
         self._settle()
@@ -77,7 +87,7 @@ class Watch:
                 self.chain.add(signed)
                 new.append(signed)
                 if seen_at is not None:
-                    self._stopwatch.saw(signed.hash, seen_at)
+                    self._seen.note(signed.hash, seen_at)
         finally:
             if new:
                 self._settle()
@@ -144,7 +154,7 @@ class Watch:
         self.measured.add(Validation(round_number, found, loss, at))
 
     def ledger_head(self) -> str | None:
-        """Return the block that the ledger is exported up to: the final one, else the head; None before any."""
+        """Return the block that the ledger is exported up to: the final one, or else the head, if any."""
         final = self.chain.link(self.chain.final)
         head = final.hash if final.round else self.head
         return head if self.chain.link(head).round else None
@@ -206,7 +216,7 @@ class Watch:
         chain.prune(below_round=oldest)
         self._told = {block: told for block, told in self._told.items() if block in chain}
         self._chronicles = {block: known for block, known in self._chronicles.items() if block in chain}
-        self._stopwatch.forget(chain.links)
+        self._seen.forget_oldest()
 
 
 def _totals(known: Chronicle, link: Link) -> Totals:

@@ -12,15 +12,27 @@ from watching import START, blocks, run_picture, watched
 from monitoring.archive import Archive
 from monitoring.beside import PeersFolder
 from monitoring.measured import Measured
+from monitoring.seen import Seen
 from monitoring.watch import Watch
+from peers.chain import Chain
 from peers.chain_store import ChainStore
 from recipes.errors import DataError
 
 
-def watch_of(swarm: Swarm, measured: Measured | None = None) -> Watch:
-    chain = swarm.fresh_chain()
+def watch_of(
+    swarm: Swarm,
+    measured: Measured | None = None,
+    *,
+    seen: Seen | None = None,
+    chain: Chain | None = None,
+) -> Watch:
     return Watch(
-        run_picture(swarm), ground(swarm.rules), chain, archive=Archive(), measured=measured or Measured(None)
+        run_picture(swarm),
+        ground(swarm.rules),
+        chain or swarm.fresh_chain(),
+        archive=Archive(),
+        measured=measured or Measured(None),
+        seen=seen or Seen(None),
     )
 
 
@@ -31,7 +43,12 @@ def test_a_watch_that_begins_late_knows_what_one_from_the_beginning_knows() -> N
     for block in blocks(run.links):
         chain.add(block)
     late = Watch(
-        run_picture(run.swarm), ground(run.swarm.rules), chain, archive=Archive(), measured=Measured(None)
+        run_picture(run.swarm),
+        ground(run.swarm.rules),
+        chain,
+        archive=Archive(),
+        measured=Measured(None),
+        seen=Seen(None),
     )
     early, other = run.picture(), late.picture(now=START, heard_at=None)
     assert other.totals == early.totals
@@ -143,3 +160,20 @@ def test_losses_measured_in_an_earlier_life_are_known_again(tmp_path: Path) -> N
     again.take(blocks(run.links))
     (known,) = again.picture(now=START, heard_at=None).validations
     assert (known.round, known.loss, known.tokens) == (2, 3.5, run.head.counters.tokens)
+
+
+def test_when_blocks_came_is_known_again_after_a_restart(tmp_path: Path) -> None:
+    run = watched()
+    run.grow(run.swarm.keys, 3)
+    path = tmp_path / "seen.jsonl"
+    first = watch_of(run.swarm, seen=Seen(path))
+    for place, block in enumerate(blocks(run.links)):
+        first.take([block], seen_at=START + 20 * place)
+    path.write_bytes(path.read_bytes() + b'{"block": "ab')  # torn by a crash
+    chain = run.swarm.fresh_chain()
+    for block in blocks(run.links):
+        chain.add(block)
+    again = watch_of(run.swarm, seen=Seen(path), chain=chain)
+    before, after = (watch.picture(now=START, heard_at=None) for watch in (first, again))
+    assert after.rounds == before.rounds
+    assert after.watched.seconds == before.watched.seconds == 40

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from ledgers import ground
 from rounds import Swarm
 
 from monitoring.app import Site
 from monitoring.archive import Archive
+from monitoring.listening import Server
 from monitoring.live import Live
 from monitoring.measured import Measured
 from monitoring.picture import Picture, RunPicture
+from monitoring.seen import Seen
 from monitoring.swarm_metrics import swarm_registry
 from monitoring.watch import Watch
 from peers.chain import Link
@@ -91,6 +92,7 @@ def watched(peers: int = 4, *, path: Path | None = None, **other: Any) -> Watche
         swarm.fresh_chain(),
         archive=Archive(path),
         measured=Measured(None),
+        seen=Seen(None),
     )
     return Watched(swarm, watch)
 
@@ -145,11 +147,7 @@ def open_page(run: Watched, *, most_followers: int = 8, **other: Any) -> Iterato
     registry = swarm_registry(lambda: live.picture, version="1.2.3")
     site = Site(live, run.watch.archive, registry, timed=run.watch.timed, **other)
     door = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            site.app(), http="h11", ws="none", lifespan="off", log_level="critical", access_log=False
-        )
-    )
+    server = Server(site.app())
     started = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 

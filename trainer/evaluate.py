@@ -4,7 +4,7 @@
 
 FOLDER holds the run's recipe, manifest and validation data. Each line on standard input is the path of a file
 of weights (safetensors); each line of the answer is a JSON object with a `loss`, in nats a token, or an
-`error`. It takes the slots that peers take with --validate-every, in fp32 on the CPU, at the lowest priority,
+`error`. It takes the slots that peers take with --validate-every, in fp32 on the CPU, at a low priority,
 and ends with its input.
 """
 
@@ -26,7 +26,7 @@ from recipes.errors import DataError, ManyhandsError
 from recipes.layout import Layout, layout_of
 from recipes.publication import DATA_FOLDER, load_manifest, load_signed_recipe
 
-LOWEST_PRIORITY = 19
+LOW_PRIORITY = 10
 VALIDATION_SLOTS = 64  # as peers.node.NodeSettings
 
 
@@ -85,7 +85,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder with the run's recipe and validation data.")],
 ) -> None:
     """Say the validation loss of each file of weights that is named on standard input."""
-    os.nice(LOWEST_PRIORITY)
+    os.nice(LOW_PRIORITY)
     with plain_errors():
         answer(folder)
 

@@ -36,6 +36,8 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "short": numbers.short,
+        "measure": numbers.measure,
+        "clauses": _clauses,
         "percent": numbers.percent,
         "duration": numbers.duration,
         "seconds": numbers.seconds,
@@ -45,6 +47,14 @@ def _environment() -> Environment:
         "time": _time,
     }
     return environment
+
+
+def _clauses(text: str) -> Markup:
+    """Return sentences in parts that lines are broken between, and only then within: one or two of a kind."""
+    first, _, rest = text.partition(". ")
+    second, _, last = rest.partition(". ")
+    parts = [f"{first}. {second}{'.' if last else ''}" if second else text, last]
+    return Markup(" ").join(Markup("<span>{}</span>").format(part) for part in parts if part)
 
 
 def _peer(peer: str) -> Markup:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from monitoring import answers, sentences
 from monitoring.api_forms import FORMS, Curve, Form
-from monitoring.numbers import duration, percent, short
+from monitoring.numbers import duration, measure, percent, short
 from monitoring.page import drawing
 from monitoring.page.render import render
 from monitoring.picture import ContributionPicture, PeerPicture, Picture, RoundPicture
@@ -151,7 +151,8 @@ def _figures(picture: Picture) -> list[Figure]:
     found.append(Figure("Round", f"{picture.round:,}", "", f"final up to {picture.final_round:,}"))
     if watched.tokens_per_second is not None and watched.round_seconds is not None:
         note = f"a round in {watched.round_seconds:.3g} s"
-        found.append(Figure("Speed", short(watched.tokens_per_second), "tokens/s", note))
+        value, _, unit = measure(watched.tokens_per_second, " tokens/s").partition(" ")
+        found.append(Figure("Speed", value, unit.strip(), note))
     if watched.compute_ratio is not None:
         note = f"of the last {min(32, watched.rounds)} rounds' time"
         found.append(Figure("Computing", percent(watched.compute_ratio), "", note))
@@ -160,11 +161,11 @@ def _figures(picture: Picture) -> list[Figure]:
     found.append(Figure("Goal", percent(min(1.0, share)), "", f"of {short(run.goal_tokens)} tokens{left}"))
     if picture.rounds:
         one = picture.rounds[0]
-        size = short(one.contribution_bytes)
-        note = f"{size}B a contribution"
+        note = f"{measure(one.contribution_bytes, 'B')} a contribution"
         found.append(Figure("Exchange", f"{one.bits_per_parameter:.3f}", "bits/parameter", note))
-    claimed = f"of {short(totals.claimed)}FLOPs claimed, {short(totals.vested)}FLOPs vested"
-    found.append(Figure("Credited", short(totals.credited), "FLOPs", claimed.replace("  ", " ")))
+    claimed = f"of {measure(totals.claimed, 'FLOPs')} claimed, {measure(totals.vested, 'FLOPs')} vested"
+    value, _, unit = measure(totals.credited, "FLOPs").partition(" ")
+    found.append(Figure("Credited", value, unit, claimed))
     return found
 
 

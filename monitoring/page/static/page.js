@@ -15,12 +15,13 @@
     const words = (value) => value == null ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
     return {
       width,
-      height: Math.max(180, Math.min(260, Math.round(width * 0.42))),
+      height: 220,
       scales: { x: { time: false }, y: kind === "loss" ? {} : { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: [
-        { ...axis, grid: { show: false }, space: 60 },
+        { ...axis, grid: { show: false }, space: 60, size: 32 },
         { ...axis, size: 56, values: (_, marks) => marks.map((mark) => kind === "loss" ? mark.toLocaleString("en", { maximumFractionDigits: 2 }) : short(mark)) },
       ],
+      hooks: { setCursor: [(chart) => newest(chart)] },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
       series: [
         { label: "round", value: (_, value) => value == null ? "–" : value.toLocaleString("en") },
@@ -29,9 +30,15 @@
     };
   };
 
-  const short = (value) => value >= 1e6 ? `${+(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${+(value / 1e3).toPrecision(3)} k` : `${value}`;
+  const short = (value) => {
+    const power = Math.min(5, Math.max(0, Math.floor(Math.log10(Math.abs(value) || 1) / 3)));
+    return `${+(value / 1000 ** power).toPrecision(3)} ${["", "k", "M", "G", "T", "P"][power]}`.trim();
+  };
 
   const columns = (kind, curve) => kind === "loss" ? [curve.loss_rounds, curve.losses] : [curve.rounds, curve.tokens];
+
+  // The legend says the newest point's values, as long as no other is pointed at.
+  const newest = (chart) => { if (chart.cursor.idx == null) chart.setLegend({ idx: chart.data[0].length - 1 }); };
 
   const draw = async () => {
     const places = [...document.querySelectorAll("[data-chart]")];
@@ -46,11 +53,15 @@
       const known = charts.get(place);
       if (known) {
         known.setData(data);
+        newest(known);
         continue;
       }
       const drawn = place.querySelector(".drawn");
-      charts.set(place, new uPlot(options(kind, place.clientWidth), data, place));
+      const chart = new uPlot(options(kind, place.clientWidth), data, place);
+      charts.set(place, chart);
+      newest(chart);
       if (drawn) drawn.remove();
+      place.classList.add("drawn-over");
       place.setAttribute("role", "img");
       place.setAttribute("aria-labelledby", `${kind}-title`);
     }
