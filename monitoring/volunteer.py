@@ -8,15 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from monitoring.device_metrics import DeviceCollector
+from monitoring.own_credit import OwnCredit
 from monitoring.series import Series
 from monitoring.volunteer_metrics import DECLARED
+from peers.credit.derive import Ground
 from peers.credit.escrow import Account
+from peers.credit.rules import credit_rules
 from peers.credit.verdict import Outcome
 from peers.events import (
     Banned,
@@ -35,6 +39,11 @@ from peers.events import (
     WindowSpoilt,
 )
 from peers.traffic import TrafficMeter, TrafficStatistics
+
+if TYPE_CHECKING:
+    from peers.fetch_run import Run
+    from recipes.keys import PeerId
+    from recipes.layout import Layout
 
 _PAUSES = {
     "you asked to leave": "leaving",
@@ -79,6 +88,7 @@ class VolunteerMetrics:
         self._series.set("manyhands_build_info", 1.0, version("manyhands"))
         self.registry = CollectorRegistry(auto_describe=False)
         self._meter: TrafficMeter | None = None
+        self._own_credit: OwnCredit | None = None
         self.registry.register(_Volunteered(self._series, self._moved))
         self.registry.register(DeviceCollector())
 
@@ -91,8 +101,21 @@ class VolunteerMetrics:
         self._segments = segments
         self._series.set("manyhands_window_seconds", window_seconds)
 
+    def follow_credit(self, run: Run, *, layout: Layout, peer: PeerId) -> None:
+        """Derive this peer's credit and audits from its chain from now on, as blocks become final."""
+        from peers.assembly import CHAIN_FILE, rules_of, start_digest  # takes seconds: not for --help
+
+        recipe = run.signed.recipe
+        rules = rules_of(recipe, run.signed.run_id)
+        ground = Ground(credit_rules(recipe, rules), start_digest(recipe, rules, layout))
+        self._own_credit = OwnCredit(
+            run.folder / CHAIN_FILE, ground, peer, credited=self.credited, audited=self.audited
+        )
+
     def listen(self, event: Event) -> None:
         """Take in an event."""
+        if self._own_credit is not None:
+            self._own_credit.listen(event)
         match event:
             case WindowFinished():
                 self._trained(event)
@@ -132,8 +155,8 @@ class VolunteerMetrics:
         for state, amount in amounts.items():
             self._series.set("manyhands_credit_flops", amount, state)
 
-    def audited(self, outcome: Outcome, *, by_this_peer: bool) -> None:
-        """Count a verdict that this peer gave, or got."""
+    def audited(self, outcome: Outcome, by_this_peer: bool) -> None:
+        """Count a verdict that this peer gave, or else got."""
         self._series.add("manyhands_audits_total", 1, "auditor" if by_this_peer else "audited", outcome)
 
     def _moved(self) -> TrafficStatistics | None:

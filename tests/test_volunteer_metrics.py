@@ -202,7 +202,7 @@ def test_audits_and_credit_are_as_they_were_told() -> None:
     metrics = told()
     assert value(metrics, "manyhands_credit_flops", state="vested") is None
     metrics.credited(Account(vested=10, pending=(Pending(1, 3), Pending(2, 4)), lost={"audit failed": 2}))
-    metrics.audited("fail", by_this_peer=False)
+    metrics.audited("fail", False)
     amounts = {s: value(metrics, "manyhands_credit_flops", state=s) for s in ("vested", "pending", "lost")}
     assert amounts == {"vested": 10, "pending": 7, "lost": 2}
     assert value(metrics, "manyhands_audits_total", role="audited", outcome="fail") == 1

@@ -140,6 +140,7 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
             validate_every=wishes.validate_every,
             listener=tell,
         )
+        metrics.follow_credit(run, layout=layout, peer=key.peer_id)
         serve_node(node)
         screen.watch(node.engine)
 
