@@ -35,9 +35,7 @@ DECLARED = (
         "gauge",
         "When the newest block was first seen here, or came about as far as that is known, Unix time.",
     ),
-    Declared(
-        "manyhands_swarm_window_seconds", "gauge", "Length of a training window, as the recipe says."
-    ),
+    Declared("manyhands_swarm_window_seconds", "gauge", "Length of a training window, as the recipe says."),
     Declared(
         "manyhands_swarm_rounds_total",
         "counter",

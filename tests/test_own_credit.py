@@ -17,6 +17,7 @@ from peers.credit.entries import VerdictCounted
 from peers.credit.escrow import Account
 from peers.credit.verdict import Outcome
 from recipes.errors import DataError
+from recipes.keys import PeerId
 
 ESCROW = 6
 
@@ -86,7 +87,7 @@ def test_a_chain_that_lacks_a_block_is_not_guessed_at(followed: Followed) -> Non
 def test_verdicts_that_concern_the_peer_are_told_and_others_are_not(followed: Followed) -> None:
     me, other, third = (key.peer_id for key in followed.swarm.keys[:3])
 
-    def counted(*, auditor: str, peer: str) -> VerdictCounted:
+    def counted(*, auditor: PeerId, peer: PeerId) -> VerdictCounted:
         return VerdictCounted(
             round=1,
             claim="a" * 64,
