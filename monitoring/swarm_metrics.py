@@ -35,6 +35,7 @@ DECLARED = (
         "gauge",
         "When the newest block was first seen here, or came about as far as that is known, Unix time.",
     ),
+    Declared("manyhands_swarm_window_seconds", "gauge", "Length of a training window, as the recipe says."),
     Declared(
         "manyhands_swarm_rounds_total",
         "counter",
@@ -174,6 +175,7 @@ def values_of(picture: Picture, *, version: str) -> dict[str, Samples]:
         "round": _one(picture.round),
         "final_round": _one(picture.final_round),
         "last_block_timestamp_seconds": _one(picture.last_block_at),
+        "window_seconds": _one(run.window_seconds),
         "rounds_total": _by({name: totals.results.get(name, 0) for name in ("complete", "short", "empty")}),
         "round_phase_seconds_total": _by({name: watched.phases.get(name, 0.0) for name in PHASES}),
         "round_seconds_total": _one(watched.seconds),
