@@ -3,6 +3,7 @@
 #   make test                       ruff, mypy, and the tests that take seconds
 #   make test-slow                  the tests that take minutes
 #   make lint                       ruff and mypy alone
+#   make prometheus                 Debian's Prometheus in .venv/prometheus, for the tests of rules and dashboards
 #   make bench                      every measurement in benchmarks/ that this machine can make
 #   make .venv                      only set up
 
@@ -17,16 +18,16 @@ VENV_PYTHON := .venv/bin/python
 INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 BENCHMARKS := $(shell grep -l __main__ benchmarks/*.py)
 
-.PHONY: demo test test-slow lint bench .venv
+.PHONY: demo test test-slow lint bench prometheus .venv
 .DELETE_ON_ERROR:
 
 demo: .venv
 	$(VENV_PYTHON) -m trainer.demo $(ARGS)
 
-test: lint
+test: lint .venv/prometheus/tried
 	$(VENV_PYTHON) -m pytest $(ARGS)
 
-test-slow: .venv
+test-slow: .venv .venv/prometheus/tried
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
 
 lint: .venv
@@ -38,6 +39,26 @@ bench: .venv
 	@for file in $(BENCHMARKS); do echo "== $$file"; \
 		$(VENV_PYTHON) -m "benchmarks.$$(basename $$file .py)" $(ARGS) || { code=$$?; \
 		[ $$code = 3 ] || exit $$code; echo "Left out: this machine cannot measure it."; }; done
+
+# Nothing is installed system-wide: the package is unpacked, with apt's lists and cache in the same folder. Where it
+# cannot be had, the tests that need it are skipped and say so; `make prometheus` tries again.
+APT := apt-get -qq -o Dir::State::lists=lists -o Dir::Cache=cache -o APT::Sandbox::User= -o Acquire::Retries=0 \
+	-o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10
+define UNPACK_PROMETHEUS
+	@rm -rf .venv/prometheus
+	@mkdir -p .venv/prometheus/lists/partial .venv/prometheus/cache/archives/partial
+	@cd .venv/prometheus && if { command -v promtool && command -v prometheus; } >log.txt; then true; \
+		elif { $(APT) update && $(APT) download prometheus && dpkg -x prometheus_*.deb .; } >log.txt 2>&1; then true; \
+		else echo "No Prometheus can be had here (.venv/prometheus/log.txt): tests that need it are skipped."; fi; \
+		rm -rf lists cache ./*.deb
+	@touch .venv/prometheus/tried
+endef
+
+prometheus: .venv
+	$(UNPACK_PROMETHEUS)
+
+.venv/prometheus/tried: | .venv
+	$(UNPACK_PROMETHEUS)
 
 .venv: .venv/installed
 

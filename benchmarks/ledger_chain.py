@@ -25,9 +25,13 @@ _NUMERIC_CLASS = "cpu-fp32"
 
 
 class SyntheticRun:
-    """Keys, rules, and the blocks that follow from them."""
+    """Keys, rules, and the blocks that follow from them.
 
-    def __init__(self, peers: int) -> None:
+    With `at_once`, so many peers take part in a round, and all have their turns.
+    """
+
+    def __init__(self, peers: int, *, at_once: int | None = None) -> None:
+        self._at_once = at_once or peers
         self.keys = [SigningKey(digest(f"ledger benchmark/{number}".encode())) for number in range(peers)]
         bounds = Bounds(1.0, 10.0)
         self.rules = Rules(
@@ -63,13 +67,18 @@ class SyntheticRun:
             block = self._block(chain, link)
             yield block
             link = chain.add(block)
-            for key in self.keys:
+            for key in self._members(link.round):
                 chain.add_cosignature(self._cosign(key, link))
             newest.append(link.hash)
             if len(newest) > 2 * _KEPT:
                 del newest[:-_KEPT]
                 chain.keep_final(newest[0])
                 chain.prune(below_round=chain.link(newest[0]).round)
+
+    def _members(self, round_number: int) -> list[SigningKey]:
+        """Return whose turn it is in a round."""
+        start = (round_number - 1) * self._at_once % len(self.keys)
+        return [*self.keys, *self.keys][start : start + self._at_once]
 
     def _block(self, chain: Chain, parent: Link) -> Signed[Block]:
         claims = self._claims(parent)
@@ -97,7 +106,7 @@ class SyntheticRun:
         """Return a claim of every peer; of newcomers that drew the same lane, of the first."""
         claims = []
         taken = set()
-        for key in self.keys:
+        for key in self._members(parent.round + 1):
             slots = take(parent.counters.slots_for(key.peer_id, self.rules), _SLOTS)[0]
             if slots not in taken:
                 taken.add(slots)

@@ -121,6 +121,17 @@ class ChainStore:
             chosen.append(content)
         return chosen
 
+    def contents_since(self, place: int, *, most: int) -> list[tuple[int, bytes]]:
+        """Return up to so many blocks that were written after the one at `place`, each with its own place.
+
+        For who looks on: places rise with time, whatever branch a block is on. 0 is before the first.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        statement = "SELECT rowid, content FROM blocks WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        return [(found, content) for found, content in self._read(statement, (place, most))]
+
     def save_promise(self, promise: Promise) -> None:
         """Remember, for good, what co-signatures made so far demand of later ones."""
         self._remember("promise", asdict(promise))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from peers.parts import split_parts
 from peers.pieces import FetchProgress, Wanted, fetch_pieces
 from peers.requests import Span, encode_data
 from peers.transport import RemoteError, Transport
-from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, parse_manifest
+from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, PartName, parse_manifest
 from recipes.errors import (
     DataError,
     ManyhandsError,
@@ -96,9 +96,17 @@ def adopt_folder(source: Path, folder: Path) -> None:
 
 
 async def fetch_run(
-    wanted_id: str, folder: Path, *, transport: Transport, crowd: Crowd, tell: Callable[[Event], None]
+    wanted_id: str,
+    folder: Path,
+    *,
+    transport: Transport,
+    crowd: Crowd,
+    tell: Callable[[Event], None],
+    parts: Collection[PartName] = ("train", "validation"),
 ) -> Run:
     """Have everything about the run in `folder`, fetching from the swarm what is not.
+
+    Of the data, only `parts` are fetched: who does not train needs no text to train on.
 
     Raises:
         UnreachableError: nobody who answers has it.
@@ -111,7 +119,7 @@ async def fetch_run(
     tell(Notice(f"The recipe {signed.recipe.run.name} is signed by {', '.join(signed.signers)}."))
     await _tokenizer(folder, bytes.fromhex(genesis.tokenizer), asker)
     manifest = await _manifest(folder, signed, bytes.fromhex(genesis.manifest), asker)
-    await _data(folder, manifest, asker)
+    await _data(folder, manifest, asker, parts)
     return Run(folder, signed, manifest)
 
 
@@ -213,11 +221,11 @@ async def _manifest(folder: Path, signed: SignedRecipe, expected: bytes, asker: 
     return load_manifest(folder, signed.recipe)
 
 
-async def _data(folder: Path, manifest: Manifest, asker: _Asker) -> None:
-    damaged = set(await asyncio.to_thread(damaged_pieces, folder, manifest))
+async def _data(folder: Path, manifest: Manifest, asker: _Asker, parts: Collection[PartName]) -> None:
+    damaged = set(await asyncio.to_thread(damaged_pieces, folder, manifest, parts))
     if not damaged:
         return
-    pieces = {piece.hash: piece for part in (manifest.train, manifest.validation) for piece in part.pieces}
+    pieces = {piece.hash: piece for name in parts for piece in manifest.part(name).pieces}
     wanted = [Wanted(name=name, hash=bytes.fromhex(name), size=piece.bytes) for name, piece in pieces.items()]
     await asker.crowd.look_around()
 

@@ -10,10 +10,11 @@ snapshots/0/weights.f32    the first weights, named by Merkle root in the recipe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, parse_manifest
+from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, PartName, parse_manifest
 from recipes.errors import DataError, RecipeError
 from recipes.genesis import GENESIS_WEIGHTS, weights_root
 from recipes.keys import PeerId
@@ -124,11 +125,11 @@ def load_manifest(folder: Path, recipe: Recipe) -> Manifest:
     return manifest
 
 
-def damaged_pieces(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+def damaged_pieces(
+    folder: Path, manifest: Manifest, parts: Collection[PartName] = ("train", "validation")
+) -> tuple[str, ...]:
     """Return the names of the manifest's pieces that are missing in folder/data or have another hash."""
-    names = dict.fromkeys(
-        piece.hash for part in (manifest.train, manifest.validation) for piece in part.pieces
-    )
+    names = dict.fromkeys(piece.hash for name in parts for piece in manifest.part(name).pieces)
     return tuple(name for name in names if not _is_intact(folder / DATA_FOLDER / name))
 
 

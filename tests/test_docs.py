@@ -18,7 +18,7 @@ from trainer.join import LEFT_AT_ONCE
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
-PAGES = (README, ROOT / "LOG.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (README, ROOT / "LOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 ROOMS = ("trainer", "monitoring", "peers", "recipes")
 
 DONE, USAGE = 0, 2

@@ -3,7 +3,8 @@
     python -m trainer.demo [--peers 5] [--rounds 48] [--out DIR] [--json]
 
 A publisher and volunteers run as separate processes on loopback and train `stdlib-tiny` on the source of
-Python's standard library. One volunteer joins late; another is killed in mid-round and started again.
+Python's standard library. One volunteer joins late; another is killed in mid-round and started again. A page
+in the browser shows it all as it happens; the demo says where.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,8 @@ from recipes.errors import NetworkError, StorageError
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer, free_port
+from trainer.demo_page import DemoPage
+from trainer.demo_peer import DemoPeer, free_port, launch
 from trainer.demo_report import Figures, as_json, draw_curve, live_view, summary
 
 PROMPT = "class "
@@ -53,6 +56,13 @@ class Demo:
             for number in range(1, peers)
         ]
         self.peers = [publisher, *self.volunteers]
+        self.page = DemoPage(
+            published=self.publication.folder,
+            home=publisher.home,
+            out=out / "page",
+            announce=publisher.address,
+            launched_by=partial(launch, program=("-m", "monitoring.serve")),
+        )
         self.headline = ""
         self._live: Live | None = None
 
@@ -107,6 +117,7 @@ class Demo:
         self._until(
             lambda: b"Others join with" in self.peers[0].log.read_bytes(), "The publisher is starting."
         )
+        self.page.start()
         for peer in self.volunteers:
             if peer is not latecomer:
                 peer.start(validate=False)
@@ -153,7 +164,7 @@ class Demo:
             time.sleep(min(left, _LOOK_SECONDS))
 
     def _view(self):  # type: ignore[no-untyped-def]
-        return live_view(self.peers, rounds=self.rounds, headline=self.headline)
+        return live_view(self.peers, rounds=self.rounds, headline=self.headline, page=self.page.address)
 
     def figures(self) -> Figures:
         """Export the model, and work out what the demo shows at its end."""
@@ -206,6 +217,7 @@ class Demo:
         for peer in self.peers:
             if peer.running:
                 peer.kill()
+        self.page.end()
 
 
 def main(
@@ -232,6 +244,7 @@ def main(
             with suppress(KeyboardInterrupt):
                 demo.end()
         console.print(summary(demo.peers, figures))
+        console.print(f"The page once more, with all that happened: {demo.page.again}", soft_wrap=True)
         if as_json_line:
             print(json.dumps(as_json(demo.peers, figures)))
         sys.exit(0 if figures.agreed else 1)

@@ -144,6 +144,7 @@ class DemoPeer:
         arguments = [self._run, "--home", str(self.home)]
         arguments += ["--host", self._host, "--port", str(self._port), "--device", "cpu", "--threads", "1"]
         arguments += ["--events", str(self._events), "--validate-every", str(int(validate))]
+        arguments += ["--metrics-port", "0"]
         named = address or (self._bootstrap if self.lives == 0 else None)
         arguments += ["--peer", named] if named else []
         self._sent_before, self._received_before = dict(self.tally.sent), dict(self.tally.received)

@@ -45,7 +45,7 @@ class Figures:
     plot: Path
 
 
-def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str) -> RenderableType:
+def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str, page: str = "") -> RenderableType:
     """Return the screen of a running demo."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("peer", "doing", "round", "counted", "tokens", "loss", "up MB", "down MB", "state"):
@@ -59,8 +59,12 @@ def live_view(peers: Sequence[DemoPeer], *, rounds: int, headline: str) -> Rende
         table.add_row(peer.name, tally.state, *numbers, *moved, digest)
     validation = peers[0].tally.validation
     curve = Text(curve_of(validation, until=rounds), style="cyan")
+    watch = [Text(f"Watch it in a browser: {page}")] if page else []
     return Group(
-        Text(headline, style="bold"), table, Panel(curve, title="validation loss, nats a token, by round")
+        Text(headline, style="bold"),
+        *watch,
+        table,
+        Panel(curve, title="validation loss, nats a token, by round"),
     )
 
 

@@ -8,7 +8,6 @@ state as of the last block, else a snapshot. It may be called while a peer of th
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -18,17 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
-from peers.snapshots import SnapshotStore
-from recipes import merkle
+from peers.whole_weights import newest_weights, save_tensors
 from recipes.command import plain_errors
-from recipes.errors import RecipeError, StateError, StorageError
-from recipes.genesis import GENESIS_WEIGHTS
+from recipes.errors import RecipeError, StorageError
 from recipes.home import home_folder, run_folder
-from recipes.layout import PIECE_BYTES, Layout, layout_of
+from recipes.layout import Layout, layout_of
 from recipes.locate import locate_recipe
 from recipes.model import build_model
 from recipes.publication import (
@@ -52,15 +47,6 @@ class Exported:
     folder: Path
     round: int
     parameters: int
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A file of weights, and the Merkle root over its pieces if it is whole."""
-
-    path: Path
-    round: int
-    root: bytes
 
 
 def find_run(given: str, *, home: Path) -> Path:
@@ -102,63 +88,13 @@ def export_model(run: Path, out: Path, *, force: bool = False) -> Exported:
     """
     signed = load_signed_recipe(run)
     layout = layout_of(signed.recipe)
-    newest, weights = _newest_weights(run, signed.recipe, layout)
+    newest = newest_weights(run, signed.recipe, layout)
     with _folder_in_the_making(out, force=force) as draft:
-        _write_weights(draft / WEIGHTS_FILE, weights, layout)
+        save_tensors(draft / WEIGHTS_FILE, newest, layout)
         _write_configuration(draft, signed.recipe)
         _write_tokenizer(draft, run / TOKENIZER_FILE, signed.recipe)
         (draft / "README.md").write_text(_model_card(signed, layout, newest.round), encoding="utf-8")
     return Exported(folder=out, round=newest.round, parameters=layout.size)
-
-
-def _newest_weights(run: Path, recipe: Recipe, layout: Layout) -> tuple[_Candidate, npt.NDArray[np.float32]]:
-    for candidate in _candidates(run, recipe, layout):
-        weights = _read_checked(candidate, layout)
-        if weights is not None:
-            return candidate, weights
-    raise StateError(
-        f"There are no whole weights in {run}.", remedy="Join the run with --peer: its state is fetched."
-    )
-
-
-def _candidates(run: Path, recipe: Recipe, layout: Layout) -> Iterator[_Candidate]:
-    """Yield where weights may be, the newest first."""
-    state = run / "state"
-    try:
-        marker: Any = json.loads((state / "state.json").read_bytes())
-        yield _Candidate(state / "weights.f32", marker["round"], bytes.fromhex(marker["roots"][0]))
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # no state yet, or a block is being applied to it at this moment
-    snapshots = SnapshotStore(run, layout=layout, has_momentum=bool(recipe.outer.momentum))
-    for number in reversed(snapshots.rounds()):
-        manifest = snapshots.manifest(number)
-        if manifest is not None:
-            root = merkle.root([bytes.fromhex(leaf) for leaf in manifest.weights])
-            yield _Candidate(run / "snapshots" / str(number) / "weights.f32", number, root)
-    yield _Candidate(run / GENESIS_WEIGHTS, 0, bytes.fromhex(published(recipe).weights_root))
-
-
-def _read_checked(candidate: _Candidate, layout: Layout) -> npt.NDArray[np.float32] | None:
-    """Return the padded weights, or None if the file is missing or has another root."""
-    try:
-        content = candidate.path.read_bytes()
-    except OSError:
-        return None
-    pieces = (content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES))
-    if len(content) != 4 * layout.padded or merkle.root([*map(merkle.leaf_hash, pieces)]) != candidate.root:
-        return None
-    return np.frombuffer(content, dtype="<f4")
-
-
-def _write_weights(path: Path, weights: npt.NDArray[np.float32], layout: Layout) -> None:
-    from safetensors.numpy import save_file
-
-    # Tied parameters are there once; transformers ties them again by the configuration.
-    tensors = {
-        span.name: weights[span.offset : span.offset + span.count].reshape(span.shape)
-        for span in layout.spans
-    }
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _write_configuration(folder: Path, recipe: Recipe) -> None:

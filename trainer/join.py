@@ -14,14 +14,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monitoring.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
+from monitoring.volunteer import VolunteerMetrics
 from peers.budget import BandwidthLimits, read_limit
+from peers.events import Event
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -52,10 +56,14 @@ class Wishes:
     validate_every: int
     audits: bool
     events: Path | None
+    metrics_port: int | None
 
 
-async def volunteer(wishes: Wishes, screen: Screen) -> bool:
-    """Live a volunteer's life, from identity to farewell; say whether its last round was finished."""
+async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -> bool:
+    """Live a volunteer's life, from identity to farewell; say whether its last round was finished.
+
+    What happens is told to `screen` and to `metrics`.
+    """
     # Imported here, because these take seconds to load and --help should not.
     from peers.assembly import assemble_node, open_state
     from peers.crowd import Crowd
@@ -68,6 +76,10 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
     from trainer.device import choose_device
     from trainer.local import LocalTrainer
 
+    def tell(event: Event) -> None:
+        screen.listen(event)
+        metrics.listen(event)
+
     # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
     key = load_or_create_key(wishes.home / IDENTITY_KEY)
     run_id, published_in = identify_run(wishes.run)
@@ -78,13 +90,15 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
     #    What the model of step 4 takes is imported meanwhile.
     imports = import_early()
-    async with await enter_network(wishes, run_id, folder, screen) as transport:
+    async with await enter_network(wishes, run_id, folder, screen, tell) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
+        metrics.count_traffic(transport.traffic)
         crowd = Crowd(transport, run_id, folder=folder)
 
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
-        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=screen.listen)
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=tell)
         recipe, manifest = run.signed.recipe, run.manifest
+        metrics.follow_recipe(segments=recipe.round.segments, window_seconds=recipe.round.window_seconds)
         serve_publication(transport, run)  # from here on, others may have from us what we have
         layout = published_layout(recipe)
         for sentence in plan(wishes.bandwidth, recipe, parameters=layout.size, peers=len(crowd.peers()) + 1):
@@ -127,8 +141,9 @@ async def volunteer(wishes: Wishes, screen: Screen) -> bool:
             trainer=trainer,
             validate_every=wishes.validate_every,
             audits=wishes.audits,
-            listener=screen.listen,
+            listener=tell,
         )
+        metrics.follow_credit(run, layout=layout, peer=key.peer_id)
         serve_node(node)
         screen.watch(node.engine)
 
@@ -162,7 +177,9 @@ def identify_run(given: str) -> tuple[str, Path | None]:
     return load_signed_recipe(folder).run_id, folder
 
 
-async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Screen) -> Transport:
+async def enter_network(
+    wishes: Wishes, run_id: str, folder: Path, screen: Screen, tell: Callable[[Event], None]
+) -> Transport:
     """Open the transport, joined to whoever answers of the peers named and of those met before.
 
     Raises:
@@ -182,7 +199,7 @@ async def enter_network(wishes: Wishes, run_id: str, folder: Path, screen: Scree
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
             bandwidth=wishes.bandwidth,
-            tell=screen.listen,
+            tell=tell,
         )
 
     if not wishes.peers and not met:
@@ -272,6 +289,18 @@ def main(
     events: Annotated[
         Path | None, typer.Option(help="Append what happens to this file, a JSON object a line.")
     ] = None,
+    serve_metrics: Annotated[
+        bool,
+        typer.Option("--metrics/--no-metrics", help=f"Serve metrics for Prometheus on {LOOPBACK}, or not."),
+    ] = True,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="TCP port for them; 0 for any free one, which is also taken if it is in use.",
+        ),
+    ] = DEFAULT_PORT,
 ) -> None:
     """Join a run as a volunteer, and train until you press Ctrl+C."""
     with plain_errors():
@@ -290,14 +319,30 @@ def main(
             validate_every=validate_every,
             audits=not no_audits,
             events=events,
+            metrics_port=metrics_port if serve_metrics else None,
         )
-        with lock_home(wishes.home), Screen(events=wishes.events) as screen:
+        with (
+            lock_home(wishes.home),
+            Screen(events=wishes.events) as screen,
+            volunteer_metrics(wishes, screen) as metrics,
+        ):
             limit_threads(wishes.threads)
             try:
-                finished = asyncio.run(volunteer(wishes, screen))
+                finished = asyncio.run(volunteer(wishes, screen, metrics))
             except (KeyboardInterrupt, asyncio.CancelledError):
                 finished = False
         sys.exit(0 if finished else LEFT_AT_ONCE)
+
+
+@contextmanager
+def volunteer_metrics(wishes: Wishes, screen: Screen) -> Iterator[VolunteerMetrics]:
+    """Keep this volunteer's metrics and, unless they are not wanted, serve them."""
+    metrics = VolunteerMetrics()
+    if wishes.metrics_port is None:
+        yield metrics
+        return
+    with metrics_served(metrics.registry, port=wishes.metrics_port, say=screen.say):
+        yield metrics
 
 
 def limit_threads(threads: int) -> None:

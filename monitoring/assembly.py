@@ -1,0 +1,168 @@
+"""Putting an observer together: beside a peer whose folder is here, or in the swarm over the network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from monitoring.beside import PeersFolder
+from monitoring.downloads import Downloads
+from monitoring.evaluating import Evaluator
+from monitoring.keeping import StateKeeper
+from monitoring.model import NewestModel
+from monitoring.observer import Observer
+from monitoring.running import WatchedRun, begin_watch, join_command, open_run
+from monitoring.station import Station
+from monitoring.validating import BringUp, Validation
+from monitoring.watch import Watch
+from peers.chain_store import ChainStore
+from peers.crowd import Crowd, remembered_peers
+from peers.events import Event, Notice
+from peers.fetch_run import adopt_folder, fetch_run
+from peers.transport import Transport
+from recipes.corpus import PartName
+from recipes.errors import NetworkError, UnreachableError
+from recipes.home import IDENTITY_KEY, run_folder
+from recipes.keys import load_or_create_key
+from recipes.layout import layout_of
+
+_NO_TRAINING: tuple[PartName, ...] = ("validation",)  # of the data, an observer needs no more
+
+Say = Callable[[str], None]
+"""Told what happens, in a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What may be chosen about an observer.
+
+    Attributes:
+        home: the observer's own folder.
+        validate_every: rounds between two measurements of the model; None: as often as snapshots; 0: never,
+            and then the model is not kept either.
+        announce: a peer's address to tell to volunteers; None for one that is known here.
+    """
+
+    home: Path
+    validate_every: int | None = None
+    announce: str | None = None
+
+
+@asynccontextmanager
+async def beside_a_peer(folder: Path, choices: Choices) -> AsyncIterator[Station]:
+    """Watch the run that a peer of this machine keeps in `folder`, which is only read.
+
+    Raises:
+        ManyhandsError: the run's files are not whole, or the disk refuses.
+    """
+    run = await asyncio.to_thread(open_run, folder, choices.home)
+    join = join_command(run, (choices.announce,) if choices.announce else ())
+    watch = await asyncio.to_thread(begin_watch, run, join=join)
+    source = PeersFolder(watch, run.chain_file, run=run.signed.run_id)
+    async with _station(run, watch, source, choices, bring_up=None) as station:
+        yield station
+
+
+@asynccontextmanager
+async def in_the_swarm(
+    run_id: str, published_in: Path | None, peers: Sequence[str], choices: Choices, *, say: Say
+) -> AsyncIterator[Station]:
+    """Join a run as an observer.
+
+    Raises:
+        UnreachableError: none of the peers named or met before answers.
+        ManyhandsError: the run cannot be had, or the disk refuses.
+    """
+    folder = run_folder(choices.home, run_id)
+    if published_in is not None:
+        await asyncio.to_thread(adopt_folder, published_in, folder)
+    met = [address for addresses in remembered_peers(folder).values() for address in addresses]
+    if not peers and not met:
+        raise UnreachableError(
+            "No peer of this run is known here.",
+            remedy="Name one with --peer; or watch from beside a peer that joined it, by its run folder.",
+        )
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Notice):
+            say(event.text)
+
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(
+            await Transport.open(
+                key_path=choices.home / IDENTITY_KEY,
+                run_id=run_id,
+                bootstrap=[*peers, *met],
+                tell=tell,
+            )
+        )
+        crowd = Crowd(transport, run_id, folder=folder)
+        fetched = await fetch_run(
+            run_id, folder, transport=transport, crowd=crowd, tell=tell, parts=_NO_TRAINING
+        )
+        run = await asyncio.to_thread(open_run, folder, choices.home)
+        addresses = (choices.announce,) if choices.announce else tuple(peers)
+        watch = await asyncio.to_thread(begin_watch, run, join=join_command(run, addresses))
+        store = stack.enter_context(closing(ChainStore(run.chain_file)))
+        source = Observer(
+            watch,
+            store,
+            transport,
+            crowd,
+            run=run_id,
+            window_seconds=run.signed.recipe.round.window_seconds,
+            tell=tell,
+        )
+        bring_up: BringUp | None = None
+        if choices.validate_every != 0:
+            layout = await asyncio.to_thread(layout_of, run.signed.recipe)
+            keeper = StateKeeper(fetched, layout, transport, crowd, tell=tell)
+
+            async def bring_up(block: str) -> None:
+                await keeper.bring_to(block, watch.chain)
+
+        station = await stack.enter_async_context(_station(run, watch, source, choices, bring_up=bring_up))
+        yield replace(station, traffic=transport.traffic, extra=(_watch_daemon(transport),))
+
+
+@asynccontextmanager
+async def _station(
+    run: WatchedRun,
+    watch: Watch,
+    source: Observer | PeersFolder,
+    choices: Choices,
+    *,
+    bring_up: BringUp | None,
+) -> AsyncIterator[Station]:
+    model = validation = None
+    evaluator = Evaluator(run.folder)
+    every = choices.validate_every
+    every = run.signed.recipe.round.snapshot_interval if every is None else every
+    if every:
+        model = NewestModel(run.folder, run.signed, run.out)
+        validation = Validation(watch, model, evaluator, every=every, bring_up=bring_up)
+    downloads = Downloads(
+        watch=watch,
+        chain_file=run.chain_file,
+        signed=run.signed,
+        ground=run.ground,
+        key=load_or_create_key(choices.home / IDENTITY_KEY),
+        out=run.out,
+        model=model,
+    )
+    try:
+        yield Station(watch, source, validation, downloads)
+    finally:
+        await evaluator.close()
+        watch.archive.close()
+
+
+async def _watch_daemon(transport: Transport) -> None:
+    await transport.died.wait()
+    raise NetworkError(
+        f"The network daemon p2pd ended by itself again and again. Its last words:\n{transport.last_words()}",
+        remedy="Run the same command again: it goes on from what is on disk.",
+    )

@@ -1,0 +1,60 @@
+"""Keeping a run's state without training: the observer applies the blocks to the weights as every peer does.
+
+So it has the model after each round for a few reduced segments instead of all of the weights, and finds out
+by itself whether the digest that the chain agrees on is that of the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from peers.assembly import exchange_format, open_state, rules_of
+from peers.chain import Chain
+from peers.crowd import Crowd
+from peers.events import Event
+from peers.exchange_store import ExchangeStore
+from peers.fetch_run import Run
+from peers.state_sync import StateSync
+from peers.transport import Transport
+from recipes.layout import Layout
+
+
+class StateKeeper:
+    """The canonical state in this observer's folder."""
+
+    def __init__(
+        self, run: Run, layout: Layout, transport: Transport, crowd: Crowd, *, tell: Callable[[Event], None]
+    ) -> None:
+        """Open the state, or begin with the first weights if they are here.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        recipe = run.signed.recipe
+        self._exchange = ExchangeStore(run.folder, exchange_format(recipe, layout))
+        self._sync = StateSync(
+            open_state(run, layout),
+            self._exchange,
+            rules=rules_of(recipe, run.signed.run_id),
+            layout=layout,
+            has_momentum=bool(recipe.outer.momentum),
+            call=transport.call,
+            sources=crowd.peers,
+            tell=tell,
+            blame=transport.blame,
+        )
+        self._busy = asyncio.Lock()
+
+    async def bring_to(self, block: str, chain: Chain) -> None:
+        """Make the state the one after `block`.
+
+        Raises:
+            UnreachableError: what is needed can be had from nobody, for now.
+            MessageError: a block on the way starts from a state that nobody vouches for.
+            StateError: this machine computes another state than everybody else.
+            StorageError: the disk refuses.
+        """
+        async with self._busy:
+            await self._sync.bring_to(block, chain)
+            self._exchange.forget_reduced(before_round=self._sync.oldest_needed_round())

@@ -1,0 +1,139 @@
+"""A real Prometheus scrapes a real swarm: every metric comes through, and every panel shows something."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from dashboards import DASHBOARDS, queries_of
+from live_swarm import Swarm
+from promtools import ROOT, Prometheus, prometheus_scraping, promtool
+
+from monitoring.declared import Declared
+from monitoring.device_metrics import DEVICE_DECLARED, DeviceCollector
+from monitoring.reference import TABLES
+from trainer.demo_page import DemoPage
+from trainer.demo_peer import DemoPeer, launch
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RULES = ROOT / "monitoring" / "prometheus" / "rules.yml"
+DEVICES = {one.name for one in DEVICE_DECLARED}
+ROUNDS = 4
+
+
+@dataclass
+class Scraped:
+    """A swarm, and the Prometheus that scrapes its volunteers and its observer."""
+
+    swarm: Swarm
+    prometheus: Prometheus
+    addresses: dict[str, list[str]]  # by job
+
+
+def metrics_address(peer: DemoPeer) -> str | None:
+    """Return where a volunteer says that its metrics are, as soon as it does."""
+    said = re.search(r"Metrics: http://(\S+)/metrics", peer.log.read_text() if peer.log.exists() else "")
+    return said[1] if said else None
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+    folder = tmp_path_factory.mktemp("scraped")
+    swarm = Swarm(folder, volunteers=2)
+    publisher = swarm.peers[0]
+    page = DemoPage(
+        published=swarm.publication.folder,
+        home=publisher.home,
+        out=folder / "page",
+        announce=publisher.address,
+        launched_by=partial(launch, program=("-m", "monitoring.serve")),
+    )
+    try:
+        for peer in swarm.peers:
+            peer.start(validate=peer is publisher)
+        swarm.until_counted(swarm.peers)
+        page.start()
+        addresses = {
+            "manyhands-swarm": [page.address.removeprefix("http://").rstrip("/")],
+            "manyhands-volunteer": [metrics_address(peer) or "" for peer in swarm.peers],
+        }
+        with prometheus_scraping(addresses, folder / "prometheus", rules=RULES) as prometheus:
+            swarm.until_counted(swarm.peers, rounds=ROUNDS)
+            yield Scraped(swarm, prometheus, addresses)
+    finally:
+        page.end()
+        swarm.end()
+
+
+def here(name: str) -> bool:
+    """Say whether a metric can be had on this machine: those of a GPU need one."""
+    return name not in DEVICES or any(True for _ in DeviceCollector().collect())
+
+
+def sample_of(one: Declared) -> str:
+    return f"{one.name}_count" if one.kind == "histogram" else one.name
+
+
+def test_every_metric_that_is_declared_comes_through(scraped: Scraped) -> None:
+    wanted = {sample_of(one) for table in TABLES.values() for one in table if here(one.name)}
+    missing = set(wanted)
+
+    def complete() -> bool:
+        missing.clear()
+        missing.update(name for name in wanted if not scraped.prometheus.query(name))
+        return not missing
+
+    scraped.swarm.until(complete)
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("job", "table"), [("manyhands-swarm", "swarm"), ("manyhands-volunteer", "volunteer")]
+)
+def test_prometheus_knows_type_and_help_of_each(scraped: Scraped, job: str, table: str) -> None:
+    found = scraped.prometheus.get("/api/v1/targets/metadata", match_target=f'{{job="{job}"}}')
+    known = {one["metric"]: (one["type"], one["help"]) for one in found}
+    declared = {one.name: (one.kind, one.help) for one in TABLES[table] if here(one.name)}
+    assert known == declared
+
+
+def test_all_rules_are_loaded_and_evaluated_without_an_error(scraped: Scraped) -> None:
+    groups = scraped.prometheus.get("/api/v1/rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == RULES.read_text().count("        expr:")
+    assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] == "err"] == []
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_panel_has_data(scraped: Scraped, dashboard: Path) -> None:
+    wanted = [
+        (title, query)
+        for title, query in queries_of(dashboard, interval="30s")
+        if all(here(name) for name in re.findall(r"manyhands_\w+", query))
+    ]
+    empty: set[str] = set()
+
+    def complete() -> bool:
+        empty.clear()
+        empty.update(title for title, query in wanted if not scraped.prometheus.query(query))
+        return not empty
+
+    scraped.swarm.until(complete)
+    assert empty == set()
+
+
+def test_promtool_has_nothing_to_say_of_what_is_served(scraped: Scraped) -> None:
+    for address in (addresses[0] for addresses in scraped.addresses.values()):
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+            assert promtool("check", "metrics", given=answer.read()) == ""
+
+
+def test_a_swarm_is_few_series(scraped: Scraped) -> None:
+    count = scraped.prometheus.query('sum by (job) (scrape_samples_scraped{job="manyhands-swarm"})')
+    assert float(count[0]["value"][1]) < 100
