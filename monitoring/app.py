@@ -118,8 +118,8 @@ class Site:
         )
         return HTMLResponse(views.overview(self._picture, curve, files))
 
-    async def peers(self, _: Request) -> Response:
-        return HTMLResponse(views.peers(self._picture))
+    async def peers(self, request: Request) -> Response:
+        return HTMLResponse(views.peers(self._picture, _asked(request, "from") or 0))
 
     async def peer(self, request: Request) -> Response:
         found, before = self._peer(request), _before(request)
@@ -292,13 +292,18 @@ def _number(text: str) -> int | None:
 
 
 def _before(request: Request) -> int | None:
-    """Return from which round on a list begins, if that is asked for.
+    """Return from which round on a list begins, if that is asked for."""
+    return _asked(request, "before")
+
+
+def _asked(request: Request, name: str) -> int | None:
+    """Return a number that the address names, if it names one.
 
     Raises:
         HTTPException: it is no number.
     """
-    text = request.query_params.get("before")
+    text = request.query_params.get(name)
     number = _number(text) if text is not None else None
     if text is not None and number is None:
-        raise HTTPException(400, "`before` is the number of a round.")
+        raise HTTPException(400, f"`{name}` is a whole number.")
     return number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from monitoring.beside import PeersFolder
@@ -125,13 +125,7 @@ async def in_the_swarm(
                 await keeper.bring_to(block, watch.chain)
 
         station = await stack.enter_async_context(_station(run, watch, source, choices, bring_up=bring_up))
-        yield Station(
-            station.watch,
-            station.source,
-            station.validation,
-            station.downloads,
-            extra=(_watch_daemon(transport),),
-        )
+        yield replace(station, traffic=transport.traffic, extra=(_watch_daemon(transport),))
 
 
 @asynccontextmanager

@@ -5,8 +5,10 @@ Amounts of work are FLOPs in whole numbers, times are Unix seconds, losses are n
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from peers.credit.entries import Decision
@@ -254,4 +256,15 @@ class Picture:
 
     def peer(self, name: str) -> PeerPicture | None:
         """Return the peer of that id, or None if it is not known."""
-        return next((peer for peer in self.peers if peer.peer == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def usual_transfer_ms(self) -> float | None:
+        """The median of what those who train measured for a segment to move; None if fewer than two did."""
+        found = [one.transfer_ms for one in self.peers if one.state == "training"]
+        known = [took for took in found if took is not None]
+        return statistics.median(known) if len(known) > 1 else None
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, PeerPicture]:
+        return {peer.peer: peer for peer in self.peers}

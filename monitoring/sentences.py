@@ -142,12 +142,10 @@ def _of_training(peer: PeerPicture, picture: Picture, *, who: str) -> Said:
 
 def _is_slow(peer: PeerPicture, picture: Picture) -> bool:
     """Say whether a peer's transfers take much longer than those of most who train."""
-    all_of = [
-        one.transfer_ms for one in picture.peers if one.state == "training" and one.transfer_ms is not None
-    ]
-    if peer.transfer_ms is None or len(all_of) < 2:
+    usual = picture.usual_transfer_ms
+    if peer.transfer_ms is None or usual is None:
         return False
-    return peer.transfer_ms > max(_SLOW_MS, _SLOW * statistics.median(all_of))
+    return peer.transfer_ms > max(_SLOW_MS, _SLOW * usual)
 
 
 def _gone(peer: PeerPicture) -> str:

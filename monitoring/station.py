@@ -13,6 +13,7 @@ from monitoring.live import Live
 from monitoring.picture import Picture
 from monitoring.validating import Validation
 from monitoring.watch import Watch
+from peers.traffic import TrafficMeter
 from recipes.keys import PeerId
 
 REFRESH_SECONDS = 5.0  # at least so often a new picture is taken, for time passes
@@ -45,6 +46,7 @@ class Station:
     source: BlockSource
     validation: Validation | None
     downloads: Downloads
+    traffic: TrafficMeter | None = None  # of the network, where there is one
     extra: tuple[Coroutine[Any, Any, None], ...] = ()
 
     def picture(self) -> Picture:

@@ -50,16 +50,15 @@ def _environment() -> Environment:
 
 
 def _clauses(text: str) -> Markup:
-    """Return sentences in parts that lines are broken between, and only then within: one or two of a kind."""
-    first, _, rest = text.partition(". ")
-    second, _, last = rest.partition(". ")
-    parts = [f"{first}. {second}{'.' if last else ''}" if second else text, last]
-    return Markup(" ").join(Markup("<span>{}</span>").format(part) for part in parts if part)
+    """Return sentences as parts between which lines are broken first: the first two together, then each."""
+    found = [f"{one}." for one in text.removesuffix(".").split(". ")]
+    parts = [" ".join(found[:2]), *found[2:]]
+    return Markup(" ").join(Markup("<span>{}</span>").format(part) for part in parts)
 
 
 def _peer(peer: str) -> Markup:
     """Return a link to a peer, by the end of its id."""
-    return Markup('<a class="id" href="/peers/{0}" title="{0}">{1}</a>').format(peer, peer[-_ID_END:])
+    return Markup('<a class="id" href="/peers/{0}">{1}</a>').format(peer, peer[-_ID_END:])
 
 
 def _hash(value: str | None) -> Markup:

@@ -16,6 +16,7 @@ from peers.credit.reasons import AUDIT_PENDING, VERDICT_SENTENCES, sentence
 
 SHOWN_ROUNDS = 12
 SHOWN_PEERS = 16
+PAGE_PEERS = 1000
 SHOWN_LEADERS = 8
 
 
@@ -62,13 +63,16 @@ def overview(picture: Picture, curve: Curve, files: Files) -> str:
     )
 
 
-def peers(picture: Picture) -> str:
-    """Return the page of everybody."""
+def peers(picture: Picture, start: int = 0) -> str:
+    """Return a page of everybody, from the peer in that place on."""
+    shown = picture.peers[start : start + PAGE_PEERS]
+    more = start + PAGE_PEERS < len(picture.peers)
     return _page(
         "peers.html",
         picture,
         title="Peers",
-        peers=[(peer, sentences.of_peer(peer, picture)) for peer in picture.peers],
+        peers=[(peer, sentences.of_peer(peer, picture)) for peer in shown],
+        after=start + PAGE_PEERS if more else None,
     )
 
 
