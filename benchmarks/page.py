@@ -89,7 +89,7 @@ def watch_synthetic(peers: int, rounds: int) -> tuple[Watch, float, float]:
         flops_per_token=run.ground.rules.flops_per_token,
         join="python -m trainer.join RUN --peer ADDRESS",
     )
-    chain = Chain(run.rules, genesis_digest=run.ground.genesis_digest)
+    chain = Chain(run.ground.rules, genesis_digest=run.ground.genesis_digest)
     watch = Watch(words, run.ground, chain, archive=Archive(), measured=Measured(None), seen=Seen(None))
     now, took = time.time() - rounds * _ROUND_SECONDS, 0.0
     for number, block in zip(range(1, rounds + 1), run.blocks(), strict=False):

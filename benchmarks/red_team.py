@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -88,6 +89,7 @@ class Outcome:
         failed: how many of them against it.
         claims_before: its claims counted when something was first taken from it; None if nothing was.
         verdicts: that it gave as an auditor.
+        reasons: what auditors said of its claims, and how often; and how these were decided.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Outcome:
     failed: int
     claims_before: int | None
     verdicts: int
+    reasons: dict[str, int]
 
 
 def red_launch(cheat: str, accomplice: str, arguments: Sequence[str], log: Path) -> Process:
@@ -181,6 +184,12 @@ def outcomes(entries: Sequence[Entry], names: dict[PeerId, str], cheats: Sequenc
                 failed=len(against),
                 claims_before=None if first is None else sum(number <= first for number in claims),
                 verdicts=sum(isinstance(e, VerdictCounted) and e.auditor == peer for e in entries),
+                reasons=dict(
+                    Counter(
+                        [entry.reason for entry in mine if isinstance(entry, VerdictCounted)]
+                        + [f"decided: {entry.decision}" for entry in decided]
+                    )
+                ),
             )
         )
     return sorted(found, key=lambda one: not one.cheats)

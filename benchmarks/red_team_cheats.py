@@ -23,7 +23,6 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-import trainer.local
 from peers import effects as do
 from peers.audit_request import AuditRequest
 from peers.auditing import Auditing, _Done
@@ -39,7 +38,7 @@ from recipes.errors import ManyhandsError
 from recipes.keys import PeerId
 from recipes.merkle import digest
 from recipes.slots import Range
-from trainer.local import LocalTrainer, WindowResult
+from trainer.local import LocalTrainer, Replay, WindowResult
 
 ACCOMPLICE = "MANYHANDS_RED_TEAM_ACCOMPLICE"  # environment: the peer id of whom a colluding auditor covers
 OTHER_DATA = 1 << 24  # how far away the slots lie that are nobody's
@@ -54,7 +53,10 @@ class CheatingTrainer(LocalTrainer):
 
     def __init__(self, recipe: Any, *args: Any, **options: Any) -> None:
         super().__init__(recipe, *args, **options)
-        self._others = [LocalTrainer(other(recipe), *args, **options) for other in _VARIANTS]
+        variants = (recipe, half_batch_recipe(recipe), forward_recipe(recipe))
+        self._auditor, self._half, self._forward = (
+            LocalTrainer(variant, *args, **options) for variant in variants
+        )
         self._before: NDArray[np.float32] | None = None
         self._earlier: Work | None = None
 
@@ -103,42 +105,16 @@ class CheatingTrainer(LocalTrainer):
             batch_slots=self._recipe.inner.batch_slots,
             earlier=self._earlier or nothing,
         )
-        half, forward = self._others
-        return self.claimed(task, Tools(full=_Plain(self), half_batch=half, forward=forward), honest)
+        tools = Tools(full=self._auditor, half_batch=self._half, forward=self._forward)
+        return self.claimed(task, tools, honest)
+
+    def replay(self, weights: NDArray[np.float32], slots: Sequence[Range], **options: Any) -> Replay:
+        """Replay honestly: as an auditor, it cheats nobody."""
+        return self._auditor.replay(weights, slots, **options)
 
     def claimed(self, task: Task, tools: Tools, honest: Work) -> Work:
         """Return what is claimed for a task."""
         return CHEATS[self.cheat](task, tools, honest)
-
-
-_VARIANTS = (half_batch_recipe, forward_recipe)
-
-
-class _Plain:
-    """Replays as an honest volunteer does, with a cheat's trainer."""
-
-    def __init__(self, trainer: CheatingTrainer) -> None:
-        self._trainer = trainer
-
-    def replay(
-        self,
-        weights: NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        steps: int | None = None,
-        stop: threading.Event | None = None,
-    ) -> trainer.local.Replay:
-        window = LocalTrainer.train(
-            self._trainer,
-            weights,
-            slots,
-            tokens_before=tokens_before,
-            seconds=float("inf"),
-            stop=stop or threading.Event(),
-            steps=steps,
-        )
-        return trainer.local.Replay(window.losses, window.delta)
 
 
 class SendsZeros(CheatingTrainer):

@@ -106,7 +106,7 @@ def join_command(run: WatchedRun, addresses: tuple[str, ...]) -> str:
 
 
 def _chain(run: WatchedRun) -> Chain:
-    rules = run.ground.rules.protocol
+    rules = run.ground.rules
     if not run.chain_file.exists():
         return Chain(rules, genesis_digest=run.ground.genesis_digest)
     with closing(ChainStore(run.chain_file, read_only=True)) as store:

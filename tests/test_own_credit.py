@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ class Followed:
         self.swarm = Swarm(4)
         self.told: list[Account] = []
         self.verdicts: list[tuple[Outcome, bool]] = []
-        self.ground = ground(self.swarm.rules, escrow_rounds=ESCROW)
+        self.swarm.play_by(replace(self.swarm.credit, escrow_rounds=ESCROW))
+        self.ground = ground(self.swarm)
         self.own = OwnCredit(
             self.file,
             self.ground,

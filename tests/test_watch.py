@@ -28,7 +28,7 @@ def watch_of(
 ) -> Watch:
     return Watch(
         run_picture(swarm),
-        ground(swarm.rules),
+        ground(swarm),
         chain or swarm.fresh_chain(),
         archive=Archive(),
         measured=measured or Measured(None),
@@ -44,7 +44,7 @@ def test_a_watch_that_begins_late_knows_what_one_from_the_beginning_knows() -> N
         chain.add(block)
     late = Watch(
         run_picture(run.swarm),
-        ground(run.swarm.rules),
+        ground(run.swarm),
         chain,
         archive=Archive(),
         measured=Measured(None),

@@ -88,7 +88,7 @@ def watched(peers: int = 4, *, path: Path | None = None, **other: Any) -> Watche
     swarm = Swarm(peers)
     watch = Watch(
         run_picture(swarm, **other),
-        ground(swarm.rules),
+        ground(swarm),
         swarm.fresh_chain(),
         archive=Archive(path),
         measured=Measured(None),
