@@ -1,0 +1,166 @@
+"""An auditor replays, commits, asks and judges; who is away, unwilling or dropped leads to no false word."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from audited_author import DECAY, LAYOUT, LOSSES, Author, delta
+
+from peers import effects as do
+from peers.audit_request import parse_request
+from peers.auditing import Auditing, AuditParts, AuditTerms
+from peers.credit.judging import Limit, Thresholds
+from peers.credit.verdict import Verdict
+from recipes.errors import DataError, UnreachableError
+
+TIGHT = Limit(0.05, 0.2)
+THRESHOLDS = Thresholds(TIGHT, TIGHT, TIGHT, TIGHT, TIGHT)
+
+
+class Bench:
+    """An auditor of one claim: its trainer, its state and the line to the author are the test's."""
+
+    def __init__(
+        self, folder: Path, *, willing: bool = True, thresholds: Thresholds | None = THRESHOLDS
+    ) -> None:
+        self.author = author = Author(folder)
+        for _ in range(4):
+            author.go_through_a_round()
+        self.case, audit = author.case(), author.audit()
+        author.opened(self.case)
+        self.order = do.AuditWanted(audit, author.head.hash)
+        key = author.swarm.by_id[audit.asked[0].auditor]
+        rules = replace(author.swarm.rules, window_seconds=0.001)
+        self.engine: Any = SimpleNamespace(
+            me=key.peer_id, key=key, rules=rules, chain=author.swarm.chain, head=author.head.hash
+        )
+        self.away = False
+        self.losses, self.delta = LOSSES, delta(self.case.claim.body.round - 1)
+        self.steps_done = asyncio.Event()
+        self.verdicts: asyncio.Queue[Verdict] = asyncio.Queue()
+        self.commitments: list[str | None] = []
+        self.lost: Exception | None = None
+        past: Any = SimpleNamespace(make=lambda _: np.zeros(LAYOUT.padded, dtype=np.float32))
+        terms = AuditTerms(layout=LAYOUT, decay=DECAY, return_dropped=False, thresholds=lambda _: thresholds)
+        parts = AuditParts(terms=terms, past=past, starts=None, openings=author.openings, willing=willing)
+        seat: Any = self
+        self.auditing = Auditing(
+            engine=self.engine,
+            parts=parts,
+            trainer=seat,
+            windows=seat,
+            exchange=author.exchange,
+            call=self.call,
+            spawn=self.spawn,
+            take=self.take,
+            tell=lambda _: None,
+        )
+
+    def replay_steps(self, stop: threading.Event) -> Any:
+        if self.lost is not None:
+            raise self.lost
+        return SimpleNamespace(losses=self.losses, delta=self.delta)
+
+    async def _run(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def replay(self, *arguments: Any, **named: Any) -> Any:
+        """Stand in for both the trainer's replay and the training thread's."""
+        return self.replay_steps(named["stop"]) if named else self._run(arguments[0])
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.create_task(work)
+
+    def take(self, happened: do.Input) -> None:
+        assert isinstance(happened, do.Audited)
+        self.verdicts.put_nowait(happened.verdict)
+
+    async def call(self, peer: str, kind: str, body: bytes, **_: Any) -> bytes:
+        if self.away:
+            raise UnreachableError(f"{peer} is away.")
+        self.commitments.append(parse_request(body, run=self.engine.rules.run, sender=self.engine.me).trace)
+        return self.author.openings.opening(self.case)
+
+    async def verdict(self) -> Verdict:
+        return await asyncio.wait_for(self.verdicts.get(), 60)
+
+
+async def audited(bench: Bench) -> Verdict:
+    bench.auditing.want(bench.order)
+    return await bench.verdict()
+
+
+async def test_honest_work_passes_and_the_commitment_was_made_before_the_opening(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    verdict = await audited(bench)
+    assert (verdict.outcome, verdict.reason) == ("pass", "agrees")
+    assert verdict.steps == bench.order.audit.steps
+    assert verdict.kept is not None
+    assert bench.commitments == [verdict.trace]
+
+
+async def test_another_trace_and_another_update_fail(tmp_path: Path) -> None:
+    trace = Bench(tmp_path / "trace")
+    trace.losses = (3.0, 1.0)
+    assert (await audited(trace)).reason == "loss trace differs"
+    update = Bench(tmp_path / "update")
+    update.delta = -update.delta
+    assert (await audited(update)).reason == "sketch differs"
+
+
+async def test_without_thresholds_nobody_is_judged(tmp_path: Path) -> None:
+    verdict = await audited(Bench(tmp_path, thresholds=None))
+    assert (verdict.outcome, verdict.reason) == ("inconclusive", "thresholds not calibrated")
+
+
+async def test_an_opening_that_does_not_fit_fails(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.author.openings.opening = lambda _: b"something else"  # type: ignore[method-assign]
+    verdict = await audited(bench)
+    assert (verdict.outcome, verdict.reason) == ("fail", "opening does not fit the claim")
+    assert verdict.trace is not None
+
+
+async def test_who_is_away_is_asked_on_and_said_not_to_have_opened_once_the_turn_is_over(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    bench.away = True
+    since = bench.order.audit.asked[0].since
+    rounds = bench.author.swarm.chain.credit.audit_rounds
+    for _ in range(since + rounds - 1 - bench.author.head.round):
+        bench.author.go_through_a_round()
+    bench.engine.head = bench.author.head.hash
+    first = await audited(bench)
+    assert (first.outcome, first.reason, first.replayed) == ("inconclusive", "not opened", False)
+    bench.away = False
+    assert (await bench.verdict()).reason == "agrees"
+
+
+async def test_nothing_is_said_of_a_dropped_audit(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.auditing.want(bench.order)
+    bench.auditing.drop(bench.order.audit.work.claim)
+    await asyncio.sleep(0)
+    assert bench.verdicts.empty()
+
+
+@pytest.mark.parametrize(
+    ("willing", "lost", "reason"), [(False, None, "cannot replay here"), (True, DataError(""), "no data")]
+)
+async def test_who_cannot_or_will_not_replay_abstains(
+    tmp_path: Path, willing: bool, lost: Exception | None, reason: str
+) -> None:
+    bench = Bench(tmp_path, willing=willing)
+    bench.lost = lost
+    verdict = await audited(bench)
+    assert (verdict.outcome, verdict.reason, verdict.steps) == ("abstain", reason, 0)
+    assert bench.commitments == []
