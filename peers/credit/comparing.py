@@ -97,6 +97,8 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
 
     E = decay x (E + returned) + pseudo-gradient - contribution; so what the contribution was made from is
     E + contribution, up to the rounding of E, and the pseudo-gradient is that less decay x (E + returned).
+    Of all that E may have been rounded from, what comes nearest to the replay is compared: after a short
+    window E holds far more than the window gave, and its rounding alone can be a tenth of that.
 
     Args:
         opened: what the peer opened.
@@ -110,7 +112,9 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     if not (np.isfinite(carried).all() and np.isfinite(wanted).all()):
         return FARTHEST
     unsure = np.abs(from_bfloat16(opened.after)) * np.float32(_ROUNDING)
-    direction, length = _angle_and_length(wanted.astype(np.float64) - carried, replayed.astype(np.float64))
+    made = wanted.astype(np.float64) - carried
+    made = np.clip(replayed, made - unsure, made + unsure)  # the one that the replay is nearest to
+    direction, length = _angle_and_length(made, replayed.astype(np.float64))
     chosen = codec.decode(codec.encode(carried + replayed)).positions
     return ChunkGap(
         sound=_is_sound(wanted, unsure, opened.sent, codec),
