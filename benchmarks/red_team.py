@@ -5,7 +5,7 @@
 Real processes on loopback train a small model and audit each other: four honest ones, and up to three that
 cheat (red_team_cheats.py), each with its own key. All that is told comes from the chain as the publisher
 holds it. Audits are as frequent as it takes to see them at work in few rounds: half of a newcomer's claims,
-and credit is in escrow for 20 rounds; benchmarks/audits.py says what the recipe's default rates come to.
+and credit is in escrow for 10 rounds; benchmarks/audits.py says what the recipe's default rates come to.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _TABLES = """
 [verification]
 newcomer_audit_rate = 0.5
 trusted_passes = 10
-least_audit_rate = 0.25
+least_audit_rate = 0.4
 audit_rounds = 3
 retention_rounds = 6
 dispute_rounds = 6
@@ -72,8 +72,15 @@ dropped = [0.066, 0.12]
 direction = [0.0021, 0.0038]
 length = [0.0033, 0.015]
 
+[verification.thresholds.cpu-bf16]
+loss_mean = [0.0036, 0.0063]
+loss_worst = [0.047, 0.083]
+dropped = [0.16, 0.22]
+direction = [0.018, 0.050]
+length = [0.023, 0.040]
+
 [credit]
-escrow_rounds = 20
+escrow_rounds = 10
 """
 
 
