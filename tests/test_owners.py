@@ -19,6 +19,7 @@ from peers.assembly import rules_of, start_digest
 from peers.checkpoint import add_word, make_checkpoint, take_checkpoint
 from peers.credit.export import header_of
 from peers.credit.lines import Header, parse_line
+from peers.credit.rules import credit_rules
 from peers.credit.verify import grounds_of_recipe
 from peers.effects import SaveCheckpoint
 from peers.fetch_run import adopt_folder
@@ -212,12 +213,10 @@ def machines(prepared: Publication, folder: Path, tmp_path: Path) -> list[Machin
     recipe, run = publication.recipe, publication.run_id
     rules = rules_of(recipe, run)
     swarm = Swarm(3, segments=rules.segments, genesis_digest=start_digest(recipe, rules, layout_of(recipe)))
-    swarm.rules = rules
-    swarm.chain = swarm.fresh_chain()
+    swarm.play_by(credit_rules(recipe, rules))
     publisher = load_or_create_key(home_of(prepared.folder.parent, OWNERS[0]) / IDENTITY_KEY)
     swarm.keys = in_lanes_of_their_own([publisher, *keys_of(50)], swarm)[:3]
     swarm.by_id = {key.peer_id: key for key in swarm.keys}
-    swarm.digests = {swarm.chain.root: swarm.genesis_digest}
     found = [Machine(home_of(tmp_path, key), publication, swarm, key) for key in OWNERS[:2]]
     links = found[0].trunk()
     for machine in found:
