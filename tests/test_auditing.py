@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -39,9 +39,10 @@ class Bench:
         self.order = do.AuditWanted(audit, author.head.hash)
         key = author.swarm.by_id[audit.asked[0].auditor]
         rules = replace(author.swarm.rules, window_seconds=0.001)
-        self.engine: Any = SimpleNamespace(
-            me=key.peer_id, key=key, rules=rules, chain=author.swarm.chain, head=author.head.hash
-        )
+        facts = {"me": key.peer_id, "key": key, "rules": rules}
+        self.engine = cast(
+            Any, SimpleNamespace(**facts, chain=author.swarm.chain, head=author.head.hash)
+        )  # what an auditor reads of it
         self.away = False
         self.losses, self.delta = LOSSES, delta(self.case.claim.body.round - 1)
         self.steps_done = asyncio.Event()
@@ -123,7 +124,7 @@ async def test_without_thresholds_nobody_is_judged(tmp_path: Path) -> None:
 
 async def test_an_opening_that_does_not_fit_fails(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.author.openings.opening = lambda _: b"something else"  # type: ignore[method-assign]
+    bench.author.openings.opening = lambda case: b"something else"  # type: ignore[method-assign]
     verdict = await audited(bench)
     assert (verdict.outcome, verdict.reason) == ("fail", "opening does not fit the claim")
     assert verdict.trace is not None
