@@ -122,9 +122,9 @@ async def test_without_thresholds_nobody_is_judged(tmp_path: Path) -> None:
     assert (verdict.outcome, verdict.reason) == ("inconclusive", "thresholds not calibrated")
 
 
-async def test_an_opening_that_does_not_fit_fails(tmp_path: Path) -> None:
+async def test_an_opening_that_does_not_fit_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tmp_path)
-    bench.author.openings.opening = lambda case: b"something else"  # type: ignore[method-assign]
+    monkeypatch.setattr(bench.author.openings, "opening", lambda _: b"something else")
     verdict = await audited(bench)
     assert (verdict.outcome, verdict.reason) == ("fail", "opening does not fit the claim")
     assert verdict.trace is not None
