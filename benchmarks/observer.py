@@ -15,6 +15,7 @@ import os
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -142,9 +143,11 @@ def measure(folder: Path, *, seconds: float, every: int) -> Figures:
     ]
     swarm = [first, *others]
     try:
-        for peer in swarm:
+        first.start(validate=False)
+        _until(lambda: b"Others join with" in first.log.read_bytes(), [first])
+        for peer in others:
             peer.start(validate=False)
-        _until_counted(swarm)
+        _until(lambda: all(peer.tally.counted_rounds for peer in swarm), swarm)
         return asyncio.run(
             observe(swarm, published.run_id, home=folder / "observer", seconds=seconds, every=every)
         )
@@ -154,12 +157,12 @@ def measure(folder: Path, *, seconds: float, every: int) -> Figures:
                 peer.kill()
 
 
-def _until_counted(swarm: list[DemoPeer]) -> None:
+def _until(reached: Callable[[], bool], swarm: Sequence[DemoPeer]) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not all(peer.tally.counted_rounds for peer in swarm):
+    while not reached():
         for peer in swarm:
             peer.look()
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or not all(peer.running for peer in swarm):
             raise NetworkError(
                 "The swarm does not train.", remedy="Try again on a machine that is less busy."
             )
