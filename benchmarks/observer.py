@@ -75,13 +75,14 @@ async def observe(swarm: list[DemoPeer], run_id: str, *, home: Path, seconds: fl
             await asyncio.sleep(seconds)
             took = time.monotonic() - started
             after, last, spent_after = _traffic(station), station.watch.round, _cpu_seconds()
+            parameters = station.picture().run.parameters
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
     return Figures(
         seconds=took,
         rounds=last - first,
-        parameters=station.picture().run.parameters,
+        parameters=parameters,
         validate_every=every,
         received={kind: size - before.received.get(kind, 0) for kind, size in after.received.items()},
         sent={kind: size - before.sent.get(kind, 0) for kind, size in after.sent.items()},
