@@ -185,7 +185,8 @@ def main(
     data: Annotated[
         list[str] | None, typer.Option("--data", help="Text to train a template on. Repeat it for more.")
     ] = None,
-    warmup: Annotated[int, typer.Option(min=1, help="Windows to train before measuring.")] = 8,
+    warmup: Annotated[int, typer.Option(min=0, help="Windows to train before measuring.")] = 8,
+    honest: Annotated[bool, typer.Option("--honest", help="Measure honest work alone, no cheats.")] = False,
     windows: Annotated[int, typer.Option(min=1, help="Windows to measure.")] = 4,
     steps: Annotated[int, typer.Option(min=2, help="Local steps of a window.")] = 30,
     chunks: Annotated[int, typer.Option(min=1, help="Chunks of 4096 values that are opened.")] = 128,
@@ -214,7 +215,7 @@ def main(
             if read:
                 records = [read_record(file) for file in read]
             else:
-                plan = Plan(warmup=warmup, windows=windows, steps=steps, chunks=chunks)
+                plan = Plan(warmup=warmup, windows=windows, steps=steps, chunks=chunks, cheats=not honest)
                 publication = find_publication(path, data or (), out, tell=tell)
                 records = [measure(publication, plan, device or (), out, tell=tell)]
             report(records, out, template, tell=tell)

@@ -42,14 +42,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Publication:
     return publish_tiny(tmp_path_factory.mktemp("run"))
 
 
-def _measure(run: Publication, known: frozenset[int] = frozenset()) -> list[list[Comparison]]:
+def _measure(
+    run: Publication, known: frozenset[int] = frozenset(), plan: Plan = PLAN
+) -> list[list[Comparison]]:
     bench = Bench(
         recipe=run.recipe,
         tokens=TokenArray(run.data, run.manifest, "train"),
         run_id=run.run_id,
         source=trainer.replay,
         numerics=NUMERICS,
-        plan=PLAN,
+        plan=plan,
         tell=lambda _: None,
     )
     return list(bench.measure(np.memmap(run.weights, dtype="<f4", mode="r"), known=known))
@@ -71,6 +73,13 @@ def record(run: Publication, windows: list[list[Comparison]]) -> Record:
         plan=PLAN,
     )
     return empty.with_window(windows[0]).with_window(windows[1])
+
+
+def test_honest_work_is_measured_by_itself_and_from_untrained_weights(run: Publication) -> None:
+    plan = Plan(warmup=0, windows=1, steps=2, chunks=8, cheats=False)
+    [found] = _measure(run, plan=plan)
+    assert {one.cheat for one in found} == {HONEST}
+    assert len(found) == len(NUMERICS) * (len(NUMERICS) - 1)
 
 
 def _rows(windows: list[list[Comparison]]) -> dict[tuple[str, str], Row]:
