@@ -18,7 +18,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,10 +85,12 @@ def arms(rules: CreditRules) -> list[Arm]:
         for seen in DETECTIONS:
             taken = caught(detection=seen, accomplices=0, repeat=repeat)
             alone = Hazard(taken, 1 - taken)
-            found.append(Arm("saves work", Conduct(cheats=True), 2, seen, alone, passes))
+            caught_once = replace(alone, expelled=True)
+            found.append(Arm("saves work", Conduct(cheats=True), 2, seen, caught_once, passes))
             taken = caught(detection=seen, accomplices=2 / (PEERS_WITH_RING - 1), repeat=repeat)
             ring = Conduct(cheats=True, covers=True)
-            found.append(Arm("saves work, 10% cover it", ring, 3, seen, Hazard(taken, 1 - taken), passes))
+            covered = Hazard(taken, 1 - taken, expelled=True)
+            found.append(Arm("saves work, 10% cover it", ring, 3, seen, covered, passes))
             if not passes:
                 churn = Conduct(cheats=True, returns=True)
                 found.append(Arm("saves work, new identities", churn, 2, seen, alone, passes))

@@ -23,12 +23,14 @@ class Hazard:
         passed: chance that it ends with a pass.
         probation: whether who was caught is audited like a newcomer again.
         as_auditor: whether it is caught as an auditor, so that others' audits count, and not its own.
+        expelled: whether no claim of who was caught is taken for the recipe's number of rounds.
     """
 
     taken: float
     passed: float
     probation: bool = True
     as_auditor: bool = False
+    expelled: bool = False
 
 
 def caught(*, detection: float, accomplices: float, repeat: float) -> float:
@@ -47,8 +49,9 @@ def caught(*, detection: float, accomplices: float, repeat: float) -> float:
 def closed_form(hazard: Hazard, *, rounds: int, passes: int, rules: CreditRules) -> float:
     """Return the share that vests of what an honest peer's claims do, over `rounds` from the start.
 
-    Work of round t vests if nothing was taken up to round t + W, or if the first time was before t and there
-    is none in the W rounds after t. Rates are those of the start, and after the first time a newcomer's.
+    Work of round t vests if nothing was taken up to round t + W, or if the first time was before t, by the
+    rounds of an expulsion where one follows, and there is none in the W rounds after t. Rates are those of
+    the start, and after the first time a newcomer's. Who is expelled more than once vests less than this.
     """
     escrow = rules.escrow_rounds
     first = _rate(passes, rules) * hazard.taken / MILLION
@@ -59,7 +62,8 @@ def closed_form(hazard: Hazard, *, rounds: int, passes: int, rules: CreditRules)
     times = np.arange(1, rounds - escrow + 1)
     untouched = (1 - first) ** (times + escrow)
     recovers = hazard.passed > 0 or not hazard.probation
-    recovered = recovers * (1 - (1 - first) ** times) * (1 - later) ** escrow
+    back = np.maximum(0, times - rules.expulsion_rounds) if hazard.expelled else times
+    recovered = recovers * (1 - (1 - first) ** back) * (1 - later) ** escrow
     return float(np.mean(untouched + recovered))
 
 
@@ -72,14 +76,17 @@ def drawn_lifetimes(
     passed = np.full(lifetimes, passes)
     pending = np.zeros(lifetimes, dtype=np.int64)  # rounds since something was taken
     vested = np.zeros(lifetimes, dtype=np.int64)
+    away = np.zeros(lifetimes, dtype=np.int64)  # rounds of an expulsion that are left
     for _ in range(rounds):
-        pending += 1
+        here = away == 0
+        away -= ~here
+        pending += here
         vested += (pending > rules.escrow_rounds) & (passed > 0)
         fallen = np.maximum(
             rules.least_rate, rules.newcomer_rate * rules.trusted_passes // np.maximum(passed, 1)
         )
         rate = np.where(passed < rules.trusted_passes, rules.newcomer_rate, fallen)
-        drawn = chance.random(lifetimes) * MILLION < rate
+        drawn = here & (chance.random(lifetimes) * MILLION < rate)
         draw = chance.random(lifetimes)
         if hazard.as_auditor:
             taken = chance.random(lifetimes) * MILLION < start_rate * hazard.taken
@@ -90,6 +97,8 @@ def drawn_lifetimes(
         pending[taken] = 0
         if hazard.probation:
             passed[taken] = 0
+        if hazard.expelled:
+            away[taken] = rules.expulsion_rounds
     return vested / (rounds - rules.escrow_rounds)
 
 

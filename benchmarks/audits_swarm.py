@@ -134,13 +134,23 @@ class LightSwarm:
             self._come_back(entries)
         return self._outcomes()
 
+    def expulsions(self, rounds: int) -> list[int]:
+        """Play so many rounds; return in which block each who cheats was expelled first, or `rounds`."""
+        self.run(rounds)
+        first = {entry.peer: entry.round for entry in reversed(self._entries) if entry.kind == "expulsion"}
+        return [first.get(p.name, rounds) for p in self._people if p.conduct.cheats]
+
     def _facts(self, number: int) -> RoundFacts:
         open_audits = [audit for audit in self.accounts.audits if audit.open]
         return RoundFacts(
             round=number,
             beacon=digest(f"{self._seed}/{number}".encode()).hex(),
             electors=frozenset(p.name for p in self._people if number - p.since >= _ELECTED_AFTER),
-            claims=tuple(Counted(_work(person.name, number), None, 1) for person in self._people),
+            claims=tuple(
+                Counted(_work(person.name, number), None, 1)
+                for person in self._people
+                if self.accounts.expelled_until(person.name) < number
+            ),
             verdicts=tuple((_TRACE, word) for audit in open_audits for word in self._words(audit)),
             disputes=tuple(self._disputes()),
         )

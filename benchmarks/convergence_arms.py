@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from benchmarks.convergence_attack import Attack
 from benchmarks.convergence_inner import InnerChoice, Kept, MuonKept
 from recipes.errors import RecipeError
 
@@ -37,6 +38,8 @@ class Arm:
             once; else one window later. With `naive` the start is the last known state; with `eager` it is
             that less the own newest share and the others' last known ones; with `own`, less the own
             contribution.
+        attack: what the last `attackers` of the workers send in place of their work, `attack_scale` times as
+            long; with `expelled`, only until audits have found them (benchmarks/convergence_attack.py).
     """
 
     name: str
@@ -67,6 +70,10 @@ class Arm:
     choose_reduced: Choose = "chunk"
     early: str = ""
     overlap: Overlap = "blocking"
+    attack: Attack = "none"
+    attackers: int = 2
+    attack_scale: float = 1.0
+    expelled: bool = True
 
     @property
     def inner_choice(self) -> InnerChoice:
@@ -101,11 +108,19 @@ class Arm:
         if self.method == "ours":
             parts += [f"{self.reduced_keep}@{self.reduced_level_bits}"]
         parts += ["early"] * bool(self.early) + [self.overlap] * (self.overlap != "blocking")
+        parts += self._attack_words
         for name in ("steps", "decay", "momentum", "momentum_from", "beta1", "seed_scale"):
             value = getattr(self, name)
             parts += [f"{name.replace('_', ' ')} {value:g}"] * (value != _DEFAULTS[name])
         parts += ["dropped is lost"] * (not self.return_dropped) + ["by segment"] * (self.choose == "segment")
         return ", ".join(parts)
+
+    @property
+    def _attack_words(self) -> list[str]:
+        if self.attack == "none":
+            return []
+        scale = f" x{self.attack_scale:g}" * (self.attack_scale != 1)
+        return [f"{self.attackers} {self.attack}{scale}" + " for good" * (not self.expelled)]
 
     def density(self, progress: float) -> float:
         """Return the factor on the values kept after a share of the rounds."""

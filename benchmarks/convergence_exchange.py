@@ -131,6 +131,7 @@ class Exchange:
         self._arm = arm
         self._layout = layout
         self._workers = workers
+        self._weights = [1.0] * workers
         self._threads = ThreadPoolExecutor(_THREADS)
         self._feedback = [Feedback(layout, decay=arm.decay) for _ in range(workers)]
         self._returned: list[list[list[Returned]]] = [
@@ -153,8 +154,17 @@ class Exchange:
         """The length of the workers' error feedback, its mean."""
         return float(np.mean([feedback.norm for feedback in self._feedback]))
 
-    def round(self, deltas: Values, *, number: int, progress: float) -> tuple[Traffic, Values]:
+    def round(
+        self, deltas: Values, *, number: int, progress: float, weights: Sequence[float] | None = None
+    ) -> tuple[Traffic, Values]:
         """Exchange pseudo-gradients, (workers, padded), and take the outer step.
+
+        Args:
+            deltas: of all workers.
+            number: of the round, from 0.
+            progress: the share of all rounds that came before.
+            weights: what each contribution counts; evenly, if not said. One that counts nothing is not heard
+                either where the median of norms is taken. Dense averages know no weights.
 
         Returns:
             What was sent, and the weights that each worker's next window starts from, (workers, padded).
@@ -167,6 +177,7 @@ class Exchange:
             size = DENSE_BITS
             upload = 2 * (self._workers - 1) / self._workers * size
             return Traffic(size, size, upload), self._everybody(self.weights)
+        self._weights = [1.0] * self._workers if weights is None else list(weights)
         density = arm.density(progress)
         codec = Codec(keep=_scaled(arm.keep, density), level_bits=arm.level_bits)
 
@@ -199,8 +210,9 @@ class Exchange:
     def _average(self, contributions: Sequence[Sequence[Sent]], segment: int) -> tuple[Values, list[float]]:
         """Return a segment's average, (chunks, 4096), and the factor that each contribution was cut by."""
         frames = [segments[segment].frame for segments in contributions]
-        factors = clip_factors([frame.norm() for frame in frames], clip_factor=_CLIP_FACTOR)
-        return np.concatenate(list(averages(frames, [1.0] * self._workers, factors))), factors
+        norms = [frame.norm() if weight else 0.0 for frame, weight in zip(frames, self._weights, strict=True)]
+        factors = clip_factors(norms, clip_factor=_CLIP_FACTOR)
+        return np.concatenate(list(averages(frames, self._weights, factors))), factors
 
     def _take_all(self, contributions: Sequence[Sequence[Sent]]) -> None:
         average = np.empty(self._layout.padded, dtype=np.float32)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.convergence_arms import Arm
+from benchmarks.convergence_attack import Attackers
 from benchmarks.convergence_exchange import DENSE_BITS, Exchange
 from benchmarks.convergence_local import BatchedTrainer
 from recipes.corpus import TokenArray
@@ -104,11 +105,21 @@ class _Run:
             batch_slots=self._batch * task.workers // self._replicas,
             device=task.device,
         )
+        self._attackers = Attackers(
+            arm.attack,
+            attackers=arm.attackers,
+            workers=task.workers,
+            scale=arm.attack_scale,
+            expelled=arm.expelled,
+            rounds=self._rounds,
+            seed=task.seed,
+        )
         self._known: dict[str, Any] = {
             **_known(task),
             "rounds": self._rounds,
             "steps": self._steps,
             "recorded": self._trainer.recorded,
+            "expelled": self._attackers.expelled,
             "curve": [],
             "rows": [],
         }
@@ -138,7 +149,12 @@ class _Run:
                     share = (task.workers - 1) / task.workers
                     row["upload"] = 2 * share * DENSE_BITS * self._steps  # a ring all-reduce in every step
                 else:
-                    traffic, starts = exchange.round(deltas, number=number, progress=number / self._rounds)
+                    traffic, starts = exchange.round(
+                        self._attackers.corrupt(deltas),
+                        number=number,
+                        progress=number / self._rounds,
+                        weights=self._attackers.weights(number),
+                    )
                     shared = 8 * self._trainer.shared_bytes / task.layout.size
                     traffic = traffic.plus(shared, workers=task.workers)
                     weights, last_update = exchange.weights, exchange.last_average

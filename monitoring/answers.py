@@ -158,6 +158,7 @@ def _peer(peer: PeerPicture, picture: Picture) -> forms.Peer:
         audits_passed=peer.passes,
         under_audit=peer.under_audit,
         convicted=peer.convicted,
+        expelled_until=peer.expelled_until,
     )
 
 

@@ -90,6 +90,9 @@ class Peer(Form):
     audits_passed: int = Field(description="Since it joined, or last failed one.")
     under_audit: bool = Field(description="Whether an audit of it is open.")
     convicted: bool = Field(description="Whether it signed two things that contradict each other.")
+    expelled_until: int = Field(
+        description="Up to this round no claim of it is taken, because an audit failed; 0: never expelled."
+    )
 
 
 class Peers(Form):

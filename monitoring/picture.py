@@ -121,6 +121,7 @@ class PeerPicture:
         tokens: of its counted contributions; `last_tokens` of the newest one.
         transfer_ms: what it last measured for a segment to be sent or fetched.
         convicted: whether it signed two things of which an honest peer signs one.
+        expelled_until: the last round in which no claim of it is taken; 0 if it never was expelled.
     """
 
     peer: PeerId
@@ -142,6 +143,7 @@ class PeerPicture:
     passes: int = 0
     under_audit: bool = False
     convicted: bool = False
+    expelled_until: int = 0
 
 
 @dataclass(frozen=True)

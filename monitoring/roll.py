@@ -68,6 +68,7 @@ def _peer(
         lost=sum(account.lost.values()),
         missed=account.missed,
         passes=account.passes,
+        expelled_until=account.expelled_until,
         under_audit=under_audit,
         convicted=convicted,
     )

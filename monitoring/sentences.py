@@ -111,6 +111,10 @@ def of_peer(peer: PeerPicture, picture: Picture, *, you: bool = False) -> Said:
         return Said(
             "bad", f"Contradicted itself: two signatures where an honest peer gives one.{_gone(peer)}"
         )
+    if peer.expelled_until > picture.round:
+        return Said(
+            "bad", f"Expelled up to round {peer.expelled_until:,}: the audit of one of its claims failed."
+        )
     if peer.state == "observing":
         return Said(
             "waiting", "On the notice board, and not in the average: fetching the state, or looking on."

@@ -51,6 +51,7 @@ _PAUSES = {
     "the claim for it was made before this peer was started again, and is sent again": "claimed_before",
     "too little is left of it: training starts with the next": "too_late",
     "no step was finished within the window": "no_step",
+    "the audit of a claim of this peer failed, and nobody takes another one": "expelled",
 }
 """The engine's reasons to sit a round out, as a label says them."""
 
@@ -172,7 +173,7 @@ class VolunteerMetrics:
             self._series.set("manyhands_training_loss", event.loss)
 
     def _waits(self, reason: str) -> None:
-        pause = _PAUSES.get(reason, "other")
+        pause = _PAUSES.get(reason.partition(" until round ")[0], "other")
         self._series.add("manyhands_pauses_total", 1, pause)
         if pause == "no_step":
             self._contribution("unclaimed", "no_step")

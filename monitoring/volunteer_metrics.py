@@ -19,7 +19,7 @@ CONTRIBUTIONS = (
 )
 """What may become of a window's work: the result, and why."""
 
-PAUSES = ("leaving", "memory_lost", "claimed_before", "too_late", "no_step", "other")
+PAUSES = ("leaving", "memory_lost", "claimed_before", "too_late", "no_step", "expelled", "other")
 REFUSALS = ("block", "claim", "roster", "reduction", "segment", "state", "data", "recipe", "other")
 OUTCOMES = ("pass", "fail", "inconclusive", "abstain")
 CREDIT = ("vested", "pending", "uncalibrated", "missed", "lost")

@@ -499,6 +499,10 @@ class RoundEngine:
         """Say why this peer does not train in the round that begins, or return an empty string."""
         if self.leaving:
             return "you asked to leave"
+        if (last := link.accounts.expelled_until(self.me)) > link.round:
+            return (
+                f"the audit of a claim of this peer failed, and nobody takes another one until round {last}"
+            )
         if self.forgot or (self.promise is not None and link.round < self.promise.claims_after):
             return "this peer's memory of the run is lost, and it may have claimed in that round already"
         if self.head in self.own_claims:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers import exchanging, following, speaking
-from peers.counters import claim_fault
 from peers.events import Refused
 from peers.messages import MAX_PEERS, Block, Claim, Evidence, Reduction, Roster, Signed, SlotRange, sign
+from peers.validity import claim_fault
 from recipes.keys import PeerId
 from recipes.slots import merge, total
 
@@ -30,7 +30,7 @@ def take_claim(engine: RoundEngine, signed: Signed[Claim]) -> None:
         if (first := current.claims[claim.peer][0]).hash != signed.hash:
             following.take_evidence(engine, Evidence(one=first, other=signed))
         return
-    if fault := claim_fault(claim, current.parent.counters, engine.rules):
+    if fault := claim_fault(claim, current.parent, engine.rules):
         engine.tell(Refused(claim.peer, "claim", fault))
         return
     known = current.parent.counters.peers

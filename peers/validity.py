@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peers import counters
 from peers.assignment import assign_reducers, leaders
-from peers.counters import claim_fault
-from peers.messages import Block, Reduction, Roster
+from peers.messages import Block, Claim, Reduction, Roster
+from peers.rules import Rules
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
     return None
 
 
+def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
+    """Say why no roster on top of `parent` may list a claim, or None."""
+    until = parent.accounts.expelled_until(claim.peer)
+    if claim.round <= until:
+        return f"expelled until round {until}, because the audit of a claim failed"
+    return counters.claim_fault(claim, parent.counters, rules)
+
+
 def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
     """Say what is wrong with a roster on top of `parent`, or None."""
     if roster.round != parent.round + 1 or roster.parent != parent.hash:
@@ -35,7 +44,7 @@ def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
     for claim in claims:
         if claim.parent != parent.hash:
             return "a claim starts from another block"
-        if fault := claim_fault(claim, parent.counters, chain.rules):
+        if fault := claim_fault(claim, parent, chain.rules):
             return f"{claim.peer}: {fault}"
     used = [slots for claim in claims for slots in claim.slots]
     if total(merge(used)) != total(used):

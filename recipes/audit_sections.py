@@ -100,6 +100,12 @@ class VerificationSection(Section):
         le=1024,
         description="Rounds in which a decision may be disputed by those from whom it took credit.",
     )
+    expulsion_rounds: int = Field(
+        default=110,
+        ge=0,
+        le=4096,
+        description="Rounds for which no claim of a peer is taken after the audit of one failed; 0: none.",
+    )
     thresholds: dict[NumericClass, ThresholdsSection] = Field(
         default={},
         max_length=16,

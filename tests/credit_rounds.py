@@ -34,6 +34,7 @@ RULES = CreditRules(
     audit_rounds=2,
     retention_rounds=4,
     dispute_rounds=6,
+    expulsion_rounds=12,
     calibrated=frozenset({"cpu-fp32"}),
 )
 UNAUDITED = replace(RULES, newcomer_rate=0, least_rate=0)

@@ -21,6 +21,7 @@ RULES = credit_rules(escrow_rounds=80)
     [
         (Hazard(0.8, 0.2), TRUSTED),
         (Hazard(0.28, 0.72), TRUSTED),
+        (Hazard(0.8, 0.2, expelled=True), TRUSTED),
         (Hazard(1.0, 0.0, probation=False), TRUSTED),
         (Hazard(1.0, 0.0, probation=False), 0),
         (Hazard(1.0, 1.0, as_auditor=True), TRUSTED),

@@ -16,6 +16,7 @@ from tiny_run import RECIPE, publish_tiny
 
 from benchmarks.convergence import _scope, read_arms
 from benchmarks.convergence_arms import BASES, Arm, parse_arm
+from benchmarks.convergence_attack import Attack, Attackers
 from benchmarks.convergence_exchange import Exchange, Feedback, compress
 from benchmarks.convergence_inner import Arrangement, InnerChoice, InnerOptimizer
 from benchmarks.convergence_local import BatchedTrainer
@@ -446,3 +447,24 @@ def _task(publication: Publication, folder: Path) -> Task:
         warmup_fraction=0.0,
         out=folder / "out.json",
     )
+
+
+def test_attackers_turn_or_replace_what_they_computed_and_count_until_they_are_expelled() -> None:
+    deltas = np.random.default_rng(0).standard_normal((8, 4096), dtype=np.float32)
+
+    def attackers(attack: Attack, *, scale: float = 1.0, expelled: bool = True) -> Attackers:
+        return Attackers(attack, attackers=2, workers=8, scale=scale, expelled=expelled, rounds=60, seed=3)
+
+    assert np.array_equal(attackers("none").corrupt(deltas), deltas)
+    turned = attackers("flip", scale=3.0).corrupt(deltas)
+    assert np.array_equal(turned[:6], deltas[:6])
+    assert np.array_equal(turned[6:], np.float32(-3.0) * deltas[6:])
+    noise = attackers("noise").corrupt(deltas)
+    assert np.linalg.norm(noise[7]) == pytest.approx(np.linalg.norm(deltas[7]), rel=1e-5)
+    assert abs(np.dot(noise[7], deltas[7])) < 0.1 * np.linalg.norm(deltas[7]) ** 2
+    found = attackers("flip")
+    assert all(4 < number < 60 for number in found.expelled)
+    assert found.weights(0) == [1.0] * 8
+    assert found.weights(max(found.expelled)) == [1.0] * 6 + [0.0] * 2
+    assert attackers("flip", expelled=False).weights(59) == [1.0] * 8
+    assert attackers("absent").weights(0) == [1.0] * 6 + [0.0] * 2

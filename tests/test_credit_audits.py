@@ -22,6 +22,14 @@ def drawn(credit: CreditRules = RULES, *, numeric_class: str = "cpu-fp32", elect
     return book
 
 
+def say(book: Book, claim: str, word: str) -> None:
+    """Let the two who are asked about a claim speak."""
+    for _ in range(2):
+        audit = next(one for one in book.accounts.audits if one.work.claim == claim)
+        auditor = next(one.auditor for one in audit.hearing if one.word is None)
+        book.play(verdicts=[verdict(audit, auditor, word)])
+
+
 def decisions(book: Book) -> list[str]:
     return [entry.decision for entry in book.entries_of("decision")]
 
@@ -217,6 +225,66 @@ def test_an_uncalibrated_class_is_audited_to_measure_and_never_penalised() -> No
     assert decisions(book) == ["undecided"]
     assert book.of(AUTHOR).uncalibrated == AMOUNT
     assert book.of(AUTHOR).lost == {}
+
+
+# ------------------------------------------------------------ expulsion
+
+
+def test_who_failed_an_audit_is_expelled_for_the_recipe_s_number_of_rounds() -> None:
+    book = drawn()
+    claim = book.audit.work.claim
+    book.hear("fail", "fail")
+    [entry] = book.entries_of("expulsion")
+    assert (entry.peer, entry.claim, entry.round) == (AUTHOR, claim, book.accounts.round)
+    assert entry.until == book.accounts.round + RULES.expulsion_rounds
+    assert book.accounts.expelled_until(AUTHOR) == entry.until
+    assert all(book.accounts.expelled_until(peer) == 0 for peer in PEERS if peer != AUTHOR)
+
+
+@pytest.mark.parametrize("words", [("fail", "pass", "pass"), ("not opened", "not opened")])
+def test_nobody_is_expelled_for_a_false_verdict_or_for_being_away(words: tuple[str, ...]) -> None:
+    book = drawn()
+    book.hear(*words)
+    book.idle(RULES.retention_rounds)
+    assert {entry.kind for entry in book.entries} & {"forfeit", "lapse"}
+    assert not book.entries_of("expulsion")
+
+
+def test_a_dispute_that_is_won_ends_the_expulsion_for_that_claim_alone() -> None:
+    book = Book(passes=3)
+    book.play(AUTHOR)
+    book.play(AUTHOR)
+    book.play()
+    first, second = book.accounts.audits
+    for audit in (first, second):
+        say(book, audit.work.claim, "fail")
+    book.play(disputes=[(AUTHOR, second.work.claim)])
+    say(book, second.work.claim, "pass")
+    still = book.accounts.expelled_until(AUTHOR)
+    assert still == next(e.until for e in book.entries_of("expulsion") if e.claim == first.work.claim)
+    book.play(disputes=[(AUTHOR, first.work.claim)])
+    say(book, first.work.claim, "pass")
+    assert book.accounts.expelled_until(AUTHOR) == 0
+
+
+def test_who_is_expelled_is_asked_for_no_audit() -> None:
+    book = drawn()
+    book.hear("fail", "fail")
+    book.play(PEERS[2])
+    book.play()
+    [entry] = [entry for entry in book.entries_of("audit") if entry.peer == PEERS[2]]
+    assert AUTHOR not in entry.auditors
+    book.idle(RULES.expulsion_rounds)
+    book.play(PEERS[2])
+    book.play()
+    assert AUTHOR in book.entries_of("audit")[-1].auditors
+
+
+def test_a_recipe_may_expel_nobody() -> None:
+    book = drawn(replace(RULES, expulsion_rounds=0))
+    book.hear("fail", "fail")
+    assert decisions(book) == ["fail"]
+    assert not book.entries_of("expulsion")
 
 
 # ------------------------------------------------------------ disputes

@@ -238,3 +238,14 @@ def test_parts_that_do_not_belong_together_move_nothing() -> None:
         KeyChange(given=signed_rotation(KEYS[1], new=OLD), taken=signed_rotation(KEYS[1], new=OLD)),
     ):
         assert change.moved() is None
+
+
+def test_an_expulsion_binds_the_new_key_and_the_one_that_it_left() -> None:
+    book = Book(RULES, passes=3)
+    book.play(OLD)
+    book.play()
+    book.hear("fail", "fail")
+    until = book.accounts.expelled_until(OLD)
+    book.play(rotations=[move()])
+    assert until > book.accounts.round
+    assert book.accounts.expelled_until(NEW) == book.accounts.expelled_until(OLD) == until

@@ -121,6 +121,8 @@ def test_each_state_of_a_peer_has_its_words() -> None:
         ({"rounds": 1}, "New here: counted in 1 round so far."),
         ({"cuts_made": 5}, "Struggling. Made 16% of the last 32 cuts."),
         ({"convicted": True}, "Contradicted itself"),
+        ({"expelled_until": 99}, "Expelled up to round 99: the audit of one of its claims failed."),
+        ({"expelled_until": 40}, "Healthy."),
         ({"under_audit": True}, "Healthy. Made all of the last 32 cuts. An audit is open."),
     ]
     for changes, words in states:

@@ -189,8 +189,34 @@ def test_a_penalty_on_this_peer_is_disputed_once_and_told() -> None:
     bench.start(own_words=[dispute])
     assert not of(bench.first, SaveWord)
     assert [out.message for out in sent(bench.first, Dispute)] == [dispute]
-    heard = bench.stand_on(grown(bench, disputes=(dispute,)))
+    heard = bench.stand_on(bench.swarm.grow(link, bench.others, disputes=(dispute,)))
     assert not sent(heard, Dispute)
+
+
+def test_who_is_expelled_neither_trains_nor_claims_and_goes_on_when_it_is_over() -> None:
+    bench = Bench(audited=True)
+    link, _ = convicted_of_fraud(bench)
+    until = link.accounts.expelled_until(bench.key.peer_id)
+    [why] = told(bench.stand_on(link), Waiting)
+    assert f"nobody takes another one until round {until}" in why.reason
+    assert not sent(bench.finish_window(), Claim)
+    while link.round < until - 1:
+        link = bench.swarm.grow(link, bench.others)
+    assert told(bench.stand_on(link), Waiting)
+    effects = bench.stand_on(bench.swarm.grow(link, bench.others))
+    assert not told(effects, Waiting)
+    assert sent(bench.finish_window(), Claim)
+
+
+def test_nobody_takes_a_claim_of_who_is_expelled() -> None:
+    bench = Bench(audited=True)
+    link, audit = convicted_of_fraud(bench)
+    liar, swarm = bench.key, bench.swarm
+    roster = swarm.roster([swarm.claim(key, link) for key in swarm.keys], link)
+    assert "expelled until round" in (swarm.chain.roster_fault(roster.body, link) or "")
+    others = swarm.roster([swarm.claim(key, link) for key in bench.others], link)
+    assert swarm.chain.roster_fault(others.body, link) is None
+    assert audit.work.peer == liar.peer_id
 
 
 def test_a_second_double_claim_is_passed_on_so_that_leaders_know_of_it() -> None:

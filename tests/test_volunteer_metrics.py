@@ -175,14 +175,17 @@ def _texts_in(source: str) -> set[str]:
 
 def test_every_reason_of_the_engines_to_wait_has_a_label() -> None:
     method = RoundEngine._reason_to_wait
-    reasons = _texts_in(inspect.getsource(method)) - {method.__doc__}
+    texts = _texts_in(inspect.getsource(method)) - {method.__doc__}
+    reasons = {text.removesuffix(" until round ") for text in texts}
     no_step = "no step was finished within the window"
     assert no_step in _texts_in(inspect.getsource(claiming))
     assert reasons | {no_step} == set(_PAUSES)
 
 
 def test_pauses_are_counted_by_reason() -> None:
-    metrics = told(Waiting(7, "you asked to leave"), Waiting(8, "the battery is low"))
+    expelled = Waiting(9, f"{next(text for text in _PAUSES if 'audit' in text)} until round 119")
+    metrics = told(Waiting(7, "you asked to leave"), Waiting(8, "the battery is low"), expelled)
+    assert value(metrics, "manyhands_pauses_total", reason="expelled") == 1
     assert value(metrics, "manyhands_pauses_total", reason="leaving") == 1
     assert value(metrics, "manyhands_pauses_total", reason="other") == 1
 

@@ -106,6 +106,9 @@ def _tell(console: Console, found: Standing, name: str) -> None:
     console.print(f"earned  {account.earned:,} FLOPs")
     console.print(f"vested  {account.vested:,}")
     console.print(f"audits  {account.passes:,} passed")
+    if account.expelled_until > found.round:
+        until = f"until round {account.expelled_until:,}"
+        console.print(f"Expelled {until}: the audit of a claim failed, and no other one is taken.")
     rows: dict[str, list[Unvested]] = defaultdict(list)
     for one in unvested(found.accounts, peer, found.rules):
         rows[one.reason].append(one)

@@ -27,7 +27,7 @@ from peers.credit.rules import CreditRules
 from peers.messages import Block
 from recipes.keys import PeerId
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Counts up whenever the same blocks come to give other entries: ledgers on disk are then derived again."""
 
 
@@ -52,6 +52,15 @@ class Accounts:
     claims: int = 0
     claimed: int = 0
     retired: Mapping[PeerId, Retired] = field(default_factory=dict)
+
+    def expelled_until(self, peer: PeerId) -> int:
+        """Return the last round in which no claim of a peer is taken: 0 if it was never expelled.
+
+        An account that moved to another key takes this along, and so binds the key that it left, too.
+        """
+        gone = self.retired.get(peer)
+        account = self.peers.get(gone.successor if gone is not None else peer)
+        return account.expelled_until if account is not None else 0
 
     @property
     def under_audit(self) -> frozenset[PeerId]:

@@ -121,6 +121,16 @@ class Forfeit(Message):
     claim: Hash | None
 
 
+class Expelled(Message):
+    """No claim of a peer is taken up to round `until`, because the audit of one failed."""
+
+    kind: Literal["expulsion"] = "expulsion"
+    round: Count
+    peer: PeerName
+    claim: Hash
+    until: Count
+
+
 class Lapsed(Message):
     """All that a peer had pending lapses."""
 
@@ -142,7 +152,7 @@ class Disputed(Message):
 
 
 class Restored(Message):
-    """A dispute was won: what the decision had taken is pending again."""
+    """A dispute was won: what the decision had taken is pending again, and no expulsion follows from it."""
 
     kind: Literal["restore"] = "restore"
     round: Count
@@ -172,6 +182,7 @@ Entry = (
     | Decided
     | Vest
     | Forfeit
+    | Expelled
     | Lapsed
     | Disputed
     | Restored

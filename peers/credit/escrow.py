@@ -38,6 +38,7 @@ class Account:
         missed: never credited, because segments missed the cut.
         lost: forfeited or lapsed, by reason.
         double_claims: the newest round of which two claims of this peer were shown.
+        expelled: up to which round, by the claim whose audit failed.
     """
 
     joined: int | None = None
@@ -49,6 +50,12 @@ class Account:
     missed: int = 0
     lost: Mapping[CreditReason, int] = field(default_factory=dict)
     double_claims: int = 0
+    expelled: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def expelled_until(self) -> int:
+        """The last round in which no claim of this peer is taken; 0 if it never was expelled."""
+        return max(self.expelled.values(), default=0)
 
     @property
     def in_escrow(self) -> int:
@@ -118,6 +125,17 @@ def penalise(
         lost=_moved(account.lost, reason, penalty.amount),
     )
     return after, penalty
+
+
+def expel(account: Account, claim: str, *, now: int, until: int) -> Account:
+    """Take no claim of a peer up to a round, for the one whose audit failed. What is over is forgotten."""
+    standing = {one: last for one, last in account.expelled.items() if last > now}
+    return replace(account, expelled={**standing, claim: until})
+
+
+def readmit(account: Account, claim: str) -> Account:
+    """End the expulsion for one claim; those for others stand."""
+    return replace(account, expelled={one: last for one, last in account.expelled.items() if one != claim})
 
 
 def give_back(account: Account, penalty: Penalty) -> Account:

@@ -103,7 +103,7 @@ def draw_audits(
     """
     drawn = []
     seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
-    electors = facts.electors - page.retired.keys()
+    electors = frozenset(peer for peer in facts.electors - page.retired.keys() if not page.expelled(peer))
     vested = {peer: before[peer].vested for peer in electors if peer in before}
     weights = weigh(vested, electors, mean_claim=mean_claim)
     for work in counted:
@@ -144,6 +144,7 @@ def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:
     penalties: list[Penalty] = []
     if decision == "fail":
         penalties.append(page.forfeit(work.peer, "audit failed", work.claim))
+        page.expel(work.peer, work.claim)
     elif decision == "unreachable":
         penalties.append(page.lapse(work.peer, work.claim))
     elif decision == "pass":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peers.credit.entries import Entry, Forfeit, Lapsed, Restored
-from peers.credit.escrow import Account, Penalty, earn, give_back, penalise
+from peers.credit.entries import Entry, Expelled, Forfeit, Lapsed, Restored
+from peers.credit.escrow import Account, Penalty, earn, expel, give_back, penalise, readmit
 from peers.credit.reasons import Forfeiture, Lapse
 from peers.credit.rotation import Retired
 from peers.credit.rules import CreditRules
@@ -27,6 +27,10 @@ class Page:
         """Return the peer's account; an empty one if it has none yet."""
         return self.peers.get(peer) or Account()
 
+    def expelled(self, peer: PeerId) -> bool:
+        """Say whether no claim of a peer is taken in the next round."""
+        return self.account(peer).expelled_until > self.round
+
     def earn(self, peer: PeerId, amount: int, *, calibrated: bool) -> None:
         """Credit an amount to a peer. The caller writes the entry that says what for."""
         before = self.account(peer)
@@ -40,6 +44,14 @@ class Page:
         )
         return penalty
 
+    def expel(self, peer: PeerId, claim: str) -> None:
+        """Take no claim of a peer for the recipe's number of rounds."""
+        if not self.rules.expulsion_rounds:
+            return
+        until = self.round + self.rules.expulsion_rounds
+        self.peers[peer] = expel(self.account(peer), claim, now=self.round, until=until)
+        self.entries.append(Expelled(round=self.round, peer=peer, claim=claim, until=until))
+
     def lapse(self, peer: PeerId, claim: str) -> Penalty:
         """Take all that a peer has pending because it could not be audited. Nobody says that it cheated."""
         reason: Lapse = "not reachable for audit"
@@ -51,5 +63,6 @@ class Page:
 
     def restore(self, penalty: Penalty, claim: str) -> None:
         """Give back what a decision took that did not stand."""
-        self.peers[penalty.peer] = give_back(self.account(penalty.peer), penalty)
+        account = readmit(self.account(penalty.peer), claim)
+        self.peers[penalty.peer] = give_back(account, penalty)
         self.entries.append(Restored(round=self.round, claim=claim, peer=penalty.peer, amount=penalty.amount))

@@ -26,6 +26,7 @@ class CreditRules:
     audit_rounds: int = 4  # in which an auditor must speak before the next one is asked
     retention_rounds: int = 8  # in which a peer that was drawn must open its claim
     dispute_rounds: int = 16
+    expulsion_rounds: int = 110
     calibrated: frozenset[str] = frozenset()  # numeric classes with thresholds
 
     @property
@@ -66,5 +67,6 @@ def credit_rules(recipe: Recipe, protocol: Rules) -> CreditRules:
         audit_rounds=checks.audit_rounds,
         retention_rounds=checks.retention_rounds,
         dispute_rounds=checks.dispute_rounds,
+        expulsion_rounds=checks.expulsion_rounds,
         calibrated=frozenset(checks.thresholds),
     )
