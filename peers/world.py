@@ -80,6 +80,7 @@ def credit_rules(protocol: Rules) -> CreditRules:
         audit_rounds=2,
         retention_rounds=4,
         dispute_rounds=4,
+        expulsion_rounds=8,
         calibrated=frozenset({NUMERIC_CLASS}),
     )
 
