@@ -35,6 +35,7 @@ from peers.credit.verdict import Verdict, outcome_of
 from peers.engine import RoundEngine
 from peers.events import Event, Notice, Replayed
 from peers.exchange_store import ExchangeStore
+from peers.lineage import MOST_BLOCKS_BETWEEN
 from peers.messages import sign
 from peers.opened import Opened, OpeningCheck
 from peers.openings import MOST_START_BYTES, Openings
@@ -199,7 +200,8 @@ class Auditing:
         """Return the round of the oldest state from which an audit may still want a window replayed."""
         link = self._engine.chain.link(self._engine.head)
         rounds = [audit.work.round for audit in link.accounts.audits]
-        return max(0, min([link.round, *rounds]) - 2)  # a window ahead starts two rounds below its own
+        # What returned to the error feedback takes the reduced segments of so many rounds below.
+        return max(0, min([link.round, *rounds]) - 1 - MOST_BLOCKS_BETWEEN)
 
     # ------------------------------------------------------------ the replay
 
@@ -316,7 +318,7 @@ class Auditing:
             if given_up.reason is not None:
                 self._say(task, given_up.reason, done=done)
             return
-        tokens = case.before.counters.tokens if case.before is not None else 0
+        tokens = case.continued.tokens if case.continued is not None else 0
         reduced = partial(self._reduced, tokens=tokens)
         try:
             opened = await asyncio.to_thread(partial(check.check, data, reduced=reduced))
@@ -358,6 +360,7 @@ class Auditing:
             layout=self._terms.layout,
             form=self._exchange.form,
             return_dropped=self._terms.return_dropped,
+            decay=self._terms.decay,
         )
 
     async def _ask(self, task: _Task, case: Case, *, trace: str | None, limit: int) -> bytes:

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from peers.chain import Chain, Link
 from peers.credit.audit import Audit
 from peers.credit.drawing import audit_seed, chunks_to_open
-from peers.exchange_format import ExchangeFormat
-from peers.messages import Block, Claim, Roster, Signed
-from peers.reduction import clip_factors, newcomers_in
-from peers.returns import Counted
-from recipes.keys import PeerId
+from peers.lineage import Source, is_anchored, is_known, may_stray, source_of
+from peers.messages import Claim, Roster, Signed
 
 
 @dataclass(frozen=True)
@@ -22,27 +19,37 @@ class Case:
         claim: the audited one.
         parent: the block on top of which it counts.
         start: the block after whose state its window starts: `parent`, or the one before if it ran ahead.
-        before: the block below `parent`, None at genesis: on top of it stands the claim before, if that is
-            of the round right before.
+        source: the author's newest claim below: what an anchored one goes on from (lineage.py).
+        may_stray: whether the claim may go on from one that is in no block below it.
         seed: of the round's audits.
         steps: that are replayed.
         places: the chunks that are opened, ascending; none unless all steps are replayed.
-        electors: of the rounds on top of `before`.
     """
 
     claim: Signed[Claim]
     parent: Link
     start: Link
-    before: Link | None
+    source: Source | None
+    may_stray: bool
     seed: bytes
     steps: int
     places: tuple[int, ...]
-    electors: frozenset[PeerId]
 
     @property
     def whole(self) -> bool:
         """Whether the contribution is checked, too."""
         return bool(self.places)
+
+    @property
+    def shows_work(self) -> bool:
+        """Whether chunks are opened: of a whole window, if the error feedback follows from the chain."""
+        return self.whole and is_anchored(self.claim.body, self.source)
+
+    @property
+    def continued(self) -> Source | None:
+        """What the error feedback goes on from; None if that is nothing, or nothing that the chain shows."""
+        reset = self.claim.body.feedback_reset or not is_anchored(self.claim.body, self.source)
+        return None if reset else self.source
 
     @property
     def start_digest(self) -> str:
@@ -55,57 +62,6 @@ class Case:
     def tokens(self) -> int:
         """Trained on below the claim's round: its contribution's density follows from them."""
         return self.parent.counters.tokens
-
-    def shows_work(self, predecessor: Signed[Claim] | None) -> bool:
-        """Say whether chunks are opened: of a whole window, if it is known what came back to the feedback.
-
-        That is nothing after a reset. Else it follows from the claim before, if that one is of the round
-        right before: the parent block counts it or not. After another one, as when the author missed a
-        round or its branch was left, what came back depends on more than the chain shows.
-        """
-        if not self.whole or self.claim.body.feedback_reset:
-            return self.whole
-        return (
-            predecessor is not None
-            and self.before is not None
-            and predecessor.body.parent == self.before.hash
-        )
-
-    def counted(self, predecessor: str, form: ExchangeFormat, *, return_dropped: bool) -> dict[int, Counted]:
-        """Return which segments of the claim before the parent block counts.
-
-        Args:
-            predecessor: that claim's hash; its round is the one right before.
-            form: how the run's segments are encoded and combined.
-            return_dropped: whether what reduced segments dropped comes back.
-        """
-        block = self.parent.block
-        if block is None:
-            return {}
-        return counted_in(
-            block.body,
-            predecessor,
-            electors=self.electors,
-            clip_factor=form.clip_factor,
-            return_dropped=return_dropped,
-        )
-
-
-def counted_in(
-    block: Block, claim: str, *, electors: frozenset[PeerId], clip_factor: float, return_dropped: bool
-) -> dict[int, Counted]:
-    """Return which segments of a claim's contribution a block counts. `electors` are those of its round."""
-    claims = block.roster.body.claims
-    place = next((place for place, signed in enumerate(claims) if signed.hash == claim), None)
-    newcomers = newcomers_in(block.roster.body, electors)
-    counted: dict[int, Counted] = {}
-    for segment, reduction in enumerate(block.reductions):
-        if place is None or reduction is None or place not in reduction.body.included:
-            continue
-        norms = [signed.body.norms[segment] for signed in claims]
-        factors = clip_factors(norms, clip_factor=clip_factor, newcomers=newcomers)
-        counted[segment] = Counted(factors[place], reduction.body.root if return_dropped else None)
-    return counted
 
 
 def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | None:
@@ -128,7 +84,7 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
     claim = _claim_in(counting.block.body.roster.body, audit.work.claim)
     parent = chain.link(counting.parent)
     before = chain.links.get(parent.parent)
-    if claim is None or (before is None and (parent.block is not None or claim.body.ahead)):
+    if claim is None or not is_known(chain, parent.hash) or (before is None and claim.body.ahead):
         return None
     whole = audit.steps == audit.work.steps
     seed = audit_seed(beacon=drawn.counters.beacon, run=chain.rules.run, round_number=audit.work.round)
@@ -136,11 +92,11 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
         claim=claim,
         parent=parent,
         start=before if claim.body.ahead and before is not None else parent,
-        before=before,
+        source=source_of(chain, parent.hash, claim.body.peer),
+        may_stray=may_stray(chain, parent.hash, claim.body.peer),
         seed=seed,
         steps=audit.steps,
         places=chunks_to_open(seed, audit.work.claim, chunks) if whole else (),
-        electors=chain.electors_at(before.hash) if before is not None else frozenset(),
     )
 
 

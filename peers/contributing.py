@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peers.case import counted_in
 from peers.chain import Chain, Link, trunk_below
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
 from peers.history import ContributionHistory
+from peers.lineage import counted_in, is_known, may_stray, source_of
 from peers.messages import Claim, Signed
 from peers.returns import Counted
 from peers.segment import SegmentFrame, contribution_root
@@ -58,13 +58,16 @@ class Contributor:
             StorageError: the disk refuses.
         """
         round_number = chain.link(parent).round + 1
-        trunk = trunk_below(chain, parent)
+        trunk, me = trunk_below(chain, parent), self._key.peer_id
+        source = source_of(chain, parent, me)
         compressed = self._history.contribute(
             round_number,
             window.delta,
             tokens=chain.tokens_at(parent),
             outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
             reduced=self._reduced,
+            source=source.claim.hash if source is not None else None,
+            may_stray=is_known(chain, parent) and may_stray(chain, parent, me),
             select=window.select,
         )
         roots = tuple(frame.root() for frame in compressed.frames)

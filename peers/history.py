@@ -13,11 +13,11 @@ return discounted, as if they had never left: those of `age` rounds ago by decay
 The record is written once, after everything else. A crash before that leaves the record of the round
 before, and the copy of the feedback that fits it (peers/feedback_copies.py) is taken.
 
-**From claim to claim.** An auditor computes what came back from the claim before and the chain. So after a
-claim of the round right before, the feedback is the one which that claim left, and after a reset it is zero
-and nothing comes back. A contribution in between that was never claimed is undone; and where something that
-is to come back cannot be computed, because a frame or a reduced segment is not at hand, the feedback starts
-again from zero, and the claim says so.
+**From claim to claim.** A contribution goes on from the feedback that the claim before left; one that was
+never claimed is undone. An auditor can follow that where the claim before stands in a block a little below
+(peers/lineage.py). Where it does not, this may be done once in a while; else the feedback starts again from
+zero, and the claim says so. So it does where something that is to come back cannot be computed, because a
+frame or a reduced segment is not at hand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pydantic import Field, ValidationError
 
 from peers.exchange_format import ExchangeFormat
 from peers.feedback import ErrorFeedback, Returned
-from peers.returns import Change, Entry, Outcome, Return, Stored, settle
+from peers.returns import Change, Entry, Outcome, Return, Stored, discount, may_go_on, settle
 from peers.segment import SegmentFrame
 from peers.selection import Selector, select_largest
 from recipes.errors import MessageError, StateError
@@ -69,9 +69,10 @@ class Compressed:
 class _Record(Stored):
     """The content of record.json."""
 
-    version: int = Field(default=1, ge=1, le=1)
+    version: int = Field(default=2, ge=2, le=2)
     feedback_root: HexHash | None = None
     entries: tuple[Entry, ...] = ()
+    earlier: tuple[Entry, ...] = ()  # the entries as they stood before the newest contribution
 
 
 class ContributionHistory:
@@ -130,6 +131,8 @@ class ContributionHistory:
         tokens: int,
         outcome: Outcome,
         reduced: ReducedSegments,
+        source: str | None,
+        may_stray: bool = False,
         select: Selector = select_largest,
     ) -> Compressed:
         """Compress a round's pseudo-gradient, with what earlier contributions left out or have returned.
@@ -140,24 +143,29 @@ class ContributionHistory:
             tokens: trained on by the block below that round, from which its density follows.
             outcome: what became of earlier contributions.
             reduced: where to find the reduced segments that `outcome` names.
+            source: the newest claim, hex, in the blocks right below that round; None if there is none.
+            may_stray: whether it may go on from another claim than that.
             select: what finds the largest values.
 
         Raises:
             ValueError: as `ErrorFeedback.contribute`. Nothing was changed.
             StorageError: the disk refuses.
         """
-        self._undo_what_was_never_claimed(round_number)
+        self._undo_what_was_never_claimed()
+        earlier = self._record.entries
         entries, changes = settle(
-            self._record.entries,
+            earlier,
             round_number,
             outcome=outcome,
             segments=self._layout.segments,
             depth=self._depth,
         )
-
-        if not self._feedback.reset and not all(
-            self._is_at_hand(segment, change, reduced) for segment in changes for change in changes[segment]
-        ):
+        every = [(segment, change) for segment in changes for change in changes[segment]]
+        goes_on = bool(earlier) and may_go_on(
+            earlier[-1], [change for _, change in every], source=source, may_stray=may_stray
+        )
+        at_hand = all(self._is_at_hand(segment, change, reduced) for segment, change in every)
+        if not self._feedback.reset and not (at_hand and goes_on):
             self._feedback.start_again()
         reset = self._feedback.reset
         if reset:  # what was to come back is lost with the rest
@@ -169,21 +177,22 @@ class ContributionHistory:
 
         codec = self._form.at(tokens).codec
         frames = self._feedback.contribute(delta, codec=codec, returned=returned, select=select)
-        number = max((entry.number for entry in self._record.entries), default=0) + 1
+        number = max((entry.number for entry in earlier), default=0) + 1
         shutil.rmtree(
             self._folder / str(number), ignore_errors=True
         )  # of a contribution that a crash cut short
         for segment, frame in enumerate(frames):
             write_atomic(self._frame_path(number, segment), frame.to_bytes())
         root = self._feedback.root().hex()
-        self._write_record((*entries, Entry(number=number, round=round_number, tokens=tokens, feedback=root)))
+        newest = Entry(number=number, round=round_number, tokens=tokens, feedback=root)
+        self._write_record((*entries, newest), earlier=earlier)
         self._forget_what_is_not_recorded()
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
     def name_claim(self, claim: str) -> None:
         """Note the hash of the claim that commits to the newest contribution, before anyone sees it.
 
-        What was never claimed, nobody can count: all of it returns with the next contribution.
+        What was never claimed, nobody can count: it is undone by the next contribution.
 
         Args:
             claim: the claim's hash, hex.
@@ -195,7 +204,8 @@ class ContributionHistory:
         if not self._record.entries:
             raise StateError("There is no contribution to claim.")
         *earlier, newest = self._record.entries
-        self._write_record((*earlier, newest.model_copy(update={"claim": claim})))
+        claimed = newest.model_copy(update={"claim": claim})
+        self._write_record((*earlier, claimed), earlier=self._record.earlier)
 
     def frame(self, claim: str, segment: int) -> SegmentFrame | None:
         """Return a segment of the contribution that `claim` commits to, or None if it is not kept."""
@@ -212,17 +222,17 @@ class ContributionHistory:
         """Return a file in which the error feedback with this root lies, hex; None if it is not kept."""
         return self._feedback.find(root)
 
-    def _undo_what_was_never_claimed(self, round_number: int) -> None:
-        """Go back to the feedback that the claim of the round before left, if something came after it."""
-        entries = list(self._record.entries)
-        while entries and entries[-1].claim is None:
-            entries.pop()
-        undone = len(self._record.entries) - len(entries)
-        if not undone or not entries or entries[-1].round != round_number - 1:
+    def _undo_what_was_never_claimed(self) -> None:
+        """Go back to what was before the newest contribution, if that one was not claimed."""
+        record = self._record
+        if not record.entries or record.entries[-1].claim is not None:
             return
-        newest = entries[-1]
-        self._record = self._record.model_copy(update={"entries": tuple(entries)})
-        self._feedback.go_back(bytes.fromhex(newest.feedback or ""))
+        before = record.earlier[-1] if record.earlier else None
+        self._record = record.model_copy(update={"entries": record.earlier, "earlier": ()})
+        if before is None or before.claim is None or before.feedback is None:
+            self._feedback.start_again()
+        else:
+            self._feedback.go_back(bytes.fromhex(before.feedback))
 
     def _is_at_hand(self, segment: int, change: Change, reduced: ReducedSegments) -> bool:
         """Say whether what a change adds to the error feedback can be computed."""
@@ -246,11 +256,8 @@ class ContributionHistory:
                 share += np.float32(sign * due.factor) * self._mask(
                     change, segment, due, sent.positions, reduced
                 )
-        discount = 1.0
-        for _ in range(change.age - 1):  # the error feedback discounts by the last round itself
-            discount *= self._decay
         chosen = share != 0.0
-        values = sent.values[chosen] * share[chosen] * np.float32(discount)
+        values = sent.values[chosen] * share[chosen] * np.float32(discount(self._decay, age=change.age))
         return Returned(positions=sent.positions[chosen], values=values)
 
     def _mask(
@@ -295,8 +302,8 @@ class ContributionHistory:
         except (OSError, ValidationError):
             return _Record()
 
-    def _write_record(self, entries: tuple[Entry, ...]) -> None:
-        record = _Record(feedback_root=self._feedback.root().hex(), entries=entries)
+    def _write_record(self, entries: tuple[Entry, ...], *, earlier: tuple[Entry, ...]) -> None:
+        record = _Record(feedback_root=self._feedback.root().hex(), entries=entries, earlier=earlier)
         write_atomic(self._folder / _RECORD, record.model_dump_json().encode())
         self._record = record
 
@@ -309,10 +316,13 @@ class ContributionHistory:
 
 def _as_claimed(record: _Record, claims: Collection[str]) -> _Record:
     """Return the record as the claims that are known let it stand."""
-    entries = tuple(
-        entry if entry.claim in claims else entry.model_copy(update={"claim": None})
-        for entry in record.entries
-    )
+
+    def known(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        return tuple(
+            entry if entry.claim in claims else entry.model_copy(update={"claim": None}) for entry in entries
+        )
+
+    entries = known(record.entries)
     if entries and all(entry.claim is None for entry in entries):
         return _Record()
-    return record.model_copy(update={"entries": entries})
+    return record.model_copy(update={"entries": entries, "earlier": known(record.earlier)})

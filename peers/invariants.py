@@ -192,10 +192,13 @@ class Watch:
         kept = {entry.number for entry in entries}
         for entry in peer.disk.entries:
             if entry.number not in kept:
-                self._note_fates(entry, trunk.get(entry.round), otherwise="lost: the chain decided too late")
+                why = "the chain decided too late" if entry.claim is not None else "it was never claimed"
+                self._note_fates(entry, trunk.get(entry.round), otherwise=f"lost: {why}")
         if peer.liar is not None:
             return
         for entry in entries:
+            if entry.lost:
+                continue
             for segment, counted in self._counted_segments(entry, trunk.get(entry.round)).items():
                 self.require(
                     counted != (segment in entry.returned),
@@ -220,6 +223,7 @@ class Watch:
 
     def _note_fates(self, entry: Entry, link: Link | None, *, otherwise: str) -> None:
         counted = self._counted_segments(entry, link)
+        otherwise = "lost: its sender began again from zero" if entry.lost else otherwise
         for segment in range(self._world.rules.segments):
             if segment in entry.returned:
                 self.fates["returned"] += 1

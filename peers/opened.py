@@ -15,13 +15,13 @@ from peers.credit.comparing import OpenedChunks
 from peers.exchange_format import ExchangeFormat
 from peers.messages import Claim, Signed, parse
 from peers.opening import OpenedWork, OpeningForm
-from peers.returns import Counted
+from peers.returns import Counted, discount
 from peers.segment import ChunkProof, SegmentFrame, contribution_root, verify_chunk
 from recipes.errors import MessageError, Offence
 from recipes.layout import CHUNK_VALUES, Layout
 
 ReducedSegments = Callable[[str], SegmentFrame]
-"""Finds a reduced segment of the round before the audited one, by its root, hex, or raises StateError."""
+"""Finds a reduced segment of the round of a case's source, by its root, hex, or raises StateError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +46,25 @@ class OpeningCheck:
         layout: of the model.
         form: how the run's segments are encoded and combined.
         return_dropped: the recipe's `exchange.return_dropped`.
+        decay: of the error feedback, each round.
     """
 
     case: Case
     layout: Layout
     form: ExchangeFormat
     return_dropped: bool
+    decay: float
 
     @property
     def opening_form(self) -> OpeningForm:
         """What the opening may look like."""
-        case = self.case
-        tokens_before = case.before.counters.tokens if case.before is not None else 0
+        case, source = self.case, self.case.continued
+        earlier = source.tokens if source is not None else case.tokens
         return OpeningForm(
             layout=self.layout,
             places=case.places,
             codec=self.form.at(case.tokens).codec,
-            earlier_codec=self.form.at(tokens_before).codec,
+            earlier_codec=self.form.at(earlier).codec,
         )
 
     def check(self, data: bytes, *, reduced: ReducedSegments) -> Opened:
@@ -70,7 +72,7 @@ class OpeningCheck:
 
         Args:
             data: as it came from the claim's author.
-            reduced: where to find the reduced segments of the parent block.
+            reduced: where to find the reduced segments of the source's block.
 
         Raises:
             MessageError: it does not fit the claim.
@@ -83,17 +85,16 @@ class OpeningCheck:
         losses = opening.trace.values()
         if not self.case.whole:
             return Opened(losses, None)
-        predecessor = self.predecessor(opening.predecessor)
-        if predecessor is None and not claim.feedback_reset:
-            raise _false("the error feedback has no beginning")
-        if not self.case.shows_work(predecessor):
-            return Opened(losses, None)
+        if not self.case.shows_work:
+            if self.case.may_stray:
+                return Opened(losses, None)
+            raise _false("the error feedback goes on, once more, from a claim in none of the blocks below")
         if opening.work is None:
             raise _false("chunks are missing")
-        return Opened(losses, self._chunks(opening.work, predecessor, reduced))
+        return Opened(losses, self._chunks(opening.work, reduced))
 
     def predecessor(self, content: bytes) -> Signed[Claim] | None:
-        """Return the claim before, which the audited one names; None if it names none.
+        """Return the claim before, which an audited one that ran ahead names; None if it names none.
 
         Raises:
             MessageError: this is another one.
@@ -107,15 +108,14 @@ class OpeningCheck:
         return signed
 
     def contribution(self, claim: Signed[Claim], frames: Sequence[bytes]) -> tuple[SegmentFrame, ...]:
-        """Return the frames of the contribution of the claim before, if these are all of it.
+        """Return the frames of the contribution that a window ahead started from, if these are all of it.
 
         Raises:
             MessageError: they are not.
         """
-        form = self.opening_form
+        codec = self.form.at(self.case.start.counters.tokens).codec
         parsed = tuple(
-            SegmentFrame.parse(frame, codec=form.earlier_codec, chunks=self.layout.chunks_per_segment)
-            for frame in frames
+            SegmentFrame.parse(frame, codec=codec, chunks=self.layout.chunks_per_segment) for frame in frames
         )
         if len(parsed) != self.layout.segments or (
             contribution_root([frame.root() for frame in parsed]).hex() != claim.body.contribution
@@ -123,9 +123,7 @@ class OpeningCheck:
             raise _false("this is not the contribution of the claim before")
         return parsed
 
-    def _chunks(
-        self, work: OpenedWork, predecessor: Signed[Claim] | None, reduced: ReducedSegments
-    ) -> OpenedChunks:
+    def _chunks(self, work: OpenedWork, reduced: ReducedSegments) -> OpenedChunks:
         claim, places, chunks = self.case.claim.body, self.case.places, self.layout.chunks
         form = self.opening_form
         if not work.after.fits(claim.feedback, places, chunks=chunks):
@@ -133,13 +131,16 @@ class OpeningCheck:
         sent = self._decoded(work.sent, claim.contribution, form.codec)
         before = np.zeros((len(places), CHUNK_VALUES), dtype=np.uint16)
         returned = np.zeros((len(places), CHUNK_VALUES), dtype=np.float32)
-        if not claim.feedback_reset and predecessor is not None:
-            if work.before is None or not work.before.fits(predecessor.body.feedback, places, chunks=chunks):
+        source = self.case.continued
+        if source is not None:
+            body = source.claim.body
+            if work.before is None or not work.before.fits(body.feedback, places, chunks=chunks):
                 raise _false("the error feedback before the round is another one")
             before = work.before.values
-            earlier = self._decoded(work.earlier, predecessor.body.contribution, form.earlier_codec)
-            counted = self.case.counted(predecessor.hash, self.form, return_dropped=self.return_dropped)
+            earlier = self._decoded(work.earlier, body.contribution, form.earlier_codec)
+            counted = source.counted(clip_factor=self.form.clip_factor, return_dropped=self.return_dropped)
             returned = self._returned(earlier, counted, reduced)
+            returned *= discount(self.decay, age=claim.round - body.round)
         return OpenedChunks(before=before, returned=returned, after=work.after.values, sent=sent)
 
     def _decoded(self, proofs: Sequence[ChunkProof], root: str, codec: Codec) -> SparseChunks:

@@ -3,16 +3,15 @@
     part    of every audit
     0       the salt of the loss trace, 32 bytes
     1       the losses, little-endian float32
-    2       the claim before, canonical JSON; empty where there is none
-            of an audit of all steps, with a claim before of the round right before, or after a reset
-    3       E before the round: the drawn chunks, and their paths; empty after a reset
-    4       E after it, likewise
-    5       the contribution: a proof for each chunk (segment.py), joined
-    6       that of the claim before, likewise; empty after a reset
+            of an audit of all steps
+    2       E before the round: the drawn chunks, and their paths; empty after a reset
+    3       E after it, likewise
+    4       the contribution: a proof for each chunk (segment.py), joined
+    5       that of the claim which E goes on from, likewise; empty after a reset
 
 Which chunks are drawn both sides know. E's chunks are 8192 bytes of bfloat16 each, high bytes first and
 deflated where that is shorter, for signs and exponents repeat. Everything has a bound, and is held against
-the roots in the two claims (opened.py): until then it may be anything.
+the roots in the two claims (opened.py): until then it may be anything. Both claims are on the chain.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from numpy.typing import NDArray
 
 from peers.codec import Codec
 from peers.feedback_copies import LEAF_BYTES
-from peers.messages import KINDS
 from peers.parts import join_parts, split_parts
 from peers.segment import ChunkProof
 from peers.traces import MOST_STEPS, LossTrace
@@ -35,8 +33,7 @@ from recipes.errors import MessageError, Offence
 from recipes.layout import CHUNK_VALUES, Layout
 
 _RAW, _DEFLATED = b"\x00", b"\x01"
-_PARTS_OF_TRACE, _PARTS_OF_ALL = 3, 7
-_MOST_CLAIM_BYTES = KINDS["claim"][1]
+_PARTS_OF_TRACE, _PARTS_OF_ALL = 2, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +99,7 @@ class OpenedWork:
         before: E before the round; None after a reset.
         after: E after it.
         sent: the contribution.
-        earlier: that of the claim before; none after a reset.
+        earlier: that of the claim which E goes on from; none after a reset.
     """
 
     before: OpenedFeedback | None
@@ -122,15 +119,14 @@ class OpenedWork:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """What a peer opens: the trace, the claim before in canonical JSON, and for a whole window the rest."""
+    """What a peer opens: the trace, and for a whole window the rest."""
 
     trace: LossTrace
-    predecessor: bytes = b""
     work: OpenedWork | None = None
 
     def to_bytes(self) -> bytes:
         """Return it as it is sent."""
-        parts = [self.trace.salt, self.trace.losses, self.predecessor]
+        parts = [self.trace.salt, self.trace.losses]
         return join_parts(parts if self.work is None else [*parts, *self.work.to_parts()])
 
 
@@ -142,7 +138,7 @@ class OpeningForm:
         layout: of the model.
         places: the drawn chunks; none if only the trace is opened.
         codec: that the claim's contribution is encoded with.
-        earlier_codec: likewise, of the round before.
+        earlier_codec: likewise, of the claim which E goes on from.
     """
 
     layout: Layout
@@ -153,7 +149,7 @@ class OpeningForm:
     @property
     def limit(self) -> int:
         """Bytes of the longest opening."""
-        bare = 4 * _PARTS_OF_TRACE + merkle.HASH_BYTES + 4 * MOST_STEPS + _MOST_CLAIM_BYTES
+        bare = 4 * _PARTS_OF_TRACE + merkle.HASH_BYTES + 4 * MOST_STEPS
         if not self.places:
             return bare
         longest = 2 * merkle.HASH_BYTES * max(1, (self.layout.chunks - 1).bit_length() + 1)  # of two trees
@@ -172,12 +168,12 @@ class OpeningForm:
         parts = split_parts(data, most=_PARTS_OF_ALL)
         if len(parts) not in (_PARTS_OF_TRACE, _PARTS_OF_ALL):
             raise _malformed("an opening with parts missing")
-        salt, losses, predecessor = parts[:_PARTS_OF_TRACE]
+        salt, losses = parts[:_PARTS_OF_TRACE]
         if len(salt) != merkle.HASH_BYTES or len(losses) % 4 or len(losses) > 4 * MOST_STEPS:
             raise _malformed("an opening whose trace is none")
         trace = LossTrace(salt, losses)
         work = self._parse_work(parts[_PARTS_OF_TRACE:]) if len(parts) == _PARTS_OF_ALL else None
-        return Opening(trace, predecessor, work)
+        return Opening(trace, work)
 
     def _parse_work(self, parts: Sequence[bytes]) -> OpenedWork:
         before, after, sent, earlier = parts

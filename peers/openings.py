@@ -1,7 +1,7 @@
 """What this peer keeps of its own claims that are audited, to open it to their auditors.
 
-    openings/ROUND.CLAIM.SEED.opening   the claim before, and what the drawn chunks came from (opening.py)
-    openings/ROUND.CLAIM.SEED.start     the contribution of the claim before, where the window started from it
+    openings/ROUND.CLAIM.SEED.opening   what the drawn chunks came from (opening.py)
+    openings/ROUND.CLAIM.SEED.start     the claim before and its contribution, if the window started from it
 
 Two branches may draw the same claim by other seeds, and other chunks of it. Both files are written when the
 chain has drawn the claim. Until then everything is at hand (peers/history.py): contributions for D rounds,
@@ -21,7 +21,7 @@ from peers.feedback_copies import leaves_of, read_chunk
 from peers.history import ContributionHistory
 from peers.messages import Claim, Signed
 from peers.opening import OpenedFeedback, OpenedWork, Opening
-from peers.parts import join_parts, split_parts
+from peers.parts import join_parts
 from peers.segment import ChunkProof
 from peers.traces import TraceStore
 from recipes import merkle
@@ -56,11 +56,10 @@ class Openings:
             StorageError: the disk refuses.
         """
         path = self._path(case, "opening")
-        content = [predecessor.canonical() if predecessor is not None else b""]
-        if not path.exists() and not case.shows_work(predecessor):
-            write_atomic(path, join_parts(content))
-        elif not path.exists() and (work := self._work(case, predecessor)) is not None:
-            write_atomic(path, join_parts([*content, *work.to_parts()]))
+        if not path.exists() and not case.shows_work:
+            write_atomic(path, b"")
+        elif not path.exists() and (work := self._work(case)) is not None:
+            write_atomic(path, join_parts(work.to_parts()))
         start = self._path(case, "start")
         if with_start and predecessor is not None and not start.exists():
             frames = self._history.frames(predecessor.hash, segments=self._layout.segments)
@@ -77,8 +76,7 @@ class Openings:
         trace = self._traces.find(case.claim.body.loss_commitment)
         if trace is None:
             raise MessageError("that claim's trace is not here any more")
-        predecessor, *work = split_parts(self._read(case, "opening"), most=5)
-        return Opening(trace, predecessor).to_bytes() + join_parts(work)
+        return Opening(trace).to_bytes() + self._read(case, "opening")
 
     def start(self, case: Case) -> bytes:
         """Return what the start of a window that ran ahead takes: the claim before, and its contribution.
@@ -104,17 +102,18 @@ class Openings:
         except OSError as error:
             raise MessageError(f"the {kind} of that claim is not here") from error
 
-    def _work(self, case: Case, predecessor: Signed[Claim] | None) -> OpenedWork | None:
+    def _work(self, case: Case) -> OpenedWork | None:
         """Return what the drawn chunks came from, or None if it is not all here any more."""
         claim = case.claim.body
         after = self._feedback(claim.feedback, case.places)
         sent = self._proofs(case.claim.hash, case.places)
         if after is None or sent is None:
             return None
-        if claim.feedback_reset or predecessor is None:
+        if case.continued is None:
             return OpenedWork(before=None, after=after, sent=sent, earlier=())
-        before = self._feedback(predecessor.body.feedback, case.places)
-        earlier = self._proofs(predecessor.hash, case.places)
+        source = case.continued.claim
+        before = self._feedback(source.body.feedback, case.places)
+        earlier = self._proofs(source.hash, case.places)
         if before is None or earlier is None:
             return None
         return OpenedWork(before=before, after=after, sent=sent, earlier=earlier)

@@ -102,6 +102,25 @@ def settle(
     return kept, changes
 
 
+def may_go_on(newest: Entry, changes: Iterable[Change], *, source: str | None, may_stray: bool) -> bool:
+    """Say whether a contribution may go on from the feedback of the newest one before it (lineage.py).
+
+    It may if an auditor can follow: if that one's claim is `source`, hex, and nothing returns but of it, for
+    the first time. From another claim, which auditors see too, it may if it `may_stray`.
+    """
+    if newest.claim is None or newest.claim != source:
+        return newest.claim is not None and may_stray
+    return all(change.number == newest.number and change.before is None for change in changes)
+
+
+def discount(decay: float, *, age: int) -> float:
+    """Return the factor on what returns after `age` rounds, as if it had never left the error feedback.
+
+    Once by `decay` the feedback discounts it by itself, with all else that it holds.
+    """
+    return float(decay ** (age - 1))
+
+
 def _due(counted: Counted | None) -> Return | None:
     """Say what of a segment is to return: all that is not counted, and what was dropped of what is."""
     if counted is None:

@@ -19,8 +19,9 @@ from peers.credit.verdict import Outcome, Verdict
 from peers.engine import RoundEngine
 from peers.kept_chain import KeptFinal
 from peers.liars import Liar
+from peers.lineage import is_known, may_stray, source_of
 from peers.messages import AnyMessage, HeadNotice
-from peers.returns import Counted, Entry, settle
+from peers.returns import Counted, Entry, may_go_on, settle
 from peers.virtual_clock import Clock
 from peers.virtual_disk import GENESIS, GENESIS_DIGEST, NUMERIC_CLASS, Disk, DiskAfter, next_digest, roots_of
 from peers.virtual_links import Line
@@ -358,17 +359,29 @@ class VirtualPeer:
         """Contribute; what the chain did not count of earlier contributions returns."""
         chain = self.running.chain
         if work.parent in chain:
+            number = chain.link(work.parent).round + 1
             trunk = trunk_below(chain, work.parent)
-            entries, _ = settle(
-                self.disk.entries,
-                chain.link(work.parent).round + 1,
+            known = self.disk.entries
+            while known and known[-1].claim is None:  # never claimed: undone
+                known = known[:-1]
+            entries, changes = settle(
+                known,
+                number,
                 outcome=lambda number, claim: counted_of(trunk.get(number), claim, self.id),
                 segments=self.world.rules.segments,
                 depth=self.world.rules.rewind_depth,
             )
+            source = source_of(chain, work.parent, self.id)
+            if known and not may_go_on(
+                known[-1],
+                [change for segment in changes.values() for change in segment],
+                source=source.claim.hash if source is not None else None,
+                may_stray=is_known(chain, work.parent) and may_stray(chain, work.parent, self.id),
+            ):
+                entries = [entry.model_copy(update={"lost": True}) for entry in entries]
             self.world.watch.contributed(self, entries, trunk)
-            number = max((entry.number for entry in self.disk.entries), default=0) + 1
-            self.disk.entries = [*entries, Entry(number=number, round=chain.link(work.parent).round + 1)]
+            newest = max((entry.number for entry in self.disk.entries), default=0)
+            self.disk.entries = [*entries, Entry(number=newest + 1, round=number)]
         self.take(work)
 
     def _push(

@@ -18,7 +18,7 @@ from peers.codec import Codec
 from peers.exchange_format import ExchangeFormat
 from peers.feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
 from peers.feedback_copies import leaves_of
-from peers.history import ContributionHistory
+from peers.history import Compressed, ContributionHistory
 from peers.returns import Counted, Outcome
 from peers.segment import SegmentFrame
 from recipes import merkle
@@ -201,13 +201,42 @@ def history(folder: Path, depth: int = 16) -> ContributionHistory:
     return ContributionHistory(folder, layout=LAYOUT, form=FORM, decay=DECAY, depth=depth)
 
 
+ELSEWHERE = 0  # a claim that the own history does not hold: the newest own one stands in no block below
+
+
 def contribute(
-    to: ContributionHistory, number: int, swarm: Swarm, values: NDArray[np.float32] | None = None
+    to: ContributionHistory,
+    number: int,
+    swarm: Swarm,
+    values: NDArray[np.float32] | None = None,
+    *,
+    source: int | None = None,
+    may_stray: bool = False,
 ) -> NDArray[np.float32]:
-    gradient = delta(number) if values is None else values
-    built = to.contribute(number, gradient, tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    built = build(to, number, swarm, values, source=source, may_stray=may_stray)
     to.name_claim(claim(number))
     return dense(built.frames)
+
+
+def build(
+    to: ContributionHistory,
+    number: int,
+    swarm: Swarm,
+    values: NDArray[np.float32] | None = None,
+    *,
+    source: int | None = None,
+    may_stray: bool = False,
+) -> Compressed:
+    """Contribute without claiming; the claim of the round before, unless said, stands in a block below."""
+    return to.contribute(
+        number,
+        delta(number) if values is None else values,
+        tokens=0,
+        outcome=swarm.outcome,
+        reduced=swarm.find,
+        source=claim(number - 1 if source is None else source),
+        may_stray=may_stray,
+    )
 
 
 def feedback_on_disk(folder: Path) -> NDArray[np.float32]:
@@ -240,17 +269,51 @@ def test_a_contribution_whose_round_has_no_block_yet_waits(tmp_path: Path) -> No
     left = DECAY * (delta(1) - first) + delta(2) - second
     assert close(feedback_on_disk(tmp_path), left)
     swarm.verdicts[claim(1)] = {}
-    third = contribute(peer, 3, swarm)
+    third = contribute(peer, 3, swarm, source=ELSEWHERE, may_stray=True)
     assert close(feedback_on_disk(tmp_path), DECAY * left + DECAY**2 * first + delta(3) - third)
 
 
-def test_a_contribution_that_was_never_claimed_returns(tmp_path: Path) -> None:
-    peer, swarm = history(tmp_path), Swarm()
-    built = peer.contribute(1, delta(1), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
-    first = dense(built.frames)
-    second = contribute(history(tmp_path), 2, swarm)
-    assert close(feedback_on_disk(tmp_path), DECAY * delta(1) + delta(2) - second)
-    assert np.count_nonzero(first)
+def test_what_returns_after_missed_rounds_is_discounted_as_if_it_had_never_left(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): {}})
+    first = contribute(peer, 1, swarm)
+    fourth = contribute(peer, 4, swarm, source=1)
+    expected = DECAY * (delta(1) - first) + DECAY**3 * first + delta(4) - fourth
+    assert close(feedback_on_disk(tmp_path), expected)
+
+
+@pytest.mark.parametrize("counted", [EVERYTHING, {}])
+def test_a_contribution_that_was_never_claimed_is_undone_and_what_returned_to_it_returns_again(
+    tmp_path: Path, counted: Mapping[int, Counted]
+) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): counted})
+    first = contribute(peer, 1, swarm)
+    build(peer, 2, swarm)
+    again = build(history(tmp_path), 3, swarm, source=1)
+    back = 0 * first if counted else DECAY * first
+    left = DECAY * (delta(1) - first + back) + delta(3) - dense(again.frames)
+    assert not again.feedback_reset
+    assert close(feedback_on_disk(tmp_path), left)
+
+
+def test_from_a_claim_in_no_block_below_it_goes_on_only_if_it_may(tmp_path: Path) -> None:
+    swarm = Swarm({claim(1): {}})
+    for folder, may_stray in ((tmp_path / "may", True), (tmp_path / "may not", False)):
+        peer = history(folder)
+        contribute(peer, 1, swarm)
+        built = build(peer, 2, swarm, source=ELSEWHERE, may_stray=may_stray)
+        assert built.feedback_reset is not may_stray
+        kept = DECAY * delta(1) if may_stray else 0 * delta(1)
+        assert close(feedback_on_disk(folder), kept + delta(2) - dense(built.frames))
+
+
+def test_where_an_earlier_return_changes_unseen_by_auditors_the_feedback_starts_again(tmp_path: Path) -> None:
+    peer, swarm = history(tmp_path), Swarm({claim(1): {}, claim(2): EVERYTHING})
+    contribute(peer, 1, swarm)
+    contribute(peer, 2, swarm)
+    swarm.verdicts[claim(1)] = EVERYTHING
+    built = build(peer, 3, swarm, may_stray=True)
+    assert built.feedback_reset
+    assert close(feedback_on_disk(tmp_path), delta(3) - dense(built.frames))
 
 
 def test_what_returned_is_taken_back_when_the_chain_counts_it_after_all(tmp_path: Path) -> None:
@@ -260,7 +323,7 @@ def test_what_returned_is_taken_back_when_the_chain_counts_it_after_all(tmp_path
     returned = DECAY * delta(1) + delta(2) - second
     assert close(feedback_on_disk(tmp_path), returned)
     swarm.verdicts[claim(1)] = EVERYTHING
-    third = contribute(peer, 3, swarm)
+    third = contribute(peer, 3, swarm, source=ELSEWHERE, may_stray=True)
     taken_back = DECAY * returned - DECAY**2 * first + delta(3) - third
     assert close(feedback_on_disk(tmp_path), taken_back)
     fourth = contribute(peer, 4, swarm)
@@ -269,7 +332,7 @@ def test_what_returned_is_taken_back_when_the_chain_counts_it_after_all(tmp_path
 
 def test_values_that_the_reduced_segment_dropped_return_less_what_was_clipped(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm()
-    built = peer.contribute(1, delta(1), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    built = build(peer, 1, swarm)
     peer.name_claim(claim(1))
     first = dense(built.frames)
     root = swarm.reduce(built.frames[0])
@@ -284,7 +347,7 @@ def test_values_that_the_reduced_segment_dropped_return_less_what_was_clipped(tm
 
 def test_dropped_values_are_not_returned_again_when_their_whole_segment_is(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm()
-    built = peer.contribute(1, delta(1), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    built = build(peer, 1, swarm)
     peer.name_claim(claim(1))
     first = dense(built.frames)
     swarm.verdicts[claim(1)] = {
@@ -297,7 +360,7 @@ def test_dropped_values_are_not_returned_again_when_their_whole_segment_is(tmp_p
     # The branch is lost, and with it the reduced segments; another process goes on.
     swarm.verdicts |= {claim(1): {}, claim(2): EVERYTHING}
     swarm.reduced.clear()
-    third = contribute(history(tmp_path), 3, swarm)
+    third = contribute(history(tmp_path), 3, swarm, source=ELSEWHERE, may_stray=True)
     expected = DECAY * before + DECAY**2 * (first - dropped) + delta(3) - third
     assert close(feedback_on_disk(tmp_path), expected)
     assert np.count_nonzero(second)
@@ -342,7 +405,7 @@ def test_without_a_whole_copy_a_crash_resets_the_feedback_and_nothing_returns(tm
         copy.write_bytes(bytes(len(copy.read_bytes())))
     restarted = history(tmp_path)
     assert restarted.feedback_reset
-    built = restarted.contribute(3, delta(3), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    built = build(restarted, 3, swarm)
     assert built.feedback_reset
     assert close(feedback_on_disk(tmp_path), delta(3) - dense(built.frames))
     assert not restarted.feedback_reset
@@ -355,8 +418,8 @@ def test_without_a_whole_copy_a_crash_resets_the_feedback_and_nothing_returns(tm
 def test_a_contribution_that_was_never_claimed_is_undone_by_another_for_its_round(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm({claim(1): EVERYTHING})
     first = contribute(peer, 1, swarm)
-    peer.contribute(2, delta(2), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
-    again = peer.contribute(2, delta(3), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    build(peer, 2, swarm)
+    again = build(peer, 2, swarm, delta(3))
     assert not again.feedback_reset
     assert close(feedback_on_disk(tmp_path), DECAY * (delta(1) - first) + delta(3) - dense(again.frames))
 
@@ -364,7 +427,7 @@ def test_a_contribution_that_was_never_claimed_is_undone_by_another_for_its_roun
 def test_the_feedback_starts_again_where_what_returns_cannot_be_computed(tmp_path: Path) -> None:
     peer, swarm = history(tmp_path), Swarm({claim(1): {0: Counted(reduced="ab" * 32)}})
     contribute(peer, 1, swarm)
-    built = peer.contribute(2, delta(2), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+    built = build(peer, 2, swarm)
     assert built.feedback_reset
     assert close(feedback_on_disk(tmp_path), delta(2) - dense(built.frames))
 
@@ -380,7 +443,7 @@ def test_the_feedback_that_the_last_few_claims_left_is_kept_by_its_root(tmp_path
     peer, swarm = history(tmp_path), Swarm({claim(number): EVERYTHING for number in range(1, 9)})
     left: dict[str, NDArray[np.float32]] = {}
     for number in range(1, 8):
-        built = peer.contribute(number, delta(number), tokens=0, outcome=swarm.outcome, reduced=swarm.find)
+        built = build(peer, number, swarm)
         peer.name_claim(claim(number))
         left[built.feedback_root.hex()] = feedback_on_disk(tmp_path)
     found = {root: peer.feedback_file(root) for root in left}
