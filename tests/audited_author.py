@@ -64,8 +64,8 @@ class Author:
         self.openings = Openings(folder, layout=LAYOUT, history=self.history, traces=self.contributor.traces)
         self.claims: list[Signed[Claim]] = []
 
-    def go_through_a_round(self, *, counted: Collection[int] = (0, 1)) -> None:
-        """Contribute, claim, and see a block that counts these segments."""
+    def go_through_a_round(self, *, counted: Collection[int] = (0, 1), listed: bool = True) -> None:
+        """Contribute, claim, and see a block that counts these segments, or lists others' claims alone."""
         swarm, parent = self.swarm, self.head
         window: Any = SimpleNamespace(
             delta=delta(parent.round), losses=LOSSES, steps=2, slots_used=(), select=select_largest
@@ -77,6 +77,10 @@ class Author:
         fields = {name: getattr(work, name) for name in COMMITTED}
         claim = swarm.claim(self.key, parent, predecessor=predecessor, **fields)
         self.contributor.name_claim(claim.hash)
+        self.claims.append(claim)
+        if not listed:
+            self.head = swarm.grow(parent, swarm.keys[1:])
+            return
         others = [swarm.claim(key, parent) for key in swarm.keys[1:]]
         roster = swarm.roster([claim, *others], parent)
         self.exchange.begin(roster, tokens=parent.counters.tokens)
@@ -88,7 +92,6 @@ class Author:
             reduction = swarm.reduction(roster, segment, parent, root=root, bytes=size, included=(0,))
             reductions.append(reduction if segment in counted else None)
         self.head = swarm.add(swarm.block(parent, (), roster=roster, reductions=tuple(reductions)))
-        self.claims.append(claim)
 
     def audit(self) -> Audit:
         """The audit of the claim before the newest, which the newest block drew."""
@@ -101,7 +104,9 @@ class Author:
         return case
 
     def check(self, case: Case) -> OpeningCheck:
-        return OpeningCheck(case=case, layout=LAYOUT, form=FORM, return_dropped=self.return_dropped)
+        return OpeningCheck(
+            case=case, layout=LAYOUT, form=FORM, return_dropped=self.return_dropped, decay=DECAY
+        )
 
     def opened(self, case: Case) -> bytes:
         """Keep what an auditor may ask for, and return it."""

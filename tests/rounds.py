@@ -140,7 +140,7 @@ class Swarm:
             "contribution_bytes": 1000,
             "norms": (1.0,) * self.rules.segments,
             "feedback": name("feedback"),
-            "feedback_reset": False,
+            "feedback_reset": True,
             "predecessor": None,
             "loss_commitment": name("losses"),
             "nonce_commitment": digest(self.nonce(key, parent.hash)).hex(),

@@ -177,13 +177,20 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
     def opened() -> ContributionHistory:
         return ContributionHistory(tmp_path, layout=layout, form=EARLY, decay=1.0)
 
-    first = opened().contribute(1, delta, tokens=99, outcome=lambda *_: None, reduced=lambda *_: None)
+    first = opened().contribute(
+        1, delta, tokens=99, outcome=lambda *_: None, reduced=lambda *_: None, source=None
+    )
     opened().name_claim("ab" * 32)
     again = opened().frame("ab" * 32, 2)
     assert again is not None
     assert again.to_bytes() == first.frames[2].to_bytes()
     second = opened().contribute(
-        2, np.zeros_like(delta), tokens=100, outcome=lambda *_: {}, reduced=lambda *_: None
+        2,
+        np.zeros_like(delta),
+        tokens=100,
+        outcome=lambda *_: {},
+        reduced=lambda *_: None,
+        source="ab" * 32,
     )
     largest = first.frames[0].decode()
     returned = second.frames[0].decode()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from peers.codec import Codec
 from peers.credit.comparing import chunk_gap, sample_chunks
 from peers.credit.drawing import MOST_OPENED, chunks_to_open
+from peers.lineage import MOST_BLOCKS_BETWEEN
 from peers.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
 from peers.parts import join_parts, split_parts
 from peers.segment import ChunkProof
@@ -53,16 +54,56 @@ def test_opened_chunks_imply_the_pseudo_gradient_of_the_window(
     assert gap.length < 1e-3
 
 
-def test_after_a_missed_round_the_trace_alone_is_opened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missed", [1, MOST_BLOCKS_BETWEEN - 1])
+def test_after_a_few_missed_rounds_the_feedback_goes_on_and_is_opened(tmp_path: Path, missed: int) -> None:
+    author = Author(tmp_path)
+    author.go_through_a_round(counted=(1,))
+    author.head = author.swarm.grow(author.head, author.swarm.keys[1:], missed)
+    author.go_through_a_round()
+    author.go_through_a_round()
+    case = author.case()
+    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    assert not case.claim.body.feedback_reset
+    assert opened.chunks is not None
+    trained = sample_chunks(delta(case.claim.body.round - 1), case.places)
+    gap = chunk_gap(opened.chunks, trained, codec=author.check(case).opening_form.codec, decay=DECAY)
+    assert gap.sound
+    assert gap.direction < 1e-4
+
+
+def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_trace_alone(
+    tmp_path: Path,
+) -> None:
     author = Author(tmp_path)
     author.go_through_a_round()
-    author.head = author.swarm.grow(author.head, author.swarm.keys[1:])
+    author.go_through_a_round(listed=False)
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
     opened = author.check(case).check(author.opened(case), reduced=author.reduced)
     assert case.whole
+    assert case.may_stray
+    assert not case.claim.body.feedback_reset
     assert opened.chunks is None
+
+    author.go_through_a_round(listed=False)
+    author.go_through_a_round()
+    author.go_through_a_round()
+    case = author.case()
+    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    assert case.claim.body.feedback_reset  # for it had done so just before
+    assert opened.chunks is not None
+
+
+def test_who_goes_on_again_from_a_claim_in_no_roster_does_not_fit_its_claim(tmp_path: Path) -> None:
+    author = Author(tmp_path)
+    author.go_through_a_round()
+    author.go_through_a_round(listed=False)
+    author.go_through_a_round()
+    author.go_through_a_round()
+    case = dataclasses.replace(author.case(), may_stray=False)
+    with pytest.raises(MessageError, match="once more"):
+        author.check(case).check(author.opened(case), reduced=author.reduced)
 
 
 def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path) -> None:
@@ -110,7 +151,7 @@ def part(number: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], byt
     """Change one part of an opening."""
 
     def changed(data: bytes) -> bytes:
-        parts = split_parts(data, most=7)
+        parts = split_parts(data, most=6)
         parts[number] = change(parts[number])
         return join_parts(parts)
 
@@ -132,18 +173,16 @@ LIES: dict[str, Callable[[bytes], bytes]] = {
     "another salt": part(0, lambda salt: bytes(len(salt))),
     "another trace": part(1, lambda losses: losses[:-4] + np.float32(1.0).tobytes()),
     "a longer trace": part(1, lambda losses: losses + losses),
-    "no claim before": part(2, lambda _: b""),
-    "another claim before": part(2, lambda claim: claim.replace(b'"steps":3', b'"steps":4')),
-    "no feedback before": part(3, lambda _: b""),
-    "another feedback before": part(3, other_values),
-    "another feedback after": part(4, other_values),
-    "another path": part(4, flipped),
-    "another contribution": part(5, flipped),
+    "no feedback before": part(2, lambda _: b""),
+    "another feedback before": part(2, other_values),
+    "another feedback after": part(3, other_values),
+    "another path": part(3, flipped),
+    "another contribution": part(4, flipped),
     "the contribution of another round": lambda data: join_parts(
-        [*split_parts(data, most=7)[:5], *split_parts(data, most=7)[:4:-1]]
+        [*split_parts(data, most=6)[:4], *split_parts(data, most=6)[:3:-1]]
     ),
-    "another contribution before": part(6, flipped),
-    "chunks missing": lambda data: join_parts(split_parts(data, most=7)[:3]),
+    "another contribution before": part(5, flipped),
+    "chunks missing": lambda data: join_parts(split_parts(data, most=6)[:2]),
 }
 
 
@@ -225,8 +264,7 @@ def opening_of(form: OpeningForm, *, noise: bool, seed: int = 0, steps: int = 30
         return tuple(found)
 
     work = OpenedWork(feedback(), feedback(), proofs(form.codec), proofs(form.earlier_codec))
-    claim = draw.bytes(64 << 10) if noise else draw.bytes(1500)
-    return Opening(LossTrace(draw.bytes(32), draw.bytes(4 * steps)), claim, work)
+    return Opening(LossTrace(draw.bytes(32), draw.bytes(4 * steps)), work)
 
 
 @settings(deadline=None, max_examples=25)
@@ -268,8 +306,8 @@ def test_even_of_noise_an_opening_is_two_mebibytes_and_its_paths_and_proofs() ->
     size = len(opening.to_bytes())
     paths = 4 * 32 * sum(merkle.path_length(place, BILLION.chunks) for place in form.places)
     contents = 2 * MOST_OPENED * (form.codec.max_chunk_bytes + 6)
-    claim_and_trace = (64 << 10) + 4 * 2**16
-    assert size <= 2 * 2**20 + paths + 2 * MOST_OPENED * 2 * 32 + contents + claim_and_trace + 100
+    trace = 4 * 2**16
+    assert size <= 2 * 2**20 + paths + 2 * MOST_OPENED * 2 * 32 + contents + trace + 100
     assert size <= form.limit
 
 
