@@ -14,7 +14,7 @@ from peers.credit.accounts import Accounts
 from peers.credit.derive import Derivation, Ground, Settled, derive, ground_of
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally
-from peers.credit.verify import Verified, verify_export
+from peers.credit.verify import Verified, Watch, verify_export
 from peers.messages import Block, Signed
 from recipes.errors import DataError, IdentityError, StateError
 from recipes.home import IDENTITY_KEY, home_folder
@@ -148,8 +148,8 @@ def _standing_of(verified: Verified) -> Standing:
     )
 
 
-def check_file(path: Path) -> Verified:
-    """Verify the export in a file.
+def check_file(path: Path, *, watch: Watch | None = None) -> Verified:
+    """Verify the export in a file; `watch` is told of each block.
 
     Raises:
         DataError: it cannot be read, or something in it is not as it must be.
@@ -157,7 +157,7 @@ def check_file(path: Path) -> Verified:
     """
     try:
         with path.open("rb") as stream:
-            return verify_export(stream)
+            return verify_export(stream, watch=watch)
     except OSError as error:
         raise DataError(
             f"Cannot read {path}: {error.strerror}.", remedy="Name an export of a ledger."
