@@ -42,6 +42,9 @@ from recipes.publication import check_signed
 from recipes.recipe import run_id
 from recipes.signature import MAXIMUM_SIGNATURES, OwnerSignature, SignatureFile
 
+REFUSED = "Do not trust this export. Get another, or make one from the chain of a peer of yours."
+"""What to do about an export in which something is not as it must be."""
+
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 Grounds = Callable[[Header], Ground]
@@ -135,10 +138,7 @@ class _Lines:
 
     def refused(self, reason: object) -> DataError:
         """Return the error that says what is wrong with the line at hand."""
-        return DataError(
-            f"Line {self.number}: {reason}",
-            remedy="Do not trust this export. Get another, or make one from the chain of a peer of yours.",
-        )
+        return DataError(f"Line {self.number}: {reason}", remedy=REFUSED)
 
 
 def verify_export(
