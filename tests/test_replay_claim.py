@@ -1,4 +1,4 @@
-"""`peers.ledger verify --replay`: a claim is re-executed from public data, and each way in which that ends."""
+"""`peers.ledger verify --replay`: a claim is re-executed from public data, and how that ends."""
 
 from __future__ import annotations
 
