@@ -9,18 +9,19 @@ from typing import Any, cast
 
 import pytest
 from rounds import elected
+from trained_run import AUDITED as AUDITED_WINDOWS
 from trained_run import TrainedRun, other_text
 from typer.testing import CliRunner
 
 import trainer.replay
 from peers import ledger
-from peers.claim_search import ClaimSearch
+from peers.claim_search import ClaimSearch, FoundClaim
 from peers.credit.comparing import FARTHEST, TraceGap
 from peers.credit.derive import Derivation, Ground
 from peers.credit.judging import Judgement
 from peers.credit.replaying import Numerics
 from peers.opened_claims import OpenedClaim, OpenedClaims
-from peers.replay_claim import Replayed, choose_numerics
+from peers.replay_claim import Replayed, choose_numerics, replay_claim
 from peers.replay_report import conclude
 from peers.run_data import RunData
 from recipes.errors import DataError, ReplayError
@@ -73,6 +74,17 @@ def replayed(bench: Bench, claim: str, *words: object, run: Path | None = None) 
     return Told(result.exit_code, " ".join(result.output.split()))
 
 
+def search_in(run: TrainedRun, claim: str) -> FoundClaim:
+    """Find a claim as in an export of all rounds."""
+    search = ClaimSearch(claim, at_hand=run.exchange.has_reduced)
+    derivation = Derivation(run.ground)
+    for link in run.swarm.chain.path(run.swarm.genesis.hash, run.head.hash) or []:
+        assert link.block is not None
+        search.watch(derivation, derivation.follow(link.block))
+    assert search.found is not None
+    return search.found
+
+
 # ------------------------------------------------------------ what holds, and what does not
 
 
@@ -123,6 +135,36 @@ def test_after_a_reset_the_hashes_alone_confirm_a_claim_and_never_refute_one(ben
     other = replayed(bench, bench.claim(LIAR, 1))
     assert other.exit_code == UNDECIDED
     assert "Ask one of those, or the author" in other.output
+
+
+def test_a_window_that_began_ahead_of_its_block_is_replayed_from_where_it_began(tmp_path: Path) -> None:
+    run = TrainedRun(tmp_path, recipe=AUDITED_WINDOWS.replace("[round]", '[round]\noverlap = "eager"'))
+    run.train(8)
+    bench = Bench(run, run.export(tmp_path / "ledger.jsonl"), tmp_path)
+    claim = run.claim_of(HONEST, 6)
+    opened = run.opened(HONEST, claim)
+    file = tmp_path / "opening"
+    file.write_bytes(opened.to_bytes())
+    told = replayed(bench, claim.hash, "--opening", file)
+    assert told.exit_code == HOLDS, told.output
+    assert "the state after round 4, digest" in told.output
+    assert "mean gap 0 " in told.output
+    assert "sound pass" in told.output
+    file.write_bytes(replace(opened, start=b"").to_bytes())
+    lacking = replayed(bench, claim.hash, "--opening", file)
+    assert lacking.exit_code == UNDECIDED
+    assert "began ahead of its block" in lacking.output
+    file.write_bytes(replace(opened, start=opened.start[:-1] + b"!").to_bytes())
+    assert replayed(bench, claim.hash, "--opening", file).exit_code == REFUSED
+
+
+def test_a_claim_that_started_from_another_state_than_the_chains_does_not_hold(bench: Bench) -> None:
+    found = search_in(bench.run, bench.run.claim_of(HONEST, AUDITED).hash)
+    data = RunData(bench.run.folder, run=bench.run.run)
+    with pytest.raises(DataError, match="says that the state after round 7 was"):
+        replay_claim(
+            replace(found, state_said="0" * 64), data, opening=None, device="cpu", tell=lambda _: None
+        )
 
 
 # ------------------------------------------------------------ what cannot be told
@@ -312,13 +354,7 @@ def test_the_numbers_of_a_claim_mean_the_same_to_auditors_and_to_a_replay(bench:
     """The case that is taken from an export is the one that a peer takes from its chain."""
     run = bench.run
     claim = run.claim_of(HONEST, AUDITED)
-    search = ClaimSearch(claim.hash, at_hand=run.exchange.has_reduced)
-    derivation = Derivation(run.ground)
-    for link in run.swarm.chain.path(run.swarm.genesis.hash, run.head.hash) or []:
-        assert link.block is not None
-        search.watch(derivation, derivation.follow(link.block))
-    assert search.found is not None
-    case, known = search.found.case(chunks=run.layout.chunks), run.case(claim)
+    case, known = search_in(run, claim.hash).case(chunks=run.layout.chunks), run.case(claim)
     for name in ("claim", "seed", "steps", "places", "electors", "start_digest", "tokens"):
         assert getattr(case, name) == getattr(cast(Any, known), name), name
     assert (case.start.hash, case.parent.hash) == (known.start.hash, known.parent.hash)

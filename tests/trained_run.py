@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rounds import Swarm, keys_of
 from tiny_run import RECIPE, publish_tiny
 
@@ -28,13 +29,14 @@ from peers.messages import Claim, Signed
 from peers.opened_claims import OpenedClaim
 from peers.openings import Openings
 from peers.reduction import newcomers_in
+from peers.start_weights import StartWeights, own_share
 from recipes.corpus import TokenArray
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.keys import PeerId, SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.slots import Range, take, total
 from trainer.device import Device
-from trainer.local import LocalTrainer, WindowResult
+from trainer.local import LocalTrainer
 from trainer.replay import cpu_threads
 
 AUDITED = (
@@ -77,19 +79,21 @@ class Member:
     """One of the peers, with what it keeps in a folder of its own."""
 
     def __init__(self, key: SigningKey, folder: Path, run: TrainedRun) -> None:
-        self.key = key
+        self.key, self.folder = key, folder
         recipe = run.recipe
-        history = ContributionHistory(
+        self.history = ContributionHistory(
             folder, layout=run.layout, form=run.exchange.form, decay=recipe.exchange.feedback_decay
         )
         self.contributor = Contributor(
             folder,
             key=key,
-            history=history,
+            history=self.history,
             exchange=run.exchange,
             return_dropped=recipe.exchange.return_dropped,
         )
-        self.openings = Openings(folder, layout=run.layout, history=history, traces=self.contributor.traces)
+        self.openings = Openings(
+            folder, layout=run.layout, history=self.history, traces=self.contributor.traces
+        )
         self.claims: list[Signed[Claim]] = []
 
 
@@ -121,6 +125,7 @@ class TrainedRun:
             for number, key in enumerate(self.swarm.keys)
         ]
         self.head = self.swarm.genesis
+        self._weights = {self.head.hash: np.array(self.state.weights)}  # after each block
 
     def train(self, rounds: int, *, misused: Mapping[int, Misuse] | None = None) -> None:
         """Go through some rounds, in which some members train on other slots than they claim."""
@@ -137,8 +142,10 @@ class TrainedRun:
         author, case = self.members[member], self.case(claim)
         place = author.claims.index(claim)
         before = author.claims[place - 1] if place else None
-        author.openings.keep(case, before, with_start=False)
-        return OpenedClaim(claim.hash, author.openings.opening(case))
+        ahead = claim.body.ahead
+        author.openings.keep(case, before, with_start=ahead)
+        start = author.openings.start(case) if ahead else b""
+        return OpenedClaim(claim.hash, author.openings.opening(case), start)
 
     def case(self, claim: Signed[Claim]) -> Case:
         """The case of a claim whose audit is in the accounts at the head."""
@@ -183,7 +190,16 @@ class TrainedRun:
         swarm, member = self.swarm, self.members[number]
         allowed = parent.counters.slots_for(member.key.peer_id, swarm.rules)
         slots, _ = take(allowed, min(SLOTS, total(allowed)))
-        window = self._window(parent, slots if misuse is None else misuse(slots))
+        predecessor = member.claims[-1] if member.claims else None
+        ahead = swarm.rules.trains_ahead and predecessor is not None
+        start = swarm.chain.link(parent.parent) if ahead else parent
+        window = self.trainer.train(
+            self._start(member, start) if ahead else self._weights[parent.hash],
+            slots if misuse is None else misuse(slots),
+            tokens_before=start.counters.tokens,
+            seconds=math.inf,
+            stop=threading.Event(),
+        )
         work: WindowEnded = member.contributor.contribute(
             replace(window, slots_used=slots),
             chain=swarm.chain,
@@ -191,21 +207,22 @@ class TrainedRun:
             start_digest=swarm.digests[parent.hash],
             numeric_class=self.trainer.numeric_class,
         )
-        predecessor = member.claims[-1].hash if member.claims else None
         fields = {name: getattr(work, name) for name in COMMITTED}
-        claim = swarm.claim(member.key, parent, slots=total(slots), predecessor=predecessor, **fields)
+        fields |= {"ahead": ahead, "predecessor": predecessor.hash if predecessor is not None else None}
+        claim = swarm.claim(member.key, parent, slots=total(slots), **fields)
         member.contributor.name_claim(claim.hash)
         member.claims.append(claim)
         return claim
 
-    def _window(self, parent: Link, slots: tuple[Range, ...]) -> WindowResult:
-        return self.trainer.train(
-            np.array(self.state.weights),
-            slots,
-            tokens_before=parent.counters.tokens,
-            seconds=math.inf,
-            stop=threading.Event(),
-        )
+    def _start(self, member: Member, start: Link) -> NDArray[np.float32]:
+        """Return where an eager window starts: after a block, with the own newest contribution put in."""
+        claim = member.claims[-1]
+        roster = start.block.body.roster.body if start.block is not None else None
+        share = own_share(claim.body, roster, self.swarm.chain.electors_at(start.hash))
+        frames = member.history.frames(claim.hash, segments=self.layout.segments)
+        rate = self.recipe.outer.learning_rate
+        starts = StartWeights(member.folder, layout=self.layout, learning_rate=rate)
+        return starts.make(self._weights[start.hash], frames=frames, share=share)
 
     def _apply(self, link: Link, *, tokens: int) -> None:
         assert link.block is not None
@@ -215,6 +232,7 @@ class TrainedRun:
             if signed is not None
         }
         self.state.apply(frames, round_number=link.round, block=link.hash)
+        self._weights[link.hash] = np.array(self.state.weights)
         counters = link.counters.canonical()
         self.swarm.digests[link.hash] = self.state.digest(counters).hex()
         if link.round % self.swarm.rules.snapshot_interval == 0:
