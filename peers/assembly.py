@@ -25,6 +25,7 @@ from peers.fetch_run import Run
 from peers.history import ContributionHistory
 from peers.kept_chain import build_chain
 from peers.node import Node, NodeSettings
+from peers.opened_claims import OpenedClaims
 from peers.openings import Openings
 from peers.past_state import AUDIT_FOLDER, PastState
 from peers.rotating import waiting_changes
@@ -195,6 +196,7 @@ def assemble_node(
             past=PastState(folder, state.snapshots, exchange, layout=layout, outer=recipe.outer),
             starts=_starts(folder / AUDIT_FOLDER, recipe, layout) if rules.overlap == "eager" else None,
             openings=Openings(folder, layout=layout, history=history, traces=contributor.traces),
+            opened=OpenedClaims(folder),
             willing=audits,
         ),
     )

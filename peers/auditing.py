@@ -6,8 +6,8 @@
     4. hold one against the other                       credit/comparing.py, credit/judging.py
 
 One replay at a time, between windows: it takes from the next one, and earns at the same rate. Waiting for an
-author that is away is no reason to keep others waiting. Nothing of this is on disk: after a restart, the
-engine asks for the audit again.
+author that is away is no reason to keep others waiting. Of an audit, only what its author opened is kept on
+disk, to be shown afterwards (opened_claims.py): after a restart, the engine asks for the audit again.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from peers.exchange_store import ExchangeStore
 from peers.lineage import MOST_BLOCKS_BETWEEN
 from peers.messages import sign
 from peers.opened import Opened, OpeningCheck
+from peers.opened_claims import OpenedClaim, OpenedClaims
 from peers.openings import MOST_START_BYTES, Openings
-from peers.parts import split_parts
 from peers.past_state import PastState, way_to
 from peers.segment import SegmentFrame
-from peers.start_weights import StartWeights, own_share
+from peers.start_weights import StartWeights
 from peers.traces import MOST_STEPS, LossTrace
 from peers.training import Trainer
 from peers.transport import Call, RemoteError
 from peers.window_tasks import WindowTasks
-from recipes.errors import DataError, MessageError, ModelError, StateError, UnreachableError
+from recipes.errors import DataError, MessageError, ModelError, StateError, StorageError, UnreachableError
 from recipes.layout import Layout
 from recipes.merkle import digest
 
@@ -82,6 +82,7 @@ class AuditParts:
         past: makes earlier states again.
         starts: makes the start of windows that ran ahead; a file of its own. None if there are no such.
         openings: what is kept of own claims.
+        opened: what is kept of others' claims that were audited here.
         willing: whether to audit at all; if not, the next in order are asked at once.
     """
 
@@ -89,6 +90,7 @@ class AuditParts:
     past: PastState
     starts: StartWeights | None
     openings: Openings
+    opened: OpenedClaims
     willing: bool = True
 
 
@@ -101,6 +103,7 @@ class _Task:
     stop: threading.Event = field(default_factory=threading.Event)
     asking: asyncio.Task[None] | None = None
     said_not_opened: bool = False
+    start: bytes = b""  # the contribution from which the window started, as it was opened
 
     def cancel(self) -> None:
         self.stop.set()
@@ -160,6 +163,7 @@ class Auditing:
         self._windows = windows
         self._past = parts.past
         self._starts = parts.starts
+        self._opened = parts.opened
         self._exchange = exchange
         self._call = call
         self._spawn = spawn
@@ -294,19 +298,12 @@ class Auditing:
         own = [claim.body for claim in (roster.claims if roster is not None else ())]
         if any(c.peer == case.claim.body.peer and c.contribution_bytes > MOST_START_BYTES for c in own):
             raise _GivenUpError("cannot replay here")
-        content = await self._ask(task, case, trace=None, limit=MOST_START_BYTES)
-        check = self._check(case)
+        task.start = await self._ask(task, case, trace=None, limit=MOST_START_BYTES)
         try:
-            predecessor, *frames = split_parts(content, most=1 + self._terms.layout.segments)
-            claim = check.predecessor(predecessor)
-            if claim is None or claim.body.parent != case.start.hash:
-                raise MessageError("a window ahead starts from the claim of the round right before")
-            parsed = await asyncio.to_thread(check.contribution, claim, frames)
+            return await asyncio.to_thread(self._check(case).start, task.start)
         except MessageError as error:
             self._tell(Notice(f"An audited peer opened another contribution than it claimed: {error}"))
             raise _GivenUpError("not opened") from error
-        electors = self._engine.chain.electors_at(case.start.hash)
-        return parsed, own_share(claim.body, roster, electors)
 
     # ------------------------------------------------------------ asking and judging
 
@@ -329,7 +326,16 @@ class Auditing:
             self._tell(Notice(f"An audited peer opened what does not fit its claim: {error}"))
             self._say(task, "opening does not fit the claim", done=done)
         else:
+            await self._keep(case, data, task.start)
             await self._judge(task, case, done, opened)
+
+    async def _keep(self, case: Case, opening: bytes, start: bytes) -> None:
+        """Keep what was opened, to be shown. A disk that refuses must not cost the verdict."""
+        kept = OpenedClaim(case.claim.hash, opening, start)
+        try:
+            await asyncio.to_thread(partial(self._opened.keep, kept, round_number=case.claim.body.round))
+        except StorageError as error:
+            self._tell(Notice(f"What was opened for an audit is not kept: {error}"))
 
     async def _judge(self, task: _Task, case: Case, done: _Done, opened: Opened) -> None:
         claim = case.claim.body

@@ -9,6 +9,7 @@ from peers.credit.audit import Audit
 from peers.credit.drawing import audit_seed, chunks_to_open
 from peers.lineage import Source, is_anchored, is_known, may_stray, source_of
 from peers.messages import Claim, Roster, Signed
+from recipes.keys import PeerId
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Case:
         start: the block after whose state its window starts: `parent`, or the one before if it ran ahead.
         source: the author's newest claim below: what an anchored one goes on from (lineage.py).
         may_stray: whether the claim may go on from one that is in no block below it.
+        electors: of the rounds on top of `start`.
         seed: of the round's audits.
         steps: that are replayed.
         places: the chunks that are opened, ascending; none unless all steps are replayed.
@@ -31,6 +33,7 @@ class Case:
     start: Link
     source: Source | None
     may_stray: bool
+    electors: frozenset[PeerId]
     seed: bytes
     steps: int
     places: tuple[int, ...]
@@ -88,12 +91,14 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
         return None
     whole = audit.steps == audit.work.steps
     seed = audit_seed(beacon=drawn.counters.beacon, run=chain.rules.run, round_number=audit.work.round)
+    start = before if claim.body.ahead and before is not None else parent
     return Case(
         claim=claim,
         parent=parent,
-        start=before if claim.body.ahead and before is not None else parent,
+        start=start,
         source=source_of(chain, parent.hash, claim.body.peer),
         may_stray=may_stray(chain, parent.hash, claim.body.peer),
+        electors=chain.electors_at(start.hash),
         seed=seed,
         steps=audit.steps,
         places=chunks_to_open(seed, audit.work.claim, chunks) if whole else (),

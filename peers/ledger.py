@@ -1,7 +1,7 @@
 """The ledger of a run: exported, verified, looked at, proven from, and paid out by.
 
     python -m peers.ledger export RUN --out FILE
-    python -m peers.ledger verify FILE
+    python -m peers.ledger verify FILE [--replay CLAIM]
     python -m peers.ledger show RUN
     python -m peers.ledger prove RUN NUMBER --out FILE
     python -m peers.ledger payout RUN --addresses FILE --out FOLDER
@@ -17,7 +17,7 @@ import tempfile
 from collections import deque
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ from peers.credit.reasons import AUDIT_PENDING
 from peers.credit.tally import Totals
 from recipes.command import plain_errors
 from recipes.files import replacing, write_atomic
+
+if TYPE_CHECKING:
+    from peers.credit.verify import Verified
 
 app = typer.Typer(
     help="The ledger of a run: who did what work, what of it was audited, and what is vested. "
@@ -71,7 +74,33 @@ def export(
 
 
 @app.command()
-def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of an entry.")]) -> None:
+def verify(
+    file: Annotated[Path, typer.Argument(help="An export, or the proof of an entry.")],
+    replay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLAIM",
+            help="Of an export, re-execute this claim, too: its hash as `show` lists it, or how that begins.",
+        ),
+    ] = None,
+    opening: Annotated[
+        Path | None,
+        typer.Option(help="What the claim's author opened. By default, such a file in the run folder."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A run folder, or the folder that publishing made: it has text and states. By default, that "
+            "of the run in the home folder.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to replay: cpu, cuda ... By default as the claim's author did, if it can."),
+    ] = None,
+    home: Home = None,
+) -> None:
     """Check an export offline, or the proof of one entry. Exit code 0: all of it holds; 5: it does not.
 
     Of an export everything is done again: every signature, every block in its place, the counters, which
@@ -79,11 +108,20 @@ def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of
     checkpoints. What does not hold is named with its line.
 
     That the export is the whole story it cannot say by itself: compare its last block and root with a peer's.
+
+    With --replay, the local steps behind one claim are taken again, from the state of that round and the
+    run's text, and compared with what its author opened, as an auditor does. It takes about as long as the
+    window took, and room for the weights in $TMPDIR. Text, snapshots and reduced segments come from a run
+    folder (a peer may be at work there); none of that, and no opening, is believed: everything has its hash
+    in the chain or the claim. Exit code 0: the claim holds; 5: it does not; 14: that cannot be told here, and
+    why. docs/ledger.md says more.
     """
     from peers.credit.proof import MAX_PROOF_BYTES
     from peers.credit.source import check_file
     from recipes.errors import DataError
 
+    if replay is None and (opening or run or device):
+        raise typer.BadParameter("--opening, --run and --device go with --replay.")
     with plain_errors():
         path = file.expanduser()
         try:
@@ -92,22 +130,16 @@ def verify(file: Annotated[Path, typer.Argument(help="An export, or the proof of
         except OSError as error:
             raise DataError(f"Cannot read {file}: {error.strerror}.", remedy="Name an export.") from error
         if b'"kind":"proof"' in start and not start.startswith(b'{"kind":"header"'):
+            if replay is not None:
+                raise typer.BadParameter("--replay takes an export, and this is the proof of an entry.")
             _tell_proof(start)
-            return
-        found = check_file(path)
-    print(f"Verified: run {found.header.run}")
-    print(f"{found.round:,} rounds, the last one's block is {found.block}")
-    print(f"{found.tally.entries:,} entries, root {found.root.hex()}")
-    print(f"{found.checkpoints:,} checkpoints signed by {found.header.signer}")
-    _tell_finality(found.final_round, found.round)
-    claims = found.claims
-    print(
-        f"{found.tally.kinds['claim']:,} claims: {claims.linked:,} follow the same peer's last one, "
-        f"{claims.first:,} are its first, {claims.elsewhere:,} name none or one that is not on this chain"
-    )
-    _tell_totals(found.totals)
-    if not found.tally.kinds["verdict"]:
-        print(AUDIT_PENDING)
+        elif replay is None:
+            _tell_verified(check_file(path))
+        else:
+            from peers.replay_command import Wishes, verify_and_replay
+
+            wishes = Wishes(claim=replay, opening=opening, folder=run, device=device, home=home)
+            verify_and_replay(path, wishes, tell_verified=_tell_verified)
 
 
 @app.command()
@@ -239,6 +271,22 @@ def address(
         name = joined_folder(run, home_folder(home)).name
         body = AddressBinding(run=name, peer=key.peer_id, address=plain_address(to), number=number)
     print(sign(key, body).canonical().decode())
+
+
+def _tell_verified(found: Verified) -> None:
+    print(f"Verified: run {found.header.run}")
+    print(f"{found.round:,} rounds, the last one's block is {found.block}")
+    print(f"{found.tally.entries:,} entries, root {found.root.hex()}")
+    print(f"{found.checkpoints:,} checkpoints signed by {found.header.signer}")
+    _tell_finality(found.final_round, found.round)
+    claims = found.claims
+    print(
+        f"{found.tally.kinds['claim']:,} claims: {claims.linked:,} follow the same peer's last one, "
+        f"{claims.first:,} are its first, {claims.elsewhere:,} name none or one that is not on this chain"
+    )
+    _tell_totals(found.totals)
+    if not found.tally.kinds["verdict"]:
+        print(AUDIT_PENDING)
 
 
 def _tell_proof(content: bytes) -> None:

@@ -15,8 +15,10 @@ from peers.credit.comparing import OpenedChunks
 from peers.exchange_format import ExchangeFormat
 from peers.messages import Claim, Signed, parse
 from peers.opening import OpenedWork, OpeningForm
+from peers.parts import split_parts
 from peers.returns import Counted, discount
 from peers.segment import ChunkProof, SegmentFrame, contribution_root, verify_chunk
+from peers.start_weights import own_share
 from recipes.errors import MessageError, Offence
 from recipes.layout import CHUNK_VALUES, Layout
 
@@ -107,7 +109,24 @@ class OpeningCheck:
             raise _false("this is not the claim before")
         return signed
 
-    def contribution(self, claim: Signed[Claim], frames: Sequence[bytes]) -> tuple[SegmentFrame, ...]:
+    def start(self, content: bytes) -> tuple[tuple[SegmentFrame, ...], float]:
+        """Return the contribution from which a window started that ran ahead eagerly, and what it weighs.
+
+        Args:
+            content: the claim before and the frames of its contribution, joined, as its author sent them.
+
+        Raises:
+            MessageError: this is not the contribution of the claim before.
+        """
+        predecessor, *frames = split_parts(content, most=1 + self.layout.segments) or [b""]
+        claim = self.predecessor(predecessor)
+        if claim is None or claim.body.parent != self.case.start.hash:
+            raise _false("a window ahead starts from the claim of the round right before")
+        block = self.case.start.block
+        roster = block.body.roster.body if block is not None else None
+        return self._contribution(claim, frames), own_share(claim.body, roster, self.case.electors)
+
+    def _contribution(self, claim: Signed[Claim], frames: Sequence[bytes]) -> tuple[SegmentFrame, ...]:
         """Return the frames of the contribution that a window ahead started from, if these are all of it.
 
         Raises:

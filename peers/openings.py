@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,14 +24,35 @@ from peers.messages import Claim, Signed
 from peers.opening import OpenedFeedback, OpenedWork, Opening
 from peers.parts import join_parts
 from peers.segment import ChunkProof
-from peers.traces import TraceStore
+from peers.traces import LossTrace, TraceStore
 from recipes import merkle
 from recipes.errors import MessageError
 from recipes.files import write_atomic
 from recipes.layout import Layout
 
+OPENINGS_FOLDER = "openings"
 MOST_START_BYTES = 2_000_000
 """Of a contribution that is opened whole. A window that started from a larger one nobody else can replay."""
+
+
+Kind = Literal["opening", "start"]
+
+
+def read_kept(folder: Path, case: Case, kind: Kind) -> bytes | None:
+    """Return one of the two files of a drawn claim from a run's folder, or None if it is not there."""
+    try:
+        return (folder / OPENINGS_FOLDER / _name(case, kind)).read_bytes()
+    except OSError:
+        return None
+
+
+def joined_opening(trace: LossTrace, kept: bytes) -> bytes:
+    """Return what is opened to an auditor: a claim's trace, and what was kept of it."""
+    return Opening(trace).to_bytes() + kept
+
+
+def _name(case: Case, kind: Kind) -> str:
+    return f"{case.claim.body.round}.{case.claim.hash}.{case.seed.hex()[:16]}.{kind}"
 
 
 class Openings:
@@ -39,7 +61,7 @@ class Openings:
     def __init__(
         self, folder: Path, *, layout: Layout, history: ContributionHistory, traces: TraceStore
     ) -> None:
-        self._folder = folder / "openings"
+        self._folder = folder / OPENINGS_FOLDER
         self._layout = layout
         self._history = history
         self._traces = traces
@@ -76,7 +98,7 @@ class Openings:
         trace = self._traces.find(case.claim.body.loss_commitment)
         if trace is None:
             raise MessageError("that claim's trace is not here any more")
-        return Opening(trace).to_bytes() + self._read(case, "opening")
+        return joined_opening(trace, self._read(case, "opening"))
 
     def start(self, case: Case) -> bytes:
         """Return what the start of a window that ran ahead takes: the claim before, and its contribution.
@@ -93,14 +115,14 @@ class Openings:
             if number.isdecimal() and int(number) < before_round and claim not in audited:
                 path.unlink(missing_ok=True)
 
-    def _path(self, case: Case, kind: str) -> Path:
-        return self._folder / f"{case.claim.body.round}.{case.claim.hash}.{case.seed.hex()[:16]}.{kind}"
+    def _path(self, case: Case, kind: Kind) -> Path:
+        return self._folder / _name(case, kind)
 
-    def _read(self, case: Case, kind: str) -> bytes:
-        try:
-            return self._path(case, kind).read_bytes()
-        except OSError as error:
-            raise MessageError(f"the {kind} of that claim is not here") from error
+    def _read(self, case: Case, kind: Kind) -> bytes:
+        content = read_kept(self._folder.parent, case, kind)
+        if content is None:
+            raise MessageError(f"the {kind} of that claim is not here")
+        return content
 
     def _work(self, case: Case) -> OpenedWork | None:
         """Return what the drawn chunks came from, or None if it is not all here any more."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peers.chain import Chain, Link
-from peers.exchange_store import ExchangeStore
+from peers.segment import SegmentFrame
 from peers.snapshots import SnapshotStore
 from peers.state import CanonicalState
 from recipes.errors import MessageError, StateError
@@ -25,32 +26,73 @@ from recipes.sections import OuterSection
 AUDIT_FOLDER = "audit"
 
 
+class ReducedSegments(Protocol):
+    """Has reduced segments on disk (peers.exchange_store.ExchangeStore)."""
+
+    def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a block does to the state.
+
+    Attributes:
+        round: of the block; 0 for the place before the first one.
+        block: its hash, hex.
+        tokens: trained on by then.
+        roots: of its reduced segments, hex, by segment; none where a segment stays as it was.
+    """
+
+    round: int
+    block: str
+    tokens: int
+    roots: tuple[str | None, ...]
+
+
+def step_of(link: Link) -> Step:
+    """Return what the block at a place of the chain does to the state."""
+    reductions = link.block.body.reductions if link.block is not None else ()
+    return Step(
+        round=link.round,
+        block=link.hash,
+        tokens=link.counters.tokens,
+        roots=tuple(signed.body.root if signed is not None else None for signed in reductions),
+    )
+
+
 @dataclass(frozen=True)
 class Way:
-    """The blocks from the oldest that is known here up to one, and the digest of the state after that."""
+    """The blocks from the oldest that is known here up to one.
 
-    links: tuple[Link, ...]
+    Attributes:
+        steps: what they do to the state; the first may be where the way begins, and need not be taken.
+        counters: after the last of them, as they are part of the state.
+        digest: of the state after the last, hex.
+    """
+
+    steps: tuple[Step, ...]
+    counters: bytes
     digest: str
 
     @property
-    def end(self) -> Link:
-        """The block whose state is wanted."""
-        return self.links[-1]
+    def round(self) -> int:
+        """The round after which the state is wanted."""
+        return self.steps[-1].round
 
-    def above(self, block: str) -> tuple[Link, ...] | None:
-        """Return the blocks after `block`; None if it is not among them."""
-        names = [link.hash for link in self.links]
-        return self.links[names.index(block) + 1 :] if block in names else None
+    def above(self, block: str) -> tuple[Step, ...] | None:
+        """Return the steps after `block`; None if it is not on the way."""
+        names = [step.block for step in self.steps]
+        return self.steps[names.index(block) + 1 :] if block in names else None
 
 
 def way_to(block: str, chain: Chain, *, digest: str) -> Way:
     """Return the way to a known block. `digest` is that of the state after it, as a block on top says."""
-    links = []
+    steps = []
     link: Link | None = chain.link(block)
     while link is not None:
-        links.append(link)
+        steps.append(step_of(link))
         link = chain.links.get(link.parent)
-    return Way(tuple(reversed(links)), digest)
+    return Way(tuple(reversed(steps)), chain.link(block).counters.canonical(), digest)
 
 
 class PastState:
@@ -60,7 +102,7 @@ class PastState:
         self,
         folder: Path,
         snapshots: SnapshotStore,
-        exchange: ExchangeStore,
+        exchange: ReducedSegments,
         *,
         layout: Layout,
         outer: OuterSection,
@@ -85,19 +127,16 @@ class PastState:
             )
         state = self._state
         try:
-            for link in self._stand_below(state, way):
-                tokens = _tokens_below(link, way)
-                self._apply(state, link, tokens)
+            for step in self._stand_below(state, way):
+                self._apply(state, step, tokens=_tokens_below(step, way))
         except MessageError as error:
-            raise StateError(
-                f"The state after round {way.end.round} cannot be made again: {error}."
-            ) from error
-        if state.digest(way.end.counters.canonical()).hex() != way.digest:
-            raise StateError(f"The state after round {way.end.round} came out as another one.")
+            raise StateError(f"The state after round {way.round} cannot be made again: {error}.") from error
+        if state.digest(way.counters).hex() != way.digest:
+            raise StateError(f"The state after round {way.round} came out as another one.")
         return state.weights
 
-    def _stand_below(self, state: CanonicalState, way: Way) -> Sequence[Link]:
-        """Bring the scratch state to a place on the way; return the blocks that are left to apply.
+    def _stand_below(self, state: CanonicalState, way: Way) -> Sequence[Step]:
+        """Bring the scratch state to a place on the way; return the steps that are left to take.
 
         Raises:
             StateError: no snapshot on the way is here and whole.
@@ -113,24 +152,23 @@ class PastState:
             if not state.restore(number):
                 return left
         if ahead is None:
-            raise StateError(f"No snapshot at or below round {way.end.round} is here.")
+            raise StateError(f"No snapshot at or below round {way.round} is here.")
         return ahead
 
-    def _apply(self, state: CanonicalState, link: Link, tokens: int) -> None:
-        """Take a block's step.
+    def _apply(self, state: CanonicalState, step: Step, *, tokens: int) -> None:
+        """Take a block's step. `tokens` were trained on by the block below it.
 
         Raises:
             MessageError: a reduced segment is not here.
         """
-        reductions = link.block.body.reductions if link.block is not None else ()
         frames = {
-            segment: self._exchange.read_reduced(signed.body.root, tokens=tokens)
-            for segment, signed in enumerate(reductions)
-            if signed is not None
+            segment: self._exchange.read_reduced(root, tokens=tokens)
+            for segment, root in enumerate(step.roots)
+            if root is not None
         }
-        state.apply(frames, round_number=link.round, block=link.hash)
+        state.apply(frames, round_number=step.round, block=step.block)
 
 
-def _tokens_below(link: Link, way: Way) -> int:
+def _tokens_below(step: Step, way: Way) -> int:
     """Return how many tokens were trained on below a block that is not the first of the way."""
-    return way.links[way.links.index(link) - 1].counters.tokens
+    return way.steps[way.steps.index(step) - 1].tokens

@@ -12,6 +12,7 @@
     ├── StateError           11         the state on disk cannot be made to agree with the swarm
     ├── StorageError         12         the disk refused: full, read-only, or failing
     ├── TrainingError        13         training on this machine gives no numbers
+    ├── ReplayError          14         a claim can be neither confirmed nor refuted here
     └── MessageError         -          a peer sent something that it must not: it is dropped, never fatal
 
 Each message says what happened and why; `remedy` says what to do. Commands print both and exit with
@@ -101,6 +102,12 @@ class TrainingError(ManyhandsError):
     """Training on this machine gives values that are infinite or not a number, again and again."""
 
     exit_code = 13
+
+
+class ReplayError(ManyhandsError):
+    """A claim can be neither confirmed nor refuted here: what that takes is missing, or does not decide."""
+
+    exit_code = 14
 
 
 class Offence(str, Enum):

@@ -53,6 +53,7 @@ class Author:
         self.swarm = Swarm(3)
         every = {"newcomer_rate": MILLION, "least_rate": MILLION, "full_replay_rate": MILLION}
         self.swarm.play_by(replace(self.swarm.credit, **every))  # type: ignore[arg-type]
+        self.swarm.claimed = {"feedback_reset": True}  # of those that come of no real contribution
         self.key = self.swarm.keys[0]
         self.head = self.swarm.elect()
         self.return_dropped = return_dropped

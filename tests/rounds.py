@@ -98,6 +98,7 @@ class Swarm:
         self.genesis_digest = genesis_digest
         self.chain = self.fresh_chain()
         self.digests: dict[str, str] = {self.chain.root: genesis_digest}  # after each block
+        self.claimed: dict[str, Any] = {}  # what all claims say, unless said otherwise
 
     def fresh_chain(self) -> Chain:
         """Another peer's chain of the same run, which holds nothing yet."""
@@ -140,14 +141,14 @@ class Swarm:
             "contribution_bytes": 1000,
             "norms": (1.0,) * self.rules.segments,
             "feedback": name("feedback"),
-            "feedback_reset": True,
+            "feedback_reset": False,
             "predecessor": None,
             "loss_commitment": name("losses"),
             "nonce_commitment": digest(self.nonce(key, parent.hash)).hex(),
             "nonce": self.nonce(key, parent.parent).hex() if owed else None,
             "pace": Pace(),
         }
-        return sign(key, Claim(**{**fields, **other}))
+        return sign(key, Claim(**{**fields, **self.claimed, **other}))
 
     def order(self, parent: Link) -> list[PeerId]:
         """Who leads on top of `parent`, as far as the chain says."""

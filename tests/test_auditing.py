@@ -19,6 +19,7 @@ from peers.audit_request import parse_request
 from peers.auditing import Auditing, AuditParts, AuditTerms
 from peers.credit.judging import Limit, Thresholds
 from peers.credit.verdict import Verdict
+from peers.opened_claims import OpenedClaim, OpenedClaims
 from recipes.errors import DataError, UnreachableError
 
 TIGHT = Limit(0.05, 0.2)
@@ -51,7 +52,15 @@ class Bench:
         self.lost: Exception | None = None
         past: Any = SimpleNamespace(make=lambda _: np.zeros(LAYOUT.padded, dtype=np.float32))
         terms = AuditTerms(layout=LAYOUT, decay=DECAY, return_dropped=False, thresholds=lambda _: thresholds)
-        parts = AuditParts(terms=terms, past=past, starts=None, openings=author.openings, willing=willing)
+        self.opened = OpenedClaims(folder)
+        parts = AuditParts(
+            terms=terms,
+            past=past,
+            starts=None,
+            openings=author.openings,
+            opened=self.opened,
+            willing=willing,
+        )
         seat: Any = self
         self.auditing = Auditing(
             engine=self.engine,
@@ -115,6 +124,20 @@ async def test_another_trace_and_another_update_fail(tmp_path: Path) -> None:
     update = Bench(tmp_path / "update")
     update.delta = -update.delta
     assert (await audited(update)).reason == "sketch differs"
+
+
+async def test_what_was_opened_is_kept_by_its_auditor_if_it_fits_and_not_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "fits")
+    await audited(bench)
+    file = bench.opened.find(bench.case.claim.hash)
+    assert file is not None
+    assert OpenedClaim.parse(file.read_bytes()).opening == bench.author.openings.opening(bench.case)
+    other = Bench(tmp_path / "other")
+    monkeypatch.setattr(other.author.openings, "opening", lambda _: b"something else")
+    await audited(other)
+    assert other.opened.find(other.case.claim.hash) is None
 
 
 async def test_without_thresholds_nobody_is_judged(tmp_path: Path) -> None:

@@ -147,6 +147,15 @@ def test_without_the_reduced_segment_an_auditor_cannot_say_what_came_back(tmp_pa
 # ------------------------------------------------------------ what no honest peer opens
 
 
+@pytest.mark.parametrize("content", [b"", bytes(4), bytes(8), b"no parts"])
+def test_a_start_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    author = Author(tmp_path)
+    for _ in range(3):
+        author.go_through_a_round()
+    with pytest.raises(MessageError):
+        author.check(author.case()).start(content)
+
+
 def part(number: int, change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     """Change one part of an opening."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ async def test_without_a_reduced_segment_the_state_cannot_be_made(history: Histo
 async def test_a_state_that_comes_out_as_another_one_is_not_used(history: History) -> None:
     way = history.way(6)
     with pytest.raises(StateError, match="another one"):
-        history.past.make(Way(way.links, "00" * 32))
+        history.past.make(replace(way, digest="00" * 32))
 
 
 async def test_what_audits_need_stays_until_they_need_it_no_more(tmp_path: Path) -> None:

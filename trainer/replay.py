@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,7 +22,7 @@ from recipes.layout import layout_of
 from recipes.recipe import Recipe
 from recipes.slots import Range
 from trainer.device import Device, computes_bf16, find_device
-from trainer.local import LocalTrainer, Replay
+from trainer.local import LocalTrainer, Progress, Replay
 
 
 class LocalReplayer:
@@ -40,10 +40,13 @@ class LocalReplayer:
         tokens_before: int,
         steps: int | None = None,
         stop: threading.Event | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Replay:
         """Replay as `LocalTrainer.replay` does, with this replayer's number of CPU threads."""
         with cpu_threads(self._threads):
-            return self._trainer.replay(weights, slots, tokens_before=tokens_before, steps=steps, stop=stop)
+            return self._trainer.replay(
+                weights, slots, tokens_before=tokens_before, steps=steps, stop=stop, progress=progress
+            )
 
 
 def open_replayer(recipe: Recipe, tokens: TokenArray, run_id: str, *, numerics: Numerics) -> LocalReplayer:

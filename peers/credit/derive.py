@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peers.chain import Chain
+from peers.chain import Chain, Link
 from peers.credit.accounts import Accounts
 from peers.credit.entries import Entry
 from peers.credit.ledger import Ledger
@@ -77,9 +77,19 @@ class Derivation:
         self._hashes = [self._chain.root]  # of the newest blocks, oldest first
 
     @property
+    def chain(self) -> Chain:
+        """The newest blocks of the branch."""
+        return self._chain
+
+    @property
+    def newest(self) -> Link:
+        """The block that was followed last, in its place."""
+        return self._chain.link(self._hashes[-1])
+
+    @property
     def ledger(self) -> Ledger:
         """The ledger after the newest block."""
-        return self._chain.link(self._hashes[-1]).ledger
+        return self.newest.ledger
 
     @property
     def accounts(self) -> Accounts:

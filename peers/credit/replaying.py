@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
@@ -72,6 +72,15 @@ class Replay(Protocol):
     def delta(self) -> NDArray[np.float32] | None: ...
 
 
+class Progress(Protocol):
+    """How far a replay has come (trainer.local.Progress)."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def loss(self) -> float: ...
+
+
 class Replayer(Protocol):
     """Replays windows in one kind of numerics (trainer.replay.LocalReplayer)."""
 
@@ -83,6 +92,7 @@ class Replayer(Protocol):
         tokens_before: int,
         steps: int | None = None,
         stop: threading.Event | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Replay: ...
 
 

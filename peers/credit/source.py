@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from peers.chain import Chain, genesis_hash
 from peers.chain_store import ChainStore
 from peers.credit.accounts import Accounts
 from peers.credit.derive import Derivation, Ground, Settled, derive, ground_of
+from peers.credit.lines import MAX_HEADER_BYTES, Header, parse_line
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally
-from peers.credit.verify import Verified, verify_export
+from peers.credit.verify import REFUSED, Verified, Watch, verify_export
 from peers.messages import Block, Signed
 from recipes.errors import DataError, IdentityError, StateError
 from recipes.home import IDENTITY_KEY, home_folder
@@ -148,8 +149,8 @@ def _standing_of(verified: Verified) -> Standing:
     )
 
 
-def check_file(path: Path) -> Verified:
-    """Verify the export in a file.
+def check_file(path: Path, *, watch: Watch | None = None) -> Verified:
+    """Verify the export in a file; `watch` is told of each block.
 
     Raises:
         DataError: it cannot be read, or something in it is not as it must be.
@@ -157,11 +158,30 @@ def check_file(path: Path) -> Verified:
     """
     try:
         with path.open("rb") as stream:
-            return verify_export(stream)
+            return verify_export(stream, watch=watch)
     except OSError as error:
         raise DataError(
             f"Cannot read {path}: {error.strerror}.", remedy="Name an export of a ledger."
         ) from error
+
+
+def run_of(path: Path) -> str:
+    """Return the id of the run that an export says it is of. Nothing of it was verified.
+
+    Raises:
+        DataError: it cannot be read, or does not begin as an export does.
+    """
+    try:
+        with path.open("rb") as stream:
+            line = stream.readline(MAX_HEADER_BYTES + 1).removesuffix(b"\n")
+    except OSError as error:
+        raise DataError(
+            f"Cannot read {path}: {error.strerror}.", remedy="Name an export of a ledger."
+        ) from error
+    try:
+        return cast(Header, parse_line(line, Header)).run
+    except DataError as error:
+        raise DataError(f"Line 1: {error.args[0]}", remedy=REFUSED) from error
 
 
 def own_key(home: Path | None) -> SigningKey:

@@ -42,10 +42,16 @@ from recipes.publication import check_signed
 from recipes.recipe import run_id
 from recipes.signature import MAXIMUM_SIGNATURES, OwnerSignature, SignatureFile
 
+REFUSED = "Do not trust this export. Get another, or make one from the chain of a peer of yours."
+"""What to do about an export in which something is not as it must be."""
+
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
 
 Grounds = Callable[[Header], Ground]
 """Returns what a run stands on, once the header's recipe and signature were checked."""
+
+Watch = Callable[[Derivation, Settled], None]
+"""Told of each block once it was found valid in its place, and of what it adds. Entries are checked after."""
 
 
 @dataclass(frozen=True)
@@ -132,18 +138,18 @@ class _Lines:
 
     def refused(self, reason: object) -> DataError:
         """Return the error that says what is wrong with the line at hand."""
-        return DataError(
-            f"Line {self.number}: {reason}",
-            remedy="Do not trust this export. Get another, or make one from the chain of a peer of yours.",
-        )
+        return DataError(f"Line {self.number}: {reason}", remedy=REFUSED)
 
 
-def verify_export(stream: BinaryIO, *, grounds: Grounds | None = None) -> Verified:
+def verify_export(
+    stream: BinaryIO, *, grounds: Grounds | None = None, watch: Watch | None = None
+) -> Verified:
     """Check an export from its first line to its last.
 
     Args:
         stream: the export.
         grounds: what a run stands on, instead of what follows from the recipe in the header.
+        watch: told of each block. Nothing of it counts before all is verified.
 
     Raises:
         DataError: something in it is not as it must be; the message names the line and what.
@@ -159,7 +165,7 @@ def verify_export(stream: BinaryIO, *, grounds: Grounds | None = None) -> Verifi
     except (DataError, RecipeError) as error:
         raise lines.refused(error.args[0]) from error
     with _rare_collections():
-        return _Check(lines, header, ground).run()
+        return _Check(lines, header, ground, watch).run()
 
 
 @contextmanager
@@ -191,11 +197,12 @@ def grounds_of_recipe(header: Header) -> Ground:
 class _Check:
     """One pass over an export."""
 
-    def __init__(self, lines: _Lines, header: Header, ground: Ground) -> None:
+    def __init__(self, lines: _Lines, header: Header, ground: Ground, watch: Watch | None) -> None:
         self._lines = lines
         self._header = header
         self._rules = ground.rules
         self._derivation = Derivation(ground)
+        self._watch = watch
         self._tree = Frontier()
         self._tally = Tally()
         self._claims = ClaimChains()
@@ -247,6 +254,8 @@ class _Check:
         settled = self._derivation.follow(signed)
         self._round, self._block = signed.body.round, signed.hash
         self._claims.add(signed.body)
+        if self._watch is not None:
+            self._watch(self._derivation, settled)
         return settled
 
     def _settle(self, settled: Settled) -> None:
