@@ -21,8 +21,10 @@ QUIET_ROUNDS = 32  # after which it is gone
 
 PeerState = Literal["training", "quiet", "gone", "observing"]
 RoundResult = Literal["complete", "short", "empty"]
+LeaveReason = Literal["finished", "unfinished", "expelled", "rotated"]
 Phase = Literal["train", "roster", "exchange", "block"]
 PHASES: tuple[Phase, ...] = ("train", "roster", "exchange", "block")
+LEAVE_REASONS: tuple[LeaveReason, ...] = ("finished", "unfinished", "expelled", "rotated")
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,8 @@ class Totals:
     verdicts: Mapping[Outcome, int]
     disagreements: int
     joins: int
-    left: int
-    silent: int
+    leaves: Mapping[LeaveReason, int]
+    expulsions: int
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def visit(
 ) -> Iterator[Any]:
     """Open a page, and fail if the browser complains of anything on it.
 
-    What it gave up by itself, because a link was followed while something was still being fetched, is no fault.
+    What it gave up by itself, because a link was followed while it still fetched something, is no fault.
     """
     context = chromium.new_context(
         viewport={"width": width, "height": height}, color_scheme=theme, java_script_enabled=script
