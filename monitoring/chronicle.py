@@ -106,7 +106,8 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
         raise ValueError("genesis tells nothing")
     block = link.block.body
     accounts, entries = entries_after(before.accounts, block, link.counters, rules)
-    picture = _picture(link.block, link, parent, parameters=parameters)
+    window_ms = round(1000 * rules.protocol.window_seconds)
+    picture = _picture(link.block, link, parent, parameters=parameters, window_ms=window_ms)
     contributions = _contributions(
         block, entries, segments=rules.protocol.segments, escrow_rounds=rules.escrow_rounds
     )
@@ -134,11 +135,14 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
     return Told(after, picture, contributions, tuple(entries))
 
 
-def _picture(signed: Signed[Block], link: Link, parent: Link, *, parameters: int) -> RoundPicture:
+def _picture(
+    signed: Signed[Block], link: Link, parent: Link, *, parameters: int, window_ms: int
+) -> RoundPicture:
     block = signed.body
     claims = [claim.body for claim in block.roster.body.claims]
     counted = sum(bool(segments) for segments in counted_segments(block).values())
     empty = sum(reduction is None for reduction in block.reductions)
+    computed = [min(said, window_ms) for claim in claims if (said := claim.pace.compute_ms) is not None]
     mean_bytes = sum(claim.contribution_bytes for claim in claims) / len(claims)
     return RoundPicture(
         round=block.round,
@@ -159,6 +163,7 @@ def _picture(signed: Signed[Block], link: Link, parent: Link, *, parameters: int
         late_ms=_median(claim.pace.claims_late_ms for claim in claims),
         transfer_ms=_median(claim.pace.transfer_ms for claim in claims),
         exchange_ms=_median(claim.pace.exchange_ms for claim in claims),
+        compute_ms=sum(computed) / len(computed) if computed else None,
     )
 
 

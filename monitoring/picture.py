@@ -50,6 +50,8 @@ class RoundPicture:
         contribution_bytes: mean over the roster.
         bits_per_parameter: of that.
         late_ms, transfer_ms, exchange_ms: medians of what the claims measured of the round before.
+        compute_ms: mean of how long claimants say that they computed in their windows, none for longer than
+            a window; None if nobody says.
         seen_at: when the block came, as far as that was watched.
         timing: likewise, and only if the block before was watched, too.
     """
@@ -72,6 +74,7 @@ class RoundPicture:
     late_ms: int | None
     transfer_ms: int | None
     exchange_ms: int | None
+    compute_ms: float | None
     seen_at: float | None = None
     timing: Timing | None = None
 
@@ -196,7 +199,8 @@ class Totals:
 class Watched:
     """Sums over the rounds whose time this observer watched, and figures of the newest of them.
 
-    `window_seconds` and `seconds` are of the newest rounds, as are `tokens_per_second`.
+    `compute_ratio`, `tokens_per_second` and `round_seconds` are of the newest rounds. The first is the mean
+    share of a round's time in which those who claimed computed, as their claims say.
     """
 
     rounds: int

@@ -110,7 +110,7 @@ DECLARED = (
     Declared(
         "manyhands_swarm_compute_ratio",
         "gauge",
-        "Share of the last watched rounds in which the swarm trained: windows over the time between blocks.",
+        "Share of the last watched rounds' time in which trainers computed: the mean of what claims say.",
     ),
     Declared("manyhands_swarm_goal_tokens", "gauge", "Tokens after which the recipe's schedule ends."),
     Declared(

@@ -27,7 +27,7 @@ from monitoring.swarm_metrics import swarm_registry
 from monitoring.watch import Watch
 from peers.chain import Link
 from peers.credit.rules import MILLION
-from peers.messages import Block, Signed, sign
+from peers.messages import Block, Pace, Signed, sign
 from recipes.keys import SigningKey
 
 START = 1_800_000_000.0
@@ -101,8 +101,9 @@ class Watched:
 def watched(peers: int = 4, *, path: Path | None = None, audited: bool = False, **other: Any) -> Watched:
     """A swarm without a block, and somebody who watches it. If `audited`, each claim is audited."""
     swarm = Swarm(peers)
-    if audited:
-        swarm.play_by(replace(swarm.credit, newcomer_rate=MILLION))
+    rules = replace(swarm.credit, protocol=replace(swarm.rules, window_seconds=WINDOW_SECONDS))
+    swarm.play_by(replace(rules, newcomer_rate=MILLION) if audited else rules)
+    swarm.pace = Pace(compute_ms=round(1000 * WINDOW_SECONDS))
     watch = Watch(
         run_picture(swarm, **other),
         ground(swarm),
