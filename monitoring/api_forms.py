@@ -59,7 +59,9 @@ class Swarm(Form):
     goal_at: float | None = Field(description="When that is reached at the present pace.")
     tokens_per_second: float | None = Field(description="Of the last rounds that were watched.")
     round_seconds: float | None = Field(description="Mean of the last rounds that were watched.")
-    compute_ratio: float | None = Field(description="Share of their time in which the swarm trained.")
+    compute_ratio: float | None = Field(
+        description="Share of their time in which peers computed, as their claims say: the mean."
+    )
     loss: Loss | None = Field(description="The newest measurement.")
     claimed_flops: str = Field(description="Work that peers claimed in blocks.")
     credited_flops: str = Field(description="Work that was credited into escrow.")

@@ -12,12 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from monitoring.picture import QUIET_ROUNDS, TRAINING_ROUNDS, ContributionPicture, RoundPicture, RoundResult
+from monitoring.picture import (
+    QUIET_ROUNDS,
+    TRAINING_ROUNDS,
+    ContributionPicture,
+    LeaveReason,
+    RoundPicture,
+    RoundResult,
+)
 from peers.assignment import missed_reducers
 from peers.chain import Link
 from peers.counters import counted_segments
 from peers.credit.accounts import Accounts, entries_after
-from peers.credit.entries import ClaimCounted, Entry, VerdictCounted, Vest
+from peers.credit.entries import ClaimCounted, Entry, Expelled, VerdictCounted, Vest
 from peers.credit.rules import CreditRules
 from peers.credit.verdict import Outcome
 from peers.messages import Block, Claim, Signed
@@ -68,8 +75,8 @@ class Chronicle:
     vested: int = 0
     disagreements: int = 0
     joins: int = 0
-    left: int = 0
-    silent: int = 0
+    leaves: Mapping[LeaveReason, int] = field(default_factory=dict)
+    expulsions: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,12 +106,14 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
         raise ValueError("genesis tells nothing")
     block = link.block.body
     accounts, entries = entries_after(before.accounts, block, link.counters, rules)
-    picture = _picture(link.block, link, parent, parameters=parameters)
+    window_ms = round(1000 * rules.protocol.window_seconds)
+    picture = _picture(link.block, link, parent, parameters=parameters, window_ms=window_ms)
     contributions = _contributions(
         block, entries, segments=rules.protocol.segments, escrow_rounds=rules.escrow_rounds
     )
     short = missed_reducers(block, parent.counters, rules.protocol)
-    records, joins, left, silent = _follow(before.records, contributions, block, short)
+    counted, joins = _follow(before.records, contributions, block, short)
+    records, leaves = _leave(counted, accounts, block.round)
     claims = [entry for entry in entries if isinstance(entry, ClaimCounted)]
     outcomes = (entry.outcome for entry in entries if isinstance(entry, VerdictCounted))
     after = replace(
@@ -120,17 +129,20 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
         vested=before.vested + sum(entry.amount for entry in entries if isinstance(entry, Vest)),
         disagreements=before.disagreements + picture.disagreeing,
         joins=before.joins + joins,
-        left=before.left + left,
-        silent=before.silent + silent,
+        leaves=_added(before.leaves, leaves),
+        expulsions=before.expulsions + sum(isinstance(entry, Expelled) for entry in entries),
     )
     return Told(after, picture, contributions, tuple(entries))
 
 
-def _picture(signed: Signed[Block], link: Link, parent: Link, *, parameters: int) -> RoundPicture:
+def _picture(
+    signed: Signed[Block], link: Link, parent: Link, *, parameters: int, window_ms: int
+) -> RoundPicture:
     block = signed.body
     claims = [claim.body for claim in block.roster.body.claims]
     counted = sum(bool(segments) for segments in counted_segments(block).values())
     empty = sum(reduction is None for reduction in block.reductions)
+    computed = [min(said, window_ms) for claim in claims if (said := claim.pace.compute_ms) is not None]
     mean_bytes = sum(claim.contribution_bytes for claim in claims) / len(claims)
     return RoundPicture(
         round=block.round,
@@ -151,6 +163,7 @@ def _picture(signed: Signed[Block], link: Link, parent: Link, *, parameters: int
         late_ms=_median(claim.pace.claims_late_ms for claim in claims),
         transfer_ms=_median(claim.pace.transfer_ms for claim in claims),
         exchange_ms=_median(claim.pace.exchange_ms for claim in claims),
+        compute_ms=sum(computed) / len(computed) if computed else None,
     )
 
 
@@ -192,8 +205,8 @@ def _follow(
     contributions: Sequence[ContributionPicture],
     block: Block,
     short: frozenset[PeerId],
-) -> tuple[dict[PeerId, Record], int, int, int]:
-    """Return the peers' records after a block, and how many joined, left in order, and fell silent."""
+) -> tuple[dict[PeerId, Record], int]:
+    """Return the records, brought up to date of those in a block's roster, and how many joined."""
     records = dict(before)
     joins = 0
     transfers = {claim.body.peer: claim.body.pace.transfer_ms for claim in block.roster.body.claims}
@@ -210,12 +223,28 @@ def _follow(
         joins += known is None or not known.present
         delivered = one.segments == one.of_segments and one.peer not in short
         records[one.peer] = _counted(known, one, transfers[one.peer], delivered=delivered)
-    left = silent = 0
+    return records, joins
+
+
+def _leave(
+    records: Mapping[PeerId, Record], accounts: Accounts, round_number: int
+) -> tuple[dict[PeerId, Record], list[LeaveReason]]:
+    """Return the records with those marked who have been away for long enough, and why each of them is."""
+    after, reasons = dict(records), []
     for peer, record in records.items():
-        if record.present and block.round - record.last_round >= TRAINING_ROUNDS:
-            records[peer] = replace(record, present=False)
-            left, silent = left + record.delivered, silent + (not record.delivered)
-    return records, joins, left, silent
+        if record.present and round_number - record.last_round >= TRAINING_ROUNDS:
+            after[peer] = replace(record, present=False)
+            reasons.append(_why_gone(peer, record, accounts))
+    return after, reasons
+
+
+def _why_gone(peer: PeerId, record: Record, accounts: Accounts) -> LeaveReason:
+    """Return what the chain shows of why a peer is away. Nobody signs a farewell, so it tells no more."""
+    if peer in accounts.retired:
+        return "rotated"
+    if accounts.expelled_until(peer) > record.last_round:
+        return "expelled"
+    return "finished" if record.delivered else "unfinished"
 
 
 def _counted(

@@ -21,8 +21,10 @@ QUIET_ROUNDS = 32  # after which it is gone
 
 PeerState = Literal["training", "quiet", "gone", "observing"]
 RoundResult = Literal["complete", "short", "empty"]
+LeaveReason = Literal["finished", "unfinished", "expelled", "rotated"]
 Phase = Literal["train", "roster", "exchange", "block"]
 PHASES: tuple[Phase, ...] = ("train", "roster", "exchange", "block")
+LEAVE_REASONS: tuple[LeaveReason, ...] = ("finished", "unfinished", "expelled", "rotated")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class RoundPicture:
         contribution_bytes: mean over the roster.
         bits_per_parameter: of that.
         late_ms, transfer_ms, exchange_ms: medians of what the claims measured of the round before.
+        compute_ms: mean of how long claimants say that they computed in their windows, none for longer than
+            a window; None if nobody says.
         seen_at: when the block came, as far as that was watched.
         timing: likewise, and only if the block before was watched, too.
     """
@@ -70,6 +74,7 @@ class RoundPicture:
     late_ms: int | None
     transfer_ms: int | None
     exchange_ms: int | None
+    compute_ms: float | None
     seen_at: float | None = None
     timing: Timing | None = None
 
@@ -186,15 +191,16 @@ class Totals:
     verdicts: Mapping[Outcome, int]
     disagreements: int
     joins: int
-    left: int
-    silent: int
+    leaves: Mapping[LeaveReason, int]
+    expulsions: int
 
 
 @dataclass(frozen=True)
 class Watched:
     """Sums over the rounds whose time this observer watched, and figures of the newest of them.
 
-    `window_seconds` and `seconds` are of the newest rounds, as are `tokens_per_second`.
+    `compute_ratio`, `tokens_per_second` and `round_seconds` are of the newest rounds. The first is the mean
+    share of a round's time in which those who claimed computed, as their claims say.
     """
 
     rounds: int

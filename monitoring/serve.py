@@ -74,8 +74,8 @@ def find_run(given: str, home: Path) -> Place:
         run_id, published = given, None
     else:
         path = Path(given).expanduser()
-        folder = path if path.is_dir() else path.parent
-        if not (folder / RECIPE_FILE).is_file() or (path.is_file() and path.name != RECIPE_FILE):
+        folder = path.parent if path.name == RECIPE_FILE else path
+        if not (folder / RECIPE_FILE).is_file():
             raise RecipeError(
                 f"{given} is neither a run id nor the folder of a run.",
                 remedy="A run id has 64 hex digits. Or name the published folder, or a peer's run folder.",

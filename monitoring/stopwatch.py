@@ -50,7 +50,7 @@ class Stopwatch:
         self._window, self._overlaps = window_seconds, overlaps
         self._last: RoundPicture | None = None
         self._waiting: tuple[RoundPicture, float] | None = None  # for the claims that speak of it
-        self._recent: deque[tuple[float, int]] = deque(maxlen=_PACE_ROUNDS)
+        self._recent: deque[tuple[float, RoundPicture]] = deque(maxlen=_PACE_ROUNDS)
         self._phases: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._seconds = 0.0
         self._rounds = 0
@@ -63,7 +63,7 @@ class Stopwatch:
         seconds = self._between(before, one)
         self._waiting = (one, seconds) if seconds is not None else None
         if seconds is not None:
-            self._recent.append((seconds, one.tokens))
+            self._recent.append((seconds, one))
             self._seconds += seconds
             self._rounds += 1
         self._last = one
@@ -86,13 +86,14 @@ class Stopwatch:
     def watched(self) -> Watched:
         """Return the sums so far, and the figures of the newest rounds."""
         seconds = sum(one for one, _ in self._recent)
-        tokens = sum(one for _, one in self._recent)
-        trained = sum(min(one, self._window) for one, _ in self._recent)
+        tokens = sum(one.tokens for _, one in self._recent)
+        told = [(took, one.compute_ms / 1000) for took, one in self._recent if one.compute_ms is not None]
+        computed = sum(min(took, one) for took, one in told)
         return Watched(
             rounds=self._rounds,
             phases=dict(self._phases),
             seconds=self._seconds,
-            compute_ratio=trained / seconds if seconds else None,
+            compute_ratio=computed / sum(took for took, _ in told) if told else None,
             tokens_per_second=tokens / seconds if seconds else None,
             round_seconds=seconds / len(self._recent) if self._recent else None,
         )

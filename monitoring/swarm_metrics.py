@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from monitoring.declared import Declared
-from monitoring.picture import PHASES, Picture
+from monitoring.picture import LEAVE_REASONS, PHASES, Picture
 from peers.finality import MANY_ELECTORS
 
 Samples = Mapping[tuple[str, ...], float]
@@ -98,14 +98,19 @@ DECLARED = (
     Declared(
         "manyhands_swarm_leaves_total",
         "counter",
-        "Peers that were in none of 4 blocks in a row: they had delivered all of their last round (left), "
-        "or not (silent).",
-        {"reason": ("left", "silent")},
+        "Peers that were in none of 4 blocks in a row: expelled, gone on under another key (rotated), or by "
+        "whether they had delivered all that they owed in their last round (finished, unfinished).",
+        {"reason": LEAVE_REASONS},
+    ),
+    Declared(
+        "manyhands_swarm_expulsions_total",
+        "counter",
+        "Expulsions: no claim of the peer is taken for a while, for the audit of one failed.",
     ),
     Declared(
         "manyhands_swarm_compute_ratio",
         "gauge",
-        "Share of the last watched rounds in which the swarm trained: windows over the time between blocks.",
+        "Share of the last watched rounds' time in which trainers computed: the mean of what claims say.",
     ),
     Declared("manyhands_swarm_goal_tokens", "gauge", "Tokens after which the recipe's schedule ends."),
     Declared(
@@ -193,7 +198,8 @@ def values_of(picture: Picture, *, version: str) -> dict[str, Samples]:
         ),
         "state_disagreements_total": _one(totals.disagreements),
         "joins_total": _one(totals.joins),
-        "leaves_total": _by({"left": totals.left, "silent": totals.silent}),
+        "leaves_total": _by({reason: totals.leaves.get(reason, 0) for reason in LEAVE_REASONS}),
+        "expulsions_total": _one(totals.expulsions),
         "compute_ratio": _one(watched.compute_ratio),
         "goal_tokens": _one(run.goal_tokens),
         "goal_timestamp_seconds": _one(picture.goal_at),

@@ -231,6 +231,6 @@ def _totals(known: Chronicle, link: Link) -> Totals:
         verdicts=known.verdicts,
         disagreements=known.disagreements,
         joins=known.joins,
-        left=known.left,
-        silent=known.silent,
+        leaves=known.leaves,
+        expulsions=known.expulsions,
     )

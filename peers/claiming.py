@@ -42,7 +42,7 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
     current.window_ended = engine.now
     engine.overrun = max(engine.now - current.train_until, engine.overrun / 2, 0.0)
     counters = current.parent.counters
-    fields = {name: getattr(work, name) for name in work.__dataclass_fields__}
+    fields = {name: getattr(work, name) for name in work.__dataclass_fields__ if name in Claim.model_fields}
     body = Claim(
         run=engine.rules.run,
         peer=engine.me,
@@ -50,7 +50,7 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
         predecessor=_predecessor(engine),
         nonce_commitment=digest(_nonce(engine, engine.head)).hex(),
         nonce=_owed_nonce(engine),
-        pace=engine.measures.take_pace(),
+        pace=engine.measures.take_pace(compute_seconds=work.compute_seconds),
         **fields,
     )
     current.own_claim = sign(engine.key, body)

@@ -85,6 +85,7 @@ class Contributor:
             feedback=compressed.feedback_root.hex(),
             feedback_reset=compressed.feedback_reset,
             loss_commitment=self._commit_to_trace(round_number, parent, window.losses),
+            compute_seconds=window.seconds,
         )
 
     def name_claim(self, claim: str) -> None:

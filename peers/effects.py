@@ -63,6 +63,7 @@ class WindowEnded:
     feedback: str
     feedback_reset: bool
     loss_commitment: str
+    compute_seconds: float  # the trainer's
     ahead: bool = False
 
 

@@ -148,7 +148,7 @@ class Liar:
             "norms": (1e308,) * len(message.body.norms),
             "contribution_bytes": 2**53 - 1,
             "steps": 2**53 - 1,
-            "pace": Pace(claims_late_ms=day, transfer_ms=day, reply_ms=day, exchange_ms=day),
+            "pace": Pace(claims_late_ms=day, transfer_ms=day, reply_ms=day, exchange_ms=day, compute_ms=day),
         }
         if self._chance.random() < 0.5:
             numbers["slots"] = ((0, 2**53 - 1),)

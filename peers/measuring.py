@@ -65,16 +65,20 @@ class Measures:
         """Note how long after the own claim the block came."""
         self._exchange = _milliseconds(seconds)
 
-    def take_pace(self) -> Pace:
+    def take_pace(self, *, compute_seconds: float | None = None) -> Pace:
         """Return what was measured, and begin afresh; answers are remembered for longer.
 
         Of transfers the ninth decile counts: they share a line, and a reducer waits for the last of them.
+
+        Args:
+            compute_seconds: how long the trainer computed in the window that is claimed.
         """
         pace = Pace(
             claims_late_ms=decile(self._late, 9),
             transfer_ms=decile(self._transferred, 9),
             reply_ms=decile(self._replies, 8),
             exchange_ms=self._exchange,
+            compute_ms=None if compute_seconds is None else _milliseconds(compute_seconds),
         )
         self._late, self._transferred, self._exchange = [], [], None
         self._questions = {}

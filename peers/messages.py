@@ -79,6 +79,7 @@ class Pace(Message):
     transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
     reply_ms: Milliseconds | None = None  # from a question to its answer
     exchange_ms: Milliseconds | None = None  # from the own claim to the block, where windows overlap it
+    compute_ms: Milliseconds | None = None  # in the window that is claimed, the trainer computed
 
 
 class Claim(Body):

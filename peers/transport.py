@@ -43,7 +43,7 @@ __all__ = ["Call", "Limits", "RemoteError", "Transport"]
 
 _log = logging.getLogger(__name__)
 
-_PROTOCOL = "/manyhands/2"
+_PROTOCOL = "/manyhands/3"
 _CONNECT_SECONDS = 10.0
 _FAREWELL_SECONDS = 5.0  # for a refused peer to take note and close
 _MOST_ADDRESSES = 256  # peers whose addresses are kept, to find back to them with a new p2pd

@@ -350,6 +350,7 @@ class VirtualPeer:
             feedback=name,
             feedback_reset=self.life > 1,
             loss_commitment=name,
+            compute_seconds=count / self.speed,
             ahead=order.ahead,
         )
         ends = max(self.world.now, min(until, began + count / self.speed))

@@ -114,6 +114,7 @@ class Bench:
             feedback=name("feedback"),
             feedback_reset=False,
             loss_commitment=name("losses"),
+            compute_seconds=2.5,
         )
 
     def roster(self) -> Signed[Roster]:

@@ -96,6 +96,7 @@ class Swarm:
         )
         self.credit = credit_of(self.rules)
         self.genesis_digest = genesis_digest
+        self.pace = Pace()  # in all claims
         self.chain = self.fresh_chain()
         self.digests: dict[str, str] = {self.chain.root: genesis_digest}  # after each block
         self.claimed: dict[str, Any] = {}  # what all claims say, unless said otherwise
@@ -146,7 +147,7 @@ class Swarm:
             "loss_commitment": name("losses"),
             "nonce_commitment": digest(self.nonce(key, parent.hash)).hex(),
             "nonce": self.nonce(key, parent.parent).hex() if owed else None,
-            "pace": Pace(),
+            "pace": self.pace,
         }
         return sign(key, Claim(**{**fields, **self.claimed, **other}))
 

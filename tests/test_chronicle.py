@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rounds import keys_of
 from watching import Watched, watched
 
 from monitoring.picture import PeerPicture
@@ -81,21 +82,40 @@ def test_who_is_away_for_four_rounds_has_left_and_joins_again() -> None:
     run = watched()
     run.grow(run.swarm.keys, 2)
     run.grow(run.swarm.keys[:3], 3)
-    assert (run.picture().totals.left, peer_of(run, 3).state) == (0, "training")
+    assert (run.picture().totals.leaves, peer_of(run, 3).state) == ({}, "training")
     run.grow(run.swarm.keys[:3])
-    assert (run.picture().totals.left, peer_of(run, 3).state) == (1, "quiet")
+    assert (run.picture().totals.leaves, peer_of(run, 3).state) == ({"finished": 1}, "quiet")
     run.grow(run.swarm.keys)
     assert (run.picture().totals.joins, peer_of(run, 3).state) == (5, "training")
     assert peer_of(run, 3).missed_rounds == 0
 
 
-def test_who_leaves_something_undone_fell_silent() -> None:
+def test_who_leaves_something_undone_has_not_finished() -> None:
     run = watched()
     run.grow(run.swarm.keys)
     see_block(run, [0, 1, 2, 3], reductions=lambda made: (None, *made[1:]))  # nobody's is whole
     run.grow(run.swarm.keys[:2], 4)
+    assert run.picture().totals.leaves == {"unfinished": 2}
+
+
+def test_who_is_expelled_and_stays_away_has_left_for_that() -> None:
+    run = watched(5, audited=True)
+    run.expel(3)
+    assert run.picture().totals.expulsions == 1
+    run.grow([key for key in run.swarm.keys if key is not run.swarm.keys[3]], 4)
+    assert run.picture().totals.leaves == {"expelled": 1}
+    assert peer_of(run, 3).expelled_until > run.head.round
+
+
+def test_who_goes_on_under_another_key_has_left_for_that_and_joined_again() -> None:
+    run = watched()
+    run.grow(run.swarm.keys, 2)
+    new = keys_of(1, seed="new key")[0]
+    run.swarm.by_id[new.peer_id] = new
+    run.grow(run.swarm.keys, rotations=(run.swarm.rotation(run.swarm.keys[3], new),))
+    run.grow([*run.swarm.keys[:3], new], 4)
     totals = run.picture().totals
-    assert (totals.left, totals.silent) == (0, 2)
+    assert (totals.leaves, totals.joins) == ({"rotated": 1}, 5)
 
 
 def test_after_32_rounds_without_it_a_peer_is_gone() -> None:

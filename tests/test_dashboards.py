@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from dashboards import DASHBOARDS, panels_of, queries_of
 from promtools import ROOT, promtool
 from test_alerts import known_metrics, metrics_in
+
+from monitoring import endpoint, serve
 
 GRAFANA = ROOT / "monitoring" / "grafana"
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
@@ -59,6 +62,22 @@ def test_the_compose_file_mounts_folders_that_are_here() -> None:
     mounted = [line.split("- ./")[1].split(":")[0] for line in lines if "- ./" in line]
     assert len(mounted) == 3
     assert all((ROOT / "monitoring" / folder).is_dir() for folder in mounted)
+
+
+def test_what_grafana_and_prometheus_are_told_of_each_other_and_of_the_programs_is_so() -> None:
+    compose = (ROOT / "monitoring" / "compose.yml").read_text()
+    mounts = dict(re.findall(r"^      - \./(\S+?):(/\S+?):ro$", compose, re.MULTILINE))
+    source = (GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text()
+    provider = (GRAFANA / "provisioning" / "dashboards" / "manyhands.yml").read_text()
+    scraped = (ROOT / "monitoring" / "prometheus" / "prometheus.yml").read_text()
+    [listens] = re.findall(r"--web\.listen-address=(\S+)", compose)
+    assert f"url: http://{listens}\n" in source
+    assert f"path: {mounts['grafana/dashboards']}\n" in provider
+    assert mounts["grafana/provisioning"] == "/etc/grafana/provisioning"  # where Grafana looks by itself
+    [config] = re.findall(r"--config\.file=(\S+)", compose)
+    assert config == f"{mounts['prometheus']}/prometheus.yml"
+    ports = re.findall(r'targets: \["127\.0\.0\.1:(\d+)"\]', scraped)
+    assert ports == [str(serve.DEFAULT_PORT), str(endpoint.DEFAULT_PORT)]
 
 
 def test_nothing_that_the_compose_file_starts_listens_beyond_this_machine() -> None:

@@ -13,6 +13,12 @@ def test_who_measured_nothing_says_nothing() -> None:
     assert Measures().take_pace() == Pace()
 
 
+def test_how_long_the_trainer_computed_is_told_with_the_claim_that_it_computed_for() -> None:
+    measures = Measures()
+    assert measures.take_pace(compute_seconds=12.3456) == Pace(compute_ms=12_346)
+    assert measures.take_pace(compute_seconds=10.0**9).compute_ms == 86_400_000
+
+
 def test_transfers_are_told_by_the_slowest_but_a_tenth() -> None:
     measures = Measures()
     for number, seconds in enumerate([1.0, 2.0, 60.0]):

@@ -165,6 +165,7 @@ CONTRIBUTED = do.WindowEnded(
     feedback="00" * 32,
     feedback_reset=False,
     loss_commitment="00" * 32,
+    compute_seconds=1.0,
 )
 
 

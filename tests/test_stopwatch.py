@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from watching import ROUND_SECONDS, WINDOW_SECONDS, watched
+from watching import ROUND_SECONDS, Watched, watched
 
 from monitoring.picture import RoundPicture
 from monitoring.stopwatch import timing_of
@@ -42,15 +42,41 @@ def test_what_peers_claim_to_have_measured_is_never_more_than_the_time_there_was
     assert min(timing.phases.values()) >= 0
 
 
-def test_utilisation_and_pace_are_those_of_the_rounds_that_were_watched() -> None:
+def test_pace_is_that_of_the_rounds_that_were_watched() -> None:
     run = watched()
+    run.swarm.pace = Pace()
     run.grow(run.swarm.keys, 5)
     watch = run.picture().watched
     assert watch.rounds == 4  # of the first block, nobody saw when its round began
-    assert watch.compute_ratio == pytest.approx(WINDOW_SECONDS / ROUND_SECONDS)
+    assert watch.compute_ratio is None  # no claim says how long its author computed
     assert watch.tokens_per_second is not None
     tokens = sum(one.tokens for one in run.picture().rounds[:4])
     assert watch.tokens_per_second == pytest.approx(tokens / (4 * ROUND_SECONDS))
+
+
+def compute(run: Watched, *computed_ms: int | None) -> None:
+    """See a round whose claims say that their authors computed for so long."""
+    swarm = run.swarm
+    paces = [Pace(compute_ms=one) for one in computed_ms]
+    claims = [swarm.claim(key, run.head, pace=pace) for key, pace in zip(swarm.keys, paces, strict=True)]
+    run.see(swarm.add(swarm.block(run.head, swarm.keys, roster=swarm.roster(claims, run.head))))
+
+
+def test_utilisation_is_the_mean_share_of_the_time_in_which_claimants_computed() -> None:
+    run = watched(3)
+    compute(run, 1000, 1000, 1000)  # nobody saw when this round began
+    compute(run, 10_000, 4000, None)
+    assert run.picture().watched.compute_ratio == pytest.approx(7 / ROUND_SECONDS)
+    compute(run, 13_000, 13_000, 13_000)
+    assert run.picture().watched.compute_ratio == pytest.approx(10 / ROUND_SECONDS)
+
+
+def test_nobody_claims_to_have_computed_for_longer_than_a_window() -> None:
+    run = watched(2)
+    window_ms = round(1000 * run.swarm.rules.window_seconds)
+    compute(run, window_ms, window_ms)
+    compute(run, 86_400_000, 0)
+    assert run.picture().rounds[0].compute_ms == window_ms / 2
 
 
 def test_a_run_that_nobody_watched_has_no_pace_and_no_utilisation() -> None:

@@ -112,6 +112,7 @@ class Room:
             feedback=work.hash,
             feedback_reset=False,
             loss_commitment=work.hash,
+            compute_seconds=window.seconds,
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -8,10 +8,11 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from credit_rounds import verdict
 from ledgers import ground
 from rounds import Swarm
 
@@ -25,7 +26,8 @@ from monitoring.seen import Seen
 from monitoring.swarm_metrics import swarm_registry
 from monitoring.watch import Watch
 from peers.chain import Link
-from peers.messages import Block, Signed
+from peers.credit.rules import MILLION
+from peers.messages import Block, Pace, Signed, sign
 from recipes.keys import SigningKey
 
 START = 1_800_000_000.0
@@ -77,15 +79,31 @@ class Watched:
             self.see(self.swarm.grow(self.head, members, **other))
         return self.head
 
+    def expel(self, number: int) -> Link:
+        """See rounds of everybody until auditors have failed a claim of that peer (`audited`)."""
+        swarm, peer = self.swarm, self.swarm.keys[number].peer_id
+        while not self.head.accounts.expelled_until(peer):
+            words = [
+                sign(swarm.by_id[one.auditor], verdict(audit, one.auditor, "fail"))
+                for audit in self.head.accounts.audits
+                for one in audit.hearing
+                if audit.work.peer == peer and audit.open and one.word is None
+            ]
+            self.grow(swarm.keys, verdicts=tuple(words))
+        return self.head
+
     def picture(self, **other: Any) -> Picture:
         """What is known a second after the newest block."""
         fields: dict[str, Any] = {"now": self.now + 1, "heard_at": self.now}
         return self.watch.picture(**{**fields, **other})
 
 
-def watched(peers: int = 4, *, path: Path | None = None, **other: Any) -> Watched:
-    """A swarm without a block, and somebody who watches it."""
+def watched(peers: int = 4, *, path: Path | None = None, audited: bool = False, **other: Any) -> Watched:
+    """A swarm without a block, and somebody who watches it. If `audited`, each claim is audited."""
     swarm = Swarm(peers)
+    rules = replace(swarm.credit, protocol=replace(swarm.rules, window_seconds=WINDOW_SECONDS))
+    swarm.play_by(replace(rules, newcomer_rate=MILLION) if audited else rules)
+    swarm.pace = Pace(compute_ms=round(1000 * WINDOW_SECONDS))
     watch = Watch(
         run_picture(swarm, **other),
         ground(swarm),
