@@ -20,6 +20,7 @@ from recipes.keys import PeerId
 
 _MOST_WORDS = 3  # of replays, after which an audit without a majority is left undecided
 _AGREEING = 2  # auditors whose agreement decides
+_NEVER = 2**53  # no round has this number
 
 Word = Literal["pass", "fail", "inconclusive", "abstain", "not opened"]
 
@@ -61,6 +62,7 @@ class Audit:
         penalties: what that took, and from whom.
         disputed: the round of the block that holds the dispute.
         heard: how many were asked in the first hearing.
+        rests_until: before this round, nothing follows unless somebody speaks.
     """
 
     work: Work
@@ -74,6 +76,7 @@ class Audit:
     penalties: tuple[Penalty, ...] = ()
     disputed: int | None = None
     heard: int = 0
+    rests_until: int = 0
 
     @property
     def open(self) -> bool:
@@ -112,7 +115,7 @@ def speak(audit: Audit, verdict: Verdict) -> Audit:
     """Return the audit with one more word in it."""
     word = word_of(verdict)
     asked = (replace(one, word=word) if one.auditor == verdict.peer else one for one in audit.asked)
-    return replace(audit, asked=tuple(asked))
+    return replace(audit, asked=tuple(asked), rests_until=0)
 
 
 def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
@@ -127,6 +130,16 @@ def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
         return audit
     following = Asked(audit.auditors[len(audit.asked)], round_number)
     return replace(audit, asked=(*audit.asked, following))
+
+
+def rest(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
+    """Return the audit at rest, after `ruling` found none and `ask` did what there was to do in this round.
+
+    Time alone changes what they come to only where somebody's time to speak ends, or the author's to open.
+    """
+    ends = [audit.drawn + rules.retention_rounds]
+    ends += [asked.since + rules.audit_rounds for asked in audit.hearing if asked.word is None]
+    return replace(audit, rests_until=min((end for end in ends if end > round_number), default=_NEVER))
 
 
 def ruling(audit: Audit, *, round_number: int, rules: CreditRules) -> Decision | None:

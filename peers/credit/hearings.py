@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, ruling, speak
+from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, rest, ruling, speak
 from peers.credit.drawing import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
 from peers.credit.entries import AuditDrawn, Decided, Decision, Disputed, VerdictCounted
 from peers.credit.escrow import Account, Penalty
@@ -44,7 +44,7 @@ def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
         audit = by_claim.get(dispute.claim)
         if audit is None or audit.open or dispute.peer not in {one.peer for one in audit.penalties}:
             continue
-        by_claim[dispute.claim] = replace(audit, disputed=page.round, heard=len(audit.asked))
+        by_claim[dispute.claim] = replace(audit, disputed=page.round, heard=len(audit.asked), rests_until=0)
         page.entries.append(Disputed(round=page.round, claim=dispute.claim, peer=dispute.peer))
     return list(by_claim.values())
 
@@ -77,8 +77,11 @@ def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:
         if not audit.open:
             if page.round - audit.decided < page.rules.dispute_rounds:
                 kept.append(audit)
+        elif page.round < audit.rests_until:
+            kept.append(audit)
         elif (decision := ruling(audit, round_number=page.round, rules=page.rules)) is None:
-            kept.append(ask(audit, round_number=page.round, rules=page.rules))
+            asking = ask(audit, round_number=page.round, rules=page.rules)
+            kept.append(rest(asking, round_number=page.round, rules=page.rules))
         elif (decided := _carry_out(page, audit, decision)).penalties:
             kept.append(decided)
     return kept
