@@ -69,7 +69,12 @@ class Author:
         """Contribute, claim, and see a block that counts these segments, or lists others' claims alone."""
         swarm, parent = self.swarm, self.head
         window: Any = SimpleNamespace(
-            delta=delta(parent.round), losses=LOSSES, steps=2, slots_used=(), select=select_largest
+            delta=delta(parent.round),
+            losses=LOSSES,
+            steps=2,
+            slots_used=(),
+            seconds=1.0,
+            select=select_largest,
         )
         work = self.contributor.contribute(
             window, chain=swarm.chain, parent=parent.hash, start_digest="", numeric_class="cpu-fp32"

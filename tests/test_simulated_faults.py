@@ -84,14 +84,18 @@ def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:
 @pytest.mark.parametrize("seed", [3, 4, 5])
 @pytest.mark.parametrize("conspirators", [("p2", "p5"), ("p1", "p2", "p5")])
 def test_electors_who_conspire_make_no_two_final_blocks(seed: int, conspirators: tuple[str, ...]) -> None:
-    """Each signs on both sides, unseen: less than half of the seven, they are in no two quorums alone."""
+    """Each signs on both sides, unseen: less than half of the seven, they are in no two quorums alone.
+
+    Three of them may keep the others from getting on (LOG.md); two may not.
+    """
     world = World(seed=seed, peers=7)
     for name in world.peers:
         world.start(name)
     for name in conspirators:
         world.peers[name].liar = Liar(Lie.CONSPIRE, seed)
     world.run(until_round=20, at_most_seconds=500)  # what is final is checked after every step
-    assert min(world.round_of(peer.name) for peer in world.honest()) >= 6
+    if len(conspirators) == 2:
+        assert min(world.round_of(peer.name) for peer in world.honest()) >= 6
 
 
 def test_a_first_elector_started_again_out_of_hearing_makes_no_second_final_block() -> None:
