@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from peers.chain import Chain, Link
 from peers.credit.audit import Audit
 from peers.credit.drawing import audit_seed, chunks_to_open
-from peers.lineage import Source, is_anchored, is_known, may_stray, source_of
+from peers.lineage import Source, has_strayed, is_anchored, shows_source, source_of
 from peers.messages import Claim, Roster, Signed
 from recipes.keys import PeerId
 
@@ -87,7 +87,7 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
     claim = _claim_in(counting.block.body.roster.body, audit.work.claim)
     parent = chain.link(counting.parent)
     before = chain.links.get(parent.parent)
-    if claim is None or not is_known(chain, parent.hash) or (before is None and claim.body.ahead):
+    if claim is None or not shows_source(chain, parent.hash) or (before is None and claim.body.ahead):
         return None
     whole = audit.steps == audit.work.steps
     seed = audit_seed(beacon=drawn.counters.beacon, run=chain.rules.run, round_number=audit.work.round)
@@ -97,7 +97,7 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
         parent=parent,
         start=start,
         source=source_of(chain, parent.hash, claim.body.peer),
-        may_stray=may_stray(chain, parent.hash, claim.body.peer),
+        may_stray=not has_strayed(chain, parent.hash, claim.body.peer),
         electors=chain.electors_at(start.hash),
         seed=seed,
         steps=audit.steps,

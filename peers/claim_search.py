@@ -16,7 +16,7 @@ from peers.chain import Chain, Link
 from peers.credit.derive import Derivation, Settled
 from peers.credit.drawing import audit_seed, chunks_to_open
 from peers.credit.entries import AuditDrawn, Decided, Entry, VerdictCounted
-from peers.lineage import Source, may_stray, source_of
+from peers.lineage import Source, has_strayed, source_of
 from peers.messages import Claim, Signed
 from peers.past_state import Step, Way, step_of
 from recipes.keys import PeerId
@@ -155,7 +155,7 @@ class ClaimSearch:
             parent=parent,
             start=start,
             source=source_of(chain, parent.hash, claim.peer),
-            may_stray=may_stray(chain, parent.hash, claim.peer),
+            may_stray=not has_strayed(chain, parent.hash, claim.peer),
             electors=chain.electors_at(start.hash),
             way=Way(self._up_to(start), start.counters.canonical(), digest),
             state_said=said,

@@ -12,7 +12,7 @@ from peers.chain import Chain, Link, trunk_below
 from peers.effects import WindowEnded
 from peers.exchange_store import ExchangeStore
 from peers.history import ContributionHistory
-from peers.lineage import counted_in, is_known, may_stray, source_of
+from peers.lineage import counted_in, may_stray, source_of
 from peers.messages import Claim, Signed
 from peers.returns import Counted
 from peers.segment import SegmentFrame, contribution_root
@@ -67,7 +67,7 @@ class Contributor:
             outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
             reduced=self._reduced,
             source=source.claim.hash if source is not None else None,
-            may_stray=is_known(chain, parent) and may_stray(chain, parent, me),
+            may_stray=may_stray(chain, parent, me),
             select=window.select,
         )
         roots = tuple(frame.root() for frame in compressed.frames)

@@ -73,21 +73,29 @@ def is_anchored(claim: Claim, source: Source | None) -> bool:
     return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
 
 
+def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
+    """Say whether one of the last `STRAY_BLOCKS` up to `parent` has a claim that is known to be not anchored."""
+    for link, below in _going_down(chain, parent, STRAY_BLOCKS):
+        claim = _claim_of(link, peer)
+        if claim is None or not shows_source(chain, below.hash):
+            continue
+        if not is_anchored(claim.body, source_of(chain, below.hash, peer)):
+            return True
+    return False
+
+
 def may_stray(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim on top of `parent` may go on from one that is in none of the blocks below."""
-    return not any(
-        claim is not None and not is_anchored(claim.body, source_of(chain, below.hash, peer))
-        for link, below in _going_down(chain, parent, STRAY_BLOCKS)
-        if (claim := _claim_of(link, peer)) is not None
-    )
+    """Say whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
+
+    Whoever audits it may know more blocks than this peer, so it must not where too few are known.
+    """
+    known = _reaches(chain, parent, STRAY_BLOCKS + MOST_BLOCKS_BETWEEN)
+    return known and not has_strayed(chain, parent, peer)
 
 
-def is_known(chain: Chain, parent: str) -> bool:
-    """Say whether the chain here goes down far enough below `parent` for all of the above."""
-    depth = STRAY_BLOCKS + MOST_BLOCKS_BETWEEN
-    steps = list(_going_down(chain, parent, depth))
-    lowest = steps[-1][1] if steps else chain.link(parent)
-    return len(steps) == depth or lowest.block is None
+def shows_source(chain: Chain, parent: str) -> bool:
+    """Say whether the chain here goes down far enough below `parent` for `source_of`."""
+    return _reaches(chain, parent, MOST_BLOCKS_BETWEEN)
 
 
 def counted_in(
@@ -116,6 +124,12 @@ def _going_down(chain: Chain, block: str, most: int) -> Iterator[tuple[Link, Lin
             return
         yield link, below
         link = below
+
+
+def _reaches(chain: Chain, block: str, depth: int) -> bool:
+    steps = list(_going_down(chain, block, depth))
+    lowest = steps[-1][1] if steps else chain.link(block)
+    return len(steps) == depth or lowest.block is None
 
 
 def _claim_of(link: Link, peer: PeerId) -> Signed[Claim] | None:

@@ -19,7 +19,7 @@ from peers.credit.verdict import Outcome, Verdict
 from peers.engine import RoundEngine
 from peers.kept_chain import KeptFinal
 from peers.liars import Liar
-from peers.lineage import is_known, may_stray, source_of
+from peers.lineage import may_stray, source_of
 from peers.messages import AnyMessage, HeadNotice
 from peers.returns import Counted, Entry, may_go_on, settle
 from peers.virtual_clock import Clock
@@ -377,7 +377,7 @@ class VirtualPeer:
                 known[-1],
                 [change for segment in changes.values() for change in segment],
                 source=source.claim.hash if source is not None else None,
-                may_stray=is_known(chain, work.parent) and may_stray(chain, work.parent, self.id),
+                may_stray=may_stray(chain, work.parent, self.id),
             ):
                 entries = [entry.model_copy(update={"lost": True}) for entry in entries]
             self.world.watch.contributed(self, entries, trunk)
