@@ -16,7 +16,7 @@ from typing import Any
 
 from monitoring.chronicle import Told
 from monitoring.picture import ContributionPicture, RoundPicture, VerdictPicture
-from peers.credit.entries import Decided, Entry, VerdictCounted
+from peers.credit.entries import Decided, Entry, Forfeit, Lapsed, Restored, VerdictCounted
 from recipes.errors import StorageError
 from recipes.keys import PeerId
 
@@ -33,8 +33,14 @@ CREATE TABLE verdicts (
 CREATE INDEX verdicts_by_claim ON verdicts (claim);
 CREATE TABLE decisions (claim TEXT NOT NULL, round INTEGER NOT NULL, decision TEXT NOT NULL);
 CREATE INDEX decisions_by_claim ON decisions (claim);
+CREATE TABLE losses (
+    peer TEXT NOT NULL, round INTEGER NOT NULL, claim TEXT, reason TEXT NOT NULL
+);
+CREATE INDEX losses_by_peer ON losses (peer);
+CREATE TABLE restored (peer TEXT NOT NULL, round INTEGER NOT NULL, claim TEXT NOT NULL);
+CREATE INDEX restored_by_peer ON restored (peer);
 """
-_TABLES = ("rounds", "contributions", "verdicts", "decisions")
+_TABLES = ("rounds", "contributions", "verdicts", "decisions", "losses", "restored")
 
 
 class Archive:
@@ -88,6 +94,12 @@ class Archive:
         elif isinstance(entry, Decided):
             row3 = (entry.claim, entry.round, entry.decision)
             self._database.execute("INSERT INTO decisions VALUES (?, ?, ?)", row3)
+        elif isinstance(entry, Forfeit | Lapsed):
+            lost = (entry.peer, entry.round, entry.claim, entry.reason)
+            self._database.execute("INSERT INTO losses VALUES (?, ?, ?, ?)", lost)
+        elif isinstance(entry, Restored):
+            back = (entry.peer, entry.round, entry.claim)
+            self._database.execute("INSERT INTO restored VALUES (?, ?, ?)", back)
 
     def rounds(self, *, before: int | None = None, limit: int) -> list[RoundPicture]:
         """Return rounds below `before`, or the newest ones, newest first."""
@@ -151,8 +163,15 @@ class Archive:
         decisions = self._read(
             "SELECT decision FROM decisions WHERE claim = ? ORDER BY rowid DESC LIMIT 1", (one.claim,)
         )
+        lost = self._read(
+            "SELECT reason FROM losses WHERE peer = ? AND round BETWEEN ? AND ? AND NOT EXISTS "
+            "(SELECT 1 FROM restored WHERE restored.peer = losses.peer AND restored.claim = losses.claim) "
+            "ORDER BY round LIMIT 1",
+            (one.peer, one.round, one.vests_after),  # later, it may have vested before
+        )
         return replace(
             one,
+            reason=lost[0][0] if lost and one.reason == "in escrow" else one.reason,
             verdicts=tuple(VerdictPicture(**json.loads(content)) for (content,) in verdicts),
             decision=decisions[0][0] if decisions else None,
         )

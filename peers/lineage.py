@@ -74,7 +74,7 @@ def is_anchored(claim: Claim, source: Source | None) -> bool:
 
 
 def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether one of the last `STRAY_BLOCKS` up to `parent` has a claim that is known to be not anchored."""
+    """Say whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
     for link, below in _going_down(chain, parent, STRAY_BLOCKS):
         claim = _claim_of(link, peer)
         if claim is None or not shows_source(chain, below.hash):
