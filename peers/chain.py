@@ -199,8 +199,20 @@ class Chain:
         """Return those with a say in `link`: its electorate, its parent's electors, and its own roster."""
         if link.block is None:
             return frozenset()
-        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        return link.finality.electorate.members.union(electors, link.claimants)
+        return link.finality.electorate.members.union(self._parents_electors(link), link.claimants)
+
+    def _has_a_say(self, peer: PeerId, link: Link) -> bool:
+        """Say whether a peer is among those that `may_cosign` names, without naming all."""
+        electorate = link.finality.electorate
+        return link.block is not None and (
+            peer in electorate.current
+            or peer in electorate.previous
+            or peer in link.claimants
+            or peer in self._parents_electors(link)
+        )
+
+    def _parents_electors(self, link: Link) -> frozenset[PeerId]:
+        return self.electors_at(link.parent) if link.parent in self.links else frozenset()
 
     def add(self, signed: Signed[Block]) -> Link:
         """Put a valid block (see `block_fault`) into the tree, with the co-signatures that it carries."""
@@ -255,7 +267,7 @@ class Chain:
         """
         body = signed.body
         link = self.links.get(body.block)
-        if link is None or link.round != body.round or body.peer not in self.may_cosign(link):
+        if link is None or link.round != body.round or not self._has_a_say(body.peer, link):
             return False
         known = self._cosignatures.setdefault(body.block, {})
         if body.peer in known:
@@ -273,10 +285,13 @@ class Chain:
 
     def _weigh(self, link: Link) -> None:
         """Take in what the words at hand say of `link`: a quorum of them may make its parent final."""
+        finalises = link.finality.justified == link.parent
+        if self.justified == link.hash and (not finalises or link.parent in self._finals):
+            return  # a quorum was seen before
         honest = self._cosignatures.get(link.hash, {}).keys() - self.equivocations.keys()
         agree = link.finality.electorate.agrees(honest, known=len(link.counters.peers))
         if agree and self.stands_on(link.hash, self.final):
-            if link.finality.justified == link.parent and link.parent in self.links:
+            if finalises and link.parent in self.links:
                 self._make_final(self.links[link.parent])
             self._note_justified(link.hash)
 

@@ -21,7 +21,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peers.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
+from peers.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
 from peers.pace import Deadlines, first_deadlines, next_deadlines
 from peers.rules import (
     ELECTOR_MINIMUM,
@@ -48,6 +48,9 @@ class Standing(Message):
     quota: tuple[SlotRange, ...]  # slots for the next round
     upcoming: tuple[SlotRange, ...] = ()  # and for the one after, where windows begin a round ahead
     nonce_commitment: Hash | None  # which x its next claim must reveal
+
+
+_STRANGER = Standing(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
 
 
 class Counters(Message):
@@ -123,12 +126,13 @@ def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
         return "wrong round"
     if len(claim.norms) != rules.segments:
         return "wrong number of segments"
-    if not total(claim.slots):
+    used = total(claim.slots)
+    if not used:
         return "no work behind it"
     if claim.ahead and (not rules.trains_ahead or claim.predecessor is None):
         return "a window ahead of its block, where there is none"
     allowed = counters.slots_for(claim.peer, rules)
-    if total(claim.slots) > total(allowed) or claim.slots != take(allowed, total(claim.slots))[0]:
+    if used > total(allowed) or claim.slots != take(allowed, used)[0]:
         return "slots beyond its quota"
     standing = counters.peers.get(claim.peer)
     owed = standing.nonce_commitment if standing is not None else None
@@ -141,13 +145,13 @@ def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
 
 def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
     """Return for each claimant of the block's roster the segments in which its part was counted."""
-    claims = block.roster.body.claims
-    counted: dict[PeerId, set[int]] = {signed.body.peer: set() for signed in claims}
+    peers = [signed.body.peer for signed in block.roster.body.claims]
+    counted: list[list[int]] = [[] for _ in peers]
     for segment, reduction in enumerate(block.reductions):
         if reduction is not None:
             for place in reduction.body.included:
-                counted[claims[place].body.peer].add(segment)
-    return {peer: frozenset(segments) for peer, segments in counted.items()}
+                counted[place].append(segment)
+    return {peer: frozenset(segments) for peer, segments in zip(peers, counted, strict=True)}
 
 
 def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Rules) -> Counters:
@@ -169,18 +173,25 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
 
     peers = {}
     for peer in sorted(before.peers.keys() | claims.keys()):
-        standing = _stand(before.peers.get(peer), claims.get(peer), peer in missed)
-        if standing.included == 0:
-            continue  # forgotten after ELECTOR_WINDOW blocks of absence
-        if peer in claims:
-            grown = int(standing.best_slots * QUOTA_GROWTH)
-            wish = max(rules.minimum_slots, grown, 2)  # a half more than 1 would be 1 for ever
+        old, signed = before.peers.get(peer, _STRANGER), claims.get(peer)
+        best, allotted = old.best_slots, None
+        if signed is not None:
+            best = max(best, total(signed.body.slots))
+            wish = max(rules.minimum_slots, int(best * QUOTA_GROWTH), 2)  # 1 and a half would be 1 for ever
             wish = min(wish, max(1, MOST_WINDOW_TOKENS // rules.tokens_per_slot))
             taken, rest = take(free[:QUOTA_RANGES], wish)
             free = (*rest, *free[QUOTA_RANGES:])
             allotted = fill(taken, wish)
-            standing = standing.model_copy(update={"upcoming" if rules.trains_ahead else "quota": allotted})
-        peers[peer] = standing
+        standing = Standing(
+            included=((old.included << 1) | (signed is not None)) & ((1 << ELECTOR_WINDOW) - 1),
+            misses=((old.misses << 1) | (peer in missed)) & ((1 << MISS_MEMORY) - 1),
+            best_slots=best,
+            quota=old.upcoming if rules.trains_ahead else allotted or (),
+            upcoming=allotted or () if rules.trains_ahead else (),
+            nonce_commitment=signed.body.nonce_commitment if signed is not None else None,
+        )
+        if standing.included:  # else forgotten, after ELECTOR_WINDOW blocks of absence
+            peers[peer] = standing
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
     taken = take(_longest(free, LANE_RANGES), region)[0]
@@ -207,18 +218,3 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
 def _longest(ranges: Sequence[SlotRange], most: int) -> tuple[SlotRange, ...]:
     """Return the longest `most` ranges, in ascending order."""
     return tuple(sorted(sorted(ranges, key=lambda r: (-r[1], r[0]))[:most]))
-
-
-def _stand(standing: Standing | None, claim: Signed[Claim] | None, missed: bool) -> Standing:
-    """Return a peer's standing one block on, without what this block allots to it."""
-    old = standing or Standing(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
-    best = old.best_slots
-    if claim is not None:
-        best = max(best, total(claim.body.slots))
-    return Standing(
-        included=((old.included << 1) | (claim is not None)) & ((1 << ELECTOR_WINDOW) - 1),
-        misses=((old.misses << 1) | missed) & ((1 << MISS_MEMORY) - 1),
-        best_slots=best,
-        quota=old.upcoming,
-        nonce_commitment=claim.body.nonce_commitment if claim is not None else None,
-    )

@@ -123,6 +123,18 @@ def test_the_same_accounts_and_entries_follow_however_the_chain_is_cut(seed: int
     assert again.round == min(cut + 1, len(book.facts))  # what came after has changed nothing before
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=SEEDS)
+def test_audits_that_rest_come_to_what_they_would_if_looked_at_in_each_round(seed: int) -> None:
+    whole = adventure(seed)
+    accounts, entries = Accounts(), []
+    for facts in whole.facts:
+        awake = tuple(replace(audit, rests_until=0) for audit in accounts.audits)
+        accounts, more = settle(replace(accounts, audits=awake), facts, MIXED)
+        entries += more
+    assert entries == whole.entries
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS)
 def test_nobody_vests_while_an_audit_of_it_is_open_or_before_it_passed_one(seed: int) -> None:

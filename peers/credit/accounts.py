@@ -12,7 +12,7 @@ claims of the block before are drawn by this block's beacon; what is due vests; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from peers.counters import Counters
 from peers.credit.audit import Audit, Work
@@ -26,6 +26,7 @@ from peers.credit.rotation import Holdings, Retired, rotate
 from peers.credit.rules import CreditRules
 from peers.messages import Block
 from recipes.keys import PeerId
+from recipes.values import changed
 
 RULES_VERSION = 2
 """Counts up whenever the same blocks come to give other entries: ledgers on disk are then derived again."""
@@ -121,10 +122,10 @@ def _credit(page: Page, counted: Counted) -> int:
     else:
         account = page.account(work.peer)
         if counted.segments and account.joined is None:
-            account = replace(account, joined=page.round)
+            account = changed(account, joined=page.round)
             page.entries.append(Join(round=page.round, peer=work.peer))
         if amount < whole:
-            account = replace(account, missed=account.missed + whole - amount)
+            account = changed(account, missed=account.missed + whole - amount)
         page.peers[work.peer] = account
         page.earn(work.peer, amount, calibrated=work.calibrated)
         reason = reason if amount else "missed the cut"
@@ -165,6 +166,6 @@ def _rotate(accounts: Accounts, page: Page, facts: RoundFacts) -> Accounts:
     before = Holdings(accounts.peers, accounts.retired, accounts.counted, accounts.audits)
     after, entries = rotate(before, facts.rotations, facts.electors, round_number=page.round)
     page.entries += entries
-    return replace(
+    return changed(
         accounts, peers=after.peers, retired=after.retired, counted=after.counted, audits=after.audits
     )

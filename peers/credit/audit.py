@@ -9,7 +9,7 @@ who had no part in it are asked, and it falls when two of three say the opposite
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from peers.credit.entries import Decision
@@ -17,6 +17,7 @@ from peers.credit.escrow import Penalty
 from peers.credit.rules import CreditRules
 from peers.credit.verdict import Verdict
 from recipes.keys import PeerId
+from recipes.values import changed
 
 _MOST_WORDS = 3  # of replays, after which an audit without a majority is left undecided
 _AGREEING = 2  # auditors whose agreement decides
@@ -114,8 +115,8 @@ def may_speak(audit: Audit, verdict: Verdict) -> bool:
 def speak(audit: Audit, verdict: Verdict) -> Audit:
     """Return the audit with one more word in it."""
     word = word_of(verdict)
-    asked = (replace(one, word=word) if one.auditor == verdict.peer else one for one in audit.asked)
-    return replace(audit, asked=tuple(asked), rests_until=0)
+    asked = (changed(one, word=word) if one.auditor == verdict.peer else one for one in audit.asked)
+    return changed(audit, asked=tuple(asked), rests_until=0)
 
 
 def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
@@ -129,7 +130,7 @@ def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
     if exhausted or unopened:
         return audit
     following = Asked(audit.auditors[len(audit.asked)], round_number)
-    return replace(audit, asked=(*audit.asked, following))
+    return changed(audit, asked=(*audit.asked, following))
 
 
 def rest(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
@@ -139,7 +140,7 @@ def rest(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
     """
     ends = [audit.drawn + rules.retention_rounds]
     ends += [asked.since + rules.audit_rounds for asked in audit.hearing if asked.word is None]
-    return replace(audit, rests_until=min((end for end in ends if end > round_number), default=_NEVER))
+    return changed(audit, rests_until=min((end for end in ends if end > round_number), default=_NEVER))
 
 
 def ruling(audit: Audit, *, round_number: int, rules: CreditRules) -> Decision | None:

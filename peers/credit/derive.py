@@ -165,7 +165,7 @@ def bring_up(store: LedgerStore, settled: Iterable[Settled]) -> None:
         store.append(
             round_number=last,
             block=one.block.hash,
-            entries=[entry.canonical() for entry in one.entries],
+            entries=one.ledger.leaves,
         )
     if max(known, default=0) > last:
         store.rewind(last)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from peers.credit.reasons import CreditReason, Forfeiture, Lapse
 from recipes.keys import PeerId
+from recipes.values import changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,11 @@ def earn(account: Account, amount: int, *, round_number: int, calibrated: bool) 
     if not amount:
         return account
     if not calibrated:
-        return replace(account, uncalibrated=account.uncalibrated + amount)
+        return changed(account, uncalibrated=account.uncalibrated + amount)
     older = account.pending
     if older and older[-1].round == round_number:
         older, amount = older[:-1], amount + older[-1].amount
-    return replace(account, pending=(*older, Pending(round_number, amount)))
+    return changed(account, pending=(*older, Pending(round_number, amount)))
 
 
 def penalise(
@@ -116,7 +117,7 @@ def penalise(
         passes=account.passes if probation else 0,
         probation=probations if probation else None,
     )
-    after = replace(
+    after = changed(
         account,
         pending=(),
         uncalibrated=0,
@@ -130,12 +131,12 @@ def penalise(
 def expel(account: Account, claim: str, *, now: int, until: int) -> Account:
     """Take no claim of a peer up to a round, for the one whose audit failed. What is over is forgotten."""
     standing = {one: last for one, last in account.expelled.items() if last > now}
-    return replace(account, expelled={**standing, claim: until})
+    return changed(account, expelled={**standing, claim: until})
 
 
 def readmit(account: Account, claim: str) -> Account:
     """End the expulsion for one claim; those for others stand."""
-    return replace(account, expelled={one: last for one, last in account.expelled.items() if one != claim})
+    return changed(account, expelled={one: last for one, last in account.expelled.items() if one != claim})
 
 
 def give_back(account: Account, penalty: Penalty) -> Account:
@@ -145,8 +146,8 @@ def give_back(account: Account, penalty: Penalty) -> Account:
     """
     if penalty.probation == account.probations:
         passes = max(account.passes, penalty.passes)
-        account = replace(account, passes=passes, probations=account.probations - 1)
-    return replace(
+        account = changed(account, passes=passes, probations=account.probations - 1)
+    return changed(
         account,
         pending=_by_round([*penalty.pending, *account.pending]),
         uncalibrated=account.uncalibrated + penalty.uncalibrated,
@@ -159,14 +160,14 @@ def vest(account: Account, *, due: int, allowed: bool) -> tuple[Account, int]:
 
     Where it is not, what is due becomes one amount, so that an account stays small however long that lasts.
     """
-    ripening = list(takewhile(lambda one: one.round <= due, account.pending))
-    if not ripening:
+    if not account.pending or account.pending[0].round > due:
         return account, 0
+    ripening = list(takewhile(lambda one: one.round <= due, account.pending))
     ripe = sum(one.amount for one in ripening)
     rest = account.pending[len(ripening) :]
     if allowed:
-        return replace(account, pending=rest, vested=account.vested + ripe), ripe
-    return replace(account, pending=(Pending(due, ripe), *rest)), 0
+        return changed(account, pending=rest, vested=account.vested + ripe), ripe
+    return changed(account, pending=(Pending(due, ripe), *rest)), 0
 
 
 def _by_round(amounts: Iterable[Pending]) -> tuple[Pending, ...]:

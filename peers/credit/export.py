@@ -108,10 +108,9 @@ def write_export(
     for one in settled:
         last = one.block.body.round
         out.write(block_line(one.block) + b"\n")
-        for entry in one.entries:
-            content = entry.canonical()
-            out.write(entry_line(tree.size, content) + b"\n")
-            tree.append(content)
+        for entry in one.ledger.leaves:
+            out.write(entry_line(tree.size, entry) + b"\n")
+            tree.append(entry)
         tally.add(one.entries)
         if last % every == 0:
             out.write(_checkpoint(tree, last, header, key) + b"\n")

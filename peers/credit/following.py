@@ -31,6 +31,5 @@ def follow_branch(store: LedgerStore, chain: Chain, head: str) -> bool:
     if newest is not None and newest.round > link.round:
         store.rewind(link.round)
     for link in reversed(missing):
-        entries = [entry.canonical() for entry in link.ledger.entries]
-        store.append(round_number=link.round, block=link.hash, entries=entries)
+        store.append(round_number=link.round, block=link.hash, entries=link.ledger.leaves)
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, rest, ruling, speak
 from peers.credit.drawing import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
@@ -13,6 +12,7 @@ from peers.credit.facts import RoundFacts
 from peers.credit.page import Page
 from peers.credit.rotation import answers_for
 from recipes.keys import PeerId
+from recipes.values import changed
 
 
 def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
@@ -44,7 +44,7 @@ def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
         audit = by_claim.get(dispute.claim)
         if audit is None or audit.open or dispute.peer not in {one.peer for one in audit.penalties}:
             continue
-        by_claim[dispute.claim] = replace(audit, disputed=page.round, heard=len(audit.asked), rests_until=0)
+        by_claim[dispute.claim] = changed(audit, disputed=page.round, heard=len(audit.asked), rests_until=0)
         page.entries.append(Disputed(round=page.round, claim=dispute.claim, peer=dispute.peer))
     return list(by_claim.values())
 
@@ -66,7 +66,7 @@ def punish_double_claims(page: Page, facts: RoundFacts) -> None:
         if peer is None or account is None:
             continue
         if account.double_claims < proof.round <= page.round:
-            page.peers[peer] = replace(account, double_claims=proof.round)
+            page.peers[peer] = changed(account, double_claims=proof.round)
             page.forfeit(peer, "double claim", None)
 
 
@@ -152,13 +152,13 @@ def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:
         penalties.append(page.lapse(work.peer, work.claim))
     elif decision == "pass":
         account = page.account(work.peer)
-        page.peers[work.peer] = replace(account, passes=account.passes + 1)
+        page.peers[work.peer] = changed(account, passes=account.passes + 1)
     penalties += [
         page.forfeit(auditor, "false verdict", work.claim) for auditor in contradicted(audit, decision)
     ]
     if again:
-        return replace(audit, penalties=())
-    return replace(audit, decision=decision, decided=page.round, penalties=tuple(penalties))
+        return changed(audit, penalties=())
+    return changed(audit, decision=decision, decided=page.round, penalties=tuple(penalties))
 
 
 def _replay_amount(page: Page, audit: Audit) -> int:

@@ -20,21 +20,27 @@ class Ledger:
 
     Attributes:
         accounts: after the block.
-        entries: those that the block adds.
+        entries: those that the block adds, and
+        leaves: the same in canonical form, as the tree has them.
         size: how many entries there are in all.
         peaks: hashes of the largest full subtrees over them, 32 bytes each, from the left.
     """
 
     accounts: Accounts = field(default_factory=Accounts)
     entries: tuple[Entry, ...] = ()
+    leaves: tuple[bytes, ...] = ()
     size: int = 0
     peaks: tuple[bytes, ...] = ()
 
     @cached_property
+    def root(self) -> bytes:
+        """The root over all entries so far."""
+        return Frontier(self.size, self.peaks).root()
+
+    @cached_property
     def head(self) -> LedgerHead:
         """What the next block says of this."""
-        root = Frontier(self.size, self.peaks).root()
-        return LedgerHead(size=self.size, root=root.hex())
+        return LedgerHead(size=self.size, root=self.root.hex())
 
     def after(self, block: Block, counters: Counters, rules: CreditRules) -> Ledger:
         """Return the ledger after a block on top of this one's.
@@ -49,6 +55,7 @@ class Ledger:
 
     def _with(self, accounts: Accounts, entries: Sequence[Entry]) -> Ledger:
         tree = Frontier(self.size, self.peaks)
-        for entry in entries:
-            tree.append(leaf_hash(entry.canonical()))
-        return Ledger(accounts, tuple(entries), tree.size, tree.peaks)
+        leaves = tuple(entry.canonical() for entry in entries)
+        for leaf in leaves:
+            tree.append(leaf_hash(leaf))
+        return Ledger(accounts, tuple(entries), leaves, tree.size, tree.peaks)

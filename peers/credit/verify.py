@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from peers.credit.accounts import Accounts
 from peers.credit.derive import Derivation, Ground, Settled, ground_of
+from peers.credit.ledger import Ledger
 from peers.credit.lines import (
     MAX_LINE_BYTES,
     CheckpointLine,
@@ -34,7 +35,7 @@ from peers.credit.lines import (
 from peers.credit.note import key_of, origin_of, parse_note, parse_tree_head
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally, Totals, totals_of
-from peers.credit.tree import EMPTY_ROOT, Frontier, consistent, leaf_hash
+from peers.credit.tree import EMPTY_ROOT, consistent
 from peers.messages import Block, Signed, parse
 from recipes.errors import DataError, MessageError, RecipeError
 from recipes.keys import PeerId
@@ -203,7 +204,6 @@ class _Check:
         self._rules = ground.rules
         self._derivation = Derivation(ground)
         self._watch = watch
-        self._tree = Frontier()
         self._tally = Tally()
         self._claims = ClaimChains()
         self._round = 0
@@ -238,13 +238,18 @@ class _Check:
             round=self._round,
             block=self._block,
             final_round=self._derivation.final_round,
-            root=self._tree.root(),
+            root=self._ledger.root,
             checkpoints=self._checkpoints,
             accounts=self._derivation.accounts,
             tally=self._tally,
             totals=totals,
             claims=self._claims,
         )
+
+    @property
+    def _ledger(self) -> Ledger:
+        """The ledger after the newest block: its entries are those of the lines so far, byte for byte."""
+        return self._derivation.ledger
 
     def _take_block(self, line: bytes) -> Settled:
         content = block_in(line)
@@ -260,13 +265,12 @@ class _Check:
 
     def _settle(self, settled: Settled) -> None:
         """Check that the entries that follow are those that the block adds, and no other."""
-        for entry in settled.entries:
-            content = entry.canonical()
-            expected = entry_line(self._tree.size, content)
+        ledger = settled.ledger
+        for number, entry in enumerate(ledger.leaves, ledger.size - len(ledger.leaves)):
+            expected = entry_line(number, entry)
             found = self._lines.take()
             if found != expected:
                 raise self._lines.refused(_difference(expected, found, round_number=self._round))
-            self._tree.append(leaf_hash(content))
         self._tally.add(settled.entries)
 
     def _take_checkpoint(self, line: bytes) -> None:
@@ -280,7 +284,7 @@ class _Check:
         head = parse_tree_head(note.text)
         if len(note.signatures) != 1 or head.origin != origin_of(self._header.run):
             raise DataError("A checkpoint of another ledger, or with signatures of others.")
-        size, root = self._tree.size, self._tree.root()
+        size, root = self._ledger.size, self._ledger.root
         if (head.size, head.root) != (size, root):
             raise DataError(f"A checkpoint of {head.size} entries that is not of the {size} before it.")
         proof = [bytes.fromhex(node) for node in stated.proof]
@@ -296,8 +300,8 @@ class _Check:
             raise DataError("The accounts do not add up to what the entries say.")
         expected = End(
             round=self._round,
-            size=self._tree.size,
-            root=self._tree.root().hex(),
+            size=self._ledger.size,
+            root=self._ledger.root.hex(),
             totals=Sums(**totals.as_json()),
         )
         if stated != expected:
