@@ -14,6 +14,7 @@ from watching import OpenPage, Watched, open_page, watched
 
 from monitoring import api_forms as forms
 from monitoring.api_forms import FORMS
+from monitoring.page import views
 
 ROOT = Path(__file__).parent.parent
 API_PAGE = ROOT / "docs" / "api.md"
@@ -179,3 +180,13 @@ def test_a_run_without_a_block_has_a_page_too() -> None:
             html(fresh, path)
         for path in ("swarm", "peers", "rounds", "curve", "recipe"):
             answer(fresh, f"/api/v1/{path}")
+
+
+def test_who_is_expelled_is_called_so_in_the_list_and_on_its_page() -> None:
+    run = watched(8, audited=True)
+    run.expel(0)
+    picture = run.picture()
+    found = next(one for one in picture.peers if one.peer == run.swarm.keys[0].peer_id)
+    for page in (views.peers(picture), views.peer(picture, found, [])):
+        assert '<span class="tag bad">expelled</span>' in page
+        assert f"Expelled up to round {found.expelled_until:,}" in page
