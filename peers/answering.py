@@ -77,11 +77,12 @@ class Answering:
     def _own_audits(self) -> list[tuple[Audit, Case]]:
         """Return the audits of own claims that the accounts at the head hold, open or not."""
         engine = self._engine
-        audits = engine.chain.link(engine.head).accounts.audits
+        own = {signed.hash for signed in engine.own_claims.values()}
+        audits = [one for one in engine.chain.link(engine.head).accounts.audits if one.work.claim in own]
         cases = [
             (audit, case_of(engine.chain, engine.head, audit, chunks=self._layout.chunks)) for audit in audits
         ]
-        return [(a, case) for a, case in cases if case is not None and case.claim.body.peer == engine.me]
+        return [(audit, case) for audit, case in cases if case is not None]
 
     def _keep(self, case: Case) -> None:
         engine, claim = self._engine, case.claim.body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peers.chain import Chain, Link
 from peers.credit.audit import Audit
@@ -23,7 +23,7 @@ class Case:
         source: the author's newest claim below: what an anchored one goes on from (lineage.py).
         may_stray: whether the claim may go on from one that is in no block below it.
         electors: of the rounds on top of `start`.
-        seed: of the round's audits.
+        seed: of the round's audits; empty if nothing is drawn.
         steps: that are replayed.
         places: the chunks that are opened, ascending; none unless all steps are replayed.
     """
@@ -85,23 +85,34 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
     if drawn is None or counting is None or counting.block is None or counting.parent not in chain:
         return None
     claim = _claim_in(counting.block.body.roster.body, audit.work.claim)
-    parent = chain.link(counting.parent)
-    before = chain.links.get(parent.parent)
-    if claim is None or not shows_source(chain, parent.hash) or (before is None and claim.body.ahead):
+    bare = bare_case(chain, claim, counting.parent, steps=audit.steps) if claim is not None else None
+    if bare is None:
         return None
-    whole = audit.steps == audit.work.steps
     seed = audit_seed(beacon=drawn.counters.beacon, run=chain.rules.run, round_number=audit.work.round)
-    start = before if claim.body.ahead and before is not None else parent
+    whole = audit.steps == audit.work.steps
+    places = chunks_to_open(seed, audit.work.claim, chunks) if whole else ()
+    return replace(bare, seed=seed, places=places)
+
+
+def bare_case(chain: Chain, claim: Signed[Claim], parent: str, *, steps: int) -> Case | None:
+    """Return the case of a claim on top of `parent` that nothing was drawn of: no seed, and no chunks.
+
+    None if the chain here is too short.
+    """
+    link, peer = chain.link(parent), claim.body.peer
+    start = chain.links.get(link.parent) if claim.body.ahead else link
+    if start is None or not shows_source(chain, parent):
+        return None
     return Case(
         claim=claim,
-        parent=parent,
+        parent=link,
         start=start,
-        source=source_of(chain, parent.hash, claim.body.peer),
-        may_stray=not has_strayed(chain, parent.hash, claim.body.peer),
+        source=source_of(chain, parent, peer),
+        may_stray=not has_strayed(chain, parent, peer),
         electors=chain.electors_at(start.hash),
-        seed=seed,
-        steps=audit.steps,
-        places=chunks_to_open(seed, audit.work.claim, chunks) if whole else (),
+        seed=b"",
+        steps=steps,
+        places=(),
     )
 
 

@@ -9,17 +9,15 @@ be made again, whatever snapshot is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from peers.case import Case
+from peers.case import Case, bare_case
 from peers.chain import Chain, Link
 from peers.credit.derive import Derivation, Settled
 from peers.credit.drawing import audit_seed, chunks_to_open
 from peers.credit.entries import AuditDrawn, Decided, Entry, VerdictCounted
-from peers.lineage import Source, has_strayed, source_of
 from peers.messages import Claim, Signed
 from peers.past_state import Step, Way, step_of
-from recipes.keys import PeerId
 from recipes.slots import total
 
 MOST_NAMED = 4  # of the claims that a prefix fits
@@ -30,35 +28,31 @@ class FoundClaim:
     """A counted claim, and what the chain says of it.
 
     Attributes:
-        claim: the claim.
-        parent: the block on top of which it counts.
-        start: the block after whose state its window starts.
-        source: the author's newest claim below (peers/lineage.py).
-        may_stray: whether it may go on from another.
-        electors: of the rounds on top of `start`.
+        bare: the case of a replay of all steps that follow from its slots, without chunks.
         way: to the state from which its window started.
         state_said: the digest of the state after `parent`, as the block that counts the claim has it.
-        steps: that follow from its slots.
         beacon: after the block that draws audits of its round; None if the export ends before.
         drawn: its audit.
         said: what auditors said of it.
         decided: what that came to, a dispute's decision last.
     """
 
-    claim: Signed[Claim]
-    parent: Link
-    start: Link
-    source: Source | None
-    may_stray: bool
-    electors: frozenset[PeerId]
+    bare: Case
     way: Way
     state_said: str
-    steps: int
     run: str
     beacon: str | None = None
     drawn: AuditDrawn | None = None
     said: list[VerdictCounted] = field(default_factory=list)
     decided: list[Decided] = field(default_factory=list)
+
+    @property
+    def claim(self) -> Signed[Claim]:
+        return self.bare.claim
+
+    @property
+    def steps(self) -> int:
+        return self.bare.steps
 
     def hear(self, entries: Iterable[Entry]) -> None:
         """Note what a block adds to the ledger about this claim."""
@@ -83,17 +77,7 @@ class FoundClaim:
             seed = audit_seed(beacon=self.beacon, run=self.run, round_number=self.claim.body.round)
             if self.drawn is not None and self.drawn.steps == self.steps:
                 places = chunks_to_open(seed, self.claim.hash, chunks)
-        return Case(
-            claim=self.claim,
-            parent=self.parent,
-            start=self.start,
-            source=self.source,
-            may_stray=self.may_stray,
-            electors=self.electors,
-            seed=seed,
-            steps=self.steps,
-            places=places,
-        )
+        return replace(self.bare, seed=seed, places=places)
 
 
 class ClaimSearch:
@@ -144,22 +128,16 @@ class ClaimSearch:
             self._names.append(signed.hash)
         if self.found is not None or link.block is None:
             return
-        claim, parent = signed.body, chain.link(link.parent)
-        before = chain.links.get(parent.parent)
-        start, said = parent, link.block.body.digest_before
-        digest = said
-        if claim.ahead and before is not None and parent.block is not None:
-            start, digest = before, parent.block.body.digest_before
+        claim, said = signed.body, link.block.body.digest_before
+        bare = bare_case(chain, signed, link.parent, steps=-(-total(claim.slots) // chain.credit.batch_slots))
+        if bare is None:
+            return
+        below = bare.parent.block
+        digest = below.body.digest_before if bare.start is not bare.parent and below is not None else said
         self.found = FoundClaim(
-            claim=signed,
-            parent=parent,
-            start=start,
-            source=source_of(chain, parent.hash, claim.peer),
-            may_stray=not has_strayed(chain, parent.hash, claim.peer),
-            electors=chain.electors_at(start.hash),
-            way=Way(self._up_to(start), start.counters.canonical(), digest),
+            bare=bare,
+            way=Way(self._up_to(bare.start), bare.start.counters.canonical(), digest),
             state_said=said,
-            steps=-(-total(claim.slots) // chain.credit.batch_slots),
             run=chain.rules.run,
         )
 

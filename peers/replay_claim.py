@@ -236,7 +236,7 @@ def _judge_by_hashes(
         decay=data.recipe.exchange.feedback_decay,
         expected_root=None,
     )
-    codec = data.form.at(found.parent.counters.tokens).codec
+    codec = data.form.at(found.bare.parent.counters.tokens).codec
     frames = feedback.contribute(delta, codec=codec, returned=lambda _: ())
     roots = (contribution_root([frame.root() for frame in frames]).hex(), feedback.root().hex())
     if roots == (claim.contribution, claim.feedback):
