@@ -89,15 +89,17 @@ def test_who_begins_with_zero_is_anchored_whatever_went_before() -> None:
 
 def test_an_author_that_knows_too_few_blocks_does_not_stray_and_an_auditor_accuses_nobody_for_them() -> None:
     author = Author()
-    for _ in range(3):
-        author.claim()
-    author.claim(listed=False)
     author.claim()
-    for _ in range(STRAY_BLOCKS + MOST_BLOCKS_BETWEEN + 4):
+    author.miss(MOST_BLOCKS_BETWEEN + STRAY_BLOCKS)
+    author.newest = None
+    author.claim()
+    author.miss(MOST_BLOCKS_BETWEEN - 1)
+    author.claim()  # goes on from what the chain below will not show any more
+    for _ in range(STRAY_BLOCKS - 1):
         author.claim()
     chain, head, me = author.swarm.chain, author.head, author.key.peer_id
     assert may_stray(chain, head.hash, me)
-    low = head.round - STRAY_BLOCKS - MOST_BLOCKS_BETWEEN + 1
+    low = head.round - STRAY_BLOCKS - 1
     final = head
     while final.round > low:
         final = chain.link(final.parent)
