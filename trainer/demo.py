@@ -133,6 +133,11 @@ class Demo:
             NetworkError: a peer died by itself, or no round was completed for too long.
         """
         self.headline = headline
+        if (
+            not self.console.is_terminal
+        ):  # where nothing can be drawn, it is told what is waited for, and where
+            page = f" The page: {self.page.address}" if self.page.running else ""
+            self.console.print(headline + page, highlight=False, soft_wrap=True)
         newest, since = -1, time.monotonic()
         while not reached():
             self._pause(_LOOK_SECONDS)
