@@ -126,7 +126,9 @@ def assemble_node(
 
     chain = load()
     ledger = _open_ledger(folder, listener)
-    follow_branch(ledger, chain, state.block if state.block in chain else chain.final)  # before it is pruned
+    stands_at = state.block if state.block in chain else chain.final
+    follow_branch(ledger, chain, stands_at)  # before it is pruned
+    store.follow(chain, stands_at)
     below = chain.link(chain.final).round - 2 * rules.rewind_depth
     if state.block in chain:
         below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)

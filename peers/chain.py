@@ -161,15 +161,19 @@ class Chain:
         if link.block is None:
             return self.genesis_digest
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        words = [signed for signed in self.cosignatures(link.hash) if signed.body.peer in electors]
+        words = [signed for signed in self._single_words(link.hash) if signed.body.peer in electors]
         return self.agreed_digest(link, words)
 
     def digest_after(self, block: str) -> str | None:
         """Return the state digest after `block` that its known co-signers agree on, if any did."""
         link = self.links[block]
-        return (
-            self.genesis_digest if link.block is None else self.agreed_digest(link, self.cosignatures(block))
-        )
+        if link.block is None:
+            return self.genesis_digest
+        return self.agreed_digest(link, self._single_words(block) or self.cosignatures(block))
+
+    def _single_words(self, block: str) -> list[Signed[CoSignature]]:
+        """Return the known co-signatures of `block` by those who co-signed nothing else beside it."""
+        return [word for word in self.cosignatures(block) if word.body.peer not in self.equivocations]
 
     def children(self, block: str) -> list[str]:
         """Return the known blocks on top of `block`."""
@@ -189,10 +193,19 @@ class Chain:
         return self._cosignatures.get(block, {}).get(peer)
 
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top may carry, weighty ones first."""
+        """Return the known co-signatures of `link` that a block on top may carry, weighty ones first.
+
+        Of who contradicted itself, only what the others say of the state, too.
+        """
+        agreed = self.agreed_digest(link, self._single_words(link.hash))
+        words = [
+            word
+            for word in self.cosignatures(link.hash)
+            if word.body.peer not in self.equivocations or agreed in (None, word.body.digest)
+        ]
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
         weighty = electors | link.finality.electorate.members
-        by_weight = sorted(self.cosignatures(link.hash), key=lambda signed: signed.body.peer not in weighty)
+        by_weight = sorted(words, key=lambda signed: signed.body.peer not in weighty)
         return by_weight[:MAX_COSIGNATURES]
 
     def may_cosign(self, link: Link) -> frozenset[PeerId]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from peers.chain import Chain, Link
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
 from peers.messages import Block, Claim, Evidence, Signed, Vouched, parse
@@ -25,11 +26,17 @@ from recipes.keys import PeerId
 CLAIMS_KEPT = 64
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS trunk (round INTEGER PRIMARY KEY, hash TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
 CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
+"""
+_GIVEN = """
+SELECT content FROM blocks LEFT JOIN trunk USING (hash)
+WHERE blocks.round > ? AND (trunk.hash IS NOT NULL OR blocks.round > (SELECT COALESCE(MAX(round), 0) FROM trunk))
+ORDER BY blocks.round, hash
 """
 
 
@@ -104,17 +111,40 @@ class ChainStore:
             except MessageError:
                 continue  # the disk changed it; it is fetched again from the swarm
 
+    def follow(self, chain: Chain, head: str) -> None:
+        """Let the branch that is given to others be the one up to `head`.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        link: Link | None = chain.link(head)
+        rows: list[tuple[int, str]] = []
+        while link is not None and link.block is not None and self._trunk_at(link.round) != link.hash:
+            rows.append((link.round, link.hash))
+            link = chain.links.get(link.parent)
+        try:
+            with self._database:
+                self._database.execute("DELETE FROM trunk WHERE round > ?", (chain.link(head).round,))
+                self._database.executemany("INSERT OR REPLACE INTO trunk VALUES (?, ?)", rows)
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from error
+
+    def _trunk_at(self, round_number: int) -> str | None:
+        rows = self._read("SELECT hash FROM trunk WHERE round = ?", (round_number,))
+        return next((found for (found,) in rows), None)
+
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
         """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
 
-        If the first one alone is larger, it is that one.
+        They are those of the branch that is followed here, and whatever may come after its head: of the
+        branches that were left, nobody needs a block. If the first one alone is larger, it is that one.
 
         Raises:
             StorageError: the disk refused.
         """
         chosen: list[bytes] = []
         size = 0
-        for content in self._contents(after_round):
+        for (content,) in self._read(_GIVEN, (after_round,)):
             size += len(content) + 4
             if size > most_bytes and chosen:
                 break

@@ -77,7 +77,7 @@ class Allowance:
 _MIB = 1 << 20
 _RARE = Allowance(Rate(1, 32))
 _A_FEW_A_ROUND = Allowance(Rate(16, 256))
-_MANY_A_ROUND = Allowance(Rate(512, 4096))
+MANY_A_ROUND = Allowance(Rate(512, 4096))
 
 ALLOWANCES: Mapping[str, Allowance] = {
     "ready": _A_FEW_A_ROUND,
@@ -95,8 +95,8 @@ ALLOWANCES: Mapping[str, Allowance] = {
     "head": _A_FEW_A_ROUND,
     "accepted": _A_FEW_A_ROUND,
     "blocks": _A_FEW_A_ROUND,
-    "segment": _MANY_A_ROUND,
-    "reduced": _MANY_A_ROUND,
+    "segment": MANY_A_ROUND,
+    "reduced": MANY_A_ROUND,
     "check": Allowance(Rate(64, 1024)),
     "audit": _RARE,
     "recipe": _RARE,
@@ -154,7 +154,7 @@ class Conduct:
         If it is, it is counted against them.
         """
         record = self._record(peer, now)
-        allowance = self._allowances.get(kind, _MANY_A_ROUND)
+        allowance = self._allowances.get(kind, MANY_A_ROUND)
         if kind not in record.requests:
             weighed = TokenBucket(allowance.bytes, now) if allowance.bytes is not None else None
             record.requests[kind] = (TokenBucket(allowance.requests, now), weighed)

@@ -130,15 +130,16 @@ class Applied:
 
 @dataclass(frozen=True)
 class ApplyFailed:
-    """`block` cannot be applied here, for now."""
+    """`block` cannot be applied here, for now, nor what lies between `above` and it."""
 
     block: str
     reason: str
+    above: str
 
 
 @dataclass(frozen=True)
 class BlocksFetched:
-    """What a peer answered to `FetchBlocks`: blocks, parents first, signatures checked."""
+    """What a peer answered to `FetchBlocks`: blocks, parents first, signatures checked; none if it failed."""
 
     sender: PeerId
     blocks: tuple[Signed[Block], ...]
@@ -267,7 +268,7 @@ class AskHead:
 
 @dataclass(frozen=True)
 class FetchBlocks:
-    """Ask a peer for its blocks of rounds after `after_round`."""
+    """Ask a peer for its blocks of rounds after `after_round`; report `BlocksFetched`."""
 
     peer: PeerId
     after_round: int

@@ -25,6 +25,7 @@ from typing import Any
 
 from peers import claiming, exchanging, following, leading, speaking
 from peers.assignment import leaders
+from peers.block_search import BlockSearch
 from peers.chain import Chain, Link
 from peers.credit.audit import Audit
 from peers.credit.key_change import KeyChange
@@ -85,6 +86,7 @@ from recipes.slots import total
 
 MAX_ACQUAINTANCES = 256
 SHORTEST_WINDOW = 0.3  # of a window: with less left, a newcomer waits for the next round
+_ROSTERS_ASKED_FOR = 2  # of those that others spoke of before this peer has started
 FORGETFUL_WINDOWS = 3  # who may have forgotten a claim sits out the round that it finds, but no longer
 
 
@@ -153,9 +155,13 @@ class RoundEngine:
         self.skipped_at = now
         self.heads: dict[PeerId, tuple[int, str]] = {}  # that acquaintances named last, with their rounds
         self.apart_told_at = -math.inf
-        self.asked_for: dict[str, float] = {}  # blocks that notices spoke of, and when they were asked for
-        self.rosters_spoken_of: dict[str, tuple[PeerId, str]] = {}  # by block, before this peer has started
-        self.head_age: dict[str, float] = {}  # block -> when others began its window, on this clock
+        self.search = BlockSearch()
+        self.put_off_in_a_row = 0  # blocks that could not be applied
+        self.waiting_told_at = -math.inf
+        # What others said before this peer has started: a block, and the roster on top of it, or when its
+        # window began, on this clock.
+        self.rosters_spoken_of: dict[PeerId, tuple[str, str]] = {}
+        self.head_age: dict[PeerId, tuple[str, float]] = {}
         self.own_claims = {claim.body.parent: claim for claim in own_claims}  # never two on top of one block
         self.asked = 0
         self.ask_at = now
@@ -184,6 +190,8 @@ class RoundEngine:
         self._now = now
         self.wake_at = math.inf
         self._take(happened)
+        following.ask_for_what_was_skipped(self)
+        following.fetch_blocks(self)
         following.follow_best_branch(self)
         if self.started:
             self._stop_waiting_for_memory()
@@ -193,7 +201,6 @@ class RoundEngine:
             leading.make_block(self)
             claiming.claim_further(self)
         following.ask_around(self)
-        following.ask_for_what_was_skipped(self)
         self._leave_when_done()
         return self._effects
 
@@ -318,8 +325,8 @@ class RoundEngine:
                 self.tell(Notice(f"A reduced segment could not be had: {reason}"))
             case Applied(block, state_digest, checked):
                 following.adopt(self, block, state_digest, checked=checked)
-            case ApplyFailed(block, reason):
-                following.put_off(self, block, reason)
+            case ApplyFailed(block, reason, above):
+                following.put_off(self, block, reason, above=above)
             case BlocksFetched(sender, blocks):
                 following.take_fetched(self, sender, blocks)
             case ChainReloaded(chain):
@@ -426,8 +433,8 @@ class RoundEngine:
     def _stop_waiting_for_memory(self) -> None:
         """Let a forgetful peer claim again once it saw a block being made: on that it cannot have claimed.
 
-        It saw that if it held the block's roster before, or if two blocks came in their time. If it is all
-        alone, it goes on after a while.
+        It saw that if it held the block's roster before, or if two blocks came in their time. An elector that is
+        all alone goes on after a while; for anybody else, what it would make alone counts for nobody.
         """
         if not self.forgot or self.found_at is None or self.applying is not None:
             return
@@ -437,7 +444,11 @@ class RoundEngine:
             following.promise_afresh(self)
             if self.promise is not None:
                 self.emit(SavePromise(self.promise))
-        elif not self.acquaintances and self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds):
+        elif (
+            not self.acquaintances
+            and self.me in self.chain.electors_at(self.head)
+            and self.reached(since + FORGETFUL_WINDOWS * self.rules.window_seconds)
+        ):
             self.forgot = False
             self.begin_round()
 
@@ -457,7 +468,8 @@ class RoundEngine:
         comes_late = not self.started
         self.started = self.began_here = True
         link = self.chain.link(self.head)
-        began = min(self._now - link.counters.deadlines.exchange, self.head_age.get(self.head, self._now))
+        told = [at for head, at in self.head_age.values() if head == self.head]
+        began = min(self._now - link.counters.deadlines.exchange, *told[:1], self._now)
         self.head_age = {}
         goes_on, self.ahead = self.ahead == link.parent, None
         self.round = RoundState(parent=link, started=began)
@@ -489,8 +501,11 @@ class RoundEngine:
             else:
                 self.tell(WindowStarted(number, seconds, total(slots)))
                 self.emit(Train(self.head, number, slots, link.counters.tokens, seconds))
-        if (spoken_of := self.rosters_spoken_of.pop(self.head, None)) is not None:
-            self.emit(FetchRoster(*spoken_of))  # whoever was away may have claimed in it already
+        spoken_of = {
+            roster: peer for peer, (head, roster) in self.rosters_spoken_of.items() if head == self.head
+        }
+        for roster, peer in list(spoken_of.items())[:_ROSTERS_ASKED_FOR]:
+            self.emit(FetchRoster(peer, roster))  # whoever was away may have claimed in it already
         self.rosters_spoken_of = {}
         speaking.begin_round(self)
         self.replay_early(self.head)

@@ -87,7 +87,10 @@ class RosterAccepted:
 
 @dataclass(frozen=True)
 class BlockAdopted:
-    """A block was applied: this is the head now. `phases` are the round's seconds by phase here."""
+    """A block was applied: this is the head now. `phases` are the round's seconds by phase here.
+
+    `gone` others contributed in earlier rounds, where this peer alone did in this one; 0 if it was not alone.
+    """
 
     round: int
     attempt: int
@@ -99,6 +102,7 @@ class BlockAdopted:
     empty_segments: int
     tokens: int  # of all rounds
     phases: dict[str, float]
+    gone: int = 0
 
 
 @dataclass(frozen=True)

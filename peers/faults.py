@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from peers.liars import Liar, Lie
@@ -36,6 +36,7 @@ class Fault(str, Enum):
     CLOCK = "clock"  # clocks with offsets and drifts
     SLOW = "slow"  # a third of the lines is slow or far away, and disks are slow
     LIARS = "liars"  # fewer than a third of the peers depart from the protocol
+    LONG = "long"  # some come late to a chain of many answers, of which old snapshots are gone
     AUDITS = "audits"  # up to a third are silent or false as auditors, or open nothing
 
 
@@ -221,6 +222,29 @@ def _manner(name: str, manner: Manner) -> tuple[str, Callable[[World], None]]:
     return text, write
 
 
+def _long(
+    names: list[str], chance: random.Random, until: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    blocks, interval = chance.randint(1, 4), chance.choice([2, 3, 4])
+    others = sorted(names)[1:]
+    late = (
+        chance.sample(others, chance.randint(min(1, len(others)), max(1, len(others) // 3))) if others else []
+    )
+    arrivals = {name: chance.uniform(until / 2, until) for name in sorted(late)}
+
+    def write(world: World) -> None:
+        world.blocks_at_once = blocks
+        world.play_by(replace(world.rules, snapshot_interval=interval))
+        world.arrivals = arrivals
+        world.remark(text)
+
+    come = ", ".join(f"{name} at {at:.1f} s" for name, at in arrivals.items())
+    text = (
+        f"answers hold {blocks} blocks, snapshots of every {interval}. round last for two; late come {come}"
+    )
+    yield text, write
+
+
 _DRAWS: dict[Fault, Draw] = {
     Fault.CRASH: _crash,
     Fault.TORN: _torn,
@@ -232,5 +256,6 @@ _DRAWS: dict[Fault, Draw] = {
     Fault.CLOCK: _clock,
     Fault.SLOW: _slow,
     Fault.LIARS: _liars,
+    Fault.LONG: _long,
     Fault.AUDITS: _audits,
 }

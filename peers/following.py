@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from peers import exchanging, speaking
 from peers.assignment import leaders
+from peers.block_search import PATIENCE_SECONDS
 from peers.chain import Chain, Link
 from peers.counters import counted_segments
 from peers.effects import (
@@ -44,16 +45,18 @@ if TYPE_CHECKING:
     from peers.engine import RoundEngine
 
 MAX_CONVICTS = 4096
-MAX_NOTICES = 64
 MAX_HEADS = 1024  # that others named: above the number of acquaintances
 MAX_SIBLINGS = 16  # blocks on top of one, by leaders whom the chain does not rank
 APART = (
     "Most other peers are on a branch that a final block rules out here: this peer trained apart from them "
     "for too long. Ask the run's owner for a checkpoint (python -m peers.checkpoint)."
 )
+LONGEST_PUT_OFF_SECONDS = 30.0  # until a block that cannot be applied is tried again
+_DOUBLINGS = 10  # of the wait for it: more than it takes to the longest
+_COMPANY_ROUNDS = 16  # in which others contributed, for whoever is alone to miss them
+_TOLD_EVERY_SECONDS = 60.0
 _ASKED_AT_THE_START = 8  # peers
 _EARLY_WINDOWS = 3  # for which a message waits for its block or roster
-_LIKELY_FORK = 2  # rounds below the tip; of a deeper one, what lies below is asked for then
 _ASKED_FOR = 2  # missing blocks or rosters, at once
 
 
@@ -66,8 +69,8 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
         _refuse(engine, sender, signed, RULED_OUT)
         return False
     if signed.body.parent not in chain:
-        if not fetched and signed.body.round > chain.link(chain.root).round:
-            engine.emit(FetchBlocks(sender, _fetch_from(engine, signed.body.round)))
+        if not fetched:
+            look_for(engine, sender, signed.hash, signed.body.round)
         return False
     if fault := chain.block_fault(signed.body):
         _refuse(engine, sender, signed, fault)
@@ -86,10 +89,16 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
 
 
 def _refuse(engine: RoundEngine, sender: PeerId, signed: Signed[Block], fault: str) -> None:
-    """Say why a block is not taken, and now and again what to do, if this peer seems to stand apart."""
+    """Say why a block is not taken."""
     engine.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
+    if fault == RULED_OUT:
+        _tell_apart(engine)
+
+
+def _tell_apart(engine: RoundEngine) -> None:
+    """Say now and again what to do, if this peer seems to stand apart."""
     pause = engine.rules.rewind_depth * engine.rules.window_seconds
-    if fault == RULED_OUT and engine.now >= engine.apart_told_at + pause and _most_stand_elsewhere(engine):
+    if engine.now >= engine.apart_told_at + pause and _most_stand_elsewhere(engine):
         engine.apart_told_at = engine.now
         engine.tell(Notice(APART))
 
@@ -107,17 +116,26 @@ def _is_ranked(engine: RoundEngine, block: Block) -> bool:
     return block.peer in leaders(engine.chain.link(block.parent).counters, engine.rules)
 
 
+def look_for(engine: RoundEngine, source: PeerId, block: str, round_number: int) -> None:
+    """Have a block fetched that `source` speaks of and that is not here."""
+    chain = engine.chain
+    if block not in chain and round_number > chain.link(chain.root).round and source != engine.me:
+        engine.search.name(source, block, round_number, engine.now)
+
+
+def fetch_blocks(engine: RoundEngine) -> None:
+    """Ask for blocks up to the heads that others named."""
+    for wanted in engine.search.due(engine.chain, engine.head, engine.now):
+        engine.emit(FetchBlocks(wanted.peer, wanted.after_round))
+    engine.wake_at = min(engine.wake_at, engine.search.look_at)
+
+
 def take_fetched(engine: RoundEngine, sender: PeerId, blocks: Sequence[Signed[Block]]) -> None:
-    """Take in blocks that were asked for, and ask for those after them, or below if they do not connect."""
-    new = [signed for signed in blocks if take_block(engine, sender, signed, fetched=True)]
-    ground = engine.chain.link(engine.chain.ground).round
-    if not new and engine.chain.awaits_decreed:  # which may be far above: further up, past what is known
-        new = [signed for signed in blocks if signed.hash in engine.chain]
-    loose = any(signed.body.parent not in engine.chain for signed in blocks)
-    if loose and blocks[0].body.round > ground + 1:
-        engine.emit(FetchBlocks(sender, ground))  # a branch that left ours deeper than we asked
-    elif new:
-        engine.emit(FetchBlocks(sender, new[-1].body.round))
+    """Take in blocks that were asked for; none, if the source failed."""
+    new = [take_block(engine, sender, signed, fetched=True) for signed in blocks]
+    apart = engine.search.answered(sender, blocks, new=any(new), chain=engine.chain, now=engine.now)
+    if apart:
+        _tell_apart(engine)
 
 
 def take_cosignature(engine: RoundEngine, signed: Signed[CoSignature]) -> None:
@@ -212,20 +230,17 @@ def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None
         engine.heads = {peer: head for peer, head in engine.heads.items() if peer in engine.acquaintances}
     if sender in engine.acquaintances:
         engine.heads[sender] = (notice.round, notice.block)
-    if not engine.started and len(engine.head_age) < MAX_NOTICES:  # later, nobody needs to be told
-        engine.head_age.setdefault(notice.block, engine.now - notice.age_seconds)
-    if notice.roster is not None and not engine.started and len(engine.rosters_spoken_of) < MAX_NOTICES:
-        engine.rosters_spoken_of[notice.block] = (sender, notice.roster)
+    if not engine.started and sender in engine.acquaintances:  # later, nobody needs to be told
+        for told in (engine.head_age, engine.rosters_spoken_of):
+            for gone in told.keys() - engine.acquaintances.keys():
+                del told[gone]
+        engine.head_age[sender] = (notice.block, engine.now - notice.age_seconds)
+        if notice.roster is not None:
+            engine.rosters_spoken_of[sender] = (notice.block, notice.roster)
     if notice.roster is not None and notice.block == engine.head and engine.round.roster is None:
         engine.emit(FetchRoster(sender, notice.roster))
     _tell_what_weighs(engine, sender, notice.block)
-    if notice.block not in chain and notice.round > chain.link(chain.root).round:
-        pause = engine.deadlines.leader / 2
-        asked = {block: at for block, at in engine.asked_for.items() if engine.now < at + pause}
-        if notice.block not in asked and len(asked) < MAX_NOTICES:
-            engine.emit(FetchBlocks(sender, _fetch_from(engine, notice.round)))
-            asked[notice.block] = engine.now
-        engine.asked_for = asked
+    look_for(engine, sender, notice.block, notice.round)
 
 
 def _tell_what_weighs(engine: RoundEngine, peer: PeerId, block: str) -> None:
@@ -277,7 +292,7 @@ def ask_for_what_was_skipped(engine: RoundEngine) -> None:
         for sender, message in engine.early.waiting[key][::-1]:
             body = message.body if isinstance(message, Signed) else message
             if isinstance(body, CoSignature) and body.round > engine.chain.link(engine.chain.ground).round:
-                engine.emit(FetchBlocks(sender, _fetch_from(engine, body.round)))
+                look_for(engine, sender, key, body.round)
                 break
             if isinstance(body, Reduction) and engine.round.roster is None:
                 engine.emit(FetchRoster(sender, key))
@@ -285,16 +300,23 @@ def ask_for_what_was_skipped(engine: RoundEngine) -> None:
 
 
 def follow_best_branch(engine: RoundEngine) -> None:
-    """Have the state brought to the best head, or begin the round on top of it."""
+    """Have the state brought to the best head, or begin the round on top of it.
+
+    While blocks still come, only one on top of the head is applied: a head on the way there is nobody's, and
+    its state may be long gone everywhere.
+    """
     if engine.applying is not None:
         return
     waiting = {block for block, at in engine.unavailable.items() if not engine.reached(at)}
     engine.unavailable = {block: at for block, at in engine.unavailable.items() if block in waiting}
     waiting |= _premature(engine)
     best = engine.chain.best_head(engine.head, waiting)
-    first_state = not engine.state_is_here and best not in waiting
     if best in waiting:
         return
+    next_one = engine.started and (best == engine.head or engine.chain.link(best).parent == engine.head)
+    if not next_one and engine.search.waits(engine.now):
+        return
+    first_state = not engine.state_is_here
     if best != engine.head or (first_state and _may_start(engine)):
         engine.applying = best
         engine.emit(Apply(best))
@@ -319,17 +341,33 @@ def _premature(engine: RoundEngine) -> set[str]:
     return early
 
 
-def put_off(engine: RoundEngine, block: str, reason: str) -> None:
-    """Try a block that cannot be applied again in a while; follow another branch until then."""
+def put_off(engine: RoundEngine, block: str, reason: str, *, above: str) -> None:
+    """Try a block that cannot be applied again in a while; follow another branch until then.
+
+    Nor can what lies between `above` and it, so none of that is tried: each time in a row, all of it is left
+    alone for twice as long, for what nobody could give is not asked for again at once.
+    """
     engine.applying = None
-    engine.unavailable[block] = engine.now + engine.deadlines.leader
-    engine.tell(Notice(f"Block {block[:8]} cannot be applied yet: {reason}"))
+    chain = engine.chain
+    engine.put_off_in_a_row += 1
+    patience = engine.deadlines.leader * 2.0 ** (min(engine.put_off_in_a_row, _DOUBLINGS) - 1)
+    until = engine.now + min(patience, max(LONGEST_PUT_OFF_SECONDS, engine.deadlines.leader))
+    path = (chain.path(above, block) if block in chain and above in chain else None) or []
+    for barred in {block, *(link.hash for link in path)}:
+        engine.unavailable[barred] = until
+    engine.tell(
+        Notice(
+            f"Block {block[:8]} cannot be applied yet: {reason.rstrip('.')}. "
+            f"Trying again in {until - engine.now:.0f} s."
+        )
+    )
 
 
 def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) -> None:
     """Make `block`, whose state is here now, the head, and co-sign it."""
     engine.applying = None
     engine.state_is_here = True
+    engine.put_off_in_a_row = 0
     chain = engine.chain
     if block not in chain:  # pruned meanwhile
         engine.state_is_here = False
@@ -353,7 +391,7 @@ def adopt(engine: RoundEngine, block: str, state_digest: str, *, checked: bool) 
     engine.last_base = engine.silence_base()
     engine.round = _round_on(engine, link)
     engine.began_here = False
-    if not engine.started and block not in engine.head_age:
+    if not engine.started and not others_stand_at(engine, block):
         engine.ask_at = engine.now  # only those who stand there can say how much of the window is left
 
 
@@ -379,6 +417,7 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     went_through = engine.now - engine.adopted_at() >= rules.window_seconds / 2
     if link.parent == engine.head and went_through:
         engine.rounds_without_final += 1
+    if link.parent == engine.head and went_through and not _most_are_beyond(engine, link.round):
         roster = engine.round.roster
         live = roster is not None and link.block is not None and roster.hash == link.block.body.roster.hash
         engine.rounds_seen += 2 if live else 1  # the block may be older, and only have come late
@@ -398,6 +437,12 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     engine.newcomer = False
 
 
+def _most_are_beyond(engine: RoundEngine, round_number: int) -> bool:
+    """Say whether most others whose head was heard of named a later one: a block of this round comes late."""
+    named = [engine.heads[peer][0] for peer in engine.acquaintances if peer in engine.heads]
+    return 2 * sum(number > round_number for number in named) > len(named)
+
+
 def _leaves_out_too_many(engine: RoundEngine, block: Block) -> bool:
     """Say whether the block's roster omits claims that this peer held in time."""
     current = engine.round
@@ -408,18 +453,41 @@ def _leaves_out_too_many(engine: RoundEngine, block: Block) -> bool:
     return exchanging.leaves_out_too_many(engine, block.roster.body, until=engine.silence_base())
 
 
+def others_stand_at(engine: RoundEngine, block: str) -> bool:
+    """Say whether somebody said, before this peer has started, that it stands at `block`."""
+    return any(head == block for head, _ in engine.head_age.values())
+
+
 def _may_start(engine: RoundEngine) -> bool:
-    """Say whether this peer, having just come, may take its head for the swarm's."""
-    if engine.started or not engine.acquaintances or engine.head in engine.head_age:
+    """Say whether this peer, having just come, may take its head for the swarm's.
+
+    Beside a later head that others name, only an elector goes on without them: anybody else would train for
+    nobody.
+    """
+    if engine.started or not engine.acquaintances or others_stand_at(engine, engine.head):
         return True
+    here = engine.chain.link(engine.head)
+    later = [engine.heads[peer][0] for peer in engine.acquaintances if peer in engine.heads]
+    later = [number for number in later if number > here.round]
+    if later and engine.me not in engine.chain.electors_at(engine.head):
+        _tell_waiting(engine, here.round, later)
+        return False
     return engine.reached(engine.round.started + engine.deadlines.leader)
 
 
-def _fetch_from(engine: RoundEngine, known_to_it: int) -> int:
-    """Return the round after which the blocks of a peer that knows a round most likely connect to ours."""
-    chain = engine.chain
-    tip = chain.link(chain.best_head(engine.head)).round
-    return max(chain.link(chain.ground).round, min(tip, known_to_it) - _LIKELY_FORK, 0)
+def _tell_waiting(engine: RoundEngine, here: int, later: Sequence[int]) -> None:
+    """Say now and again why a newcomer that could train does not."""
+    patient_until = engine.round.started + PATIENCE_SECONDS
+    if not engine.reached(max(patient_until, engine.waiting_told_at + _TOLD_EVERY_SECONDS)):
+        return
+    engine.waiting_told_at = engine.now
+    engine.tell(
+        Notice(
+            f"{len(later)} of {len(engine.acquaintances)} peers name heads up to round {max(later)}, and this "
+            f"one stands at round {here}: nobody has delivered what lies between. Asking on; training "
+            "here now would count for nobody. If this lasts, join with --peer and another peer's address."
+        )
+    )
 
 
 def _tell_final(engine: RoundEngine, before: str, *, settled: bool = False) -> None:
@@ -467,6 +535,9 @@ def _tell_adopted(engine: RoundEngine, link: Link, state_digest: str) -> None:
     if link.block is None:
         return
     block = link.block.body
+    gone = _gone(engine, link)
+    if gone and not _gone(engine, engine.chain.link(link.parent)):
+        engine.tell(Notice(_alone(gone)))
     engine.tell(
         BlockAdopted(
             round=link.round,
@@ -479,7 +550,29 @@ def _tell_adopted(engine: RoundEngine, link: Link, state_digest: str) -> None:
             empty_segments=sum(reduction is None for reduction in block.reductions),
             tokens=link.counters.tokens,
             phases=_phases(engine, link),
+            gone=gone,
         )
+    )
+
+
+def _gone(engine: RoundEngine, link: Link) -> int:
+    """Return how many others contributed in the rounds before a block of which this peer is the only one."""
+    if link.claimants != {engine.me}:
+        return 0
+    others: set[PeerId] = set()
+    oldest = link.round - _COMPANY_ROUNDS
+    below = engine.chain.links.get(link.parent)
+    while below is not None and below.round >= oldest:
+        others |= below.claimants
+        below = engine.chain.links.get(below.parent)
+    return len(others - {engine.me})
+
+
+def _alone(gone: int) -> str:
+    return (
+        f"You train alone: none of the {gone} others of the last {_COMPANY_ROUNDS} rounds contributed with you. If "
+        "they go on elsewhere, what you do now is undone when you meet again: check your network, or join "
+        "again with --peer and another peer's address."
     )
 
 

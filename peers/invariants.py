@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from peers.block_search import MAX_RESTING, MAX_SOUGHT
 from peers.chain import Chain, Link, trunk_below
 from peers.claiming import MAX_OWN_CLAIMS
 from peers.counters import counted_segments
@@ -21,7 +22,7 @@ from peers.engine import (
 )
 from peers.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.exchanging import MAX_CANDIDATES
-from peers.following import MAX_HEADS, MAX_NOTICES, MAX_SIBLINGS
+from peers.following import MAX_HEADS, MAX_SIBLINGS
 from peers.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
 from peers.returns import Entry
 from peers.rules import Rules
@@ -263,7 +264,10 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("claims", len(current.claims), known + 2 * MAX_PEERS),
         ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
         ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
-        ("head notices", len(engine.head_age), MAX_NOTICES),
+        ("head notices", len(engine.head_age), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("rosters spoken of", len(engine.rosters_spoken_of), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("heads looked for", len(engine.search), MAX_SOUGHT),
+        ("resting sources", engine.search.resting(), MAX_RESTING),
         ("others' heads", len(engine.heads), MAX_HEADS),
         ("keys of early messages", len(early), MAX_EARLY_KEYS),
         ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),

@@ -53,6 +53,7 @@ class Lie(str, Enum):
     REPLAY = "replay"  # sends old messages again
     FLOOD = "flood"  # sends messages about blocks and rosters that do not exist
     GARBAGE = "garbage"  # sends what is left of messages when bytes are flipped, cut out and doubled
+    BOAST = "boast"  # names heads that it cannot deliver
     ABSURD = "absurd"  # claims with numbers as large as can be written, and says that everything takes a day
 
 
@@ -67,7 +68,7 @@ class Liar:
 
     @property
     def withholds(self) -> bool:
-        return self.lie is Lie.WITHHOLD
+        return self.lie in (Lie.WITHHOLD, Lie.BOAST)
 
     @property
     def miscomputes(self) -> bool:
@@ -95,6 +96,27 @@ class Liar:
             case Lie.CONSPIRE:
                 return self._conspire(peer, effect)
         return [effect]
+
+    def boast(self, notice: HeadNotice | None) -> HeadNotice | None:
+        """Return what is said in place of where it stands."""
+        if self.lie is not Lie.BOAST:
+            return notice
+        far = (notice.round if notice is not None else 0) + self._chance.choice([1, 2, 30, 2**40])
+        return HeadNotice(round=far, block=digest(self._chance.randbytes(32)).hex(), age_seconds=1.0)
+
+    def deliver(self, me: PeerId, blocks: tuple[Signed[Block], ...]) -> do.BlocksFetched | None:
+        """Return what is given to who asks for blocks; None is no answer."""
+        if self.lie is not Lie.BOAST:
+            return do.BlocksFetched(me, blocks)
+        match self._chance.randrange(4):
+            case 0:
+                return None
+            case 1:
+                return do.BlocksFetched(me, ())
+            case 2:
+                return do.BlocksFetched(me, blocks[1:])
+            case _:
+                return do.BlocksFetched(me, blocks)
 
     def _replay(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
         self._heard.append(effect.message)

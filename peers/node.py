@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from peers import effects as do
 from peers.answering import Answering
 from peers.auditing import Auditing, AuditParts
+from peers.block_search import SILENCE_SECONDS
 from peers.chain import Chain
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
@@ -44,7 +45,7 @@ from recipes.keys import PeerId, SigningKey
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
 BLOCKS_BYTES = 8 << 20  # of one answer with blocks; others send less
 BLOCKS_SECONDS = 600.0  # for one that comes slowly
-BLOCKS_STALL_SECONDS = 30.0  # without a byte of one
+BLOCKS_STALL_SECONDS = SILENCE_SECONDS  # without a byte of one: others may have it, too
 MOST_BLOCKS = 4096
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
@@ -324,6 +325,7 @@ class Node:
                 self._spawn(self.exchange_tasks.begin(roster))
         elif isinstance(event, BlockAdopted):
             self._adopted_at = time.monotonic()
+            self.chain_store.follow(self.engine.chain, event.block)
             self._keep_ledger(event.block)
             self._keep_for_audits()
         self._listener(event)
@@ -378,7 +380,7 @@ class Node:
         try:
             digest = await self._state.bring_to(block, self.engine.chain)
         except (UnreachableError, MessageError) as error:
-            self.take(do.ApplyFailed(block, str(error)))
+            self.take(do.ApplyFailed(block, str(error), self._state.stands_below(block, self.engine.chain)))
             return
         roots = {r.body.root for r in link.block.body.reductions if r is not None} if link.block else set()
         answered = self.exchange_tasks.settle(roots)
@@ -421,10 +423,19 @@ class Node:
 
     async def _fetch_blocks(self, peer: PeerId, after_round: int) -> None:
         request = encode_round(after_round)
-        answer = await self._call(
-            peer, "blocks", request, limit=BLOCKS_BYTES, timeout=BLOCKS_SECONDS, stall=BLOCKS_STALL_SECONDS
-        )
         blocks: list[Signed[Block]] = []
+        try:
+            answer = await self._call(
+                peer,
+                "blocks",
+                request,
+                limit=BLOCKS_BYTES,
+                timeout=BLOCKS_SECONDS,
+                stall=BLOCKS_STALL_SECONDS,
+            )
+        except (UnreachableError, RemoteError, MessageError):
+            self.take(do.BlocksFetched(peer, ()))  # whom to ask instead is up to the engine
+            return
         try:
             for part in split_parts(answer, most=MOST_BLOCKS):
                 blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]  # noqa: PERF401

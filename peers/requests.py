@@ -63,6 +63,17 @@ def decode_round(body: bytes) -> int:
     return _round_in_reach(round_number)
 
 
+def decode_rounds(body: bytes) -> frozenset[int]:
+    """Return the rounds in `body`, 8 bytes each.
+
+    Raises:
+        MessageError: it is malformed, or one is more than any round has.
+    """
+    if len(body) % ROUND_BYTES:
+        raise MessageError(f"rounds in {len(body)} bytes", offence=Offence.MALFORMED)
+    return frozenset(decode_round(body[at : at + ROUND_BYTES]) for at in range(0, len(body), ROUND_BYTES))
+
+
 def encode_piece(round_number: int, piece: Piece, span: Span) -> bytes:
     """Return a request for a part of a piece of a snapshot."""
     return _PIECE.pack(round_number, PIECE_KINDS.index(piece.kind), piece.index) + _encode_span(span)

@@ -90,7 +90,8 @@ def prepare(plan: Plan) -> World:
     for _, mishap in plan.mishaps():
         mishap.write(world)
     for number, name in enumerate(world.peers):
-        world.start(name, at=chance.uniform(0, _ARRIVAL_SECONDS) if number else 0.0)
+        usual = chance.uniform(0, _ARRIVAL_SECONDS) if number else 0.0
+        world.start(name, at=world.arrivals.get(name, usual))
     world.at(plan.peace_at, lambda: world.remark("no more faults from here on"))
     return world
 

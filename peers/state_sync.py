@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from peers.chain import Chain, Link
@@ -24,7 +24,7 @@ from peers.flow import Flow
 from peers.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count
 from peers.messages import Block, Reduction
 from peers.pieces import Wanted, fetch_pieces
-from peers.requests import Span, encode_piece, encode_round
+from peers.requests import ROUND_BYTES, Span, decode_rounds, encode_piece, encode_round
 from peers.rules import Rules
 from peers.segment import SegmentFrame
 from peers.state import CanonicalState
@@ -36,6 +36,10 @@ from recipes.layout import PIECE_BYTES, Layout
 
 _STALL_SECONDS = 30.0  # without a byte of an answer
 _CALL_SECONDS = 600.0  # for one that comes slowly
+_ASKED_FOR_SNAPSHOTS = 16  # peers, which of them they hold
+_MOST_SNAPSHOTS = 64  # that one may name
+_ROUNDS_TOLD = 4  # of those named
+_LIST_SECONDS = 5.0  # for that
 _DIVERGENCES = 2  # from an agreed base, before giving up
 
 
@@ -127,6 +131,11 @@ class StateSync:
                 self._divergences = 0
                 return digest
 
+    def stands_below(self, target: str, chain: Chain) -> str:
+        """Return the block below `target` after which the state stands; the oldest one known if it does not."""
+        below = self.state.clean and self._is_below(self.state.block, target, chain)
+        return self.state.block if below else chain.root
+
     # ------------------------------------------------------------ finding a base
 
     async def _stand_below(self, target: str, chain: Chain) -> None:
@@ -137,7 +146,24 @@ class StateSync:
             return
         newest = await self._fetch_newest(target, chain, above=self.state.round if below else 0)
         if not newest and not below:
-            await self._fetch_snapshot(0, target, chain)
+            await self._begin_anew(target, chain)
+
+    async def _begin_anew(self, target: str, chain: Chain) -> None:
+        """Stand at genesis, if what leads on from there can still be had: its weights alone lead nowhere.
+
+        Raises:
+            UnreachableError: it cannot.
+        """
+        _agreed(0, target, chain)
+        try:
+            for first in (chain.path(chain.root, target) or [])[:1]:
+                await self._frames(first, chain.tokens_at(first.parent))
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"none of {len(self._sources())} peers holds a snapshot that the chain vouches for, nor the "
+                "segments of the first round"
+            ) from error
+        await self._fetch_snapshot(0, target, chain, sources=self._sources())
 
     def _is_below(self, block: str, target: str, chain: Chain) -> bool:
         return block in chain and chain.path(block, target) is not None
@@ -167,34 +193,73 @@ class StateSync:
     async def _fetch_newest(self, target: str, chain: Chain, *, above: int) -> bool:
         """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one.
 
-        One that was begun and can still be had comes first: while a thin line fetches one, newer ones appear.
+        Those who may have some are asked which, all at once: of the hundreds that a long chain vouches for, two
+        or three are still held. One that was begun and can still be had comes first: while a thin line fetches
+        one, newer ones appear.
         """
-        rounds = [
-            link.round
-            for link in _links_between(above, target, chain)[::-1]
-            if link.round % self._rules.snapshot_interval == 0
-        ]
+        interval = self._rules.snapshot_interval
+        vouched = {n for link in _links_between(above, target, chain) if (n := link.round) % interval == 0}
+        held = await self._holders(vouched) if vouched else {}
         begun = set(self.state.snapshots.begun())
-        for round_number in sorted(rounds, key=lambda number: number not in begun):
+        failed: set[PeerId] = set()
+        for round_number in sorted(held, key=lambda number: (number not in begun, -number)):
+            sources = [peer for peer in held[round_number] if peer not in failed]
             try:
-                await self._fetch_snapshot(round_number, target, chain)
-            except (UnreachableError, MessageError) as error:
-                self._tell(Notice(f"No snapshot of round {round_number}: {error}"))
+                await self._fetch_snapshot(round_number, target, chain, sources=sources)
+            except (UnreachableError, MessageError):
+                failed.update(sources)  # whoever names what it does not give is not asked for the next one
             else:
                 return True
+        if held:
+            newest = ", ".join(map(str, sorted(held)[-_ROUNDS_TOLD:]))
+            self._tell(
+                Notice(
+                    f"No snapshot could be had: {len(failed)} peers name those of rounds {newest}, and none of "
+                    "them gave one that the chain vouches for."
+                )
+            )
         return False
 
-    async def _fetch_snapshot(self, round_number: int, target: str, chain: Chain) -> None:
+    async def _holders(self, rounds: Collection[int]) -> dict[int, list[PeerId]]:
+        """Return who says that it holds the snapshots of which of these rounds."""
+        peers = list(self._sources())
+        if len(peers) > _ASKED_FOR_SNAPSHOTS:
+            peers = random.sample(peers, _ASKED_FOR_SNAPSHOTS)
+        answers = await asyncio.gather(*(self._held_by(peer) for peer in peers))
+        held: dict[int, list[PeerId]] = {}
+        for peer, answer in zip(peers, answers, strict=True):
+            for round_number in answer.intersection(rounds):
+                held.setdefault(round_number, []).append(peer)
+        return held
+
+    async def _held_by(self, peer: PeerId) -> frozenset[int]:
+        limit = _MOST_SNAPSHOTS * ROUND_BYTES
+        try:
+            content = await self._call(
+                peer, "snapshots", b"", limit=limit, timeout=_LIST_SECONDS, purpose="snapshot"
+            )
+            return decode_rounds(content)
+        except MessageError as error:
+            self._blame(peer, error)
+        except (UnreachableError, RemoteError):
+            pass
+        return frozenset()
+
+    async def _fetch_snapshot(
+        self, round_number: int, target: str, chain: Chain, *, sources: Sequence[PeerId]
+    ) -> None:
         """Fetch a snapshot and stand there.
 
         Raises:
             UnreachableError: nobody has it.
         """
-        manifest = await self._agreed_manifest(round_number, target, chain)
+        manifest = await self._agreed_manifest(round_number, target, chain, sources=sources)
         await self._fetch_pieces(manifest, chain)
         await asyncio.to_thread(self.state.restore, round_number)
 
-    async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> Manifest:
+    async def _agreed_manifest(
+        self, round_number: int, target: str, chain: Chain, *, sources: Sequence[PeerId]
+    ) -> Manifest:
         """Return the manifest whose digest the chain vouches for, from whoever has it."""
         block, digest = _agreed(round_number, target, chain)
         own = self.state.snapshots.manifest(round_number)
@@ -202,7 +267,7 @@ class StateSync:
             return own
         request = encode_round(round_number)
         limit = manifest_limit(self._layout)
-        for peer in self._sources():
+        for peer in sources:
             try:
                 content = await self._call(
                     peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS
@@ -372,7 +437,7 @@ class StateSync:
         fetched = 0
         for round_number in reversed(agreed or [0]):
             try:
-                manifest = await self._agreed_manifest(round_number, target, chain)
+                manifest = await self._agreed_manifest(round_number, target, chain, sources=self._sources())
             except (UnreachableError, StateError):
                 continue
             fetched = await self._fetch_pieces(manifest, chain)

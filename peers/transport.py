@@ -33,6 +33,7 @@ from peers.events import Banned, Event, Notice
 from peers.framing import RemoteError, Status
 from peers.libp2p import check_address
 from peers.noticeboard import Presence
+from peers.restraint import Restraint
 from peers.traffic import TrafficMeter
 from peers.uplink import Uplink
 from peers.waiting import Received, unless_slow, unless_stalled, while_listening
@@ -92,6 +93,7 @@ class Transport:
         uplink: Uplink,
         limits: Limits,
         conduct: Conduct,
+        restraint: Restraint,
         bandwidth: BandwidthLimits,
         tell: Callable[[Event], None],
     ) -> None:
@@ -103,6 +105,7 @@ class Transport:
         self._limits = limits
         self._conduct = conduct
         self._budget = Budget(bandwidth)
+        self._restraint = restraint
         self._tell = tell
         self._services: dict[str, _Service] = {}
         self._in_flight: Counter[PeerId] = Counter()
@@ -120,6 +123,7 @@ class Transport:
         relays: Sequence[str] = (),
         limits: Limits | None = None,
         conduct: Conduct | None = None,
+        restraint: Restraint | None = None,
         bandwidth: BandwidthLimits | None = None,
         tell: Callable[[Event], None] = lambda _: None,
     ) -> Transport:
@@ -134,6 +138,7 @@ class Transport:
             relays: full addresses of peers that forward to us if nobody can dial us.
             limits: what strangers may take from us.
             conduct: who judges how they behave.
+            restraint: how much is asked of them.
             bandwidth: how many bits a second to send and receive at most.
             tell: is told of bans, and when p2pd was started anew.
 
@@ -157,6 +162,7 @@ class Transport:
                 uplink=uplink,
                 limits=limits or Limits(),
                 conduct=conduct or Conduct(),
+                restraint=restraint or Restraint(),
                 bandwidth=bandwidth or BandwidthLimits(),
                 tell=tell,
             )
@@ -264,18 +270,25 @@ class Transport:
             kind: what it must serve.
             body: the request.
             limit: bytes of the longest response that is accepted.
-            timeout: seconds for all of it.
+            timeout: seconds for all of it, once the request may go: it waits until the peer will not take it
+                for one too many (restraint.py).
             stall: seconds without a byte of the response, after which the rest of `timeout` is not waited
                 for: a long response over a slow line may take its time, but not stop.
             purpose: the name under which the bytes are counted; the kind, if not given.
 
         Raises:
-            UnreachableError: the peer cannot be reached, hung up, or took too long; or it is banned.
+            UnreachableError: the peer cannot be reached, hung up, or took too long; or it is banned, or was asked
+                for so much that this request would wait longer than `timeout`.
             RemoteError: it refused; the message is its reason.
             MessageError: its response is malformed or longer than `limit`.
             NetworkError: p2pd is gone for good.
         """
         self._check_not_banned(peer)
+        wait = self._restraint.wait_seconds(peer, kind, len(body), _now(), patience=timeout)
+        if wait is None:
+            raise UnreachableError(f"{peer} was asked for {kind!r} too often to be asked again now.")
+        if wait:
+            await asyncio.sleep(wait)
         try:
             received = Received(self.traffic.count_received(purpose or kind))
             answering = self._request(peer, kind, body, limit, purpose or kind, received)

@@ -51,6 +51,7 @@ class Disk:
     words: dict[str, Word] = field(default_factory=dict)  # own verdicts and disputes, by hash
     entries: list[Entry] = field(default_factory=list)  # own contributions, and what of them returned
     head: str = GENESIS  # after which the state stands
+    trunk: dict[int, str] = field(default_factory=dict)  # the blocks up to it, by round
     digests: dict[str, str] = field(default_factory=lambda: {GENESIS: GENESIS_DIGEST})  # states to go back to
     reduced: dict[str, int] = field(default_factory=dict)  # segment's root -> its round
 
@@ -74,6 +75,7 @@ class Disk:
             claims=self.claims,
             words=self.words,
             head=next(reversed(digests)),
+            trunk={number: block for number, block in self.trunk.items() if block in known},
             digests=digests,
             reduced={root: number for root, number in self.reduced.items() if number <= newest},
         )
@@ -95,8 +97,32 @@ class Disk:
         *earlier, newest = self.entries
         self.entries = [*earlier, newest.model_copy(update={"claim": claim.hash})]
 
-    def forget(self, *, before_round: int, chain: Chain) -> None:
-        """Drop segments and states that nobody needs any more."""
+    def follow(self, chain: Chain, head: str) -> None:
+        """Let the state stand after `head`, and the branch that is given to others end there."""
+        self.head = head
+        link: Link | None = chain.link(head)
+        self.trunk = {
+            number: block for number, block in self.trunk.items() if number <= chain.link(head).round
+        }
+        while link is not None and link.block is not None and self.trunk.get(link.round) != link.hash:
+            self.trunk[link.round] = link.hash
+            link = chain.links.get(link.parent)
+
+    def blocks_after(self, round_number: int, *, most: int) -> tuple[Signed[Block], ...]:
+        """Return what is given to others: the branch that is followed, and what may come after its head."""
+        newest = max(self.trunk, default=0)
+        given = [
+            signed
+            for signed in self.blocks
+            if (number := signed.body.round) > round_number
+            and (number > newest or self.trunk.get(number) == signed.hash)
+        ]
+        return tuple(sorted(given, key=lambda signed: (signed.body.round, signed.hash))[:most])
+
+    def forget(self, *, before_round: int, chain: Chain, snapshot_interval: int) -> None:
+        """Drop segments and states that nobody needs any more: those below the older of two snapshots."""
+        newest = chain.link(self.head).round // snapshot_interval * snapshot_interval
+        before_round = min(before_round, max(newest - snapshot_interval, 0))
         self.reduced = {root: number for root, number in self.reduced.items() if number >= before_round}
         self.digests = {
             block: state

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from peers.world import World
 
 NO_ANSWER_SECONDS = 1.0  # to learn that a source does not answer
-_BLOCKS_AT_ONCE = 64
 _LONGEST_AUDIT_SECONDS = 15.0
 _CLOSED_LID_SECONDS = 15.0  # connections outlive a shorter pause; what comes in a longer one is lost
 
@@ -226,15 +225,15 @@ class VirtualPeer:
         """Say where it stands, unless it is still finding that out."""
         if self.engine is None:
             return None
-        return self.engine.head_notice(age_seconds=max(0.0, self.now - self._adopted_at))
+        notice = self.engine.head_notice(age_seconds=max(0.0, self.now - self._adopted_at))
+        return notice if self.liar is None else self.liar.boast(notice)
 
-    def blocks_after(self, round_number: int) -> do.BlocksFetched:
-        """Return its blocks of later rounds, oldest first, as many as go into an answer."""
-        blocks = sorted(
-            (signed for signed in self.disk.blocks if signed.body.round > round_number),
-            key=lambda signed: (signed.body.round, signed.hash),
-        )
-        return do.BlocksFetched(self.id, tuple(blocks[:_BLOCKS_AT_ONCE]))
+    def blocks_after(self, round_number: int) -> do.BlocksFetched | None:
+        """Return its blocks of later rounds, oldest first, as many as go into an answer; None: no answer."""
+        blocks = self.disk.blocks_after(round_number, most=self.world.blocks_at_once)
+        if self.liar is not None:
+            return self.liar.deliver(self.id, blocks)
+        return do.BlocksFetched(self.id, blocks)
 
     # ------------------------------------------------------------ the engine's effects
 
@@ -484,13 +483,15 @@ class VirtualPeer:
         below = [link.hash for link in chain.path(chain.root, target) or []]
         base = next((block for block in [*reversed(below), chain.root] if self._state_of(block)), None)
         if base is None:
-            self.after(NO_ANSWER_SECONDS, do.ApplyFailed(target, "no state to start from is to be had"))
+            failed = do.ApplyFailed(target, "no state to start from is to be had", chain.root)
+            self.after(NO_ANSWER_SECONDS, failed)
             return
         path = chain.path(base, target) or []
         missing = {root for link in path for root in roots_of(link)} - self.disk.reduced.keys()
         had = {root for peer in self._reached() for root in missing if peer.serves(root)}
         if nowhere := missing - had:
-            failed = do.ApplyFailed(target, f"{len(nowhere)} reduced segments are nowhere")
+            above = next(link.parent for link in path if roots_of(link) & nowhere)
+            failed = do.ApplyFailed(target, f"{len(nowhere)} reduced segments are nowhere", above)
             self.after(NO_ANSWER_SECONDS, failed)
             return
         oldest = chain.tokens_at(base)  # and so the densest
@@ -503,16 +504,18 @@ class VirtualPeer:
         chain = self.running.chain
         path, state = chain.path(base, target), self._state_of(base) if base in chain else None
         if path is None or state is None:
-            self.take(do.ApplyFailed(target, "where it was to start from is gone"))
+            self.take(do.ApplyFailed(target, "where it was to start from is gone", chain.root))
             return
         for link in path:
             state = self.disk.digests[link.hash] = next_digest(state, link)
             self.disk.reduced.update(dict.fromkeys(sorted(roots_of(link)), link.round))
         self.disk.digests.setdefault(target, state)
-        self.disk.head = target
+        self.disk.follow(chain, target)
         self._adopted_at = self.now
         self.disk.forget(
-            before_round=chain.link(target).round - self.world.rules.rewind_depth - 2, chain=chain
+            before_round=chain.link(target).round - self.world.rules.rewind_depth - 2,
+            chain=chain,
+            snapshot_interval=self.world.rules.snapshot_interval,
         )
         self.take(do.Applied(target, state, True))
 
@@ -525,8 +528,16 @@ class VirtualPeer:
         chain = self.running.chain
         if chain.link(block).round % self.world.rules.snapshot_interval:
             return None
-        held = (peer.disk.digests.get(block) for peer in self._reached() if peer.liar is None)
+        givers = [peer for peer in self._reached() if peer.liar is None or not peer.liar.withholds]
+        held = (peer.snapshot_of(block) for peer in givers)
         return next((state for state in held if state is not None), None)
+
+    def snapshot_of(self, block: str) -> str | None:
+        """Return the state's digest after `block` if it is one of the two newest snapshots here."""
+        interval = self.world.rules.snapshot_interval
+        newest = max(self.disk.trunk, default=0) // interval * interval
+        kept = {self.disk.trunk.get(newest), self.disk.trunk.get(newest - interval)}
+        return self.disk.digests.get(block) if block in kept else None
 
     def _reached(self) -> list[VirtualPeer]:
         world = self.world

@@ -25,7 +25,7 @@ from peers.messages import AnyMessage, Block, Signed
 from peers.rules import Bounds, Rules
 from peers.virtual_disk import NUMERIC_CLASS, RUN, DiskAfter
 from peers.virtual_links import Links, home_line, size_of
-from peers.virtual_peer import VirtualPeer
+from peers.virtual_peer import NO_ANSWER_SECONDS, VirtualPeer
 from recipes.density import Density, DensitySchedule
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
@@ -127,6 +127,8 @@ class World:
         self.reduced_bytes = reduced_bytes
         self.densities = densities
         self.measured = measured
+        self.blocks_at_once = 64  # in an answer with blocks
+        self.arrivals: dict[str, float] = {}  # of peers that come late
         self._weights: dict[str, int] = {}  # bytes of signed messages, by hash
         self.links = Links(self.random)
         self.watch = Watch(self)
@@ -162,6 +164,10 @@ class World:
         return self.reduced_bytes * density.reduced_keep // lasting.reduced_keep
 
     # ------------------------------------------------------------ what a scenario says
+
+    def play_by(self, protocol: Rules) -> None:
+        """Go by other rules; to be said before anybody starts."""
+        self.rules, self.credit = protocol, credit_rules(protocol)
 
     def start(self, name: str, *, at: float = 0.0) -> None:
         """Let a peer join, or come back with what its disk holds, at a time."""
@@ -314,13 +320,16 @@ class World:
         self._ask(sender, other, answer)
 
     def ask_blocks(self, sender: VirtualPeer, other: VirtualPeer, after_round: int) -> None:
-        """Ask for blocks; the answer comes as an input."""
+        """Ask for blocks; the answer, or that there is none, comes as an input."""
 
         def answer() -> None:
-            found = other.blocks_after(after_round)
-            self.deliver(other, sender, found, _REQUEST_BYTES + _BLOCK_BYTES * len(found.blocks))
+            if (found := other.blocks_after(after_round)) is not None:
+                self.deliver(other, sender, found, _REQUEST_BYTES + _BLOCK_BYTES * len(found.blocks))
 
-        self._ask(sender, other, answer)
+        if self.reachable(sender, other):
+            self._ask(sender, other, answer)
+        else:
+            sender.after(NO_ANSWER_SECONDS, do.BlocksFetched(other.id, ()))
 
     def _ask(self, sender: VirtualPeer, other: VirtualPeer, answer: Callable[[], None]) -> None:
         if self.reachable(sender, other) and self.links.copies():

@@ -5,6 +5,7 @@ transformers builds it from the recipe's values: no code, no file and no network
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ MODEL_TYPES: dict[Architecture, str] = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+_TRIED_TOKENS = 8
 END_OF_TEXT_ID = 0  # the tokenizer's first token, see recipes.tokenizer
 
 _FIXED_FIELDS = frozenset(
@@ -62,6 +64,39 @@ def build_model(recipe: Recipe, *, device: str = "cpu", meta: bool = False) -> t
             remedy="Correct those values in the recipe.",
         ) from error
     return model.train() if meta else model.to(device).train()
+
+
+def try_training(recipe: Recipe) -> None:
+    """Run the model forward and backward on a few tokens: configurations fit together that cannot run.
+
+    It takes the memory of the weights, and a little more: no gradient is kept.
+
+    Raises:
+        ModelError: it cannot be built or run, or its loss or a gradient is no finite number.
+    """
+    import torch
+
+    model: Any = build_model(recipe)
+    infinite: list[str] = []
+
+    def look(name: str, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            infinite.append(name)
+        parameter.grad = None
+
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(partial(look, name))
+    tokens = torch.arange(1, 1 + min(_TRIED_TOKENS, recipe.data.sequence_length)).unsqueeze(0)
+    what = f"{recipe.model.architecture} as [model.config] says cannot be trained"
+    remedy = "Correct those values: often, sizes and numbers of heads do not divide each other."
+    try:
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{what}: {type(error).__name__}: {error}.", remedy=remedy) from error
+    if not bool(loss.isfinite()) or infinite:
+        where = f"the gradient of {infinite[0]}" if infinite else "the loss"
+        raise ModelError(f"{what}: {where} is no finite number on the first tokens.", remedy=remedy)
 
 
 def flatten_into(model: torch.nn.Module, out: npt.NDArray[np.float32]) -> None:

@@ -32,6 +32,7 @@ from recipes.home import IDENTITY_KEY, OWNER_KEY, home_folder
 from recipes.keys import PeerId, SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.locate import locate_recipe
+from recipes.model import try_training
 from recipes.packing import collect_files, divide, pack
 from recipes.publication import (
     DATA_FOLDER,
@@ -82,6 +83,8 @@ def publish(
     _check_publishable(recipe, out, owner=owner, name=str(template))
     tell(f"The recipe {recipe.run.name} is sound. You sign it as {owner.peer_id}, with {home / OWNER_KEY}.")
     parameters = layout_of(recipe).size
+    try_training(recipe)
+    tell(f"Its model of {parameters:,} parameters runs forward and backward.")
     files = collect_files(data, include=recipe.data.include, exclude=recipe.data.exclude)
     source = divide(files, validation_fraction=recipe.data.validation_fraction)
     tell(f"Found {len(files):,} text files.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import pytest
@@ -44,6 +45,7 @@ from peers.messages import (
 )
 from peers.rules import FANOUT
 from peers.validity import RULED_OUT
+from recipes.keys import PeerId
 
 Wanted = TypeVar("Wanted")
 
@@ -232,6 +234,22 @@ def test_who_stands_on_another_branch_is_given_the_electors_words_behind_ours() 
     assert not given(parent)
 
 
+def given_blocks(
+    bench: Bench, source: PeerId, held: Sequence[Link], effects: list[Effect], *, most: int
+) -> list[int]:
+    """Answer what is asked of `source`, a few blocks at a time; return after which rounds it was asked."""
+    blocks = {link.hash: link.block for link in held if link.block is not None}
+    ordered = sorted(blocks.values(), key=lambda block: (block.body.round, block.hash))
+    asked: list[int] = []
+    while wanted := of(effects, FetchBlocks):
+        assert [effect.peer for effect in wanted] == [source]
+        asked.append(wanted[0].after_round)
+        assert len(asked) < 50, f"asked again and again: {asked}"
+        answer = [block for block in ordered if block.body.round > asked[-1]][:most]
+        effects = bench.take(BlocksFetched(source, tuple(answer)))
+    return asked
+
+
 def test_a_decreed_block_is_looked_for_from_the_beginning_past_all_that_is_known() -> None:
     """Its branch may have left ours below what is final here."""
     bench = Bench(elected=True)
@@ -243,14 +261,10 @@ def test_a_decreed_block_is_looked_for_from_the_beginning_past_all_that_is_known
     bench.take(ChainReloaded(rebuilt(bench, checkpoint=signed)))
     them = bench.others[0].peer_id
     notice = HeadNotice(round=aside.round, block=aside.hash, age_seconds=1.0)
-    assert of(bench.receive(bench.others[0], notice), FetchBlocks) == [FetchBlocks(them, tip.round - 2)]
-    path = [link.block for link in trunk(other.swarm, aside) if link.block is not None]
-    shared = bench.head.round
-    effects = bench.take(BlocksFetched(them, tuple(path[tip.round - 2 :])))
-    assert of(effects, FetchBlocks) == [FetchBlocks(them, 0)]
-    effects = bench.take(BlocksFetched(them, tuple(path[:shared])))
-    assert of(effects, FetchBlocks) == [FetchBlocks(them, shared)]
-    bench.take(BlocksFetched(them, tuple(path[shared:])))
+    effects = bench.receive(bench.others[0], notice)
+    assert of(effects, FetchBlocks) == [FetchBlocks(them, tip.round - 2)]
+    asked = given_blocks(bench, them, trunk(other.swarm, aside), effects, most=4)
+    assert min(asked) < bench.head.round
     assert bench.engine.chain.final == aside.hash
 
 
@@ -259,13 +273,13 @@ def test_a_branch_that_left_ours_deep_is_asked_for_even_if_the_answer_holds_bloc
     ours = bench.swarm.grow(bench.head, [bench.key], 5, cosigned=False)
     other = Bench(elected=True)
     theirs = other.swarm.grow(other.head, other.others, 5, cosigned=False)
-    both = [*trunk(bench.swarm, ours)[-2:], *trunk(other.swarm, theirs)[-2:]]
-    answer = [link.block for link in both if link.block is not None]
-    answer.sort(key=lambda block: (block.body.round, block.hash not in bench.swarm.chain))
     them = bench.others[0].peer_id
-    effects = bench.take(BlocksFetched(them, tuple(answer)))
-    final = bench.swarm.chain.link(bench.swarm.chain.final).round
-    assert of(effects, FetchBlocks) == [FetchBlocks(them, final)]
+    effects = bench.receive(
+        bench.others[0], HeadNotice(round=theirs.round, block=theirs.hash, age_seconds=1.0)
+    )
+    both = [*trunk(bench.swarm, ours), *trunk(other.swarm, theirs)]
+    given_blocks(bench, them, both, effects, most=4)
+    assert theirs.hash in bench.engine.chain
 
 
 def test_of_two_checkpoints_of_one_round_all_follow_the_same_whichever_came_first() -> None:

@@ -312,7 +312,11 @@ class World:
         match effect:
             case Apply(block):
                 good = Applied(block, name(f"state after {block}"), self.dice.random() < 0.8)
-                return good if self.dice.random() < 0.8 else ApplyFailed(block, "could not be had")
+                return (
+                    good
+                    if self.dice.random() < 0.8
+                    else ApplyFailed(block, "could not be had", self.bench.engine.chain.root)
+                )
             case FetchReduced():
                 here = self.dice.random() < 0.5
                 return ReducedFetched(effect.root) if here else ReducedLost(effect.root, "nowhere")

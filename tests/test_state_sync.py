@@ -363,4 +363,4 @@ async def test_a_snapshot_that_cannot_be_had_is_told(world: World) -> None:
     with pytest.raises(UnreachableError):
         await newcomer.bring_to(links[-1])
     notices = [event.text for event in newcomer.told(Notice) if isinstance(event, Notice)]
-    assert any("No snapshot of round 4" in text for text in notices)
+    assert [text for text in notices if "1 peers name those of rounds 4, and none" in text]

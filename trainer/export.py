@@ -8,10 +8,11 @@ state as of the last block, else a snapshot. It may be called while a peer of th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from recipes.recipe import Recipe, published, run_id
 from recipes.tokenizer import END_OF_TEXT, load_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
+_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -101,7 +103,24 @@ def _write_configuration(folder: Path, recipe: Recipe) -> None:
     model: Any = build_model(recipe, meta=True)
     model.config.architectures = [recipe.model.architecture]
     model.config.save_pretrained(folder)
+    _amend(folder / "config.json", _rope_of_version_4)
     model.generation_config.save_pretrained(folder)
+
+
+def _rope_of_version_4(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration that holds rotary positions as versions 4 and 5 of transformers look for them."""
+    rope = dict(config.get("rope_parameters") or {})
+    if "rope_theta" in rope:
+        config = {**config, "rope_theta": rope.pop("rope_theta")}
+    if rope.get("rope_type", "default") != "default":
+        config = {**config, "rope_scaling": rope}
+    return config
+
+
+def _amend(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write a file of JSON anew, changed."""
+    content = change(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_tokenizer(folder: Path, source: Path, recipe: Recipe) -> None:
@@ -116,6 +135,8 @@ def _write_tokenizer(folder: Path, source: Path, recipe: Recipe) -> None:
         clean_up_tokenization_spaces=False,
     )
     tokenizer.save_pretrained(folder)
+    # Version 5 of transformers knows this name, too; version 4 knows not the one that version 5 writes.
+    _amend(folder / "tokenizer_config.json", lambda config: {**config, "tokenizer_class": _TOKENIZER_CLASS})
 
 
 def _model_card(signed: SignedRecipe, layout: Layout, round_number: int) -> str:

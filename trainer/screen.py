@@ -36,6 +36,8 @@ from peers.events import (
 )
 from recipes.errors import StorageError
 
+from trainer.repeats import Repeats
+
 if TYPE_CHECKING:
     from peers.engine import RoundEngine
     from peers.traffic import TrafficMeter
@@ -63,9 +65,10 @@ class Screen:
         self._window: tuple[float, float] = (0.0, 0.0)  # began, seconds
         self._fetching = ""
         self._loss = float("nan")
-        self._rounds = 0
-        self._tokens = 0
+        self._counted: dict[int, int] = {}  # tokens of the windows that counted, by round
+        self._alone: set[int] = set()  # those of them in which others were missing
         self._window_tokens: dict[int, int] = {}  # by round
+        self._repeats = Repeats()
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
@@ -78,8 +81,14 @@ class Screen:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        if self._rounds:
-            self.say(f"You contributed to {self._rounds} rounds, {self._tokens:,} tokens. Thank you.")
+        for sentence in self._repeats.rest():
+            self.say(sentence)
+        if self._counted:
+            alone = f" In {len(self._alone)} of them you were alone: they count if nobody went on elsewhere."
+            self.say(
+                f"You contributed to {len(self._counted)} rounds, {self._tokens:,} tokens."
+                f"{alone if self._alone else ''} Thank you."
+            )
         if self._log is not None:
             with contextlib.suppress(OSError):  # told already, when it could not be written
                 self._log.close()
@@ -114,10 +123,14 @@ class Screen:
                 self._log.flush()
             except OSError as error:
                 raise _log_refused(Path(self._log.name), error) from error
-        self._remember(event)
         sentence = self._sentence(event)
-        if sentence:
-            self.say(sentence)
+        self._remember(event)
+        for shown in self._repeats.pass_on(event, sentence, now=time.monotonic()):
+            self.say(shown)
+
+    @property
+    def _tokens(self) -> int:
+        return sum(self._counted.values())
 
     def _remember(self, event: Event) -> None:
         match event:
@@ -125,9 +138,14 @@ class Screen:
                 self._window = (time.monotonic(), seconds)
             case WindowFinished(round=number, tokens=tokens, loss=loss):
                 self._loss, self._window_tokens[number] = loss, tokens
+            case Rewound(to_round=last):
+                self._counted = {n: tokens for n, tokens in self._counted.items() if n <= last}
+                self._alone = {n for n in self._alone if n <= last}
             case BlockAdopted(round=number, counted_segments=counted):
-                self._rounds += counted > 0
-                self._tokens += self._window_tokens.get(number, 0) if counted else 0
+                if counted:
+                    self._counted[number] = self._window_tokens.get(number, 0)
+                if counted and event.gone:
+                    self._alone.add(number)
                 self._window_tokens = {n: t for n, t in self._window_tokens.items() if n > number}
             case Fetching(what, done, total):
                 self._fetching = f"fetching {what}: {done} of {total} pieces" if done < total else ""
@@ -138,6 +156,8 @@ class Screen:
         match event:
             case BlockAdopted():
                 yours = "your work counted" if event.counted_segments else "your work did not count"
+                if event.gone and event.counted_segments:
+                    yours = f"yours alone, without the {event.gone} others of before"
                 seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in event.phases.items())
                 return (
                     f"Round {event.round}: {event.claims} contributions, {yours}, "
@@ -160,7 +180,11 @@ class Screen:
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
                 return f"Peer {peer[-8:]} is left alone for {seconds / 60:.0f} min. It sent: {counts}."
             case Rewound(round_number, to_round):
-                return f"Another branch has more electors: back from round {round_number} to {to_round}."
+                undone = [n for n in self._counted if n > to_round]
+                lost = f" {len(undone)} rounds of yours there do not count." if undone else ""
+                return (
+                    f"Another branch has more electors: back from round {round_number} to {to_round}.{lost}"
+                )
             case Diverged(round_number, pieces):
                 return (
                     f"This peer's state after round {round_number} differed from the others'. "
@@ -192,7 +216,7 @@ class Screen:
         sent, received = self._traffic_bytes()
         parts = [
             f"Round {engine.chain.link(engine.head).round + 1}: {doing}",
-            f"{self._rounds} rounds, {short_count(self._tokens)} tokens",
+            f"{len(self._counted)} rounds, {short_count(self._tokens)} tokens",
             f"loss {self._loss:.2f}" if self._loss == self._loss else "",
             f"{len(engine.acquaintances) + 1} peers",
             f"up {sent / 1e6:.1f}, down {received / 1e6:.1f} MB",
