@@ -2,13 +2,13 @@
 
 A head that is not here is anybody's word. Its source is asked for the blocks up to it, one answer after the
 other, and is given up once it has delivered nothing that connects for `PATIENCE_SECONDS`; then it rests, each
-time for longer, until it delivers again. Of all sources, one is asked at a time, so that no answer comes twice;
-while answers stay out, ever more are asked beside it. Sources take turns, so that none of them decides alone
-what is known here.
+time for longer, until it delivers again. Of all sources, one is asked at a time, so that no answer comes
+twice; while answers stay out, ever more are asked beside it. Sources take turns, so that none of them decides
+alone what is known here.
 
-An answer that does not connect left our branch further below: its source is asked again from two rounds further
-back, then from four, and so on, down to what is final here. One that holds only what is known here leads on
-from its end.
+An answer that does not connect left our branch further below: its source is asked again from two rounds
+further back, then from four, and so on, down to what is final here. One that holds only what is known here
+leads on from its end.
 
 Until the heads that were named are here, no state need be tried: `waits` says so, for at most
 `PATIENCE_SECONDS` after the last block that connected, whoever names what.
@@ -125,7 +125,7 @@ class BlockSearch:
 
         Args:
             source: who was asked.
-            blocks: what it gave, parents first; nothing if it failed. They are in the chain if they are valid.
+            blocks: what it gave, parents first; nothing if it failed. Valid ones are in the chain.
             new: whether any of them was not known before.
             chain: what is known now.
             now: seconds.

@@ -34,9 +34,10 @@ CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, con
 CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
 _GIVEN = """
-SELECT content FROM blocks LEFT JOIN trunk USING (hash)
-WHERE blocks.round > ? AND (trunk.hash IS NOT NULL OR blocks.round > (SELECT COALESCE(MAX(round), 0) FROM trunk))
-ORDER BY blocks.round, hash
+SELECT content FROM blocks LEFT JOIN trunk ON trunk.round = blocks.round AND trunk.hash = blocks.hash
+WHERE blocks.round > ?
+  AND (trunk.hash IS NOT NULL OR blocks.round > (SELECT COALESCE(MAX(round), 0) FROM trunk))
+ORDER BY blocks.round, blocks.hash
 """
 
 

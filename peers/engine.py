@@ -433,8 +433,8 @@ class RoundEngine:
     def _stop_waiting_for_memory(self) -> None:
         """Let a forgetful peer claim again once it saw a block being made: on that it cannot have claimed.
 
-        It saw that if it held the block's roster before, or if two blocks came in their time. An elector that is
-        all alone goes on after a while; for anybody else, what it would make alone counts for nobody.
+        It saw that if it held the block's roster before, or if two blocks came in their time. An elector that
+        is all alone goes on after a while; what anybody else would make alone counts for nobody.
         """
         if not self.forgot or self.found_at is None or self.applying is not None:
             return

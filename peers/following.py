@@ -221,7 +221,7 @@ def promise_afresh(engine: RoundEngine) -> None:
 
 def take_notice(engine: RoundEngine, sender: PeerId, notice: HeadNotice) -> None:
     """Note where another peer stands; fetch its blocks if they are not known here."""
-    chain, checkpoint = engine.chain, engine.checkpoint
+    checkpoint = engine.checkpoint
     if checkpoint is not None and notice.checkpoint != checkpoint.body.block:
         engine.send([sender], checkpoint)
     if notice.word is not None:
@@ -483,8 +483,8 @@ def _tell_waiting(engine: RoundEngine, here: int, later: Sequence[int]) -> None:
     engine.waiting_told_at = engine.now
     engine.tell(
         Notice(
-            f"{len(later)} of {len(engine.acquaintances)} peers name heads up to round {max(later)}, and this "
-            f"one stands at round {here}: nobody has delivered what lies between. Asking on; training "
+            f"{len(later)} of {len(engine.acquaintances)} peers name heads up to round {max(later)}, and "
+            f"this one stands at round {here}: nobody has delivered what lies between. Asking on; training "
             "here now would count for nobody. If this lasts, join with --peer and another peer's address."
         )
     )
@@ -570,9 +570,9 @@ def _gone(engine: RoundEngine, link: Link) -> int:
 
 def _alone(gone: int) -> str:
     return (
-        f"You train alone: none of the {gone} others of the last {_COMPANY_ROUNDS} rounds contributed with you. If "
-        "they go on elsewhere, what you do now is undone when you meet again: check your network, or join "
-        "again with --peer and another peer's address."
+        f"You train alone: none of the {gone} others of the last {_COMPANY_ROUNDS} rounds contributed with "
+        "you. If they go on elsewhere, what you do now is undone when you meet again: check your network, or "
+        "join again with --peer and another peer's address."
     )
 
 

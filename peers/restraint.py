@@ -1,8 +1,8 @@
 """How much this peer asks of another one: never so much that it would be banned for it.
 
-The other one refuses what goes beyond its allowances (conduct.py), and bans who goes on. So each request waits
-here until it is well within them. Whoever would wait longer than the answer is worth is told so, and asks
-somebody else.
+The other one refuses what goes beyond its allowances (conduct.py), and bans who goes on. So each request
+waits here until it is well within them. Whoever would wait longer than the answer is worth is told so, and
+asks somebody else.
 
 Nothing here does I/O or reads a clock: times are seconds of any steady clock, passed in.
 """
@@ -38,7 +38,7 @@ class Restraint:
     def wait_seconds(
         self, peer: PeerId, kind: str, length: int, now: float, *, patience: float
     ) -> float | None:
-        """Return for how long a request has to wait, and count it; None, uncounted, if that is over `patience`.
+        """Return for how long a request has to wait, and count it; None, uncounted, if beyond `patience`.
 
         Args:
             peer: whom it goes to.

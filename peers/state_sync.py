@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from peers.chain import Chain, Link
@@ -34,7 +35,9 @@ from recipes.errors import MessageError, StateError, UnreachableError
 from recipes.keys import PeerId
 from recipes.layout import PIECE_BYTES, Layout
 
-_STALL_SECONDS = 30.0  # without a byte of an answer
+_STALL_SECONDS = 5.0  # without a byte of an answer, after which the next source is asked
+_NEXT_SOURCE_SECONDS = 1.0  # without an answer to a small question, after which the next one is asked beside
+_SILENT_SECONDS = 120.0  # for which who did not answer is asked last
 _CALL_SECONDS = 600.0  # for one that comes slowly
 _ASKED_FOR_SNAPSHOTS = 16  # peers, which of them they hold
 _MOST_SNAPSHOTS = 64  # that one may name
@@ -90,6 +93,7 @@ class StateSync:
         self._divergences = 0
         self._audited_from: int | None = None
         self._flow = Flow()
+        self._silent: dict[PeerId, float] = {}  # who did not answer, and when
 
     def keep_for_audits(self, round_number: int) -> None:
         """Keep on disk what it takes to make the state after this round again, and after all later ones."""
@@ -132,7 +136,7 @@ class StateSync:
                 return digest
 
     def stands_below(self, target: str, chain: Chain) -> str:
-        """Return the block below `target` after which the state stands; the oldest one known if it does not."""
+        """Return the block below `target` after which the state stands, or the oldest one known."""
         below = self.state.clean and self._is_below(self.state.block, target, chain)
         return self.state.block if below else chain.root
 
@@ -193,9 +197,9 @@ class StateSync:
     async def _fetch_newest(self, target: str, chain: Chain, *, above: int) -> bool:
         """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one.
 
-        Those who may have some are asked which, all at once: of the hundreds that a long chain vouches for, two
-        or three are still held. One that was begun and can still be had comes first: while a thin line fetches
-        one, newer ones appear.
+        Those who may have some are asked which, all at once: of the hundreds that a long chain vouches for,
+        two or three are still held. One that was begun and can still be had comes first: while a thin line
+        fetches one, newer ones appear.
         """
         interval = self._rules.snapshot_interval
         vouched = {n for link in _links_between(above, target, chain) if (n := link.round) % interval == 0}
@@ -214,8 +218,8 @@ class StateSync:
             newest = ", ".join(map(str, sorted(held)[-_ROUNDS_TOLD:]))
             self._tell(
                 Notice(
-                    f"No snapshot could be had: {len(failed)} peers name those of rounds {newest}, and none of "
-                    "them gave one that the chain vouches for."
+                    f"No snapshot could be had: {len(failed)} peers name those of rounds {newest}, and none "
+                    "of them gave one that the chain vouches for."
                 )
             )
         return False
@@ -265,26 +269,55 @@ class StateSync:
         own = self.state.snapshots.manifest(round_number)
         if own is not None and own.digest().hex() == digest:
             return own
-        request = encode_round(round_number)
-        limit = manifest_limit(self._layout)
-        for peer in sources:
-            try:
-                content = await self._call(
-                    peer, "snapshot", request, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS
+        waiting, asking = deque(self._silent_last(sources)), set[asyncio.Task[Manifest | None]]()
+        try:
+            while waiting or asking:
+                if waiting:
+                    asking.add(asyncio.create_task(self._manifest_of(waiting.popleft(), round_number)))
+                patience = _NEXT_SOURCE_SECONDS if waiting else None
+                done, asking = await asyncio.wait(
+                    asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED
                 )
-                manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
-            except MessageError as error:
-                self._blame(peer, error)
-                continue
-            except (UnreachableError, RemoteError):
-                continue
-            if (
-                manifest.digest().hex() == digest
-                and manifest.round == round_number
-                and manifest.block == block
-            ):
-                return manifest
+                for manifest in [task.result() for task in done]:
+                    if manifest is not None and manifest.digest().hex() == digest and manifest.block == block:
+                        return manifest
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
         raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
+
+    async def _manifest_of(self, peer: PeerId, round_number: int) -> Manifest | None:
+        """Return a peer's manifest of the snapshot of a round, or None if it gives none."""
+        limit = manifest_limit(self._layout)
+        try:
+            content = await self._ask(peer, "snapshot", encode_round(round_number), limit=limit)
+            manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
+        except MessageError as error:
+            self._blame(peer, error)
+        except (UnreachableError, RemoteError):
+            pass
+        else:
+            return manifest if manifest.round == round_number else None
+        return None
+
+    async def _ask(
+        self, peer: PeerId, kind: str, body: bytes, *, limit: int, purpose: str | None = None
+    ) -> bytes:
+        """Call a peer, and remember for a while if it does not answer."""
+        try:
+            return await self._call(
+                peer, kind, body, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS, purpose=purpose
+            )
+        except UnreachableError:
+            self._silent[peer] = asyncio.get_running_loop().time()
+            raise
+
+    def _silent_last(self, peers: Iterable[PeerId]) -> list[PeerId]:
+        """Return the peers in their order, but those last that did not answer a while ago."""
+        since = asyncio.get_running_loop().time() - _SILENT_SECONDS
+        self._silent = {peer: at for peer, at in self._silent.items() if at >= since}
+        return sorted(dict.fromkeys(peers), key=lambda peer: peer in self._silent)
 
     async def _fetch_pieces(self, manifest: Manifest, chain: Chain) -> int:
         """Fetch what is missing of a snapshot, verified piece by piece; return how many pieces came."""
@@ -396,15 +429,13 @@ class StateSync:
         except MessageError:
             pass  # not here, or damaged on disk
         tried = []
-        for peer in dict.fromkeys([reduction.peer, *_claimants(link), *self._sources()]):
+        for peer in self._silent_last([reduction.peer, *_claimants(link), *self._sources()]):
             try:
-                data = await self._call(
+                data = await self._ask(
                     peer,
                     "reduced",
                     bytes.fromhex(reduction.root),
                     limit=exchange.form.at(tokens).reduced_limit,
-                    timeout=_CALL_SECONDS,
-                    stall=_STALL_SECONDS,
                     purpose="catching up",
                 )
                 take = partial(exchange.take_reduced, link.round, reduction.root, data, tokens=tokens)

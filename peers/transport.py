@@ -277,8 +277,8 @@ class Transport:
             purpose: the name under which the bytes are counted; the kind, if not given.
 
         Raises:
-            UnreachableError: the peer cannot be reached, hung up, or took too long; or it is banned, or was asked
-                for so much that this request would wait longer than `timeout`.
+            UnreachableError: the peer cannot be reached, hung up, or took too long; or it is banned, or was
+                asked for so much that this request would wait longer than `timeout`.
             RemoteError: it refused; the message is its reason.
             MessageError: its response is malformed or longer than `limit`.
             NetworkError: p2pd is gone for good.

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from rounds import RUN, Swarm, name
+from rounds import RUN, Swarm, name, trunk
 
 from peers.chain import Link
 from peers.chain_store import ChainStore
 from peers.credit.verdict import Dispute
 from peers.finality import Promise
 from peers.kept_chain import KeptFinal
-from peers.messages import Block, Checkpoint, Evidence, Signed, Vouched, sign, vouch
+from peers.messages import Block, Checkpoint, Evidence, Signed, Vouched, parse, sign, vouch
 from peers.words import MAX_OWN_WORDS, Word
 from recipes.errors import StorageError
 
@@ -310,3 +310,39 @@ def test_an_older_copy_of_the_chain_promises_no_less_than_the_state_demands(tmp_
     store.close()
     assert ChainStore(tmp_path / "chain.sqlite", state_round=2).promise() == Promise(3, 2, 1)
     assert ChainStore(tmp_path / "chain.sqlite", state_round=9).promise() == Promise(9, 2, 1)
+
+
+def test_others_are_given_the_branch_that_is_followed_and_what_may_come_after_its_head(
+    tmp_path: Path,
+) -> None:
+    swarm = Swarm(3)
+    shared = swarm.grow(swarm.genesis, swarm.keys, 3)
+    left = swarm.grow(shared, swarm.keys[:1], 2, cosigned=False)
+    head = swarm.grow(shared, swarm.keys[1:], 2, cosigned=False)
+    above = swarm.grow(head, swarm.keys[1:], 1, cosigned=False)
+    everything = [link.block for link in swarm.chain.after(0) if link.block is not None]
+    store = filled(tmp_path / "chain.sqlite", everything)
+
+    def given(after_round: int = 0) -> list[str]:
+        contents = store.contents(after_round=after_round, most_bytes=10**7)
+        return [parse("block", content, run=RUN).hash for content in contents]  # type: ignore[union-attr]
+
+    def branch(tip: Link) -> list[str]:
+        return [link.hash for link in trunk(swarm, tip) if link.block is not None]
+
+    assert len(given()) == len(everything)  # nothing is followed yet
+    store.follow(swarm.chain, head.hash)
+    assert given() == branch(above)
+    assert given(4) == branch(above)[4:]
+    store.follow(swarm.chain, left.hash)
+    assert given() == [*branch(left), above.hash]
+    store.close()
+    assert given_again(tmp_path) == len(branch(left)) + 1
+
+
+def given_again(folder: Path) -> int:
+    """How many blocks are given after a restart."""
+    store = ChainStore(folder / "chain.sqlite")
+    found = len(store.contents(after_round=0, most_bytes=10**7))
+    store.close()
+    return found

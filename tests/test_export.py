@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import publish_tiny
+from tiny_run import RECIPE, publish_tiny
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from peers.codec import Codec
 from peers.segment import SegmentFrame
 from peers.state import CanonicalState
 from recipes.errors import DataError, RecipeError, StateError, StorageError
+from recipes.genesis import GENESIS_WEIGHTS
 from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.model import build_model, load_flat
@@ -93,6 +95,37 @@ def test_transformers_loads_the_tokenizer_and_it_spells_any_text(run: Publicatio
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.eos_token_id == 0
     assert tokenizer.model_max_length == run.recipe.data.sequence_length
+
+
+@pytest.mark.parametrize(
+    ("rope", "scaling"),
+    [
+        ({"rope_type": "default", "rope_theta": 500_000.0}, None),
+        (
+            {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0},
+            {"rope_type": "linear", "factor": 2.0},
+        ),
+    ],
+)
+def test_versions_4_and_5_of_transformers_find_what_they_look_for(
+    rope: dict[str, Any], scaling: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    """Version 4 reads rope_theta and rope_scaling, and knows no tokenizer class of version 5."""
+    written = ", ".join(f"{key} = {json.dumps(value)}" for key, value in rope.items())
+    template = RECIPE.replace("tie_word", f"rope_parameters = {{{written}}}\ntie_word")
+    run = publish_tiny(tmp_path, recipe=template)
+    export_model(run.folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == rope["rope_theta"]
+    assert config.get("rope_scaling") == scaling
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    loaded = _load(tmp_path / "model")
+    assert {key: loaded.config.rope_parameters[key] for key in rope} == rope
+    ours, tokens = build_model(run.recipe).eval(), torch.arange(1, 32).unsqueeze(0)
+    load_flat(ours, np.memmap(run.folder / GENESIS_WEIGHTS, dtype="<f4", mode="r"))
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(tokens).logits, ours(tokens).logits)
 
 
 def test_an_unjoined_publication_exports_its_first_weights(run: Publication, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from peers.credit.choosing import MEASURES
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
-from recipes.errors import DataError, ManyhandsError, RecipeError, StorageError
+from recipes.errors import DataError, ManyhandsError, ModelError, RecipeError, StorageError
 from recipes.keys import SigningKey
 from recipes.publication import Publication, damaged_pieces, load_publication
 from recipes.publish import publish
@@ -212,3 +213,23 @@ def test_the_command_prints_the_run_id_and_the_line_that_joins(tmp_path: Path) -
     again = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
     assert again.returncode == StorageError.exit_code
     assert "Traceback" not in again.stderr
+
+
+def test_a_model_that_can_be_built_and_not_trained_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """Four heads over three of keys and values: its weights have sizes, and no forward pass."""
+    write_texts(tmp_path / "texts")
+    template = tmp_path / "broken.toml"
+    heads = "num_attention_heads = 4\nnum_key_value_heads = 3"
+    template.write_text(re.sub(r"num_attention_heads = \d+", heads, TINY.read_text()))
+    with pytest.raises(ModelError, match="cannot be trained: RuntimeError"):
+        publish_tiny(tmp_path, template)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_gradients_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    template = tmp_path / "broken.toml"
+    heads = "num_attention_heads = 2\nrms_norm_eps = -1.0"
+    template.write_text(re.sub(r"num_attention_heads = \d+", heads, TINY.read_text()))
+    with pytest.raises(ModelError, match="is no finite number"):
+        publish_tiny(tmp_path, template)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from peers.events import Banned, BlockAdopted, Claimed, Notice, Refused, Validated, Waiting, WindowFinished
+from peers.events import (
+    Banned,
+    BlockAdopted,
+    Claimed,
+    Notice,
+    Refused,
+    Rewound,
+    Validated,
+    Waiting,
+    WindowFinished,
+)
 from recipes.errors import RecipeError, StorageError
 from recipes.keys import PeerId
 from trainer.demo_peer import DemoPeer
@@ -177,3 +188,27 @@ def test_the_demos_result_names_each_peer_and_its_bytes(tmp_path: Path) -> None:
 def test_an_all_reduce_at_each_step_moves_twice_the_model_less_a_share(tmp_path: Path) -> None:
     peer = peer_with_story(tmp_path)
     assert all_reduce_bytes(peer, 4, 10_000) == 10 * 2 * 3 // 4 * 10_000 * 2
+
+
+def test_a_round_without_the_others_of_before_is_told_as_what_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Screen() as screen:
+        for number in (7, 8):
+            screen.listen(WindowFinished(number, 12, 1000, 2.5, 10.0))
+            screen.listen(replace(adopted(number, counted=8), claims=1, gone=4 * (number - 7)))
+    said = capsys.readouterr().out
+    assert "Round 7: 1 contributions, your work counted" in said
+    assert "Round 8: 1 contributions, yours alone, without the 4 others of before" in said
+    assert "You contributed to 2 rounds, 2,000 tokens. In 1 of them you were alone: they count" in said
+
+
+def test_rounds_that_are_undone_are_not_thanked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen() as screen:
+        for number in (7, 8, 9):
+            screen.listen(WindowFinished(number, 12, 1000, 2.5, 10.0))
+            screen.listen(adopted(number, counted=8))
+        screen.listen(Rewound(9, 7, "more electors stand on the other branch"))
+    said = capsys.readouterr().out
+    assert "back from round 9 to 7. 2 rounds of yours there do not count." in said
+    assert "You contributed to 1 rounds, 1,000 tokens. Thank you." in said

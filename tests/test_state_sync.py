@@ -12,6 +12,7 @@ from rounds import name
 from peers.chain import Link
 from peers.events import Diverged, Notice, Refused
 from peers.manifest import Piece
+from peers.requests import encode_round
 from peers.segment import SegmentFrame
 from recipes.errors import MessageError, StateError, UnreachableError
 
@@ -364,3 +365,47 @@ async def test_a_snapshot_that_cannot_be_had_is_told(world: World) -> None:
         await newcomer.bring_to(links[-1])
     notices = [event.text for event in newcomer.told(Notice) if isinstance(event, Notice)]
     assert [text for text in notices if "1 peers name those of rounds 4, and none" in text]
+
+
+async def test_a_newcomer_asks_which_snapshots_there_are_and_for_no_other(world: World) -> None:
+    """A long chain vouches for many, and two or three are still held."""
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 21)
+    newcomer.sources = [writer]
+    await newcomer.bring_to(links[-1])
+    assert writer.asked.count("snapshots") == 1
+    assert writer.asked.count("snapshot") == 1
+    assert {number for number, _ in writer.pieces_asked} == {20}
+
+
+async def test_the_first_weights_are_not_fetched_where_they_lead_nowhere(world: World) -> None:
+    """They have four bytes a parameter, and the segments of the first rounds are gone."""
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 9)
+    writer.exchange.forget_reduced(before_round=9)
+    writer.lies["snapshots"] = lambda _: b""
+    newcomer.sources = [writer]
+    with pytest.raises(UnreachableError, match="holds a snapshot that the chain vouches for"):
+        await newcomer.bring_to(links[-1])
+    assert "piece" not in writer.asked
+    assert newcomer.sync.stands_below(links[-1].hash, world.chain) == world.chain.root
+
+
+async def test_who_names_every_snapshot_and_gives_none_is_asked_for_one(world: World) -> None:
+    writer, liar, newcomer = world.replica(0), world.replica(1), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 21)
+    liar.lies["snapshots"] = lambda _: b"".join(encode_round(number) for number in range(4, 21, 4))
+    newcomer.sources = [liar, writer]
+    await newcomer.bring_to(links[-1])
+    assert liar.asked.count("snapshot") == 1
+
+
+async def test_where_the_state_stands_is_known_when_what_comes_next_cannot_be_had(world: World) -> None:
+    writer, late = world.replica(0), world.replica(1)
+    links = await world.rounds(genesis(world), writer, 3)
+    late.sources = [writer]
+    await late.bring_to(links[0])
+    late.sources = []
+    with pytest.raises(UnreachableError):
+        await late.bring_to(links[-1])
+    assert late.sync.stands_below(links[-1].hash, world.chain) == links[0].hash

@@ -108,7 +108,7 @@ def _write_configuration(folder: Path, recipe: Recipe) -> None:
 
 
 def _rope_of_version_4(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration that holds rotary positions as versions 4 and 5 of transformers look for them."""
+    """Return a configuration with rotary positions where versions 4 and 5 of transformers look for them."""
     rope = dict(config.get("rope_parameters") or {})
     if "rope_theta" in rope:
         config = {**config, "rope_theta": rope.pop("rope_theta")}

@@ -1,8 +1,8 @@
 """One line where there would be thousands: of sentences that say the same, the first few are shown.
 
 Two say the same if they differ only in numbers, names of peers and hashes. Of one kind, `SHOWN` are passed on
-each `SPELL_SECONDS`; how many more there were is said once, when the time is over. A round's sentence is always
-passed on: there is one a round.
+each `SPELL_SECONDS`; how many more there were is said once, when the time is over. A round's sentence is
+always passed on: there is one a round.
 
 Nothing here reads a clock: times are passed in.
 """

@@ -35,7 +35,6 @@ from peers.events import (
     as_json_line,
 )
 from recipes.errors import StorageError
-
 from trainer.repeats import Repeats
 
 if TYPE_CHECKING:
