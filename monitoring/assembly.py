@@ -122,6 +122,8 @@ async def in_the_swarm(
             keeper = StateKeeper(fetched, layout, transport, crowd, tell=tell)
 
             async def bring_up(block: str) -> None:
+                if source.fetching:
+                    raise UnreachableError("Blocks still come: the head is not known yet.")
                 await keeper.bring_to(block, watch.chain)
 
         station = await stack.enter_async_context(_station(run, watch, source, choices, bring_up=bring_up))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from monitoring.watch import Watch
+from peers.block_search import BlockSearch
 from peers.chain_store import ChainStore
 from peers.crowd import LOOK_AROUND_SECONDS, Crowd
 from peers.events import Event, Refused
@@ -61,6 +62,10 @@ class Observer:
         self._tell = tell
         self._turns = itertools.count()
         self._looked_around_at = float("-inf")
+        self._search = BlockSearch()
+        self._came_at: dict[str, float | None] = {}  # heads that are looked for, and when they came about
+        self._heard = False  # a word that changes the picture
+        self.fetching = False  # blocks still come: the head known here is on the way to the swarm's
 
     @property
     def trouble(self) -> str:
@@ -83,7 +88,10 @@ class Observer:
                 self._looked_around_at = time.monotonic()
             before = self.heard_at
             asking = [self._ask(peer, heard_before=before) for peer in self._next_peers()]
-            if any(await asyncio.gather(*asking)):
+            await asyncio.gather(*asking)
+            heard = self._heard
+            self._heard = False
+            if await self._fetch() or heard:
                 changed()
             await asyncio.sleep(self._pause)
 
@@ -93,56 +101,59 @@ class Observer:
         start = next(self._turns) * ASKED_AT_ONCE
         return [peers[(start + place) % len(peers)] for place in range(min(ASKED_AT_ONCE, len(peers)))]
 
-    async def _ask(self, peer: PeerId, *, heard_before: float | None) -> bool:
-        """Hear where a peer stands, and fetch what is not here; say whether anything was new."""
+    async def _ask(self, peer: PeerId, *, heard_before: float | None) -> None:
+        """Hear where a peer stands."""
         try:
             content = await self._transport.call(
                 peer, "head", b"", limit=KINDS["head"][1], timeout=_HEAD_SECONDS
             )
             self.heard_at = time.time()
             if not content:
-                return False  # it is only finding out itself
+                return  # it is only finding out itself
             notice = parse("head", content, run=self._run)
             if not isinstance(notice, HeadNotice):
-                return False
-            came_at = _came_at(notice, self.heard_at, heard_before, patience=4 * self._pause)
-            new = notice.block not in self._watch.chain and await self._fetch(peer, notice, came_at)
+                return
+            if notice.block not in self._watch.chain:
+                self._search.name(peer, notice.block, notice.round, time.monotonic())
+                patience = 4 * self._pause
+                self._came_at[notice.block] = _came_at(notice, self.heard_at, heard_before, patience=patience)
             if notice.word is not None:
-                self._watch.hear(notice.word)
+                self._heard = self._watch.hear(notice.word) or self._heard
         except MessageError as error:
             self._refuse(peer, error)
         except (UnreachableError, RemoteError):
             pass  # a peer's failure is never ours
-        else:
-            return new
-        return False
 
-    async def _fetch(self, peer: PeerId, notice: HeadNotice, came_at: float | None) -> bool:
-        """Fetch blocks up to a peer's head; from further below, where they do not connect."""
-        chain = self._watch.chain
-        after = min(self._watch.round, max(0, notice.round - 1))
-        found = False
-        while notice.block not in chain:
-            blocks = await self._blocks(peer, after)
-            new = self._take(peer, blocks, notice, came_at)
-            found = found or bool(new)
-            ground = chain.link(chain.ground).round
-            if new:
-                after = new[-1].body.round
-            elif blocks and after > ground:
-                after = ground  # a branch that left ours
-            else:
-                break
-        return found
+    async def _fetch(self) -> bool:
+        """Fetch blocks up to the heads that were named, as far as somebody delivers; say if any was new."""
+        chain, found = self._watch.chain, False
+        asking: dict[asyncio.Task[list[Signed[Block]]], PeerId] = {}
+        self.fetching = True
+        try:
+            while True:
+                for wanted in self._search.due(chain, self._watch.head, time.monotonic()):
+                    asking[asyncio.create_task(self._blocks(wanted.peer, wanted.after_round))] = wanted.peer
+                if not len(self._search):
+                    return found
+                pause = max(0.0, self._search.look_at - time.monotonic())
+                done, _ = await asyncio.wait(asking, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    peer, blocks = asking.pop(task), task.result()
+                    new = self._take(peer, blocks)
+                    found = found or bool(new)
+                    self._search.answered(peer, blocks, new=bool(new), chain=chain, now=time.monotonic())
+        finally:
+            self.fetching = False
+            self._came_at.clear()
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
-    def _take(
-        self, peer: PeerId, blocks: Sequence[Signed[Block]], notice: HeadNotice, came_at: float | None
-    ) -> list[Signed[Block]]:
+    def _take(self, peer: PeerId, blocks: Sequence[Signed[Block]]) -> list[Signed[Block]]:
         new: list[Signed[Block]] = []
         try:
             for signed in blocks:
-                seen_at = came_at if signed.hash == notice.block else None
-                new += self._watch.take([signed], seen_at=seen_at)
+                new += self._watch.take([signed], seen_at=self._came_at.get(signed.hash))
         except DataError as error:
             self._refuse(peer, MessageError(str(error)))
         for signed in new:
@@ -150,20 +161,26 @@ class Observer:
         return new
 
     async def _blocks(self, peer: PeerId, after_round: int) -> list[Signed[Block]]:
-        answer = await self._transport.call(
-            peer,
-            "blocks",
-            encode_round(after_round),
-            limit=_BLOCKS_BYTES,
-            timeout=_BLOCKS_SECONDS,
-            stall=_BLOCKS_STALL_SECONDS,
-        )
+        """Return what a peer gives of its blocks after a round: none, if it fails."""
         found: list[Signed[Block]] = []
-        for part in split_parts(answer, most=_MOST_BLOCKS):
-            signed = parse("block", part, run=self._run)
-            if not (isinstance(signed, Signed) and isinstance(signed.body, Block)):
-                raise MessageError("no block", offence=Offence.MALFORMED)
-            found.append(signed)
+        try:
+            answer = await self._transport.call(
+                peer,
+                "blocks",
+                encode_round(after_round),
+                limit=_BLOCKS_BYTES,
+                timeout=_BLOCKS_SECONDS,
+                stall=_BLOCKS_STALL_SECONDS,
+            )
+            for part in split_parts(answer, most=_MOST_BLOCKS):
+                signed = parse("block", part, run=self._run)
+                if not (isinstance(signed, Signed) and isinstance(signed.body, Block)):
+                    raise MessageError("no block", offence=Offence.MALFORMED)
+                found.append(signed)
+        except MessageError as error:
+            self._refuse(peer, error)
+        except (UnreachableError, RemoteError):
+            pass
         return found
 
     def _refuse(self, peer: PeerId, error: MessageError) -> None:

@@ -94,10 +94,12 @@ class Watch:
                 self._follow()
         return new
 
-    def hear(self, word: Signed[CoSignature]) -> None:
-        """Take in a co-signature, which may make blocks final or change the branch that is followed."""
-        if self.chain.add_cosignature(word):
+    def hear(self, word: Signed[CoSignature]) -> bool:
+        """Take in a co-signature, which may make blocks final or change the branch; say if it was new."""
+        new = self.chain.add_cosignature(word)
+        if new:
             self._follow()
+        return new
 
     def keep_final(self, block: str) -> None:
         """Take a block for final because the peer beside does."""

@@ -3,15 +3,16 @@
 A head that is not here is anybody's word. Its source is asked for the blocks up to it, one answer after the
 other, and is given up once it has delivered nothing that connects for `PATIENCE_SECONDS`; then it rests, each
 time for longer, until it delivers again. Of all sources, one is asked at a time, so that no answer comes
-twice; while answers stay out, ever more are asked beside it. Sources take turns, so that none of them decides
-alone what is known here.
+twice; while answers stay out, ever more are asked beside it. A source that delivers goes on, but every fourth
+request goes to one that was not tried yet, so that none of them decides alone what is known here.
 
 An answer that does not connect left our branch further below: its source is asked again from two rounds
 further back, then from four, and so on, down to what is final here. One that holds only what is known here
 leads on from its end.
 
 Until the heads that were named are here, no state need be tried: `waits` says so, for at most
-`PATIENCE_SECONDS` after the last block that connected, whoever names what.
+`PATIENCE_SECONDS` after the last block that connected, whoever names what. Who has failed to deliver before
+is not waited for.
 
 Nothing here reads a clock: times are passed in.
 """
@@ -28,6 +29,8 @@ from recipes.keys import PeerId
 
 PATIENCE_SECONDS = 10.0  # for a source that delivers nothing that connects
 SILENCE_SECONDS = 5.0  # for an answer, until others are asked beside
+TRIAL_SECONDS = 1.0  # the same for a first answer, while a source that delivers waits: or twice what it took
+TRIED_EVERY = 4  # requests
 FIRST_REST_SECONDS = 10.0
 LONGEST_REST_SECONDS = 60.0
 MAX_SOUGHT = 64  # heads
@@ -47,6 +50,7 @@ class _Sought:
     next_after: int | None = None  # what to ask next, where that does not follow from what is known here
     back: int = 1  # rounds by which the last step went back
     tip: str = ""  # the newest block that it delivered and that is known here
+    delivers: bool = False  # its last answer held blocks that were new
     fruitless_since: float | None = None  # asked, and nothing came since that connects
 
 
@@ -66,7 +70,9 @@ class BlockSearch:
         self._sought: dict[PeerId, _Sought] = {}
         self._resting: dict[PeerId, tuple[float, float]] = {}  # until when, and how long that was
         self._turns = 0
-        self._connected_at = -math.inf  # when the last new block came, or a search began
+        self._answer_seconds = 0.0  # that the last answer with new blocks took
+        self._connected_at = -math.inf  # when the last new block came, or waiting began
+        self._waited_in_vain = False  # since a block came
 
     def __len__(self) -> int:
         return len(self._sought)
@@ -84,13 +90,17 @@ class BlockSearch:
             if round_number >= known.round:
                 known.head, known.round = head, round_number
         elif len(self._sought) < MAX_SOUGHT:
-            if not self._sought:
-                self._connected_at = now
+            if not self._hopeful() and source not in self._resting and not self._waited_in_vain:
+                self._connected_at, self._waited_in_vain = now, True
             self._sought[source] = _Sought(head, round_number)
 
     def waits(self, now: float) -> bool:
         """Say whether heads that were named may still come; `look_at` is no later than when that ends."""
-        return bool(self._sought) and now < self._connected_at + PATIENCE_SECONDS
+        return self._hopeful() and now < self._connected_at + PATIENCE_SECONDS
+
+    def _hopeful(self) -> bool:
+        """Say whether a head is looked for that was named by who has failed to deliver none so far."""
+        return bool(self._sought.keys() - self._resting.keys())
 
     def due(self, chain: Chain, standing: str, now: float) -> list[BlocksWanted]:
         """Return the requests to make now.
@@ -102,12 +112,9 @@ class BlockSearch:
         """
         self._look_through(chain, now)
         best = chain.best_head(standing)
-        open_since = [s.asked_at for s in self._sought.values() if s.asked_at is not None]
-        answers_may_come = any(now < asked_at + SILENCE_SECONDS for asked_at in open_since)
         free = [source for source, sought in self._sought.items() if sought.asked_at is None]
-        free.sort(key=lambda source: _preference(self._sought[source], chain, best))
         wanted = []
-        for source in [] if answers_may_come else free[: len(open_since) + 1]:
+        for source in self._next(free, chain, best, now):
             sought = self._sought[source]
             sought.asked_after = _ask_from(sought, chain, best)
             self._turns += 1
@@ -117,6 +124,35 @@ class BlockSearch:
             wanted.append(BlocksWanted(source, sought.asked_after))
         self.look_at = min((at for at in self._moments() if at > now), default=math.inf)
         return wanted
+
+    def _next(self, free: Sequence[PeerId], chain: Chain, best: str, now: float) -> Sequence[PeerId]:
+        """Return which of the sources that have nothing to answer are asked now."""
+        pending = [sought for sought in self._sought.values() if sought.asked_at is not None]
+        if any(now < self._asked_beside_at(sought) for sought in pending):
+            return ()
+        half_way = [source for source in free if self._sought[source].next_after is not None]
+        good = [source for source in free if self._sought[source].delivers]
+        untried = [source for source in free if not self._sought[source].turn]
+        if half_way:
+            return half_way[:1]
+        if good and (pending or not untried or (self._turns + 1) % TRIED_EVERY):
+            return sorted(good, key=lambda source: self._preference(source, chain, best))[:1]
+        ordered = untried + sorted(
+            set(free) - set(untried), key=lambda one: self._preference(one, chain, best)
+        )
+        return ordered[: 1 if good else len(pending) + 1]
+
+    def _preference(self, source: PeerId, chain: Chain, best: str) -> tuple[bool, int]:
+        """Return by what sources come that were asked before: on our branch, then longest ago."""
+        sought = self._sought[source]
+        return not _leads_to(best, sought, chain), sought.turn
+
+    def _asked_beside_at(self, sought: _Sought) -> float:
+        """Return until when an answer is waited for without asking another source."""
+        waiting = any(other.delivers and other.asked_at is None for other in self._sought.values())
+        trial = min(max(TRIAL_SECONDS, 2 * self._answer_seconds), SILENCE_SECONDS)
+        patience = trial if waiting and not sought.delivers else SILENCE_SECONDS
+        return (sought.asked_at or 0.0) + patience
 
     def answered(
         self, source: PeerId, blocks: Sequence[Signed[Block]], *, new: bool, chain: Chain, now: float
@@ -131,12 +167,15 @@ class BlockSearch:
             now: seconds.
         """
         if new:
-            self._connected_at = now
+            self._connected_at, self._waited_in_vain = now, False
             self._resting.pop(source, None)
         sought = self._sought.get(source)
         if sought is None or sought.asked_at is None:
             return False
+        if new:
+            self._answer_seconds = now - sought.asked_at
         sought.asked_at = sought.next_after = None
+        sought.delivers = new
         known = [signed for signed in blocks if signed.hash in chain]
         missing = next((signed for signed in blocks if signed.hash not in chain), None)
         if known:
@@ -178,16 +217,10 @@ class BlockSearch:
         moments = [self._connected_at + PATIENCE_SECONDS] if self._sought else []
         for sought in self._sought.values():
             if sought.asked_at is not None:
-                moments.append(sought.asked_at + SILENCE_SECONDS)
+                moments.append(self._asked_beside_at(sought))
             if sought.fruitless_since is not None:
                 moments.append(sought.fruitless_since + PATIENCE_SECONDS)
         return moments
-
-
-def _preference(sought: _Sought, chain: Chain, best: str) -> tuple[bool, bool, bool, int]:
-    """Return by what a source is asked first: half-way, never asked yet, on our branch, asked long ago."""
-    apart = bool(sought.tip) and not _leads_to(best, sought, chain)
-    return sought.next_after is None, sought.turn > 0, apart, sought.turn
 
 
 def _leads_to(best: str, sought: _Sought, chain: Chain) -> bool:

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from peers import effects as do
 from peers.answering import Answering
 from peers.auditing import Auditing, AuditParts
-from peers.block_search import SILENCE_SECONDS
 from peers.chain import Chain
 from peers.chain_store import ChainStore
 from peers.contributing import Contributor
@@ -45,7 +44,7 @@ from recipes.keys import PeerId, SigningKey
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
 BLOCKS_BYTES = 8 << 20  # of one answer with blocks; others send less
 BLOCKS_SECONDS = 600.0  # for one that comes slowly
-BLOCKS_STALL_SECONDS = SILENCE_SECONDS  # without a byte of one: others may have it, too
+BLOCKS_STALL_SECONDS = 30.0  # without a byte of one; others are asked before that (block_search.py)
 MOST_BLOCKS = 4096
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")

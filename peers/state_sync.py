@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from peers.asking import STALL_SECONDS, Asking
 from peers.chain import Chain, Link
 from peers.events import Diverged, Event, Fetching, Notice, Refused
 from peers.exchange_store import ExchangeStore
 from peers.flow import Flow
-from peers.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count
+from peers.manifest import Manifest, Piece, piece_count
 from peers.messages import Block, Reduction
 from peers.pieces import Wanted, fetch_pieces
-from peers.requests import ROUND_BYTES, Span, decode_rounds, encode_piece, encode_round
+from peers.requests import Span, encode_piece
 from peers.rules import Rules
 from peers.segment import SegmentFrame
+from peers.snapshot_offers import SnapshotOffers, agreed, is_agreed
 from peers.state import CanonicalState
 from peers.transport import Call, RemoteError
 from recipes import merkle
@@ -35,14 +36,8 @@ from recipes.errors import MessageError, StateError, UnreachableError
 from recipes.keys import PeerId
 from recipes.layout import PIECE_BYTES, Layout
 
-_STALL_SECONDS = 5.0  # without a byte of an answer, after which the next source is asked
-_NEXT_SOURCE_SECONDS = 1.0  # without an answer to a small question, after which the next one is asked beside
-_SILENT_SECONDS = 120.0  # for which who did not answer is asked last
-_CALL_SECONDS = 600.0  # for one that comes slowly
-_ASKED_FOR_SNAPSHOTS = 16  # peers, which of them they hold
-_MOST_SNAPSHOTS = 64  # that one may name
-_ROUNDS_TOLD = 4  # of those named
-_LIST_SECONDS = 5.0  # for that
+_STALL_BEFORE_OTHERS_SECONDS = 5.0  # without a byte of an answer, where the next source may be asked instead
+_ROUNDS_TOLD = 4  # of snapshots that were named
 _DIVERGENCES = 2  # from an agreed base, before giving up
 
 
@@ -93,7 +88,10 @@ class StateSync:
         self._divergences = 0
         self._audited_from: int | None = None
         self._flow = Flow()
-        self._silent: dict[PeerId, float] = {}  # who did not answer, and when
+        self._asking = Asking(call)
+        self._offers = SnapshotOffers(
+            self._asking, layout=layout, has_momentum=has_momentum, sources=sources, blame=blame
+        )
 
     def keep_for_audits(self, round_number: int) -> None:
         """Keep on disk what it takes to make the state after this round again, and after all later ones."""
@@ -158,7 +156,7 @@ class StateSync:
         Raises:
             UnreachableError: it cannot.
         """
-        _agreed(0, target, chain)
+        agreed(0, target, chain)
         try:
             for first in (chain.path(chain.root, target) or [])[:1]:
                 await self._frames(first, chain.tokens_at(first.parent))
@@ -167,7 +165,7 @@ class StateSync:
                 f"none of {len(self._sources())} peers holds a snapshot that the chain vouches for, nor the "
                 "segments of the first round"
             ) from error
-        await self._fetch_snapshot(0, target, chain, sources=self._sources())
+        await self._fetch_snapshot(0, target, chain)
 
     def _is_below(self, block: str, target: str, chain: Chain) -> bool:
         return block in chain and chain.path(block, target) is not None
@@ -203,121 +201,60 @@ class StateSync:
         """
         interval = self._rules.snapshot_interval
         vouched = {n for link in _links_between(above, target, chain) if (n := link.round) % interval == 0}
-        held = await self._holders(vouched) if vouched else {}
+        held = await self._offers.of(vouched) if vouched else {}
         begun = set(self.state.snapshots.begun())
-        failed: set[PeerId] = set()
-        for round_number in sorted(held, key=lambda number: (number not in begun, -number)):
-            sources = [peer for peer in held[round_number] if peer not in failed]
+        offers = [
+            (number, peer)
+            for number in sorted(held, key=lambda number: (number not in begun, -number))
+            for peer in self._asking.silent_last(held[number])
+        ]
+        manifest = await self._offers.first_agreed(offers, target, chain)
+        if manifest is not None:
             try:
-                await self._fetch_snapshot(round_number, target, chain, sources=sources)
-            except (UnreachableError, MessageError):
-                failed.update(sources)  # whoever names what it does not give is not asked for the next one
+                await self._stand_at(manifest, chain)
+            except (UnreachableError, MessageError) as error:
+                self._tell(Notice(f"No snapshot of round {manifest.round}: {error}"))
             else:
                 return True
-        if held:
+        elif held:
             newest = ", ".join(map(str, sorted(held)[-_ROUNDS_TOLD:]))
+            count = len({peer for _, peer in offers})
             self._tell(
                 Notice(
-                    f"No snapshot could be had: {len(failed)} peers name those of rounds {newest}, and none "
-                    "of them gave one that the chain vouches for."
+                    f"No snapshot could be had: {count} peers name those of rounds {newest}, and none of "
+                    "them gave one that the chain vouches for."
                 )
             )
         return False
 
-    async def _holders(self, rounds: Collection[int]) -> dict[int, list[PeerId]]:
-        """Return who says that it holds the snapshots of which of these rounds."""
-        peers = list(self._sources())
-        if len(peers) > _ASKED_FOR_SNAPSHOTS:
-            peers = random.sample(peers, _ASKED_FOR_SNAPSHOTS)
-        answers = await asyncio.gather(*(self._held_by(peer) for peer in peers))
-        held: dict[int, list[PeerId]] = {}
-        for peer, answer in zip(peers, answers, strict=True):
-            for round_number in answer.intersection(rounds):
-                held.setdefault(round_number, []).append(peer)
-        return held
-
-    async def _held_by(self, peer: PeerId) -> frozenset[int]:
-        limit = _MOST_SNAPSHOTS * ROUND_BYTES
-        try:
-            content = await self._call(
-                peer, "snapshots", b"", limit=limit, timeout=_LIST_SECONDS, purpose="snapshot"
-            )
-            return decode_rounds(content)
-        except MessageError as error:
-            self._blame(peer, error)
-        except (UnreachableError, RemoteError):
-            pass
-        return frozenset()
-
-    async def _fetch_snapshot(
-        self, round_number: int, target: str, chain: Chain, *, sources: Sequence[PeerId]
-    ) -> None:
+    async def _fetch_snapshot(self, round_number: int, target: str, chain: Chain) -> None:
         """Fetch a snapshot and stand there.
 
         Raises:
             UnreachableError: nobody has it.
         """
-        manifest = await self._agreed_manifest(round_number, target, chain, sources=sources)
+        await self._stand_at(await self._agreed_manifest(round_number, target, chain), chain)
+
+    async def _stand_at(self, manifest: Manifest, chain: Chain) -> None:
+        """Fetch what is missing of a snapshot, and stand there."""
         await self._fetch_pieces(manifest, chain)
-        await asyncio.to_thread(self.state.restore, round_number)
+        await asyncio.to_thread(self.state.restore, manifest.round)
 
-    async def _agreed_manifest(
-        self, round_number: int, target: str, chain: Chain, *, sources: Sequence[PeerId]
-    ) -> Manifest:
-        """Return the manifest whose digest the chain vouches for, from whoever has it."""
-        block, digest = _agreed(round_number, target, chain)
+    async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> Manifest:
+        """Return the manifest whose digest the chain vouches for, from here or from whoever has it.
+
+        Raises:
+            UnreachableError: nobody has it.
+        """
         own = self.state.snapshots.manifest(round_number)
-        if own is not None and own.digest().hex() == digest:
+        if own is not None and is_agreed(own, round_number, target, chain):
             return own
-        waiting, asking = deque(self._silent_last(sources)), set[asyncio.Task[Manifest | None]]()
-        try:
-            while waiting or asking:
-                if waiting:
-                    asking.add(asyncio.create_task(self._manifest_of(waiting.popleft(), round_number)))
-                patience = _NEXT_SOURCE_SECONDS if waiting else None
-                done, asking = await asyncio.wait(
-                    asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-                )
-                for manifest in [task.result() for task in done]:
-                    if manifest is not None and manifest.digest().hex() == digest and manifest.block == block:
-                        return manifest
-        finally:
-            for task in asking:
-                task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-        raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
-
-    async def _manifest_of(self, peer: PeerId, round_number: int) -> Manifest | None:
-        """Return a peer's manifest of the snapshot of a round, or None if it gives none."""
-        limit = manifest_limit(self._layout)
-        try:
-            content = await self._ask(peer, "snapshot", encode_round(round_number), limit=limit)
-            manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
-        except MessageError as error:
-            self._blame(peer, error)
-        except (UnreachableError, RemoteError):
-            pass
-        else:
-            return manifest if manifest.round == round_number else None
-        return None
-
-    async def _ask(
-        self, peer: PeerId, kind: str, body: bytes, *, limit: int, purpose: str | None = None
-    ) -> bytes:
-        """Call a peer, and remember for a while if it does not answer."""
-        try:
-            return await self._call(
-                peer, kind, body, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS, purpose=purpose
-            )
-        except UnreachableError:
-            self._silent[peer] = asyncio.get_running_loop().time()
-            raise
-
-    def _silent_last(self, peers: Iterable[PeerId]) -> list[PeerId]:
-        """Return the peers in their order, but those last that did not answer a while ago."""
-        since = asyncio.get_running_loop().time() - _SILENT_SECONDS
-        self._silent = {peer: at for peer, at in self._silent.items() if at >= since}
-        return sorted(dict.fromkeys(peers), key=lambda peer: peer in self._silent)
+        agreed(round_number, target, chain)
+        offers = [(round_number, peer) for peer in self._asking.silent_last(self._sources())]
+        found = await self._offers.first_agreed(offers, target, chain)
+        if found is None:
+            raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
+        return found
 
     async def _fetch_pieces(self, manifest: Manifest, chain: Chain) -> int:
         """Fetch what is missing of a snapshot, verified piece by piece; return how many pieces came."""
@@ -428,14 +365,17 @@ class StateSync:
             return await asyncio.to_thread(read)
         except MessageError:
             pass  # not here, or damaged on disk
-        tried = []
-        for peer in self._silent_last([reduction.peer, *_claimants(link), *self._sources()]):
+        tried: list[PeerId] = []
+        sources = self._asking.silent_last([reduction.peer, *_claimants(link), *self._sources()])
+        for peer in sources:
+            is_last = len(tried) + 1 == len(sources)
             try:
-                data = await self._ask(
+                data = await self._asking.ask(
                     peer,
                     "reduced",
                     bytes.fromhex(reduction.root),
                     limit=exchange.form.at(tokens).reduced_limit,
+                    stall=STALL_SECONDS if is_last else _STALL_BEFORE_OTHERS_SECONDS,
                     purpose="catching up",
                 )
                 take = partial(exchange.take_reduced, link.round, reduction.root, data, tokens=tokens)
@@ -464,11 +404,11 @@ class StateSync:
                 f"After round {link.round}, this machine again computes another state than everybody else.",
                 remedy="Its memory or processor may be faulty: run a memory test before you join again.",
             )
-        agreed = [number for number in self.state.snapshots.rounds() if number <= link.round]
+        own = [number for number in self.state.snapshots.rounds() if number <= link.round]
         fetched = 0
-        for round_number in reversed(agreed or [0]):
+        for round_number in reversed(own or [0]):
             try:
-                manifest = await self._agreed_manifest(round_number, target, chain, sources=self._sources())
+                manifest = await self._agreed_manifest(round_number, target, chain)
             except (UnreachableError, StateError):
                 continue
             fetched = await self._fetch_pieces(manifest, chain)
@@ -497,20 +437,3 @@ def _reductions(link: Link) -> dict[int, Reduction]:
 
 def _claimants(link: Link) -> list[PeerId]:
     return [claim.body.peer for claim in link.block.body.roster.body.claims] if link.block is not None else []
-
-
-def _agreed(round_number: int, target: str, chain: Chain) -> tuple[str, str]:
-    """Return the block of that round below `target`, and the digest after it that the chain vouches for.
-
-    Raises:
-        UnreachableError: the chain here does not reach so far back, or nobody co-signed yet.
-    """
-    child = ""
-    link = chain.link(target)
-    while link.round > round_number and link.parent in chain:
-        child, link = link.hash, chain.link(link.parent)
-    signed = chain.link(child).block if child else None
-    digest = signed.body.digest_before if signed is not None else chain.digest_after(link.hash)
-    if link.round != round_number or digest is None:
-        raise UnreachableError(f"The chain known here does not vouch for a state after round {round_number}.")
-    return link.hash, digest
