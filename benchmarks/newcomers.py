@@ -4,16 +4,18 @@
     python -m benchmarks.newcomers --rounds 80 --volunteers 3
 
 All are real processes on this machine, on loopback. A publisher makes a chain of many short rounds, of which
-old snapshots and reduced segments are long gone. With `--volunteers`, others train with it: some stand still
-for a while again and again, so that branches are made and left, and one is killed and started again. Then
-five newcomers come at once. Last comes one more, while most of those whom it finds are liars who name heads
-that they cannot deliver (boasters.py).
+old snapshots and reduced segments are long gone. With `--volunteers`, others train with it: again and again,
+one is cut off (its p2pd stands still) until it has made three rounds alone, so that branches are made and
+left, and one is killed and started again. Then five newcomers come at once. Last comes one more, while most
+of those whom it finds are liars who name heads that they cannot deliver (boasters.py).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -87,7 +89,8 @@ snapshot_interval = 4
 """
 LIMIT_SECONDS = 300.0  # for a newcomer to be counted
 _LOOK_SECONDS = 0.25
-_STILL_EVERY_ROUNDS, _STILL_ROUNDS = 12, 4  # some stand still, and for how long
+_CUT_EVERY_ROUNDS = 12  # is one cut off
+_ALONE_ROUNDS = 3  # until it is heard again
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Outcome:
     """All that was measured."""
 
     arrivals: tuple[Arrival, ...]
-    blocks_left: int  # of branches that nobody follows, on the publisher's disk
+    blocks_left: int  # of branches that nobody follows, on the disks of those who were there before
     bans: int
 
 
@@ -155,15 +158,15 @@ class Rehearsal:
         while self.publisher.tally.round < rounds:
             start = self.publisher.tally.round
             if self.volunteers:
-                still = self.volunteers[(start // _STILL_EVERY_ROUNDS) % len(self.volunteers)]
-                still.pause()
-                self._until(lambda: self._round() >= start + _STILL_ROUNDS, "rounds go on")  # noqa: B023
-                still.resume()
+                alone = self.volunteers[(start // _CUT_EVERY_ROUNDS) % len(self.volunteers)]
+                with _cut_off(alone):
+                    last = alone.tally.round + _ALONE_ROUNDS
+                    self._until(lambda: alone.tally.round >= last, f"{alone.name} goes on alone")  # noqa: B023
             if self.volunteers and not killed and start > rounds / 2:
                 killed = True
                 self.volunteers[0].kill()
                 self.volunteers[0].start(validate=False)
-            goal = min(rounds, start + _STILL_EVERY_ROUNDS)
+            goal = min(rounds, start + _CUT_EVERY_ROUNDS)
             self._until(lambda: self._round() >= goal, "rounds go on")  # noqa: B023
             if self._round() >= said + 100:
                 said = self._round()
@@ -195,7 +198,7 @@ class Rehearsal:
 
     def _arrival(self, peer: DemoPeer, event: dict[str, Any] | None, *, liars: int) -> Arrival:
         received = event["received"] if event is not None else peer.tally.received
-        rounds, size, _ = self._chain()
+        rounds, size, _ = self._chain(self.publisher)
         return Arrival(
             name=peer.name,
             among_liars=liars,
@@ -219,12 +222,12 @@ class Rehearsal:
         return sum(event["peer"] in honest for event in told)
 
     def left_blocks(self) -> int:
-        """Return how many blocks of branches that were left the publisher's disk holds."""
-        return self._chain()[2]
+        """Return how many blocks of branches that were left lie on peers' disks."""
+        return sum(self._chain(peer)[2] for peer in (self.publisher, *self.volunteers))
 
-    def _chain(self) -> tuple[int, int, int]:
-        """Return rounds and bytes of the publisher's branch, and how many other blocks it has."""
-        folder = run_folder(self.publisher.home, self.publication.run_id)
+    def _chain(self, peer: DemoPeer) -> tuple[int, int, int]:
+        """Return rounds and bytes of the branch that a peer follows, and how many other blocks it has."""
+        folder = run_folder(peer.home, self.publication.run_id)
         store = ChainStore(folder / CHAIN_FILE, read_only=True)
         try:
             given = store.contents(after_round=0, most_bytes=1 << 40)
@@ -304,6 +307,19 @@ def rehearse(
         return Outcome(tuple(arrivals), rehearsal.left_blocks(), rehearsal.bans())
     finally:
         rehearsal.end()
+
+
+@contextmanager
+def _cut_off(peer: DemoPeer) -> Iterator[None]:
+    """Let a peer reach nobody, and be reached by nobody, while it goes on."""
+    daemons = peer.daemons
+    for pid in daemons:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in daemons:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _with_others(event: dict[str, Any]) -> bool:

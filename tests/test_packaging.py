@@ -29,6 +29,7 @@ COMES_WITH = {"huggingface-hub": "transformers", "pydantic-core": "pydantic"}
 
 ENGINE = (
     "assignment",
+    "block_search",
     "chain",
     "claiming",
     "counters",
@@ -44,6 +45,7 @@ ENGINE = (
     "measuring",
     "messages",
     "pace",
+    "restraint",
     "round_state",
     "rules",
     "validity",
