@@ -78,8 +78,12 @@ class BlockSearch:
         return len(self._sought)
 
     def resting(self) -> int:
-        """Return how many sources could not deliver what they named, and are left alone for a while."""
+        """Return how many sources could not deliver what they named."""
         return len(self._resting)
+
+    def failed(self, source: PeerId) -> bool:
+        """Say whether a source could not deliver what it named when it was asked last."""
+        return source in self._resting
 
     def name(self, source: PeerId, head: str, round_number: int, now: float) -> None:
         """Look for a block that is not here, and that `source` must have, by its own word."""

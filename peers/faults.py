@@ -20,7 +20,7 @@ from peers.world import World
 QUIET_SECONDS = 15.0  # before the first fault: a swarm needs a first round
 _LONGEST_CUT_SECONDS = 60.0
 _PAUSE_SECONDS = (1.0, 6.0, 20.0, 60.0)
-_THERE_FROM_THE_START = 3  # peers at least: what so few hold, a bad disk or two can lose for good
+_THERE_FROM_THE_START = 5  # peers at least: what fewer hold, two or three bad disks can lose for good
 _DEAD_SECONDS = (1.0, 5.0, 20.0, 45.0)
 
 

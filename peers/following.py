@@ -417,10 +417,10 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     went_through = engine.now - engine.adopted_at() >= rules.window_seconds / 2
     if link.parent == engine.head and went_through:
         engine.rounds_without_final += 1
-    if link.parent == engine.head and went_through and not _most_are_beyond(engine, link.round):
         roster = engine.round.roster
         live = roster is not None and link.block is not None and roster.hash == link.block.body.roster.hash
-        engine.rounds_seen += 2 if live else 1  # the block may be older, and only have come late
+        if live or not _comes_late(engine, link):
+            engine.rounds_seen += 2 if live else 1
     found = engine.newcomer and link.round - chain.link(chain.final).round > rules.settled_depth
     if engine.rounds_without_final >= rules.settled_depth or found:
         deep = link.hash
@@ -437,10 +437,12 @@ def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:
     engine.newcomer = False
 
 
-def _most_are_beyond(engine: RoundEngine, round_number: int) -> bool:
-    """Say whether most others whose head was heard of named a later one: a block of this round comes late."""
-    named = [engine.heads[peer][0] for peer in engine.acquaintances if peer in engine.heads]
-    return 2 * sum(number > round_number for number in named) > len(named)
+def _comes_late(engine: RoundEngine, link: Link) -> bool:
+    """Say whether anybody names a later head than a block, and has not failed to deliver what it named."""
+    return any(
+        peer in engine.heads and engine.heads[peer][0] > link.round and not engine.search.failed(peer)
+        for peer in engine.acquaintances
+    )
 
 
 def _leaves_out_too_many(engine: RoundEngine, block: Block) -> bool:
