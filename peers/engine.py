@@ -151,6 +151,7 @@ class RoundEngine:
         self.state_is_here = state_is_here
         self.state_round = state_round  # when it started
         self.unavailable: dict[str, float] = {}  # block -> when to try it again
+        self.barred: dict[str, float] = {}  # the same for blocks on the way there
         self.early = EarlyMessages()
         self.skipped_at = now
         self.heads: dict[PeerId, tuple[int, str]] = {}  # that acquaintances named last, with their rounds

@@ -309,8 +309,9 @@ def follow_best_branch(engine: RoundEngine) -> None:
         return
     waiting = {block for block, at in engine.unavailable.items() if not engine.reached(at)}
     engine.unavailable = {block: at for block, at in engine.unavailable.items() if block in waiting}
+    engine.barred = {block: at for block, at in engine.barred.items() if not engine.reached(at)}
     waiting |= _premature(engine)
-    best = engine.chain.best_head(engine.head, waiting)
+    best = _best_to_be_had(engine, waiting)
     if best in waiting:
         return
     next_one = engine.started and (best == engine.head or engine.chain.link(best).parent == engine.head)
@@ -322,6 +323,22 @@ def follow_best_branch(engine: RoundEngine) -> None:
         engine.emit(Apply(best))
     elif engine.state_is_here and not engine.began_here and _may_start(engine):
         engine.begin_round()
+
+
+def _best_to_be_had(engine: RoundEngine, waiting: set[str]) -> str:
+    """Return the best head but for those that cannot be applied now; these are added to `waiting`.
+
+    What lies below a block that cannot be applied may still lead to another one that can.
+    """
+    chain = engine.chain
+    while True:
+        best = chain.best_head(engine.head, waiting)
+        if best in waiting or best == engine.head or best not in engine.barred:
+            return best
+        lowest = best
+        while (below := chain.link(lowest).parent) in engine.barred and chain.children(below) == [lowest]:
+            lowest = below
+        waiting |= {best, lowest}
 
 
 def _premature(engine: RoundEngine) -> set[str]:
@@ -344,8 +361,8 @@ def _premature(engine: RoundEngine) -> set[str]:
 def put_off(engine: RoundEngine, block: str, reason: str, *, above: str) -> None:
     """Try a block that cannot be applied again in a while; follow another branch until then.
 
-    Nor can what lies between `above` and it, so none of that is tried: each time in a row, all of it is left
-    alone for twice as long, for what nobody could give is not asked for again at once.
+    Nor can what lies between `above` and it be, so none of that is tried. Each time in a row, all of it is
+    left alone for twice as long: what nobody could give is not asked for again at once.
     """
     engine.applying = None
     chain = engine.chain
@@ -353,8 +370,8 @@ def put_off(engine: RoundEngine, block: str, reason: str, *, above: str) -> None
     patience = engine.deadlines.leader * 2.0 ** (min(engine.put_off_in_a_row, _DOUBLINGS) - 1)
     until = engine.now + min(patience, max(LONGEST_PUT_OFF_SECONDS, engine.deadlines.leader))
     path = (chain.path(above, block) if block in chain and above in chain else None) or []
-    for barred in {block, *(link.hash for link in path)}:
-        engine.unavailable[barred] = until
+    engine.unavailable[block] = until
+    engine.barred |= {link.hash: until for link in path}
     engine.tell(
         Notice(
             f"Block {block[:8]} cannot be applied yet: {reason.rstrip('.')}. "

@@ -277,5 +277,6 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("changes of keys", len(engine.words.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
         ("blocks not applied", len(engine.unavailable), depth * _BLOCKS_A_ROUND),
+        ("blocks on the way there", len(engine.barred), depth * _BLOCKS_A_ROUND),
         ("blocks", len(chain.links), depth * _BLOCKS_A_ROUND),
     ]

@@ -661,3 +661,15 @@ def test_who_is_alone_is_told_how_many_are_gone_and_what_to_do_once() -> None:
     (alone,) = [event.text for event in events if isinstance(event, Notice)]
     assert "none of the 3 others" in alone
     assert "--peer" in alone
+
+
+def test_another_branch_is_tried_where_one_cannot_be_applied_even_from_what_both_share() -> None:
+    """Its state may be a snapshot's, higher up, though nobody has what lies below."""
+    bench = Bench(elected=True)
+    engine = newcomer(bench)
+    one, other = fork(bench.swarm, bench.head, bench.others[:1], bench.others[1:2])
+    blocks = [link.block for link in bench.swarm.chain.after(0) if link.block is not None]
+    effects = bench.take(BlocksFetched(bench.others[0].peer_id, tuple(blocks)), after=20.0)
+    (first,) = of(effects, Apply)
+    effects = bench.take(ApplyFailed(first.block, "nobody has it", engine.chain.root))
+    assert of(effects, Apply) == [Apply(({one.hash, other.hash} - {first.block}).pop())]

@@ -157,7 +157,8 @@ def test_no_clipped_norm_exceeds_the_bound(norms: list[float], clip_factor: floa
     bound = clip_bound(norms, clip_factor=clip_factor)
     factors = clip_factors(norms, clip_factor=clip_factor)
     assert all(0.0 <= factor <= 1.0 for factor in factors)
-    assert all(norm * factor <= bound * (1 + 1e-12) for norm, factor in zip(norms, factors, strict=True))
+    most = bound * (1 + 1e-12) + 1e-300  # below that, factors are too small for all of their digits
+    assert all(norm * factor <= most for norm, factor in zip(norms, factors, strict=True))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))

@@ -1,0 +1,167 @@
+"""What earlier code wrote: messages, frames, a chain, a home folder, an export, traces of simulated worlds.
+
+    python tests/goldens.py    writes them anew: right only where a format or a rule was meant to change
+
+The files lie in tests/goldens/. Whatever reads or writes them must go on doing so, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from exchange import FORM
+from rounds import one_of_each
+from trained_run import TrainedRun
+
+from peers.assembly import CHAIN_FILE, LEDGER_FILE
+from peers.chain_store import ChainStore
+from peers.credit.following import follow_branch
+from peers.credit.store import LedgerStore
+from peers.effects import Effect, Send, Tell
+from peers.faults import Fault
+from peers.finality import Promise
+from peers.kept_chain import KeptFinal
+from peers.messages import Signed
+from peers.scenario import Plan, prepare
+from peers.segment import SegmentFrame
+from peers.virtual_peer import VirtualPeer
+from recipes.home import run_folder
+from recipes.sections import Overlap
+
+FOLDER = Path(__file__).parent / "goldens"
+MESSAGES, FRAMES, TRACES = FOLDER / "messages.json", FOLDER / "frames.json", FOLDER / "traces.json"
+HOME, FACTS = FOLDER / "home.tar.xz", FOLDER / "home.json"
+EXPORT = "export.jsonl"  # within the home
+OVERLAPS: tuple[Overlap, ...] = ("none", "delayed", "eager")
+SEEDS = range(1, 401)
+_PEERS, _ROUNDS = 7, 5
+_TRACED_SECONDS = 150.0  # of virtual time
+
+
+def frames() -> dict[str, str]:
+    """Return segments as they go over the wire, hex, by name."""
+    found = {}
+    density = FORM.at(0)
+    for name, codec in (("contribution", density.codec), ("reduced", density.reduced_codec)):
+        values = np.random.default_rng(17).standard_normal((2, 4096)).astype(np.float32)
+        found[name] = SegmentFrame.encode(values, codec=codec).to_bytes().hex()
+    return found
+
+
+def messages() -> dict[str, str]:
+    """Return a message of each kind as it is sent, by kind."""
+    return {kind: message.canonical().decode() for kind, message in one_of_each().items()}
+
+
+def trace_of(seed: int, overlap: Overlap) -> str:
+    """Return the hash of all effects of all steps of a simulated world with all faults."""
+    plan = Plan(seed=seed, peers=_PEERS, rounds=_ROUNDS, faults=frozenset(Fault), overlap=overlap)
+    world, trace = prepare(plan), hashlib.blake2b(digest_size=8)
+    for peer in world.peers.values():
+        _traced(peer, trace)
+    world.run(until_round=10**9, at_most_seconds=_TRACED_SECONDS)
+    return trace.hexdigest()
+
+
+def _traced(peer: VirtualPeer, trace: hashlib.blake2b) -> None:
+    """Let all that a peer's engine wants done go into the trace before it is carried out."""
+    start = peer.start
+
+    def started() -> None:
+        start()
+        engine = peer.running
+        handle = engine.handle
+
+        def handled(happened: object, now: float) -> list[Effect]:
+            effects = handle(happened, now)  # type: ignore[arg-type]
+            for effect in effects:
+                trace.update(f"{now:.6f} {peer.name} {described(effect)}\n".encode())
+            return effects
+
+        engine.handle = handled  # type: ignore[method-assign]
+
+    peer.start = started  # type: ignore[method-assign]
+
+
+def described(effect: Effect) -> str:
+    """Return an effect in words; signed messages by their hash, so that a step is a line and not a page."""
+    kind = type(effect).__name__
+    if isinstance(effect, Tell):
+        return f"{kind} {effect.event!r}"
+    if isinstance(effect, Send):
+        return f"{kind} {effect.peers} {_named(effect.message)}"
+    fields = (f"{name}={_named(value)}" for name, value in vars(effect).items())
+    return f"{kind} {' '.join(fields)}"
+
+
+def _named(value: object) -> str:
+    return value.hash if isinstance(value, Signed) else repr(value)
+
+
+def traces(overlap: Overlap, seeds: Iterable[int] = SEEDS) -> list[str]:
+    """Return the traces of these worlds, in the order of their seeds."""
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(partial(trace_of, overlap=overlap), seeds, chunksize=8))
+
+
+def unpacked(folder: Path) -> Path:
+    """Unpack the home folder that earlier code wrote, and return where it is."""
+    with lzma.open(HOME) as packed, tarfile.open(fileobj=packed) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "home"
+
+
+def _keep(run: TrainedRun) -> None:
+    """Write a run's chain and ledger to disk, as a peer does block by block."""
+    chain = run.swarm.chain
+    store, ledger = ChainStore(run.folder / CHAIN_FILE), LedgerStore(run.folder / LEDGER_FILE)
+    for link in chain.path(chain.root, run.head.hash) or []:
+        if link.block is not None:
+            store.save(link.block)
+        store.save_promise(Promise(link.round, link.finality.justified_round))
+    for claim in run.members[0].claims:
+        store.save_claim(claim)
+    store.save_final(KeptFinal(chain.link(chain.final).round, chain.final, settled=False))
+    store.follow(chain, run.head.hash)
+    follow_branch(ledger, chain, run.head.hash)
+    store.close()
+    ledger.close()
+
+
+def write() -> None:
+    """Write all goldens anew."""
+    FOLDER.mkdir(exist_ok=True)
+    MESSAGES.write_text(json.dumps(messages(), indent=1))
+    FRAMES.write_text(json.dumps(frames(), indent=1))
+    TRACES.write_text(json.dumps({overlap: traces(overlap) for overlap in OVERLAPS}, indent=0))
+    with tempfile.TemporaryDirectory() as folder:
+        run = TrainedRun(Path(folder))
+        run.train(6)
+        _keep(run)
+        run.export(run.home / EXPORT)
+        facts = {
+            "run": run.run,
+            "digest": run.swarm.digests[run.head.hash],
+            "head": run.head.hash,
+            "ledger": run.head.ledger.head.root,
+            "entries": run.head.ledger.head.size,
+        }
+        FACTS.write_text(json.dumps(facts, indent=1))
+        assert run_folder(run.home, run.run).is_dir()
+        with lzma.open(HOME, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(run.home, "home")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    write()
