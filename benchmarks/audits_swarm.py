@@ -17,8 +17,8 @@ from peers.credit.entries import Entry
 from peers.credit.escrow import Account
 from peers.credit.facts import Counted, RoundFacts
 from peers.credit.rules import CreditRules
-from peers.credit.verdict import Dispute, Verdict
-from peers.rules import Bounds, Rules
+from peers.protocol.rules import Bounds, Rules
+from peers.protocol.verdict import Dispute, Verdict
 from recipes.keys import PeerId
 from recipes.merkle import digest
 

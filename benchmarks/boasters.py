@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from peers.crowd import Crowd
-from peers.messages import HeadNotice
-from peers.requests import encode_round
-from peers.transport import RemoteError, Transport
+from peers.network.crowd import Crowd
+from peers.network.transport import RemoteError, Transport
+from peers.protocol.messages import HeadNotice
+from peers.protocol.requests import encode_round
 from recipes.errors import UnreachableError
 from recipes.keys import PeerId
 from recipes.merkle import digest

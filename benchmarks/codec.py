@@ -31,11 +31,11 @@ from benchmarks.codec_figures import Record, content_bits, draw, spread, table_o
 from benchmarks.codec_rivals import MeasuredCodec, Ours, SparseLoCo, hivemind_codecs
 from benchmarks.codec_values import GAUSSIAN, REAL, STUDENT, blocks_of
 from benchmarks.peak_memory import peak_bytes_beyond
-from peers.codec import Codec
-from peers.feedback import ErrorFeedback
-from peers.reduction import reduce_segment
-from peers.segment import SegmentFrame
-from peers.selection import Selector, select_largest
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame
+from peers.codec.selection import Selector, select_largest
+from peers.exchange.feedback import ErrorFeedback
+from peers.exchange.reduction import reduce_segment
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.layout import CHUNK_VALUES, lay_out

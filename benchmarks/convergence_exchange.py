@@ -1,7 +1,7 @@
 """A round's exchange between simulated workers: from pseudo-gradients to the next canonical weights.
 
 Contributions, clipping, averages, reduced segments and the outer optimizer's step are production code, and
-what is sent is counted as it is encoded. Error feedback is the arithmetic of peers/feedback.py over arrays
+what is sent is counted as it is encoded. Error feedback is the arithmetic of peers/exchange/feedback.py over arrays
 instead of files (tests/test_convergence.py compares the two).
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.convergence_arms import Arm, Choose
-from peers.codec import Codec, SparseChunks
-from peers.feedback import Returned, from_bfloat16, to_bfloat16
-from peers.levels import magnitude_keys
-from peers.reduction import averages, clip_factors
-from peers.segment import SegmentFrame
-from peers.state import CanonicalState
+from peers.codec.codec import Codec, SparseChunks
+from peers.codec.levels import magnitude_keys
+from peers.codec.segment import SegmentFrame
+from peers.exchange.feedback import Returned, from_bfloat16, to_bfloat16
+from peers.exchange.reduction import averages, clip_factors
+from peers.state.state import CanonicalState
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import CHUNK_VALUES, Layout
 from recipes.merkle import leaf_hash, root

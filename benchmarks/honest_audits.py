@@ -28,11 +28,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from peers.audit.comparing import ChunkGap, TraceGap
+from peers.audit.judging import judge, thresholds_of
 from peers.calibrate import find_publication
-from peers.credit.comparing import ChunkGap, TraceGap
-from peers.credit.judging import judge, thresholds_of
-from peers.credit.margins import Bench, Comparison, Plan
-from peers.credit.replaying import find_replay_source, precision_of
+from peers.calibration.margins import Bench, Comparison, Plan
+from peers.training.replaying import find_replay_source, precision_of
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ledger_chain import RECIPE, SyntheticRun
-from peers.credit.derive import Ground, Settled, derive
-from peers.credit.export import write_export
-from peers.credit.lines import Header
-from peers.credit.verify import verify_export
+from peers.ledger.derive import Ground, Settled, derive
+from peers.ledger.export import write_export
+from peers.ledger.lines import Header
+from peers.ledger.verify import verify_export
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.keys import SigningKey

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peers.assignment import assign_reducers, leaders
-from peers.chain import Chain, Link
-from peers.credit.derive import Ground
+from peers.chain.chain import Chain, Link
 from peers.credit.rules import CreditRules
-from peers.messages import Block, Claim, CoSignature, Pace, Reduction, Roster, Signed, sign
-from peers.rules import Bounds, Rules
+from peers.ledger.derive import Ground
+from peers.protocol.assignment import assign_reducers, leaders
+from peers.protocol.messages import Block, Claim, CoSignature, Pace, Reduction, Roster, Signed, sign
+from peers.protocol.rules import Bounds, Rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import take

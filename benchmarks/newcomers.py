@@ -30,8 +30,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from peers.assembly import CHAIN_FILE
-from peers.chain_store import ChainStore
+from peers.node.assembly import CHAIN_FILE
+from peers.state.chain_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.files import write_atomic

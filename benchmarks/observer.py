@@ -27,7 +27,7 @@ from rich.table import Table
 from monitoring.assembly import Choices, in_the_swarm
 from monitoring.live import Live
 from monitoring.station import Station
-from peers.traffic import TrafficStatistics
+from peers.network.traffic import TrafficStatistics
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.files import write_atomic

@@ -36,7 +36,7 @@ from monitoring.picture import RunPicture
 from monitoring.seen import Seen
 from monitoring.swarm_metrics import swarm_registry
 from monitoring.watch import Watch
-from peers.chain import Chain
+from peers.chain.chain import Chain
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 

@@ -30,10 +30,10 @@ from rich.table import Table
 
 from benchmarks.churn_swarm import RECIPE, TEXT_BYTES
 from benchmarks.red_team_cheats import ACCOMPLICE, PLACES
-from peers.assembly import CHAIN_FILE
-from peers.chain_store import ChainStore
-from peers.credit.derive import derive, ground_of
 from peers.credit.entries import ClaimCounted, Decided, Entry, Forfeit, Lapsed, Restored, VerdictCounted, Vest
+from peers.ledger.derive import derive, ground_of
+from peers.node.assembly import CHAIN_FILE
+from peers.state.chain_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, NetworkError
 from recipes.files import write_atomic

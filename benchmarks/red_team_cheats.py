@@ -3,7 +3,7 @@
     python -m benchmarks.red_team_cheats NAME [arguments of trainer.join]
 
 `python -m benchmarks.red_team` starts them in real swarms, one process each. What they claim in place of work
-is that of peers/credit/cheating.py, by which thresholds are calibrated too. In all else, auditing included,
+is that of peers/calibration/cheating.py, by which thresholds are calibrated too. In all else, auditing included,
 they do what an honest volunteer does.
 """
 
@@ -23,17 +23,17 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from peers import effects as do
-from peers.audit_request import AuditRequest
-from peers.auditing import Auditing, _Done
-from peers.contributing import Contributor
-from peers.credit.cheating import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
-from peers.credit.reasons import VerdictReason
-from peers.effects import WindowEnded
-from peers.messages import Claim, Signed, sign
-from peers.node import MESSAGE_TIMEOUT, Node
-from peers.traces import LossTrace
-from peers.training import Window, WindowEnd
+from peers.audit.auditing import Auditing, _Done
+from peers.calibration.cheating import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
+from peers.consensus import effects as do
+from peers.consensus.effects import WindowEnded
+from peers.exchange.contributing import Contributor
+from peers.exchange.traces import LossTrace
+from peers.node.node import MESSAGE_TIMEOUT, Node
+from peers.protocol.audit_request import AuditRequest
+from peers.protocol.messages import Claim, Signed, sign
+from peers.protocol.reasons import VerdictReason
+from peers.training.training import Window, WindowEnd
 from recipes.errors import ManyhandsError
 from recipes.keys import PeerId
 from recipes.merkle import digest
@@ -297,11 +297,11 @@ TRAINERS: Sequence[type[CheatingTrainer]] = (
 )
 PLACES: Mapping[str, tuple[str, str, type]] = {
     **{one.__name__: ("trainer.local", "LocalTrainer", one) for one in TRAINERS},
-    "ClaimsMoreThanAssigned": ("peers.assembly", "Contributor", ClaimsMoreThanAssigned),
-    "Equivocates": ("peers.assembly", "Node", Equivocates),
-    "FloodsAudits": ("peers.assembly", "Node", FloodsAudits),
-    "AccusesFalsely": ("peers.node", "Auditing", AccusesFalsely),
-    "CoversItsAccomplice": ("peers.node", "Auditing", CoversItsAccomplice),
+    "ClaimsMoreThanAssigned": ("peers.node.assembly", "Contributor", ClaimsMoreThanAssigned),
+    "Equivocates": ("peers.node.assembly", "Node", Equivocates),
+    "FloodsAudits": ("peers.node.assembly", "Node", FloodsAudits),
+    "AccusesFalsely": ("peers.node.node", "Auditing", AccusesFalsely),
+    "CoversItsAccomplice": ("peers.node.node", "Auditing", CoversItsAccomplice),
 }
 """Every cheat by name: the module and the name in it in whose place it stands."""
 

@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sizes import sizes_of
-from peers.counters import counted_segments
-from peers.events import BlockAdopted, Claimed
-from peers.messages import AnyMessage, Signed, kind_of, parse
-from peers.rules import Bounds
-from peers.virtual_disk import RUN
-from peers.virtual_peer import VirtualPeer
-from peers.world import World
+from peers.protocol.counters import counted_segments
+from peers.protocol.events import BlockAdopted, Claimed
+from peers.protocol.messages import AnyMessage, Signed, kind_of, parse
+from peers.protocol.rules import Bounds
+from peers.simulation.virtual_disk import RUN
+from peers.simulation.virtual_peer import VirtualPeer
+from peers.simulation.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from trainer.demo_peer import Process
 
 PRELOADED = (
-    "peers.assembly",
-    "peers.fetch_run",
-    "peers.serving",
+    "peers.node.assembly",
+    "peers.sync.fetch_run",
+    "peers.node.serving",
     "trainer.join",
     "trainer.local",
     "transformers.models.auto.modeling_auto",

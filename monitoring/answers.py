@@ -9,7 +9,7 @@ from monitoring import api_forms as forms
 from monitoring import sentences
 from monitoring.archive import Archive
 from monitoring.picture import ContributionPicture, PeerPicture, Picture, RoundPicture, Validation
-from peers.credit.reasons import VERDICT_SENTENCES, sentence
+from peers.protocol.reasons import VERDICT_SENTENCES, sentence
 from recipes.keys import PeerId
 
 PAGE_ROUNDS = 64  # of one answer

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from monitoring.picture import PeerState, RoundResult
 from monitoring.sentences import Mood
 from peers.credit.entries import Decision
-from peers.credit.reasons import CreditReason, VerdictReason
-from peers.credit.verdict import Outcome
+from peers.protocol.reasons import CreditReason, VerdictReason
+from peers.protocol.verdict import Outcome
 
 
 class Form(BaseModel):

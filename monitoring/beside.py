@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monitoring.watch import Watch
-from peers.chain_store import ChainStore
-from peers.messages import Block, Signed, parse
+from peers.protocol.messages import Block, Signed, parse
+from peers.state.chain_store import ChainStore
 from recipes.errors import DataError, MessageError, StorageError
 from recipes.keys import PeerId
 

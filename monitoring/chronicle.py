@@ -20,15 +20,15 @@ from monitoring.picture import (
     RoundPicture,
     RoundResult,
 )
-from peers.assignment import missed_reducers
-from peers.chain import Link
-from peers.counters import counted_segments
+from peers.chain.chain import Link
 from peers.credit.accounts import Accounts, entries_after
 from peers.credit.entries import ClaimCounted, Entry, Expelled, VerdictCounted, Vest
 from peers.credit.rules import CreditRules
-from peers.credit.verdict import Outcome
-from peers.messages import Block, Claim, Signed
-from peers.pace import decile
+from peers.protocol.assignment import missed_reducers
+from peers.protocol.counters import counted_segments
+from peers.protocol.messages import Block, Claim, Signed
+from peers.protocol.pace import decile
+from peers.protocol.verdict import Outcome
 from recipes.keys import PeerId
 
 _RECENT = (1 << QUIET_ROUNDS) - 1

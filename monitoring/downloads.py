@@ -12,10 +12,10 @@ from pathlib import Path
 
 from monitoring.model import NewestModel
 from monitoring.watch import Watch
-from peers.chain_store import ChainStore
-from peers.credit.derive import Ground, derive
-from peers.credit.export import header_of, write_export
-from peers.messages import Block, Signed
+from peers.ledger.derive import Ground, derive
+from peers.ledger.export import header_of, write_export
+from peers.protocol.messages import Block, Signed
+from peers.state.chain_store import ChainStore
 from recipes.files import replacing
 from recipes.keys import SigningKey
 from recipes.publication import SignedRecipe

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from peers.assembly import exchange_format, open_state, rules_of
-from peers.chain import Chain
-from peers.crowd import Crowd
-from peers.events import Event
-from peers.exchange_store import ExchangeStore
-from peers.fetch_run import Run
-from peers.state_sync import StateSync
-from peers.transport import Transport
+from peers.chain.chain import Chain
+from peers.exchange.exchange_store import ExchangeStore
+from peers.network.crowd import Crowd
+from peers.network.transport import Transport
+from peers.node.assembly import exchange_format, open_state, rules_of
+from peers.protocol.events import Event
+from peers.sync.fetch_run import Run
+from peers.sync.state_sync import StateSync
 from recipes.layout import Layout
 
 

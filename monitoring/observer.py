@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from monitoring.watch import Watch
-from peers.block_search import BlockSearch
-from peers.chain_store import ChainStore
-from peers.crowd import LOOK_AROUND_SECONDS, Crowd
-from peers.events import Event, Refused
-from peers.messages import KINDS, Block, HeadNotice, Signed, parse
-from peers.parts import split_parts
-from peers.requests import encode_round
-from peers.transport import RemoteError, Transport
+from peers.consensus.block_search import BlockSearch
+from peers.network.crowd import LOOK_AROUND_SECONDS, Crowd
+from peers.network.transport import RemoteError, Transport
+from peers.protocol.events import Event, Refused
+from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, parse
+from peers.protocol.parts import split_parts
+from peers.protocol.requests import encode_round
+from peers.state.chain_store import ChainStore
 from recipes.errors import DataError, MessageError, Offence, UnreachableError
 from recipes.keys import PeerId
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from peers.chain_store import ChainStore
-from peers.credit.derive import Derivation, Ground
 from peers.credit.entries import Entry, VerdictCounted
 from peers.credit.escrow import Account
-from peers.credit.verdict import Outcome
-from peers.events import BlockFinal, Event
+from peers.ledger.derive import Derivation, Ground
+from peers.protocol.events import BlockFinal, Event
+from peers.protocol.verdict import Outcome
+from peers.state.chain_store import ChainStore
 from recipes.errors import DataError, StorageError
 from recipes.keys import PeerId
 

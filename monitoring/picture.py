@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Literal
 
 from peers.credit.entries import Decision
-from peers.credit.reasons import CreditReason, VerdictReason
-from peers.credit.verdict import Outcome
+from peers.protocol.reasons import CreditReason, VerdictReason
+from peers.protocol.verdict import Outcome
 from recipes.keys import PeerId
 
 TRAINING_ROUNDS = 4  # without a peer, after which it is no longer called training

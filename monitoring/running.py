@@ -11,12 +11,12 @@ from monitoring.measured import Measured
 from monitoring.picture import RunPicture
 from monitoring.seen import Seen
 from monitoring.watch import Watch
-from peers.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
-from peers.chain import Chain
-from peers.chain_store import ChainStore
-from peers.credit.derive import Ground
+from peers.chain.chain import Chain
 from peers.credit.rules import credit_rules
-from peers.crowd import remembered_peers
+from peers.ledger.derive import Ground
+from peers.network.crowd import remembered_peers
+from peers.node.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
+from peers.state.chain_store import ChainStore
 from recipes.layout import published_layout
 from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe
 from recipes.recipe import published

@@ -10,7 +10,7 @@ from typing import Literal
 
 from monitoring.numbers import duration, percent
 from monitoring.picture import PeerPicture, Picture, Validation
-from peers.finality import MANY_ELECTORS
+from peers.chain.finality import MANY_ELECTORS
 
 Mood = Literal["good", "waiting", "bad"]
 """Whether a person should look closer: it colours the sentence, and never says more than the words do."""

@@ -13,7 +13,7 @@ from monitoring.live import Live
 from monitoring.picture import Picture
 from monitoring.validating import Validation
 from monitoring.watch import Watch
-from peers.traffic import TrafficMeter
+from peers.network.traffic import TrafficMeter
 from recipes.keys import PeerId
 
 REFRESH_SECONDS = 5.0  # at least so often a new picture is taken, for time passes

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from monitoring.declared import Declared
 from monitoring.picture import LEAVE_REASONS, PHASES, Picture
-from peers.finality import MANY_ELECTORS
+from peers.chain.finality import MANY_ELECTORS
 
 Samples = Mapping[tuple[str, ...], float]
 """A metric's values by the values of its labels, in the order of its declaration."""

@@ -18,11 +18,11 @@ from monitoring.device_metrics import DeviceCollector
 from monitoring.own_credit import OwnCredit
 from monitoring.series import Series
 from monitoring.volunteer_metrics import DECLARED
-from peers.credit.derive import Ground
 from peers.credit.escrow import Account
 from peers.credit.rules import credit_rules
-from peers.credit.verdict import Outcome
-from peers.events import (
+from peers.ledger.derive import Ground
+from peers.network.traffic import TrafficMeter, TrafficStatistics
+from peers.protocol.events import (
     Banned,
     BlockAdopted,
     BlockFinal,
@@ -38,10 +38,10 @@ from peers.events import (
     WindowFinished,
     WindowSpoilt,
 )
-from peers.traffic import TrafficMeter, TrafficStatistics
+from peers.protocol.verdict import Outcome
 
 if TYPE_CHECKING:
-    from peers.fetch_run import Run
+    from peers.sync.fetch_run import Run
     from recipes.keys import PeerId
     from recipes.layout import Layout
 
@@ -104,7 +104,7 @@ class VolunteerMetrics:
 
     def follow_credit(self, run: Run, *, layout: Layout, peer: PeerId) -> None:
         """Derive this peer's credit and audits from its chain from now on, as blocks become final."""
-        from peers.assembly import CHAIN_FILE, rules_of, start_digest  # takes seconds: not for --help
+        from peers.node.assembly import CHAIN_FILE, rules_of, start_digest  # takes seconds: not for --help
 
         recipe = run.signed.recipe
         rules = rules_of(recipe, run.signed.run_id)

@@ -1,7 +1,7 @@
 """Following a run's chain without a part in it: blocks in, each checked in its place, and a picture out.
 
 The same rules as those of a peer say which blocks are valid, which branch is followed and what is final
-(peers/chain.py). Nothing here does I/O but the archive's database, and times are passed in.
+(peers/chain/chain.py). Nothing here does I/O but the archive's database, and times are passed in.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from monitoring.picture import Picture, RoundPicture, RunPicture, Totals, Valida
 from monitoring.roll import roll_of
 from monitoring.seen import Seen
 from monitoring.stopwatch import Stopwatch
-from peers.chain import Chain, Link
-from peers.credit.derive import Ground
-from peers.messages import Block, CoSignature, Signed
+from peers.chain.chain import Chain, Link
+from peers.ledger.derive import Ground
+from peers.protocol.messages import Block, CoSignature, Signed
 from recipes.errors import DataError
 from recipes.keys import PeerId
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from peers.addresses import listen_address
+from peers.network.addresses import listen_address
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.home import home_folder
@@ -34,7 +34,9 @@ async def run_bootstrap_peer(key_path: Path, listen: str, announce: str | None) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
-    from peers.transport import Transport  # takes seconds: not for --help, and Ctrl+C is heeded by now
+    from peers.network.transport import (
+        Transport,  # takes seconds: not for --help, and Ctrl+C is heeded by now
+    )
 
     announced = [announce] if announce else []
     async with await Transport.open(

@@ -5,7 +5,7 @@
 
 It trains a few windows of the recipe on this machine, repeats some of them in every kind of numerics that
 the machine has (precision, micro-batch, threads, GPU and CPU) and by every cheat of
-peers/credit/cheating.py, and chooses thresholds by the rule of peers/credit/choosing.py. They are written
+peers/calibration/cheating.py, and chooses thresholds by the rule of peers/calibration/choosing.py. They are written
 into the template; a published recipe is signed and cannot take them any more. Ctrl+C loses at most the
 window at hand: the same command goes on, and --read makes table, picture and thresholds of what was
 measured, here or elsewhere.
@@ -23,11 +23,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from peers.credit.choosing import choose, outcomes
-from peers.credit.margin_record import Record, read_record, write_record
-from peers.credit.margin_report import draw, table, threshold_table, with_thresholds
-from peers.credit.margins import Bench, Plan
-from peers.credit.replaying import find_replay_source
+from peers.calibration.choosing import choose, outcomes
+from peers.calibration.margin_record import Record, read_record, write_record
+from peers.calibration.margin_report import draw, table, threshold_table, with_thresholds
+from peers.calibration.margins import Bench, Plan
+from peers.training.replaying import find_replay_source
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import RecipeError

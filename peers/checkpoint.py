@@ -21,8 +21,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peers.chain_store import ChainStore
-from peers.messages import KINDS, MAX_OWNERS, Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
+from peers.protocol.messages import (
+    KINDS,
+    MAX_OWNERS,
+    Checkpoint,
+    Signed,
+    Vouched,
+    parse,
+    sign,
+    vouch,
+    vouchers,
+)
+from peers.state.chain_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
 from recipes.files import write_atomic
@@ -33,7 +43,7 @@ from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe, r
 from recipes.recipe import run_id
 
 if TYPE_CHECKING:
-    from peers.chain import Chain, Link
+    from peers.chain.chain import Chain, Link
     from recipes.layout import Layout
 
 _KIND = "checkpoint"
@@ -198,7 +208,7 @@ def _owner_key(home: Path, signed: SignedRecipe) -> SigningKey:
 
 
 def _open_store(folder: Path) -> ChainStore:
-    from peers.assembly import CHAIN_FILE
+    from peers.node.assembly import CHAIN_FILE
 
     store = ChainStore(folder / CHAIN_FILE)
     if store.moved_aside is not None:
@@ -207,8 +217,8 @@ def _open_store(folder: Path) -> ChainStore:
 
 
 def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
-    from peers.assembly import load_chain, rules_of, start_digest  # takes seconds: not for --help
     from peers.credit.rules import credit_rules
+    from peers.node.assembly import load_chain, rules_of, start_digest  # takes seconds: not for --help
 
     rules = rules_of(signed.recipe, signed.run_id)
     genesis = start_digest(signed.recipe, rules, layout)
@@ -217,7 +227,7 @@ def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
 
 def _standing(folder: Path, signed: SignedRecipe, layout: Layout, chain: Chain) -> str:
     """Return the block that the state on this machine stands on; without one, the head of the best branch."""
-    from peers.state import CanonicalState
+    from peers.state.state import CanonicalState
 
     state = CanonicalState(folder, layout=layout, outer=signed.recipe.outer)
     return state.block if state.block in chain else chain.best_head(chain.final)

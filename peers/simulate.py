@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from peers.events import BlockAdopted, BlockFinal, Refused, Rewound
-from peers.faults import Fault
-from peers.invariants import InvariantBrokenError
-from peers.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
-from peers.split import cut_apart, meet
-from peers.world import World
+from peers.protocol.events import BlockAdopted, BlockFinal, Refused, Rewound
+from peers.simulation.faults import Fault
+from peers.simulation.invariants import InvariantBrokenError
+from peers.simulation.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
+from peers.simulation.split import cut_apart, meet
+from peers.simulation.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.sections import Overlap

@@ -25,7 +25,7 @@ NumericClass = Annotated[str, Field(pattern=r"^[a-z]{1,16}-(fp32|bf16)$")]
 class ThresholdsSection(Section):
     """How far a replay may stray from a claim of one numeric class, such as `cpu-fp32`.
 
-    Each field is a measure of peers/credit/comparing.py with two values: up to the first the two agree,
+    Each field is a measure of peers/audit/comparing.py with two values: up to the first the two agree,
     beyond the second the audit fails, and in between it is inconclusive. `python -m peers.calibrate`
     measures them.
     """

@@ -125,7 +125,7 @@ class Offence(str, Enum):
 class MessageError(ManyhandsError):
     """A peer sent something malformed, oversized, unsigned or out of place. Dropped and counted.
 
-    `offence` says what is wrong with it where no honest peer ever sends the like (peers/conduct.py); without
+    `offence` says what is wrong with it where no honest peer ever sends the like (peers/network/conduct.py); without
     one, it came at a bad time, or asks for what is not here, and nobody holds that against its sender.
     """
 

@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from rounds import Swarm
 
-from peers.case import Case, case_of
-from peers.contributing import Contributor
+from peers.audit.case import Case, case_of
+from peers.audit.opened import OpeningCheck
+from peers.audit.openings import Openings
+from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.segment import SegmentFrame
+from peers.codec.selection import select_largest
 from peers.credit.audit import Audit
 from peers.credit.rules import MILLION
-from peers.exchange_format import ExchangeFormat
-from peers.exchange_store import ExchangeStore
-from peers.history import ContributionHistory
-from peers.messages import Claim, Signed
-from peers.opened import OpeningCheck
-from peers.openings import Openings
-from peers.segment import SegmentFrame
-from peers.selection import select_largest
+from peers.exchange.contributing import Contributor
+from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.history import ContributionHistory
+from peers.protocol.messages import Claim, Signed
 from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, StateError
 from recipes.layout import lay_out

@@ -8,16 +8,16 @@ from typing import Any
 
 from rounds import Swarm, keys_of, name
 
-from peers.chain import Link
-from peers.credit.key_change import KeyChange
+from peers.chain.chain import Link
+from peers.chain.finality import Promise
+from peers.consensus.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
+from peers.consensus.engine import RoundEngine
+from peers.consensus.round_state import Phase
+from peers.consensus.words import Word
 from peers.credit.rules import MILLION
-from peers.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
-from peers.engine import RoundEngine
-from peers.finality import Promise
-from peers.messages import AnyMessage, Roster, Signed
-from peers.round_state import Phase
-from peers.rules import ELECTOR_MINIMUM
-from peers.words import Word
+from peers.protocol.key_change import KeyChange
+from peers.protocol.messages import AnyMessage, Roster, Signed
+from peers.protocol.rules import ELECTOR_MINIMUM
 from recipes.keys import SigningKey
 from recipes.sections import Overlap
 from recipes.slots import take

@@ -13,10 +13,10 @@ from peers.credit.audit import Audit, Work
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
 from peers.credit.facts import Counted, DoubleClaim, RoundFacts
-from peers.credit.key_change import Moved
-from peers.credit.reasons import VerdictReason
 from peers.credit.rules import MILLION, CreditRules
-from peers.credit.verdict import Dispute, Outcome, Verdict
+from peers.protocol.key_change import Moved
+from peers.protocol.reasons import VerdictReason
+from peers.protocol.verdict import Dispute, Outcome, Verdict
 from recipes.keys import PeerId
 
 PEERS: list[PeerId] = [key.peer_id for key in keys_of(8)]

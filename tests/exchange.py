@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from rounds import Swarm
 
-from peers.chain import Link
-from peers.exchange_format import ExchangeFormat
-from peers.exchange_store import ExchangeStore
-from peers.messages import Claim, Reduction, Roster, Signed
-from peers.segment import SegmentFrame, contribution_root
+from peers.chain.chain import Link
+from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.segment import SegmentFrame, contribution_root
+from peers.exchange.exchange_store import ExchangeStore
+from peers.protocol.messages import Claim, Reduction, Roster, Signed
 from recipes.density import Density, DensitySchedule
 from recipes.keys import SigningKey
 

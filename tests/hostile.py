@@ -18,16 +18,17 @@ from pydantic import ValidationError
 from rounds import RUN, keys_of, one_of_each
 from tiny_run import RECIPE
 
-from peers import framing, libp2p
-from peers.addresses import by_usefulness, is_loopback, pin_ports, split_peer
-from peers.crowd import PEERS_FILE, remembered_peers
-from peers.exchange_store import read_push
-from peers.framing import RemoteError, Status
-from peers.manifest import Manifest, Piece, parse_manifest, piece_count
-from peers.messages import KINDS, Signed, parse
-from peers.noticeboard import Presence, read_presence, sign_presence
-from peers.parts import join_parts, split_parts
-from peers.requests import (
+from peers.codec.segment import ChunkProof, SegmentFrame
+from peers.exchange.exchange_store import read_push
+from peers.network import framing
+from peers.network.addresses import by_usefulness, is_loopback, pin_ports, split_peer
+from peers.network.crowd import PEERS_FILE, remembered_peers
+from peers.network.framing import RemoteError, Status
+from peers.network.noticeboard import Presence, read_presence, sign_presence
+from peers.network.p2pd import libp2p
+from peers.protocol.messages import KINDS, Signed, parse
+from peers.protocol.parts import join_parts, split_parts
+from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
     Span,
     SpotCheck,
@@ -41,7 +42,7 @@ from peers.requests import (
     encode_round,
     encode_spot_check,
 )
-from peers.segment import ChunkProof, SegmentFrame
+from peers.state.manifest import Manifest, Piece, parse_manifest, piece_count
 from recipes import corpus
 from recipes.errors import DataError, MessageError, NetworkError, RecipeError
 from recipes.keys import SigningKey

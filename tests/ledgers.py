@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from rounds import GENESIS_DIGEST, Swarm
 
-from peers.chain import Link
-from peers.credit.derive import Ground, derive
-from peers.credit.export import write_export
-from peers.credit.lines import Header
-from peers.credit.verify import Verified, verify_export
-from peers.messages import Block, Signed
+from peers.chain.chain import Link
+from peers.ledger.derive import Ground, derive
+from peers.ledger.export import write_export
+from peers.ledger.lines import Header
+from peers.ledger.verify import Verified, verify_export
+from peers.protocol.messages import Block, Signed
 from recipes.merkle import digest
 
 RECIPE = "a simulated run"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from peers import framing
-from peers.budget import BandwidthLimits
-from peers.conduct import Conduct
-from peers.events import Event
-from peers.noticeboard import Presence
-from peers.transport import Limits, Transport
+from peers.network import framing
+from peers.network.budget import BandwidthLimits
+from peers.network.conduct import Conduct
+from peers.network.noticeboard import Presence
+from peers.network.transport import Limits, Transport
+from peers.protocol.events import Event
 from recipes.keys import PeerId, SigningKey
 
 RUN, OTHER_RUN = "ab" * 32, "cd" * 32

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from rounds import Swarm, credit_of, name
 
-from peers.chain import Link
-from peers.counters import initial
-from peers.events import Event
-from peers.exchange_format import ExchangeFormat
-from peers.exchange_store import ExchangeStore
-from peers.framing import RemoteError
-from peers.manifest import Piece
-from peers.requests import decode_piece
-from peers.segment import SegmentFrame
-from peers.serving import Answer, serve_state
-from peers.snapshots import SnapshotStore
-from peers.state import CanonicalState
-from peers.state_sync import StateSync, genesis_digest
+from peers.chain.chain import Link
+from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.segment import SegmentFrame
+from peers.exchange.exchange_store import ExchangeStore
+from peers.network.framing import RemoteError
+from peers.node.serving import Answer, serve_state
+from peers.protocol.counters import initial
+from peers.protocol.events import Event
+from peers.protocol.requests import decode_piece
+from peers.state.manifest import Piece
+from peers.state.snapshots import SnapshotStore
+from peers.state.state import CanonicalState
+from peers.sync.state_sync import StateSync, genesis_digest
 from recipes import merkle
 from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, UnreachableError

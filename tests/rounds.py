@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from peers.assignment import assign_reducers, leaders
-from peers.chain import Chain, Link
-from peers.credit.key_change import KeyChange, Rotation
+from peers.chain.chain import Chain, Link
 from peers.credit.rules import CreditRules
-from peers.credit.verdict import Dispute, Verdict
-from peers.messages import (
+from peers.protocol.assignment import assign_reducers, leaders
+from peers.protocol.key_change import KeyChange, Rotation
+from peers.protocol.messages import (
     Block,
     Checkpoint,
     Claim,
@@ -30,9 +29,10 @@ from peers.messages import (
     sign,
     vouch,
 )
-from peers.rules import Rules
-from peers.virtual_disk import GENESIS_DIGEST, RUN
-from peers.world import rules
+from peers.protocol.rules import Rules
+from peers.protocol.verdict import Dispute, Verdict
+from peers.simulation.virtual_disk import GENESIS_DIGEST, RUN
+from peers.simulation.world import rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.sections import Overlap

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from peers.addresses import by_usefulness, check_ports_free, listen_address, pin_ports, split_peer
+from peers.network.addresses import by_usefulness, check_ports_free, listen_address, pin_ports, split_peer
 from recipes.errors import NetworkError
 from recipes.keys import SigningKey
 

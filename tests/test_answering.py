@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import RUN, name
 
-from peers.answering import MOST_ANSWERS, Answering
-from peers.audit_request import AuditRequest, parse_request
-from peers.messages import sign
+from peers.audit.answering import MOST_ANSWERS, Answering
+from peers.protocol.audit_request import AuditRequest, parse_request
+from peers.protocol.messages import sign
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, SigningKey
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from credit_rounds import verdict
 from watching import watched
 
-from peers.credit.verdict import Dispute
-from peers.messages import sign
+from peers.protocol.messages import sign
+from peers.protocol.verdict import Dispute
 
 
 def test_a_contribution_says_that_its_credit_was_forfeited_until_a_dispute_is_won() -> None:

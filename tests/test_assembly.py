@@ -13,14 +13,14 @@ import pytest
 from rounds import Swarm
 from tiny_run import publish_tiny
 
-from peers.assembly import CHAIN_FILE, LEDGER_FILE, assemble_node, open_state
-from peers.chain_store import ChainStore
-from peers.credit.store import LedgerStore
-from peers.events import Event, Notice
-from peers.fetch_run import Run
-from peers.messages import Evidence
-from peers.node import Node
-from peers.state import CanonicalState
+from peers.ledger.store import LedgerStore
+from peers.node.assembly import CHAIN_FILE, LEDGER_FILE, assemble_node, open_state
+from peers.node.node import Node
+from peers.protocol.events import Event, Notice
+from peers.protocol.messages import Evidence
+from peers.state.chain_store import ChainStore
+from peers.state.state import CanonicalState
+from peers.sync.fetch_run import Run
 from recipes.keys import SigningKey
 from recipes.layout import published_layout
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import Swarm, keys_of, name, rules
 
-from peers.assignment import assign_reducers, leaders, missed_reducers, ranked
-from peers.counters import Counters, Standing, initial
-from peers.rules import ELECTOR_MINIMUM
+from peers.protocol.assignment import assign_reducers, leaders, missed_reducers, ranked
+from peers.protocol.counters import Counters, Standing, initial
+from peers.protocol.rules import ELECTOR_MINIMUM
 
 PEERS = [key.peer_id for key in keys_of(12)]
 RULES = rules(electors=(PEERS[0],), segments=8)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from live_swarm import ROUNDS_RECIPE, Swarm
 
-from peers.assembly import CHAIN_FILE
-from peers.chain_store import ChainStore
-from peers.credit.derive import derive, ground_of
 from peers.credit.entries import Entry
-from peers.credit.verdict import Verdict
+from peers.ledger.derive import derive, ground_of
+from peers.node.assembly import CHAIN_FILE
+from peers.protocol.verdict import Verdict
+from peers.state.chain_store import ChainStore
 from recipes.home import run_folder
 from recipes.publication import load_signed_recipe
 

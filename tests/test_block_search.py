@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 from rounds import Swarm, name, trunk
 
-from peers.block_search import (
+from peers.chain.chain import Chain, Link
+from peers.consensus.block_search import (
     LONGEST_REST_SECONDS,
     MAX_SOUGHT,
     PATIENCE_SECONDS,
@@ -16,8 +17,7 @@ from peers.block_search import (
     BlockSearch,
     BlocksWanted,
 )
-from peers.chain import Chain, Link
-from peers.messages import Block, Signed
+from peers.protocol.messages import Block, Signed
 from recipes.keys import PeerId
 
 A_FEW = 4  # blocks in an answer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.transport import Transport
+from peers.network.transport import Transport
 from recipes.keys import SigningKey
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_loop import run_in_virtual_time
 
-from peers import framing
-from peers.budget import (
+from peers.network import framing
+from peers.network.budget import (
     BULK,
     BURST_SECONDS,
     EXCHANGE_TURNS,
@@ -31,9 +31,9 @@ from peers.budget import (
     Throttle,
     read_limit,
 )
-from peers.conduct import ALLOWANCES
-from peers.messages import KINDS
-from peers.waiting import unless_slow
+from peers.network.conduct import ALLOWANCES
+from peers.network.waiting import unless_slow
+from peers.protocol.messages import KINDS
 
 BITS = 8000.0
 RATE = 1000  # bytes a second, the same

@@ -13,13 +13,13 @@ from tiny_run import RECIPE, publish_tiny
 
 import trainer.replay
 from peers import calibrate
-from peers.credit.cheating import CHEATS
-from peers.credit.choosing import Row, choose, outcomes
-from peers.credit.judging import thresholds_of
-from peers.credit.margin_record import Record, read_record, write_record
-from peers.credit.margin_report import table, threshold_table, with_thresholds
-from peers.credit.margins import HONEST, Bench, Comparison, Plan
-from peers.credit.replaying import Numerics
+from peers.audit.judging import thresholds_of
+from peers.calibration.cheating import CHEATS
+from peers.calibration.choosing import Row, choose, outcomes
+from peers.calibration.margin_record import Record, read_record, write_record
+from peers.calibration.margin_report import table, threshold_table, with_thresholds
+from peers.calibration.margins import HONEST, Bench, Comparison, Plan
+from peers.training.replaying import Numerics
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, RecipeError
 from recipes.publication import Publication

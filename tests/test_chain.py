@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rounds import GENESIS_DIGEST, Swarm, copied, cosign, elected, fork, keys_of, name, trunk
 
-from peers.assignment import missed_reducers
-from peers.chain import Link
-from peers.messages import MAX_COSIGNATURES, Block, Roster, Signed
-from peers.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
+from peers.chain.chain import Link
+from peers.protocol.assignment import missed_reducers
+from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed
+from peers.protocol.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
 from recipes.keys import SigningKey
 from recipes.slots import total
 

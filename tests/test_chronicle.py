@@ -8,7 +8,7 @@ from rounds import keys_of
 from watching import Watched, watched
 
 from monitoring.picture import PeerPicture
-from peers.messages import Block, sign
+from peers.protocol.messages import Block, sign
 
 
 def peer_of(run: Watched, number: int) -> PeerPicture:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from bench import Bench, sent, told
 
-from peers.effects import Effect, Leave, LeaveRequested, Train, WindowLost
-from peers.events import Claimed
-from peers.messages import Claim
-from peers.round_state import Phase
+from peers.consensus.effects import Effect, Leave, LeaveRequested, Train, WindowLost
+from peers.consensus.round_state import Phase
+from peers.protocol.events import Claimed
+from peers.protocol.messages import Claim
 
 End = Callable[[Bench], list[Effect]]
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peers.chunk_writer import Kept, write_chunks
-from peers.codec import Codec, EncodedChunks, SparseChunks
-from peers.levels import MAGNITUDE_UNITS, MAGNITUDES, UNIT_EXPONENT
+from peers.codec.chunk_writer import Kept, write_chunks
+from peers.codec.codec import Codec, EncodedChunks, SparseChunks
+from peers.codec.levels import MAGNITUDE_UNITS, MAGNITUDES, UNIT_EXPONENT
 from recipes.errors import MessageError
 
 CONTRIBUTION = Codec(keep=64, level_bits=1)
@@ -47,7 +47,7 @@ def largest(values: NDArray[np.float32], keep: int) -> NDArray[np.bool_]:
 
 
 def decode_slowly(codec: Codec, data: bytes) -> tuple[list[float], bytes]:
-    """Decode one chunk bit by bit, as peers/chunk_layout.py describes it; return its values and the rest."""
+    """Decode one chunk bit by bit, as peers/codec/chunk_layout.py describes it; return its values and the rest."""
     bits = [(byte >> bit) & 1 for byte in data for bit in range(8)]
     at = 0
 

@@ -16,10 +16,10 @@ from benchmarks.codec import main
 from benchmarks.codec_figures import Record, content_bits, spread
 from benchmarks.codec_rivals import MeasuredCodec, Ours, SparseLoCo
 from benchmarks.peak_memory import peak_bytes_beyond
-from peers.codec import Codec
-from peers.exchange_store import ExchangeStore
-from peers.framing import request_head_bytes
-from peers.segment import contribution_root
+from peers.codec.codec import Codec
+from peers.codec.segment import contribution_root
+from peers.exchange.exchange_store import ExchangeStore
+from peers.network.framing import request_head_bytes
 from recipes.merkle import HASH_BYTES
 
 VALUES = np.random.default_rng(0).standard_normal((130, 4096)).astype(np.float32)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peers.codec import Codec
-from peers.feedback import ErrorFeedback
-from peers.reduction import reduce_segment
-from peers.segment import SegmentFrame
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame
+from peers.exchange.feedback import ErrorFeedback
+from peers.exchange.reduction import reduce_segment
 from recipes.layout import lay_out
 
 CODEC = Codec(keep=64, level_bits=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rounds import keys_of
 
-from peers.bucket import Rate
-from peers.conduct import (
+from peers.network.bucket import Rate
+from peers.network.conduct import (
     ALLOWANCES,
     CLEAN_SLATE_SECONDS,
     LONGEST_BAN_SECONDS,
@@ -15,7 +15,7 @@ from peers.conduct import (
     Conduct,
     counts_as,
 )
-from peers.messages import KINDS, MAX_SEGMENTS
+from peers.protocol.messages import KINDS, MAX_SEGMENTS
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from rounds import Swarm, keys_of, name
 
-from peers.chain import Link
-from peers.counters import Counters, advance, claim_fault, counted_segments, initial
-from peers.messages import Claim, SlotRange
-from peers.rules import (
+from peers.chain.chain import Link
+from peers.protocol.counters import Counters, advance, claim_fault, counted_segments, initial
+from peers.protocol.messages import Claim, SlotRange
+from peers.protocol.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
     MOST_LEFTOVERS,
@@ -19,7 +19,7 @@ from peers.rules import (
     QUOTA_GROWTH,
     QUOTA_RANGES,
 )
-from peers.snapshots import MAX_COUNTERS_BYTES
+from peers.state.snapshots import MAX_COUNTERS_BYTES
 from recipes.keys import SigningKey
 from recipes.sections import Overlap
 from recipes.slots import merge, total

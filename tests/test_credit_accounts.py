@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import Swarm
 
-from peers.chain import Link
+from peers.chain.chain import Link
 from peers.credit.accounts import Accounts, entries_after, settle
 from peers.credit.facts import DoubleClaim, facts_of
-from peers.credit.reasons import CreditReason
 from peers.credit.rules import MILLION, CreditRules
 from peers.credit.statement import unvested
-from peers.messages import Evidence
+from peers.protocol.messages import Evidence
+from peers.protocol.reasons import CreditReason
 from recipes.keys import PeerId
 
 W = RULES.escrow_rounds

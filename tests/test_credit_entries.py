@@ -12,16 +12,10 @@ from pydantic import ValidationError
 from rounds import keys_of, name
 
 from peers.credit.entries import MAX_ENTRY_BYTES, AuditDrawn, Entry, Vest, parse_entry
-from peers.credit.key_change import Moved
-from peers.credit.reasons import (
-    CREDIT_SENTENCES,
-    VERDICT_SENTENCES,
-    CreditReason,
-    VerdictReason,
-    sentence,
-)
-from peers.credit.verdict import Dispute, Outcome, Verdict
-from peers.messages import Signed, sign
+from peers.protocol.key_change import Moved
+from peers.protocol.messages import Signed, sign
+from peers.protocol.reasons import CREDIT_SENTENCES, VERDICT_SENTENCES, CreditReason, VerdictReason, sentence
+from peers.protocol.verdict import Dispute, Outcome, Verdict
 from recipes.errors import DataError
 from recipes.keys import PeerId
 

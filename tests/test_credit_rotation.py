@@ -14,10 +14,10 @@ from test_credit_accounts import SEEDS, adventure
 
 from peers.credit.accounts import Accounts, settle
 from peers.credit.facts import DoubleClaim, facts_of
-from peers.credit.key_change import KeyChange, Moved, Recovery, Rotation
 from peers.credit.rotation import Retired
 from peers.credit.tally import Tally, totals_of
-from peers.messages import Signed, sign
+from peers.protocol.key_change import KeyChange, Moved, Recovery, Rotation
+from peers.protocol.messages import Signed, sign
 from recipes.keys import PeerId, SigningKey
 
 KEYS = keys_of(12)

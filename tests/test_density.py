@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import Swarm
 
-from peers.chain import Link
-from peers.exchange_format import ExchangeFormat
-from peers.history import ContributionHistory
-from peers.parts import join_parts, split_parts
-from peers.segment import SegmentFrame
-from peers.virtual_disk import DiskAfter
-from peers.world import DENSITIES, World
+from peers.chain.chain import Link
+from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.segment import SegmentFrame
+from peers.exchange.history import ContributionHistory
+from peers.protocol.parts import join_parts, split_parts
+from peers.simulation.virtual_disk import DiskAfter
+from peers.simulation.world import DENSITIES, World
 from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.errors import MessageError, Offence

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from live_swarm import ROUNDS_RECIPE, Swarm
 
-from peers.assembly import CHAIN_FILE
-from peers.chain_store import ChainStore
+from peers.node.assembly import CHAIN_FILE
+from peers.state.chain_store import ChainStore
 from recipes.home import run_folder
 
 TOTAL_TOKENS = 60_000

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rounds import name
 
-from peers.exchange_store import ExchangeStore, read_push
-from peers.messages import Reduction
-from peers.parts import join_parts, split_parts
-from peers.segment import ChunkProof, SegmentFrame
+from peers.codec.segment import ChunkProof, SegmentFrame
+from peers.exchange.exchange_store import ExchangeStore, read_push
+from peers.protocol.messages import Reduction
+from peers.protocol.parts import join_parts, split_parts
 from recipes.errors import MessageError, StorageError
 from recipes.keys import SigningKey
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from exchange import FORM, Exchange
 
-from peers.assignment import Assignment
-from peers.effects import FetchReduced, Input, ReducedFetched, ReducedLost, SegmentStored
-from peers.exchange_tasks import ExchangeTasks
-from peers.parts import join_parts
-from peers.transport import RemoteError
+from peers.consensus.effects import FetchReduced, Input, ReducedFetched, ReducedLost, SegmentStored
+from peers.exchange.exchange_tasks import ExchangeTasks
+from peers.network.transport import RemoteError
+from peers.protocol.assignment import Assignment
+from peers.protocol.parts import join_parts
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys import PeerId
 

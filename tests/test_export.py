@@ -14,9 +14,9 @@ from tiny_run import RECIPE, publish_tiny
 from typer import Typer
 from typer.testing import CliRunner
 
-from peers.codec import Codec
-from peers.segment import SegmentFrame
-from peers.state import CanonicalState
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame
+from peers.state.state import CanonicalState
 from recipes.errors import DataError, RecipeError, StateError, StorageError
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.home import run_folder

@@ -7,16 +7,11 @@ from collections.abc import Sequence
 import pytest
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
-from peers.chain import Chain, Link
-from peers.kept_chain import KeptFinal, build_chain
-from peers.messages import (
-    Block,
-    Evidence,
-    Signed,
-    Vouched,
-)
-from peers.rules import ELECTOR_WINDOW
-from peers.validity import RULED_OUT
+from peers.chain.chain import Chain, Link
+from peers.chain.kept_chain import KeptFinal, build_chain
+from peers.chain.validity import RULED_OUT
+from peers.protocol.messages import Block, Evidence, Signed, Vouched
+from peers.protocol.rules import ELECTOR_WINDOW
 from recipes.keys import SigningKey
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.finality import Electorate, Finality, Promise, begin, show
+from peers.chain.finality import Electorate, Finality, Promise, begin, show
 from recipes.keys import PeerId
 
 

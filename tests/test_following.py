@@ -9,9 +9,12 @@ import pytest
 from bench import Bench, sent, told
 from rounds import Swarm, fork, name, trunk
 
-from peers.block_search import PATIENCE_SECONDS
-from peers.chain import Chain, Link
-from peers.effects import (
+from peers.chain.chain import Chain, Link
+from peers.chain.finality import Promise
+from peers.chain.kept_chain import build_chain
+from peers.chain.validity import RULED_OUT
+from peers.consensus.block_search import PATIENCE_SECONDS
+from peers.consensus.effects import (
     Acquainted,
     Applied,
     Apply,
@@ -31,22 +34,11 @@ from peers.effects import (
     Send,
     Train,
 )
-from peers.engine import RoundEngine
-from peers.events import BlockAdopted, Convicted, Notice, Refused
-from peers.finality import Promise
-from peers.following import APART, LONGEST_PUT_OFF_SECONDS
-from peers.kept_chain import build_chain
-from peers.messages import (
-    Checkpoint,
-    Claim,
-    CoSignature,
-    Evidence,
-    HeadNotice,
-    Signed,
-    Vouched,
-)
-from peers.rules import FANOUT
-from peers.validity import RULED_OUT
+from peers.consensus.engine import RoundEngine
+from peers.consensus.following import APART, LONGEST_PUT_OFF_SECONDS
+from peers.protocol.events import BlockAdopted, Convicted, Notice, Refused
+from peers.protocol.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed, Vouched
+from peers.protocol.rules import FANOUT
 from recipes.keys import PeerId
 
 Wanted = TypeVar("Wanted")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers import framing
-from peers.framing import RemoteError, Status
+from peers.network import framing
+from peers.network.framing import RemoteError, Status
 from recipes.errors import MessageError
 
 

@@ -13,13 +13,13 @@ from goldens import EXPORT, FACTS, FRAMES, MESSAGES, OVERLAPS, SEEDS, TRACES
 from rounds import RUN
 from typer.testing import CliRunner
 
-from peers import ledger
-from peers.assembly import CHAIN_FILE, LEDGER_FILE, load_chain, open_state, rules_of, start_digest
-from peers.chain_store import ChainStore
 from peers.credit.rules import credit_rules
-from peers.credit.store import LedgerStore
-from peers.fetch_run import Run
-from peers.messages import parse
+from peers.ledger import __main__
+from peers.ledger.store import LedgerStore
+from peers.node.assembly import CHAIN_FILE, LEDGER_FILE, load_chain, open_state, rules_of, start_digest
+from peers.protocol.messages import parse
+from peers.state.chain_store import ChainStore
+from peers.sync.fetch_run import Run
 from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.publication import load_publication
@@ -82,10 +82,10 @@ def test_a_home_folder_of_before_is_read_whole(tmp_path: Path) -> None:
 
 def test_an_export_of_before_is_verified_and_written_the_same(tmp_path: Path) -> None:
     home, facts = goldens.unpacked(tmp_path), json.loads(FACTS.read_text())
-    verified = CliRunner().invoke(ledger.app, ["verify", str(home / EXPORT)])
+    verified = CliRunner().invoke(__main__.app, ["verify", str(home / EXPORT)])
     assert verified.exit_code == 0, verified.output
     again = tmp_path / "again.jsonl"
     words = ["export", facts["run"], "--home", str(home), "--out", str(again), "--tip"]
-    exported = CliRunner().invoke(ledger.app, words)
+    exported = CliRunner().invoke(__main__.app, words)
     assert exported.exit_code == 0, exported.output
     assert again.read_bytes() == (home / EXPORT).read_bytes()

@@ -17,17 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rounds import RUN, Swarm, one_of_each
 
-from peers.manifest import manifest_limit, parse_manifest
-from peers.messages import (
-    KINDS,
-    MAX_PEERS,
-    MAX_RANGES,
-    MAX_SEGMENTS,
-    Block,
-    Reduction,
-    parse,
-    sign,
-)
+from peers.protocol.messages import KINDS, MAX_PEERS, MAX_RANGES, MAX_SEGMENTS, Block, Reduction, parse, sign
+from peers.state.manifest import manifest_limit, parse_manifest
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, public_key
 from recipes.layout import lay_out

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import GENESIS_DIGEST, name
 
-from peers.chain import Link
-from peers.counters import claim_fault
-from peers.effects import (
+from peers.chain.chain import Link
+from peers.consensus.effects import (
     Acquainted,
     Applied,
     Apply,
@@ -31,9 +30,10 @@ from peers.effects import (
     SegmentStored,
     Train,
 )
-from peers.events import Refused, RosterAccepted
-from peers.exchanging import MAX_CANDIDATES
-from peers.messages import (
+from peers.consensus.exchanging import MAX_CANDIDATES
+from peers.protocol.counters import claim_fault
+from peers.protocol.events import Refused, RosterAccepted
+from peers.protocol.messages import (
     MAX_PEERS,
     AnyMessage,
     Block,

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from rounds import name
 from typer.testing import CliRunner, Result
 
-from peers.credit.key_change import KeyChange
 from peers.identity import app
-from peers.rotating import ROTATIONS_FILE, rotate, waiting_changes
+from peers.node.rotating import ROTATIONS_FILE, rotate, waiting_changes
+from peers.protocol.key_change import KeyChange
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.key_backup import write_backup
 from recipes.keys import PeerId, SigningKey, load_or_create_key

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from peers.credit.comparing import FARTHEST, ChunkGap, TraceGap
-from peers.credit.judging import Judgement, Limit, Thresholds, judge
+from peers.audit.comparing import FARTHEST, ChunkGap, TraceGap
+from peers.audit.judging import Judgement, Limit, Thresholds, judge
 
 THRESHOLDS = Thresholds(
     loss_mean=Limit(0.01, 0.1),

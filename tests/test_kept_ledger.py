@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rounds import Swarm, elected, fork
 
-from peers.chain import Link
-from peers.credit.following import follow_branch
-from peers.credit.store import LedgerStore
+from peers.chain.chain import Link
+from peers.ledger.following import follow_branch
+from peers.ledger.store import LedgerStore
 
 
 def heads(store: LedgerStore) -> list[tuple[int, str, int, str]]:

@@ -12,17 +12,17 @@ import pytest
 from ledgers import blocks_of, export, ground, header, verified
 from rounds import GENESIS_DIGEST, Swarm, fork, name
 
-from peers.chain import genesis_hash
-from peers.credit.derive import Derivation, Ground, bring_up, derive
-from peers.credit.export import write_export
-from peers.credit.lines import MAX_HEADER_BYTES, Header, block_line, entry_line, parse_line
-from peers.credit.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
-from peers.credit.store import LedgerStore
+from peers.chain.chain import genesis_hash
 from peers.credit.tally import Totals, totals_of
 from peers.credit.tree import consistent
-from peers.messages import Block, Signed, sign
-from peers.virtual_disk import RUN
-from peers.world import World
+from peers.ledger.derive import Derivation, Ground, bring_up, derive
+from peers.ledger.export import write_export
+from peers.ledger.lines import MAX_HEADER_BYTES, Header, block_line, entry_line, parse_line
+from peers.ledger.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
+from peers.ledger.store import LedgerStore
+from peers.protocol.messages import Block, Signed, sign
+from peers.simulation.virtual_disk import RUN
+from peers.simulation.world import World
 from recipes.canonical import canonical_json
 from recipes.errors import DataError
 from recipes.recipe import MAXIMUM_RECIPE_BYTES
@@ -266,7 +266,7 @@ def test_a_block_with_a_forged_signature_inside_is_refused() -> None:
 
 def test_a_line_that_never_ends_is_refused_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
     _, on, _, content = made(4, 2)
-    monkeypatch.setattr("peers.credit.verify.MAX_LINE_BYTES", 40_000)
+    monkeypatch.setattr("peers.ledger.verify.MAX_LINE_BYTES", 40_000)
     first, rest = content.split(b"\n", 1)
     with pytest.raises(DataError, match="Line 2: a line that is too long"):
         verified(first + b"\n" + b"x" * 50_000 + rest, on)

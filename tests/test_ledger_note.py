@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import keys_of
 
-from peers.credit.note import (
+from peers.ledger.note import (
     MAX_NOTE_BYTES,
     MAX_SIGNATURES,
     Note,

@@ -8,8 +8,8 @@ import pytest
 from rounds import RUN, keys_of
 
 from peers.credit.entries import Join
-from peers.credit.proof import check_proof, prove
-from peers.credit.store import LedgerStore
+from peers.ledger.proof import check_proof, prove
+from peers.ledger.store import LedgerStore
 from recipes.errors import DataError
 
 KEY = keys_of(1)[0]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from peers.credit.store import Head, LedgerStore
 from peers.credit.tree import EMPTY_ROOT, Frontier, consistent, includes, leaf_hash
+from peers.ledger.store import Head, LedgerStore
 from recipes.errors import StateError, StorageError
 
 
@@ -145,7 +145,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_ledger_store import append
-from peers.credit.store import LedgerStore
+from peers.ledger.store import LedgerStore
 store = LedgerStore(Path(sys.argv[1]))
 number = 0
 while True:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rounds import Swarm
 
-from peers.chain import Link
-from peers.lineage import (
+from peers.chain.chain import Link
+from peers.exchange.lineage import (
     MOST_BLOCKS_BETWEEN,
     STRAY_BLOCKS,
     has_strayed,
@@ -14,7 +14,7 @@ from peers.lineage import (
     shows_source,
     source_of,
 )
-from peers.messages import Claim, Signed
+from peers.protocol.messages import Claim, Signed
 
 
 class Author:

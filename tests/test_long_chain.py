@@ -8,11 +8,11 @@ from functools import partial
 
 import pytest
 
-from peers import effects as do
-from peers.events import BlockAdopted, WindowStarted
-from peers.liars import Liar, Lie
-from peers.virtual_peer import VirtualPeer
-from peers.world import World
+from peers.consensus import effects as do
+from peers.protocol.events import BlockAdopted, WindowStarted
+from peers.simulation.liars import Liar, Lie
+from peers.simulation.virtual_peer import VirtualPeer
+from peers.simulation.world import World
 
 A_FEW = 3  # blocks in an answer
 ROUNDS = 40  # of them, and so far more than a few answers

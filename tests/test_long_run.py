@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.newcomers import Outcome, rehearse
-from peers.serving import ANSWER_BYTES
+from peers.node.serving import ANSWER_BYTES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MOST_LINES = 60  # a few of its own, and one a round

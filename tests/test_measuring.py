@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peers.measuring import Measures
-from peers.messages import Pace
+from peers.consensus.measuring import Measures
+from peers.protocol.messages import Pace
 from recipes.keys import PeerId
 
 ADA, BO = PeerId("ada"), PeerId("bo")

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rounds import RUN, Swarm, keys_of, name, one_of_each
 
-from peers.messages import (
-    KINDS,
-    Evidence,
-    Pace,
-    Signed,
-    kind_of,
-    parse,
-    sign,
-)
+from peers.protocol.messages import KINDS, Evidence, Pace, Signed, kind_of, parse, sign
 from recipes.errors import MessageError
 
 MESSAGES = one_of_each()

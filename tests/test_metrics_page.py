@@ -14,8 +14,8 @@ from monitoring.reference import TABLES, with_tables
 from monitoring.volunteer import VolunteerMetrics
 from monitoring.volunteer_metrics import DECLARED
 from peers.credit.escrow import Account
-from peers.events import BlockAdopted, BlockFinal, Claimed, Validated, WindowFinished
-from peers.traffic import TrafficMeter
+from peers.network.traffic import TrafficMeter
+from peers.protocol.events import BlockAdopted, BlockFinal, Claimed, Validated, WindowFinished
 from recipes.errors import RecipeError
 from recipes.keys import PeerId
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from rounds import Swarm, elected, keys_of
 from test_hostile_messages import HUGE
 
-from peers.chain import Link
-from peers.effects import Effect, Received, Send
-from peers.exchange_store import ExchangeStore
-from peers.invariants import _bounds
-from peers.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, sign
-from peers.reduction import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
-from peers.segment import SegmentFrame, contribution_root
+from peers.chain.chain import Link
+from peers.codec.segment import SegmentFrame, contribution_root
+from peers.consensus.effects import Effect, Received, Send
+from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.reduction import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
+from peers.protocol.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, sign
+from peers.simulation.invariants import _bounds
 from recipes.density import Density, DensitySchedule
 from recipes.keys import SigningKey
 from recipes.slots import total

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peers import effects as do
-from peers.events import Event, Notice, WindowSpoilt
-from peers.finality import Promise
-from peers.messages import Ready
-from peers.node import Node, NodeSettings
-from peers.requests import SpotCheck
-from peers.training import MOST_SPOILT_WINDOWS
+from peers.chain.finality import Promise
+from peers.consensus import effects as do
+from peers.node.node import Node, NodeSettings
+from peers.protocol.events import Event, Notice, WindowSpoilt
+from peers.protocol.messages import Ready
+from peers.protocol.requests import SpotCheck
+from peers.training.training import MOST_SPOILT_WINDOWS
 from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys import PeerId, SigningKey
 

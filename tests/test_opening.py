@@ -12,14 +12,14 @@ from audited_author import DECAY, LAYOUT, LOSSES, Author, delta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.codec import Codec
-from peers.credit.comparing import chunk_gap, sample_chunks
+from peers.audit.comparing import chunk_gap, sample_chunks
+from peers.audit.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
+from peers.codec.codec import Codec
+from peers.codec.segment import ChunkProof
 from peers.credit.drawing import MOST_OPENED, chunks_to_open
-from peers.lineage import MOST_BLOCKS_BETWEEN
-from peers.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
-from peers.parts import join_parts, split_parts
-from peers.segment import ChunkProof
-from peers.traces import LossTrace
+from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
+from peers.exchange.traces import LossTrace
+from peers.protocol.parts import join_parts, split_parts
 from recipes import merkle
 from recipes.errors import MessageError, Offence, StateError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out

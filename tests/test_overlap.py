@@ -9,13 +9,13 @@ from typing import TypeVar
 import pytest
 from bench import Bench, sent, told
 
-from peers.chain import Link
-from peers.effects import Applied, Apply, Effect, GoOn, LeaveRequested, Train
-from peers.events import BlockAdopted, WindowGoesOn, WindowStarted
-from peers.faults import Fault
-from peers.messages import Block, Claim, Pace, Ready, Signed
-from peers.scenario import Plan, plans, run_world
-from peers.world import World
+from peers.chain.chain import Link
+from peers.consensus.effects import Applied, Apply, Effect, GoOn, LeaveRequested, Train
+from peers.protocol.events import BlockAdopted, WindowGoesOn, WindowStarted
+from peers.protocol.messages import Block, Claim, Pace, Ready, Signed
+from peers.simulation.faults import Fault
+from peers.simulation.scenario import Plan, plans, run_world
+from peers.simulation.world import World
 from recipes.keys import SigningKey
 
 Wanted = TypeVar("Wanted")

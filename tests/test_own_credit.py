@@ -11,12 +11,12 @@ from ledgers import blocks_of, ground
 from rounds import Swarm
 
 from monitoring.own_credit import OwnCredit
-from peers.chain import Link
-from peers.chain_store import ChainStore
-from peers.credit.derive import derive
+from peers.chain.chain import Link
 from peers.credit.entries import VerdictCounted
 from peers.credit.escrow import Account
-from peers.credit.verdict import Outcome
+from peers.ledger.derive import derive
+from peers.protocol.verdict import Outcome
+from peers.state.chain_store import ChainStore
 from recipes.errors import DataError
 from recipes.keys import PeerId
 

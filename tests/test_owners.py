@@ -15,15 +15,15 @@ from test_publish import TINY, write_texts
 from typer import Typer
 from typer.testing import CliRunner
 
-from peers.assembly import rules_of, start_digest
 from peers.checkpoint import add_word, make_checkpoint, take_checkpoint
-from peers.credit.export import header_of
-from peers.credit.lines import Header, parse_line
+from peers.consensus.effects import SaveCheckpoint
 from peers.credit.rules import credit_rules
-from peers.credit.verify import grounds_of_recipe
-from peers.effects import SaveCheckpoint
-from peers.fetch_run import adopt_folder
-from peers.messages import Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
+from peers.ledger.export import header_of
+from peers.ledger.lines import Header, parse_line
+from peers.ledger.verify import grounds_of_recipe
+from peers.node.assembly import rules_of, start_digest
+from peers.protocol.messages import Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
+from peers.sync.fetch_run import adopt_folder
 from recipes import sign as command
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
 from recipes.files import write_atomic

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.manifest import Piece
-from peers.messages import MAX_PEERS
-from peers.parts import join_parts, split_parts
-from peers.requests import (
+from peers.protocol.messages import MAX_PEERS
+from peers.protocol.parts import join_parts, split_parts
+from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
     PIECE_REQUEST_BYTES,
     ROUND_BYTES,
@@ -27,6 +26,7 @@ from peers.requests import (
     encode_round,
     encode_spot_check,
 )
+from peers.state.manifest import Piece
 from recipes.errors import MessageError
 
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from replicas import LAYOUT, OUTER, Replica, World
 
-from peers.chain import Link
-from peers.past_state import PastState, Way, way_to
+from peers.chain.chain import Link
+from peers.state.past_state import PastState, Way, way_to
 from recipes.errors import StateError
 
 

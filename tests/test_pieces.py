@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from peers.flow import Flow
-from peers.framing import RemoteError
-from peers.pieces import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
+from peers.network.framing import RemoteError
+from peers.sync.flow import Flow
+from peers.sync.pieces import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
 from recipes import merkle
 from recipes.errors import MessageError, Offence, StorageError, UnreachableError
 from recipes.keys import PeerId

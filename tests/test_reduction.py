@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peers.codec import Codec
-from peers.reduction import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
-from peers.segment import SegmentFrame
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame
+from peers.exchange.reduction import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
 from recipes.errors import MessageError
 
 IN = Codec(keep=64, level_bits=1)

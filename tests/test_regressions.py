@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from peers.faults import Fault
-from peers.scenario import Plan, run_plan
+from peers.simulation.faults import Fault
+from peers.simulation.scenario import Plan, run_plan
 
 SHRUNK = [
     (

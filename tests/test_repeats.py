@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.events import Event, Notice, Refused, Validated
+from peers.protocol.events import Event, Notice, Refused, Validated
 from recipes.keys import PeerId
 from trainer.repeats import SHOWN, SPELL_SECONDS, Repeats
 

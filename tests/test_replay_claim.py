@@ -14,16 +14,16 @@ from trained_run import TrainedRun, other_text
 from typer.testing import CliRunner
 
 import trainer.replay
-from peers import ledger
-from peers.claim_search import ClaimSearch, FoundClaim
-from peers.credit.comparing import FARTHEST, TraceGap
-from peers.credit.derive import Derivation, Ground
-from peers.credit.judging import Judgement
-from peers.credit.replaying import Numerics
-from peers.opened_claims import OpenedClaim, OpenedClaims
-from peers.replay_claim import Replayed, choose_numerics, replay_claim
-from peers.replay_report import conclude
-from peers.run_data import RunData
+from peers.audit.comparing import FARTHEST, TraceGap
+from peers.audit.judging import Judgement
+from peers.audit.opened_claims import OpenedClaim, OpenedClaims
+from peers.ledger import __main__
+from peers.ledger.derive import Derivation, Ground
+from peers.replay.claim_search import ClaimSearch, FoundClaim
+from peers.replay.replay_claim import Replayed, choose_numerics, replay_claim
+from peers.replay.replay_report import conclude
+from peers.replay.run_data import RunData
+from peers.training.replaying import Numerics
 from recipes.errors import DataError, ReplayError
 from trainer.replay import cpu_threads
 
@@ -70,7 +70,7 @@ def replayed(bench: Bench, claim: str, *words: object, run: Path | None = None) 
     where = ["--run", str(run)] if run is not None else ["--home", str(bench.run.home)]
     arguments = ["verify", str(bench.export), "--replay", claim, *map(str, words), *where]
     with cpu_threads(1):  # as the windows were trained
-        result = CliRunner().invoke(ledger.app, arguments)
+        result = CliRunner().invoke(__main__.app, arguments)
     return Told(result.exit_code, " ".join(result.output.split()))
 
 
@@ -302,7 +302,7 @@ def test_a_claim_that_is_unknown_ambiguous_or_no_hash_is_a_usage_error(bench: Be
         told = replayed(bench, given)
         assert told.exit_code == USAGE, given
         assert words in told.output.replace("│ ", "")
-    alone = CliRunner().invoke(ledger.app, ["verify", str(bench.export), "--device", "cpu"])
+    alone = CliRunner().invoke(__main__.app, ["verify", str(bench.export), "--device", "cpu"])
     assert alone.exit_code == USAGE
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peers.conduct import ALLOWANCES, Conduct
-from peers.restraint import Restraint
+from peers.network.conduct import ALLOWANCES, Conduct
+from peers.network.restraint import Restraint
 from recipes.keys import PeerId
 
 PEER = PeerId("somebody")

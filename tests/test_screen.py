@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from peers.events import (
+from peers.protocol.events import (
     Banned,
     BlockAdopted,
     Claimed,

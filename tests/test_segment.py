@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peers.codec import Codec
-from peers.segment import ChunkProof, SegmentFrame, contribution_root, frame_limit, proof_limit, verify_chunk
+from peers.codec.codec import Codec
+from peers.codec.segment import (
+    ChunkProof,
+    SegmentFrame,
+    contribution_root,
+    frame_limit,
+    proof_limit,
+    verify_chunk,
+)
 from recipes import merkle
 from recipes.errors import MessageError
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peers.codec import Codec
-from peers.selection import Selector, select_largest
+from peers.codec.codec import Codec
+from peers.codec.selection import Selector, select_largest
 from trainer.device_selection import selector_on, torch_selector
 
 SELECTORS = [select_largest, torch_selector("cpu")]

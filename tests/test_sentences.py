@@ -9,7 +9,7 @@ from watching import Watched, watched
 
 from monitoring import numbers, sentences
 from monitoring.picture import PeerPicture, Picture, Validation
-from peers.messages import Pace
+from peers.protocol.messages import Pace
 from recipes.keys import PeerId
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from peers.credit.escrow import Account
-from peers.events import AuditAsked, AuditDecided, CreditChanged, Notice, VerdictGiven
-from peers.virtual_disk import DiskAfter
-from peers.virtual_peer import Manner
-from peers.world import World
+from peers.protocol.events import AuditAsked, AuditDecided, CreditChanged, Notice, VerdictGiven
+from peers.simulation.virtual_disk import DiskAfter
+from peers.simulation.virtual_peer import Manner
+from peers.simulation.world import World
 
 
 def swarm(seed: int, *, peers: int = 5, **manners: Manner) -> World:

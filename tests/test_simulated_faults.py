@@ -11,15 +11,15 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from peers import simulate
-from peers.counters import counted_segments
-from peers.events import Event
-from peers.faults import Fault
-from peers.invariants import Watch
-from peers.liars import Liar, Lie
-from peers.scenario import Plan, prepare, recovery_bound, run_plan, shrink
-from peers.virtual_disk import DiskAfter
-from peers.virtual_peer import VirtualPeer
-from peers.world import World
+from peers.protocol.counters import counted_segments
+from peers.protocol.events import Event
+from peers.simulation.faults import Fault
+from peers.simulation.invariants import Watch
+from peers.simulation.liars import Liar, Lie
+from peers.simulation.scenario import Plan, prepare, recovery_bound, run_plan, shrink
+from peers.simulation.virtual_disk import DiskAfter
+from peers.simulation.virtual_peer import VirtualPeer
+from peers.simulation.world import World
 
 LONE_LIES = [lie for lie in Lie if lie is not Lie.CONSPIRE]
 
@@ -168,7 +168,7 @@ def test_the_command_says_what_it_does_not_understand(wrong: list[str]) -> None:
 
 
 def test_a_broken_world_is_told_with_its_seed_and_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peers.scenario.ROUNDS_TO_RECOVER", 0)
+    monkeypatch.setattr("peers.simulation.scenario.ROUNDS_TO_RECOVER", 0)
     told = CliRunner().invoke(app, ["--seed", "3", "--peers", "3", "--rounds", "1", "--faults", "none"])
     assert told.exit_code == simulate.BROKEN
     assert "BROKEN" in told.output
@@ -196,7 +196,7 @@ def test_a_broken_world_shrinks_to_the_mishaps_that_break_it(monkeypatch: pytest
 
 def test_a_world_is_its_seed_in_every_process() -> None:
     command = (
-        "import hashlib; from peers.faults import Fault; from peers.scenario import Plan, run_world; "
+        "import hashlib; from peers.simulation.faults import Fault; from peers.simulation.scenario import Plan, run_world; "
         "world, _ = run_world(Plan(seed=4, peers=6, rounds=3, faults=frozenset(Fault))); "
         "print(hashlib.sha256('\\n'.join(world.trace).encode()).hexdigest())"
     )

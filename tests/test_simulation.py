@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from peers.counters import counted_segments
-from peers.rules import Bounds
-from peers.virtual_links import MEGABIT, Line
-from peers.world import World
+from peers.protocol.counters import counted_segments
+from peers.protocol.rules import Bounds
+from peers.simulation.virtual_links import MEGABIT, Line
+from peers.simulation.world import World
 
 
 def swarm(seed: int, *, peers: int, present: int | None = None) -> World:
@@ -148,7 +148,7 @@ def test_a_peer_on_a_lost_branch_rewinds() -> None:
 
 
 def test_who_asks_to_leave_finishes_the_round_first() -> None:
-    from peers.effects import LeaveRequested
+    from peers.consensus.effects import LeaveRequested
 
     world = swarm(14, peers=4)
     world.run(until_round=3)

@@ -8,15 +8,23 @@ from bench import Bench, sent, told
 from credit_rounds import verdict
 from rounds import keys_of
 
-from peers.chain import Link
+from peers.chain.chain import Link
+from peers.consensus.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord
+from peers.consensus.speaking import CHANGE_WINDOWS
 from peers.credit.audit import Audit
-from peers.credit.key_change import KeyChange, Rotation
-from peers.credit.verdict import Dispute, Verdict
-from peers.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord
-from peers.events import AuditAsked, AuditDecided, Convicted, CreditChanged, Notice, VerdictGiven, Waiting
-from peers.messages import Block, Claim, Evidence, Signed, sign
-from peers.rules import CLAIM_LEADERS
-from peers.speaking import CHANGE_WINDOWS
+from peers.protocol.events import (
+    AuditAsked,
+    AuditDecided,
+    Convicted,
+    CreditChanged,
+    Notice,
+    VerdictGiven,
+    Waiting,
+)
+from peers.protocol.key_change import KeyChange, Rotation
+from peers.protocol.messages import Block, Claim, Evidence, Signed, sign
+from peers.protocol.rules import CLAIM_LEADERS
+from peers.protocol.verdict import Dispute, Verdict
 from recipes.keys import PeerId
 
 Wanted = TypeVar("Wanted")

@@ -10,19 +10,13 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from peers import simulate
-from peers.chain import trunk_below
-from peers.engine import RoundEngine
-from peers.events import Rewound
-from peers.messages import (
-    Block,
-    Checkpoint,
-    Signed,
-    Vouched,
-    vouch,
-)
-from peers.split import Healing, Split, cut_apart, meet
-from peers.virtual_disk import DiskAfter
-from peers.world import World
+from peers.chain.chain import trunk_below
+from peers.consensus.engine import RoundEngine
+from peers.protocol.events import Rewound
+from peers.protocol.messages import Block, Checkpoint, Signed, Vouched, vouch
+from peers.simulation.split import Healing, Split, cut_apart, meet
+from peers.simulation.virtual_disk import DiskAfter
+from peers.simulation.world import World
 from recipes.keys import SigningKey
 
 OWNERS = keys_of(2, seed="owner")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rounds import Swarm, keys_of
 
-from peers.codec import Codec
-from peers.segment import SegmentFrame
-from peers.start_weights import StartWeights, own_share
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame
+from peers.training.start_weights import StartWeights, own_share
 from recipes.layout import CHUNK_VALUES, Layout
 from recipes.slots import total
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peers.codec import Codec
-from peers.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count, state_digest
-from peers.segment import SegmentFrame
-from peers.state import CanonicalState
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame
+from peers.state.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count, state_digest
+from peers.state.state import CanonicalState
 from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.layout import PIECE_BYTES, Layout, lay_out
@@ -176,7 +176,7 @@ def test_an_update_cut_short_by_a_kill_is_noticed_and_undone(tmp_path: Path) -> 
     fresh(tmp_path).save_snapshot(COUNTERS)
     script = f"""
 import dataclasses, os, pathlib, signal
-from peers.codec import Codec
+from peers.codec.codec import Codec
 from tests import test_state
 
 class DeadlyCodec(Codec):

@@ -9,11 +9,11 @@ import pytest
 from replicas import FORM, LAYOUT, PIECES, Replica, World, another_name, flipped
 from rounds import name
 
-from peers.chain import Link
-from peers.events import Diverged, Notice, Refused
-from peers.manifest import Piece
-from peers.requests import encode_round
-from peers.segment import SegmentFrame
+from peers.chain.chain import Link
+from peers.codec.segment import SegmentFrame
+from peers.protocol.events import Diverged, Notice, Refused
+from peers.protocol.requests import encode_round
+from peers.state.manifest import Piece
 from recipes.errors import MessageError, StateError, UnreachableError
 
 HUGE = 2**40  # announced for a reduced segment, it makes a snapshot the cheaper way

@@ -7,7 +7,7 @@ from watching import ROUND_SECONDS, Watched, watched
 
 from monitoring.picture import RoundPicture
 from monitoring.stopwatch import timing_of
-from peers.messages import Pace
+from peers.protocol.messages import Pace
 
 
 def measured(late_ms: int | None, transfer_ms: int | None, exchange_ms: int | None = None) -> RoundPicture:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pytest
 from virtual_loop import run_in_virtual_time
 
-from peers.flow import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, Pace
-from peers.framing import RemoteError
-from peers.pieces import Wanted, fetch_pieces
+from peers.network.framing import RemoteError
+from peers.sync.flow import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, Pace
+from peers.sync.pieces import Wanted, fetch_pieces
 from recipes import merkle
 from recipes.errors import UnreachableError
 from recipes.keys import PeerId

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from loopback import OpenPeer, echo, open_peer
 
-from peers.budget import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
-from peers.transport import Transport
+from peers.network.budget import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
+from peers.network.transport import Transport
 from recipes.keys import PeerId
 
 __all__ = ["open_peer"]  # the fixture

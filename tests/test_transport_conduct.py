@@ -7,10 +7,10 @@ import contextlib
 import pytest
 from loopback import OpenPeer, Told, answer_to, echo, open_peer
 
-from peers.bucket import Rate
-from peers.conduct import STRIKES, Allowance, Conduct
-from peers.events import Banned
-from peers.transport import RemoteError
+from peers.network.bucket import Rate
+from peers.network.conduct import STRIKES, Allowance, Conduct
+from peers.network.transport import RemoteError
+from peers.protocol.events import Banned
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys import PeerId
 

@@ -11,10 +11,10 @@ import signal
 import pytest
 from loopback import NOBODY, OpenPeer, Told, echo, open_peer, presence_of
 
-from peers import uplink
-from peers.daemon import Daemon
-from peers.events import Notice
-from peers.transport import Transport
+from peers.network.p2pd import uplink
+from peers.network.p2pd.daemon import Daemon
+from peers.network.transport import Transport
+from peers.protocol.events import Notice
 from recipes.errors import NetworkError, UnreachableError
 
 __all__ = ["open_peer"]  # the fixture

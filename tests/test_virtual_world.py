@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from peers.chain_store import CLAIMS_KEPT
-from peers.invariants import InvariantBrokenError
-from peers.virtual_clock import Clock
-from peers.virtual_disk import DiskAfter
-from peers.virtual_links import LONGEST_QUEUE_SECONDS, MEGABIT, Line, Links
-from peers.world import World
+from peers.simulation.invariants import InvariantBrokenError
+from peers.simulation.virtual_clock import Clock
+from peers.simulation.virtual_disk import DiskAfter
+from peers.simulation.virtual_links import LONGEST_QUEUE_SECONDS, MEGABIT, Line, Links
+from peers.simulation.world import World
+from peers.state.chain_store import CLAIMS_KEPT
 
 
 def swarm(seed: int, *, peers: int) -> World:

@@ -18,10 +18,11 @@ from monitoring.endpoint import metrics_served
 from monitoring.series import Series
 from monitoring.volunteer import _PAUSES, VolunteerMetrics
 from monitoring.volunteer_metrics import CONTRIBUTIONS, DECLARED
-from peers import claiming
+from peers.consensus import claiming
+from peers.consensus.engine import RoundEngine
 from peers.credit.escrow import Account, Pending
-from peers.engine import RoundEngine
-from peers.events import (
+from peers.network.traffic import TrafficMeter
+from peers.protocol.events import (
     Banned,
     BlockAdopted,
     BlockFinal,
@@ -37,7 +38,6 @@ from peers.events import (
     WindowFinished,
     WindowSpoilt,
 )
-from peers.traffic import TrafficMeter
 from recipes.keys import PeerId
 
 PEER = PeerId("12D3KooWCQ3hPXK6YR9pXuqGv5536geuXU1kndtmf2XLbCetXM2K")

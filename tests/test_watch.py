@@ -14,8 +14,8 @@ from monitoring.beside import PeersFolder
 from monitoring.measured import Measured
 from monitoring.seen import Seen
 from monitoring.watch import Watch
-from peers.chain import Chain
-from peers.chain_store import ChainStore
+from peers.chain.chain import Chain
+from peers.state.chain_store import ChainStore
 from recipes.errors import DataError
 
 

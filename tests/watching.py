@@ -25,9 +25,9 @@ from monitoring.picture import Picture, RunPicture
 from monitoring.seen import Seen
 from monitoring.swarm_metrics import swarm_registry
 from monitoring.watch import Watch
-from peers.chain import Link
+from peers.chain.chain import Link
 from peers.credit.rules import MILLION
-from peers.messages import Block, Pace, Signed, sign
+from peers.protocol.messages import Block, Pace, Signed, sign
 from recipes.keys import SigningKey
 
 START = 1_800_000_000.0

@@ -1,6 +1,6 @@
 """Finding the largest values of each chunk on a GPU, for contributions of models that train on one.
 
-It finds the same values as peers/selection.py, since magnitudes are compared as integers and equal ones by
+It finds the same values as peers/codec/selection.py, since magnitudes are compared as integers and equal ones by
 index; so contributions have the same bytes wherever they were made. Only the values go to the GPU, a few MB
 at a time, and only places come back: error feedback and all else stay in the machine's memory.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from peers.levels import SMALLEST_KEY
-from peers.selection import INFINITY_KEY, Selector, refuse_infinite, select_largest
+from peers.codec.levels import SMALLEST_KEY
+from peers.codec.selection import INFINITY_KEY, Selector, refuse_infinite, select_largest
 from recipes.layout import CHUNK_VALUES
 
 _INDEX_BITS = CHUNK_VALUES.bit_length() - 1

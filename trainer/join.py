@@ -24,8 +24,8 @@ import typer
 
 from monitoring.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
 from monitoring.volunteer import VolunteerMetrics
-from peers.budget import BandwidthLimits, read_limit
-from peers.events import Event
+from peers.network.budget import BandwidthLimits, read_limit
+from peers.protocol.events import Event
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -33,8 +33,8 @@ from recipes.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:
-    from peers.node import Node
-    from peers.transport import Transport
+    from peers.network.transport import Transport
+    from peers.node.node import Node
 
 LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
 ONE_SIGNAL_SECONDS = 0.5  # supervisors signal a process and its group: that counts once
@@ -65,11 +65,11 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     What happens is told to `screen` and to `metrics`.
     """
     # Imported here, because these take seconds to load and --help should not.
-    from peers.assembly import assemble_node, open_state
-    from peers.crowd import Crowd
-    from peers.fetch_run import adopt_folder, fetch_run
-    from peers.planning import plan
-    from peers.serving import serve_node, serve_publication, serve_state
+    from peers.network.crowd import Crowd
+    from peers.node.assembly import assemble_node, open_state
+    from peers.node.planning import plan
+    from peers.node.serving import serve_node, serve_publication, serve_state
+    from peers.sync.fetch_run import adopt_folder, fetch_run
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
     from trainer.deferred import DeferredTrainer, import_early
@@ -123,14 +123,14 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
             await asyncio.to_thread(trainer.ready)
         serve_state(transport, state)
 
-        # 6. Rounds. The round engine (peers/engine.py) says what is next, the node (peers/node.py) does it:
+        # 6. Rounds. The round engine (peers/consensus/engine.py) says what is next, the node (peers/node/node.py) does it:
         #      train     the window's slots, with the trainer of step 4        trainer/local.py
-        #      claim     compress, commit and sign, before anyone sees it      peers/contributing.py
-        #      exchange  segments to their reducers, reduced segments back     peers/exchanging.py
-        #      check     recompute random chunks of what reducers made         peers/exchange_store.py
-        #      agree     the leader's block, and co-signatures under it        peers/leading.py, following.py
-        #      apply     the same step on the same bits, everywhere            peers/state_sync.py
-        #      audit     replay what the chain draws of others' work           peers/auditing.py
+        #      claim     compress, commit and sign, before anyone sees it      peers/exchange/contributing.py
+        #      exchange  segments to their reducers, reduced segments back     peers/consensus/exchanging.py
+        #      check     recompute random chunks of what reducers made         peers/exchange/exchange_store.py
+        #      agree     the leader's block, and co-signatures under it        peers/consensus/leading.py, following.py
+        #      apply     the same step on the same bits, everywhere            peers/sync/state_sync.py
+        #      audit     replay what the chain draws of others' work           peers/audit/auditing.py
         node = assemble_node(
             run,
             key=key,
@@ -185,9 +185,9 @@ async def enter_network(
     Raises:
         UnreachableError: peers were named, and nobody answers. Without --peer, this one waits for others.
     """
-    from peers.addresses import listen_address
-    from peers.crowd import remembered_peers
-    from peers.transport import Transport
+    from peers.network.addresses import listen_address
+    from peers.network.crowd import remembered_peers
+    from peers.network.transport import Transport
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from peers.selection import Selector, select_largest
+from peers.codec.selection import Selector, select_largest
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import Layout
@@ -37,7 +37,7 @@ from trainer.schedule import learning_rate
 if TYPE_CHECKING:
     import torch
 
-    from peers.training import WindowEnd
+    from peers.training.training import WindowEnd
 
 Batch = npt.NDArray[np.int64]
 """Tokens of some slots, of shape (slots, sequence_length + 1)."""

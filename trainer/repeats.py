@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from peers.events import BlockAdopted, Event, Fetching, Validated
+from peers.protocol.events import BlockAdopted, Event, Fetching, Validated
 
 SHOWN = 3
 SPELL_SECONDS = 60.0

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from peers.credit.replaying import Numerics
+from peers.training.replaying import Numerics
 from recipes.corpus import TokenArray
 from recipes.layout import layout_of
 from recipes.recipe import Recipe

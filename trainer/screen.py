@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from peers.events import (
+from peers.protocol.events import (
     Banned,
     BlockAdopted,
     Diverged,
@@ -38,8 +38,8 @@ from recipes.errors import StorageError
 from trainer.repeats import Repeats
 
 if TYPE_CHECKING:
-    from peers.engine import RoundEngine
-    from peers.traffic import TrafficMeter
+    from peers.consensus.engine import RoundEngine
+    from peers.network.traffic import TrafficMeter
 
 _NEXT = {
     "syncing": "looking for the swarm's head",

@@ -12,7 +12,7 @@ from monitoring.page import drawing
 from monitoring.page.render import render
 from monitoring.picture import ContributionPicture, PeerPicture, Picture, RoundPicture
 from monitoring.sentences import Said
-from peers.credit.reasons import AUDIT_PENDING, VERDICT_SENTENCES, sentence
+from peers.protocol.reasons import AUDIT_PENDING, VERDICT_SENTENCES, sentence
 
 SHOWN_ROUNDS = 12
 SHOWN_PEERS = 16

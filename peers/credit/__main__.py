@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from peers.credit.reasons import AUDIT_PENDING
+from peers.protocol.reasons import AUDIT_PENDING
 from recipes.command import plain_errors
 
 if TYPE_CHECKING:
-    from peers.credit.source import Standing
     from peers.credit.statement import Unvested
+    from peers.ledger.source import Standing
 
 app = typer.Typer(
     help="Credit: what peers earned for their work, in FLOPs.", no_args_is_help=True, add_completion=False
@@ -50,7 +50,7 @@ def show(
     pending when a block counts it, and vested when the escrow is over and audits found nothing. All of this
     follows from the chain: every peer shows the same.
     """
-    from peers.credit.source import own_key, standing
+    from peers.ledger.source import own_key, standing
     from recipes.errors import IdentityError
 
     with plain_errors():

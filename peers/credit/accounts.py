@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peers.counters import Counters
 from peers.credit.audit import Audit, Work
 from peers.credit.entries import ClaimCounted, Entry, Join, Vest
 from peers.credit.escrow import Account, vest
 from peers.credit.facts import Counted, RoundFacts, facts_of
 from peers.credit.hearings import decide, draw_audits, hear, punish_double_claims
 from peers.credit.page import Page
-from peers.credit.reasons import CreditReason
 from peers.credit.rotation import Holdings, Retired, rotate
 from peers.credit.rules import CreditRules
-from peers.messages import Block
+from peers.protocol.counters import Counters
+from peers.protocol.messages import Block
+from peers.protocol.reasons import CreditReason
 from recipes.keys import PeerId
 from recipes.values import changed
 

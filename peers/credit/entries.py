@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
-from peers.credit.reasons import CreditReason, Forfeiture, Lapse, VerdictReason
-from peers.credit.verdict import Outcome
-from peers.messages import MAX_SEGMENTS, Count, Hash, Message, PeerName
+from peers.protocol.messages import MAX_SEGMENTS, Count, Hash, Message, PeerName
+from peers.protocol.reasons import CreditReason, Forfeiture, Lapse, VerdictReason
+from peers.protocol.verdict import Outcome
 from recipes.errors import DataError
 
 MOST_AUDITORS = 10  # in the order of one audit; nobody asks further down

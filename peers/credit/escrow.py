@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from peers.credit.reasons import CreditReason, Forfeiture, Lapse
+from peers.protocol.reasons import CreditReason, Forfeiture, Lapse
 from recipes.keys import PeerId
 from recipes.values import changed
 

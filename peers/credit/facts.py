@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.counters import Counters, counted_segments
 from peers.credit.audit import Work
-from peers.credit.key_change import Moved
 from peers.credit.rules import CreditRules
-from peers.credit.verdict import Dispute, Verdict
-from peers.messages import Block, Claim, Evidence, Signed
+from peers.protocol.counters import Counters, counted_segments
+from peers.protocol.key_change import Moved
+from peers.protocol.messages import Block, Claim, Evidence, Signed
+from peers.protocol.verdict import Dispute, Verdict
 from recipes.keys import PeerId
 from recipes.slots import total
 

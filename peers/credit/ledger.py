@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from peers.counters import Counters
 from peers.credit.accounts import Accounts, entries_after
 from peers.credit.entries import Entry
 from peers.credit.rules import CreditRules
 from peers.credit.tree import Frontier, leaf_hash
-from peers.messages import Block, LedgerHead
+from peers.protocol.counters import Counters
+from peers.protocol.messages import Block, LedgerHead
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from peers.credit.entries import Entry, Expelled, Forfeit, Lapsed, Restored
 from peers.credit.escrow import Account, Penalty, earn, expel, give_back, penalise, readmit
-from peers.credit.reasons import Forfeiture, Lapse
 from peers.credit.rotation import Retired
 from peers.credit.rules import CreditRules
+from peers.protocol.reasons import Forfeiture, Lapse
 from recipes.keys import PeerId
 
 

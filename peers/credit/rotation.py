@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from peers.credit.audit import Audit, Work
 from peers.credit.entries import Rotated
 from peers.credit.escrow import Account
-from peers.credit.key_change import Moved
+from peers.protocol.key_change import Moved
 from recipes.keys import PeerId
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.rules import Rules
+from peers.protocol.rules import Rules
 from recipes.recipe import Recipe
 
 MILLION = 1_000_000  # rates are whole numbers, so that every machine draws the same claims

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from peers.credit.accounts import Accounts
 from peers.credit.escrow import Account
-from peers.credit.reasons import CreditReason, sentence
 from peers.credit.rules import CreditRules
+from peers.protocol.reasons import CreditReason, sentence
 from recipes.keys import PeerId
 
 

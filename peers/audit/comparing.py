@@ -1,0 +1,180 @@
+"""How far a replay lies from what a peer claimed: by its loss trace, and by the chunks that it opened.
+
+Honest work differs a little between kinds of processors, in precision and in the order of sums, and those
+differences grow with the steps. So nothing here is a yes or no but one thing, whether chunks follow from the
+codec: all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
+
+What a peer opens may hold anything. Shapes are the caller's to check; values need not be finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peers.codec.codec import Codec, SparseChunks
+from peers.codec.levels import SMALLEST_KEY
+from peers.exchange.feedback import from_bfloat16
+from recipes.layout import CHUNK_VALUES
+
+_ROUNDING = 2.0**-8 * (1 + 2.0**-10)
+"""By how much of its size rounding to bfloat16 moves a value of E at most."""
+
+_SMALLEST = float(np.uint32(SMALLEST_KEY).view(np.float32))
+"""The least magnitude that the codec keeps."""
+
+# The rounding moves levels by a code at most: their squared error, against the codec's own.
+_WORSE_FIT = 1.1
+_WORSE_FIT_OF_ALL = 1e-3
+
+
+@dataclass(frozen=True)
+class TraceGap:
+    """Relative differences between two loss traces, |claimed - replayed| / |replayed|, at least 0.
+
+    Attributes:
+        mean: over the steps replayed.
+        worst: of the step that differs most.
+    """
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedChunks:
+    """What a peer opens of some chunks of a contribution and of its error feedback.
+
+    Attributes:
+        before: E before the round, the bits of bfloat16, shape (chunks, 4096).
+        returned: what came back to E in that round, float32, same shape; it follows from the chain.
+        after: E after the round, as `before`.
+        sent: the contribution's values in these chunks.
+    """
+
+    before: NDArray[np.uint16]
+    returned: NDArray[np.float32]
+    after: NDArray[np.uint16]
+    sent: SparseChunks
+
+
+@dataclass(frozen=True)
+class ChunkGap:
+    """Differences between a pseudo-gradient as opened chunks imply it, and as a replay gives it.
+
+    Attributes:
+        sound: whether the contribution is what the codec makes of what it was made from, by the opened E.
+        dropped: share of the contribution's places that the codec does not choose after the replay, 0 to 1.
+        direction: 1 less the cosine between the two, over all chunks together: 0 to 2.
+        length: |<opened, replayed> / <replayed, replayed> - 1|: 1 for nothing, 2 for the opposite.
+    """
+
+    sound: bool
+    dropped: float
+    direction: float
+    length: float
+
+
+FARTHEST = ChunkGap(sound=False, dropped=1.0, direction=2.0, length=math.inf)
+
+
+def trace_gap(claimed: Sequence[float], replayed: Sequence[float]) -> TraceGap:
+    """Compare the first steps of a claimed loss trace with those that were replayed, at least one.
+
+    A loss that is not finite agrees with nothing but one that is not finite either; a missing one, with none.
+    """
+    gaps = [_relative_gap(theirs, ours) for theirs, ours in zip(claimed, replayed, strict=False)]
+    gaps += [math.inf] * (len(replayed) - len(gaps))
+    return TraceGap(mean=sum(gaps) / len(gaps), worst=max(gaps))
+
+
+def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Codec, decay: float) -> ChunkGap:
+    """Solve the equation of peers/exchange/feedback.py for the pseudo-gradient, and compare it with a replay's.
+
+    E = decay x (E + returned) + pseudo-gradient - contribution; so what the contribution was made from is
+    E + contribution, up to the rounding of E, and the pseudo-gradient is that less decay x (E + returned).
+    Of all that E may have been rounded from, what comes nearest to the replay is compared: after a short
+    window E holds far more than the window gave, and its rounding alone can be a tenth of that.
+
+    Args:
+        opened: what the peer opened.
+        replayed: the replay's pseudo-gradient in these chunks, float32, shape (chunks, 4096).
+        codec: what that round's contributions are encoded with.
+        decay: the recipe's `exchange.feedback_decay`.
+    """
+    carried = (from_bfloat16(opened.before) + opened.returned) * np.float32(decay)
+    wanted = from_bfloat16(opened.after) + opened.sent.dense()
+    # Of what a stranger sends, neither NaN nor infinity may reach the codec.
+    if not (np.isfinite(carried).all() and np.isfinite(wanted).all()):
+        return FARTHEST
+    unsure = np.abs(from_bfloat16(opened.after)) * np.float32(_ROUNDING)
+    made = wanted.astype(np.float64) - carried
+    made = np.clip(replayed, made - unsure, made + unsure)  # the one that the replay is nearest to
+    direction, length = _angle_and_length(made, replayed.astype(np.float64))
+    chosen = codec.decode(codec.encode(carried + replayed)).positions
+    return ChunkGap(
+        sound=_is_sound(wanted, unsure, opened.sent, codec),
+        dropped=1.0 - _share_in_common(opened.sent.positions, chosen),
+        direction=direction,
+        length=length,
+    )
+
+
+def _relative_gap(theirs: float, ours: float) -> float:
+    if not (math.isfinite(theirs) and math.isfinite(ours)):
+        return 0.0 if math.isfinite(theirs) == math.isfinite(ours) else math.inf
+    if theirs == ours:
+        return 0.0
+    return abs(theirs - ours) / abs(ours) if ours else math.inf
+
+
+def _angle_and_length(opened: NDArray[np.float64], replayed: NDArray[np.float64]) -> tuple[float, float]:
+    """Return 1 less the cosine between two arrays, and how far one's length along the other is from 1."""
+    product = float(np.vdot(opened, replayed))
+    squared = float(np.vdot(replayed, replayed))
+    norms = math.sqrt(float(np.vdot(opened, opened)) * squared)
+    if not norms:  # nothing against nothing agrees, nothing against something does not
+        same = not opened.any() and not replayed.any()
+        return (0.0, 0.0) if same else (1.0, 1.0)
+    return max(0.0, 1.0 - product / norms), abs(product / squared - 1.0)
+
+
+def _is_sound(
+    wanted: NDArray[np.float32], unsure: NDArray[np.float32], sent: SparseChunks, codec: Codec
+) -> bool:
+    """Say whether `sent` is what the codec makes of `wanted`, of which each value is known within `unsure`.
+
+    What is left of a value far below its level is rounded by more than the value's own last digit.
+    """
+    magnitudes = np.abs(wanted)
+    kept = np.zeros(wanted.shape, dtype=bool)
+    kept.reshape(-1)[sent.positions] = True
+    least_kept = np.where(kept, magnitudes + unsure, np.inf).min(axis=1)
+    # A chunk with fewer values than it may keep has no others that the codec would take.
+    least_kept[np.count_nonzero(kept, axis=1) < codec.keep] = _SMALLEST
+    if (np.where(kept, 0, magnitudes - unsure).max(axis=1) > least_kept).any():
+        return False
+    ours = codec.decode(codec.encode(np.where(kept, wanted, np.float32(0))))
+    flat = wanted.reshape(-1)
+    squared = float(np.square(flat[sent.positions], dtype=np.float64).sum())
+    allowed = _WORSE_FIT * _squared_error(ours, flat) + _WORSE_FIT_OF_ALL * squared
+    return _squared_error(sent, flat) <= allowed
+
+
+def _squared_error(kept: SparseChunks, wanted: NDArray[np.float32]) -> float:
+    return float(np.square(kept.values - wanted[kept.positions], dtype=np.float64).sum())
+
+
+def _share_in_common(theirs: NDArray[np.int64], ours: NDArray[np.int64]) -> float:
+    """Return the share of the longer list of places that stands in both; 1 if both are empty."""
+    longer = max(theirs.size, ours.size)
+    return np.intersect1d(theirs, ours, assume_unique=True).size / longer if longer else 1.0
+
+
+def sample_chunks(values: NDArray[np.float32], chunks: Sequence[int]) -> NDArray[np.float32]:
+    """Return a copy of some chunks of a flat vector of shape (padded,): float32 of shape (chunks, 4096)."""
+    return values.reshape(-1, CHUNK_VALUES)[list(chunks)]

@@ -1,0 +1,542 @@
+"""The chain of blocks: what makes a block valid, which branch to follow, and what is final.
+
+Pure and in memory: a block tree above the last pruned block, with the co-signatures known for each.
+
+Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches
+from an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
+co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et
+al. 2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a
+peer leaves its branch only for one that is justified, or that more than half of the last final block's
+electors stand on.
+
+Three things make a block final: two quorums in a row; the time that passed while this peer itself went
+through `settled_depth` rounds in which nothing became final (`settle`); and the owner's signature under a
+checkpoint (`decree`). What is final is never undone, but by the last of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from peers.chain import validity
+from peers.chain.finality import Finality, begin, show
+from peers.credit.accounts import Accounts
+from peers.credit.ledger import Ledger
+from peers.credit.rules import CreditRules
+from peers.protocol.assignment import missed_reducers
+from peers.protocol.counters import Counters, advance, initial
+from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Roster, Signed
+from recipes.keys import PeerId
+from recipes.merkle import digest
+
+
+@dataclass(frozen=True)
+class Link:
+    """A block in its place: counters, finality and ledger are those after it. Genesis has no block."""
+
+    hash: str
+    parent: str
+    counters: Counters
+    block: Signed[Block] | None
+    finality: Finality
+    ledger: Ledger
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.ledger.accounts
+
+    @property
+    def round(self) -> int:
+        return self.counters.round
+
+    @cached_property
+    def claimants(self) -> frozenset[PeerId]:
+        """Who stands in the block's roster."""
+        claims = self.block.body.roster.body.claims if self.block is not None else ()
+        return frozenset(claim.body.peer for claim in claims)
+
+
+def genesis_hash(run: str) -> str:
+    """Return the name of the place before the first block."""
+    return digest(f"genesis/{run}".encode()).hex()
+
+
+class Chain:
+    """The tree of valid blocks that this peer knows, and whom it saw co-sign them."""
+
+    def __init__(self, credit: CreditRules, *, genesis_digest: str) -> None:
+        self.credit = credit
+        self.rules = rules = credit.protocol
+        self.genesis_digest = genesis_digest
+        genesis = genesis_hash(rules.run)
+        counters = initial(rules)
+        finality = begin(genesis, 0, counters.electors(rules))
+        root = Link(genesis, "", counters, None, finality, Ledger())
+        self.root = root.hash
+        self.links: dict[str, Link] = {root.hash: root}
+        self.final = root.hash  # the newest final block
+        self.justified = root.hash  # the newest block known to be justified, on top of the final one
+        self._finals = {root.hash}
+        self._decreed: tuple[int, str] | None = None  # an owner's block that is not here yet
+        self._children: dict[str, list[str]] = {}
+        self._at_round: dict[int, set[str]] = {}  # the blocks of each round
+        self._electors: dict[str, frozenset[PeerId]] = {}  # as `electors_at` found them
+        self._cosignatures: dict[str, dict[PeerId, Signed[CoSignature]]] = {}
+        self._latest: dict[PeerId, CoSignature] = {}
+        self.equivocations: dict[PeerId, tuple[Signed[CoSignature], Signed[CoSignature]]] = {}
+        self._version = 0  # counts what may change the fork choice
+        self._best: tuple[tuple[int, str, frozenset[str]], str] | None = None
+
+    @property
+    def equivocators(self) -> set[PeerId]:
+        """Return those who co-signed two blocks of one round: their word weighs nothing."""
+        return set(self.equivocations)
+
+    def __contains__(self, block: str) -> bool:
+        return block in self.links
+
+    def link(self, block: str) -> Link:
+        return self.links[block]
+
+    def electors_at(self, block: str) -> frozenset[PeerId]:
+        """Return who elects between the children of `block`."""
+        known = self._electors.get(block)
+        if known is None:
+            known = self._electors[block] = self.links[block].counters.electors(self.rules)
+        return known
+
+    def tokens_at(self, block: str) -> int:
+        """Return how many tokens were trained on by `block`; the next round's density follows from it."""
+        return self.links[block].counters.tokens
+
+    def roster_fault(self, roster: Roster, parent: Link) -> str | None:
+        """Say what is wrong with a roster on top of `parent`, or None."""
+        return validity.roster_fault(self, roster, parent)
+
+    def block_fault(self, block: Block) -> str | None:
+        """Say what is wrong with a block whose parent is known, or None."""
+        return validity.block_fault(self, block)
+
+    @property
+    def ground(self) -> str:
+        """The newest block on which every other has to stand: the final one.
+
+        While an owner's block is awaited, nobody knows yet what it undoes: then it is the oldest one here.
+        """
+        return self.final if self._decreed is None else self.root
+
+    @property
+    def awaits_decreed(self) -> bool:
+        """Say whether an owner's block is not here yet."""
+        return self._decreed is not None
+
+    def rules_out(self, signed: Signed[Block]) -> bool:
+        """Say whether a block takes the place of an owner's that is not here yet."""
+        decreed = self._decreed
+        return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
+
+    def agreed_digest(self, link: Link, cosignatures: Iterable[Signed[CoSignature]]) -> str | None:
+        """Return the digest after `link` that the largest group of its electors co-signed.
+
+        Where no elector co-signed, all co-signers count; ties go to the lower digest.
+        """
+        signatures = list(cosignatures)
+        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
+        votes = Counter(s.body.digest for s in signatures if s.body.peer in electors)
+        votes = votes or Counter(s.body.digest for s in signatures)
+        return min(votes, key=lambda value: (-votes[value], value)) if votes else None
+
+    def elected_digest(self, link: Link) -> str | None:
+        """Return the digest after `link` that its electors agree on, if any of them co-signed."""
+        if link.block is None:
+            return self.genesis_digest
+        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
+        words = [signed for signed in self._single_words(link.hash) if signed.body.peer in electors]
+        return self.agreed_digest(link, words)
+
+    def digest_after(self, block: str) -> str | None:
+        """Return the state digest after `block` that its known co-signers agree on, if any did."""
+        link = self.links[block]
+        if link.block is None:
+            return self.genesis_digest
+        return self.agreed_digest(link, self._single_words(block) or self.cosignatures(block))
+
+    def _single_words(self, block: str) -> list[Signed[CoSignature]]:
+        """Return the known co-signatures of `block` by those who co-signed nothing else beside it."""
+        return [word for word in self.cosignatures(block) if word.body.peer not in self.equivocations]
+
+    def children(self, block: str) -> list[str]:
+        """Return the known blocks on top of `block`."""
+        return list(self._children.get(block, []))
+
+    def has_backing(self, block: str) -> bool:
+        """Say whether an elector co-signed `block`."""
+        electors = self.electors_at(self.links[block].parent)
+        return bool((electors - self.equivocators) & self._cosignatures.get(block, {}).keys())
+
+    def cosignatures(self, block: str) -> list[Signed[CoSignature]]:
+        """Return the co-signatures known for `block`, in the order of their authors' names."""
+        return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
+
+    def word_of(self, peer: PeerId, block: str) -> Signed[CoSignature] | None:
+        """Return a peer's co-signature of `block`, if it is known."""
+        return self._cosignatures.get(block, {}).get(peer)
+
+    def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
+        """Return the known co-signatures of `link` that a block on top may carry, weighty ones first.
+
+        Of who contradicted itself, only what the others say of the state, too.
+        """
+        agreed = self.agreed_digest(link, self._single_words(link.hash))
+        words = [
+            word
+            for word in self.cosignatures(link.hash)
+            if word.body.peer not in self.equivocations or agreed in (None, word.body.digest)
+        ]
+        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
+        weighty = electors | link.finality.electorate.members
+        by_weight = sorted(words, key=lambda signed: signed.body.peer not in weighty)
+        return by_weight[:MAX_COSIGNATURES]
+
+    def may_cosign(self, link: Link) -> frozenset[PeerId]:
+        """Return those with a say in `link`: its electorate, its parent's electors, and its own roster."""
+        if link.block is None:
+            return frozenset()
+        return link.finality.electorate.members.union(self._parents_electors(link), link.claimants)
+
+    def _has_a_say(self, peer: PeerId, link: Link) -> bool:
+        """Say whether a peer is among those that `may_cosign` names, without naming all."""
+        electorate = link.finality.electorate
+        return link.block is not None and (
+            peer in electorate.current
+            or peer in electorate.previous
+            or peer in link.claimants
+            or peer in self._parents_electors(link)
+        )
+
+    def _parents_electors(self, link: Link) -> frozenset[PeerId]:
+        return self.electors_at(link.parent) if link.parent in self.links else frozenset()
+
+    def add(self, signed: Signed[Block]) -> Link:
+        """Put a valid block (see `block_fault`) into the tree, with the co-signatures that it carries."""
+        block = signed.body
+        parent = self.links[block.parent]
+        missed = missed_reducers(block, parent.counters, self.rules)
+        counters = advance(parent.counters, block, missed, self.rules)
+        ledger = parent.ledger.after(block, counters, self.credit)
+        link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block), ledger)
+        self.links[link.hash] = link
+        self._children.setdefault(parent.hash, []).append(link.hash)
+        self._at_round.setdefault(link.round, set()).add(link.hash)
+        self._version += 1
+        for cosignature in block.cosignatures:
+            self.add_cosignature(cosignature)
+        self._note(link)
+        if self._decreed == (link.round, link.hash):
+            self._obey(link)
+        return self.links[link.hash]
+
+    def _finality(self, parent: Link, block: Block) -> Finality:
+        return show(
+            parent.finality,
+            parent=parent.hash,
+            grandparent=parent.parent,
+            round_number=block.round,
+            signers=frozenset(signed.body.peer for signed in block.cosignatures),
+            known=len(parent.counters.peers),
+            electors_at=self.electors_at,
+        )
+
+    def _note(self, link: Link) -> None:
+        """Take in what the chain shows at `link`, if it stands on what is final here."""
+        if not self.stands_on(link.hash, self.final):
+            return
+        if link.finality.final in self.links:
+            self._make_final(self.links[link.finality.final])
+        self._note_justified(link.finality.justified)
+
+    def _note_justified(self, block: str) -> None:
+        known = self.links.get(block)
+        if known is not None and self.stands_on(block, self.final):
+            best = self.links[self.justified]
+            if (known.round, known.hash) > (best.round, best.hash):
+                self.justified = block
+
+    def add_cosignature(self, signed: Signed[CoSignature]) -> bool:
+        """Record a co-signature of a known block; say whether it was new and counts.
+
+        Only those with a say in the block are heard. Two by one peer at one height are proof of fraud: its
+        word then weighs nothing.
+        """
+        body = signed.body
+        link = self.links.get(body.block)
+        if link is None or link.round != body.round or not self._has_a_say(body.peer, link):
+            return False
+        known = self._cosignatures.setdefault(body.block, {})
+        if body.peer in known:
+            return False
+        for sibling in self._at_round.get(link.round, set()) - {link.hash}:
+            if (other := self._cosignatures.get(sibling, {}).get(body.peer)) is not None:
+                self.convict(other, signed)
+        known[body.peer] = signed
+        self._version += 1
+        latest = self._latest.get(body.peer)
+        if latest is None or body.round > latest.round:
+            self._latest[body.peer] = body
+        self._weigh(link)
+        return True
+
+    def _weigh(self, link: Link) -> None:
+        """Take in what the words at hand say of `link`: a quorum of them may make its parent final."""
+        finalises = link.finality.justified == link.parent
+        if self.justified == link.hash and (not finalises or link.parent in self._finals):
+            return  # a quorum was seen before
+        honest = self._cosignatures.get(link.hash, {}).keys() - self.equivocations.keys()
+        agree = link.finality.electorate.agrees(honest, known=len(link.counters.peers))
+        if agree and self.stands_on(link.hash, self.final):
+            if finalises and link.parent in self.links:
+                self._make_final(self.links[link.parent])
+            self._note_justified(link.hash)
+
+    def take_evidence(self, evidence: Evidence) -> None:
+        """Note whom kept evidence convicts."""
+        one, other = evidence.one, evidence.other
+        if evidence.convicts() and isinstance(one.body, CoSignature):
+            self.convict(one, other)  # type: ignore[arg-type]
+
+    def convict(self, one: Signed[CoSignature], other: Signed[CoSignature]) -> None:
+        """Let the author of two co-signatures of different blocks of one round weigh nothing from now on."""
+        if one.body.peer not in self.equivocations:
+            self.equivocations[one.body.peer] = (one, other)
+            self._version += 1
+
+    def is_final(self, block: str) -> bool:
+        """Say whether `block` can no longer be undone."""
+        return block in self._finals
+
+    def _make_final(self, link: Link) -> None:
+        if link.round <= self.links[self.final].round or not self.stands_on(link.hash, self.final):
+            return
+        current = link.hash
+        while current in self.links and current not in self._finals:
+            self._finals.add(current)
+            current = self.links[current].parent
+        self.final = link.hash
+        self._version += 1
+        if not self.stands_on(self.justified, self.final):
+            self.justified = self.final
+            for other in self.after(link.round):
+                self._note_justified(other.finality.justified)
+
+    def keep_final(self, block: str) -> None:
+        """Take a block for final because it was before a restart, unless it is not here or ruled out."""
+        if block in self.links:
+            self._make_final(self.links[block])
+
+    def decree(self, round_number: int, block: str) -> None:
+        """Take an owner's block for final, whatever was final beside it; its own electors go on from it.
+
+        One that is not here is obeyed when it comes, and no other block of its round is let in. Where blocks
+        of that round and later ones are here already, the chain has to be built anew, with this first.
+        """
+        link = self.links.get(block)
+        if link is not None:
+            self._obey(link)
+        else:
+            self._decreed = (round_number, block)
+
+    def agrees_with(self, block: str) -> bool:
+        """Say whether `block` is here, and on one branch with the final one."""
+        known = block in self.links
+        return known and (self.stands_on(block, self.final) or self.stands_on(self.final, block))
+
+    def _obey(self, link: Link) -> None:
+        self._decreed = None
+        if not self.agrees_with(link.hash):
+            self.final = self.justified = self.common_ancestor(self.final, link.hash)
+            floor = self.links[self.final].round
+            self._finals = {block for block in self._finals if self.links[block].round <= floor}
+        self._make_final(link)
+        self._renew(link)
+
+    def settle(self, block: str) -> None:
+        """Take a block for final because too much time passed without any: its own electors go on from it."""
+        if self.stands_on(block, self.final):
+            self._make_final(self.links[block])
+            self._renew(self.links[block])
+
+    def _renew(self, link: Link) -> None:
+        """Let a final block's electors be those who make what stands on it final."""
+        self.links[link.hash] = replace(
+            link, finality=begin(link.hash, link.round, self.electors_at(link.hash))
+        )
+        self.justified = self.final
+        for other in self.after(link.round):
+            if other.block is not None and self.stands_on(other.hash, link.hash):
+                parent = self.links[other.parent]
+                self.links[other.hash] = replace(other, finality=self._finality(parent, other.block.body))
+                self._note(self.links[other.hash])
+                self._weigh(self.links[other.hash])
+        self._version += 1
+
+    def newest_justified_above(self, block: str) -> int:
+        """Return the newest round that any chain here on top of `block` shows to be justified."""
+        above = [link for link in self.after(self.links[block].round) if self.stands_on(link.hash, block)]
+        return max((link.finality.justified_round for link in above), default=self.links[block].round)
+
+    def stands_on(self, block: str, ancestor: str) -> bool:
+        """Say whether `block` is `ancestor` or comes after it."""
+        floor = self.links[ancestor].round
+        while block in self.links and self.links[block].round > floor:
+            block = self.links[block].parent
+        return block == ancestor
+
+    def best_head(self, head: str, unavailable: Collection[str] = ()) -> str:
+        """Return the head of the branch to follow, for a peer that stands at `head`.
+
+        Blocks that cannot be applied here are passed over.
+        """
+        question = (self._version, head, frozenset(unavailable))
+        if self._best is None or self._best[0] != question:
+            self._best = (question, self._choose(head, unavailable))
+        return self._best[1]
+
+    def _choose(self, head: str, unavailable: Collection[str]) -> str:
+        current = self.final if self.justified in unavailable else self.justified
+        floor = self.links[head].round - self.rules.rewind_depth if head in self.links else 0
+        own = self._branch_of(head, self.links[current].round)
+        while True:
+            children = [child for child in self._children.get(current, []) if child not in unavailable]
+            if not children:
+                return current
+            below = own.get(self.links[current].round + 1)
+            if len(children) == 1:
+                current = children[0]
+            elif below in children and self.links[current].round < floor:
+                current = self._prevailing(current, children) or below
+            else:
+                current = self._heaviest(current, children)
+
+    def _branch_of(self, head: str, floor: int) -> dict[int, str]:
+        """Return the blocks from `head` down to round `floor`, by round."""
+        found: dict[int, str] = {}
+        while head in self.links and self.links[head].round > floor:
+            found[self.links[head].round] = head
+            head = self.links[head].parent
+        return found
+
+    def _prevailing(self, ancestor: str, children: list[str]) -> str | None:
+        """Return the branch that over half of the last final block's electors stand on, if there is one."""
+        electors = self.electors_at(self.final) - self.equivocations.keys()
+        weight = self._weights(ancestor, children, electors)
+        best = max(children, key=lambda child: weight[child])
+        return best if 2 * weight[best] > len(electors) else None
+
+    def _weights(self, ancestor: str, children: list[str], electors: Iterable[PeerId]) -> dict[str, int]:
+        weight = dict.fromkeys(children, 0)
+        for elector in electors:
+            latest = self._latest.get(elector)
+            if latest is not None and (branch := self._branch(latest.block, ancestor)) in weight:
+                weight[branch] += 1
+        return weight
+
+    def _heaviest(self, ancestor: str, children: list[str]) -> str:
+        electors = self.electors_at(ancestor) - self.equivocations.keys()
+        weight = self._weights(ancestor, children, electors)
+        # Where as many electors stand on two branches, or none on any, those whom the chain knows at all
+        # decide.
+        known = self.links[ancestor].counters.peers.keys() - self.equivocations.keys()
+        following = self._weights(ancestor, children, known)
+        return min(
+            children, key=lambda child: (-weight[child], -following[child], self._attempt(child), child)
+        )
+
+    def words_behind(self, fork: str, head: str) -> list[Signed[CoSignature]]:
+        """Return the latest words of those of `fork`'s electors that stand on the branch of `head`."""
+        branch = self._branch(head, fork)
+        latest = [self._latest[peer] for peer in sorted(self.electors_at(fork)) if peer in self._latest]
+        standing = [word for word in latest if self._branch(word.block, fork) == branch]
+        words = [self.word_of(word.peer, word.block) for word in standing]
+        return [word for word in words if word is not None]
+
+    def _attempt(self, block: str) -> int:
+        signed = self.links[block].block
+        return signed.body.attempt if signed is not None else 0
+
+    def _branch(self, block: str, ancestor: str) -> str:
+        """Return the child of `ancestor` under which `block` stands, or an empty string."""
+        floor = self.links[ancestor].round
+        current = block
+        while current in self.links and self.links[current].round > floor + 1:
+            current = self.links[current].parent
+        link = self.links.get(current)
+        return current if link is not None and link.parent == ancestor else ""
+
+    def path(self, ancestor: str, block: str) -> list[Link] | None:
+        """Return the links after `ancestor` up to `block`, oldest first; None if it is no ancestor."""
+        links = []
+        current = block
+        while current != ancestor:
+            link = self.links.get(current)
+            if link is None or link.block is None:
+                return None
+            links.append(link)
+            current = link.parent
+        return links[::-1]
+
+    def common_ancestor(self, one: str, other: str) -> str:
+        """Return the newest block that both stand on."""
+        while one != other:
+            if self.links[one].round >= self.links[other].round:
+                one = self.links[one].parent
+            else:
+                other = self.links[other].parent
+        return one
+
+    def after(self, round_number: int) -> list[Link]:
+        """Return all links of rounds after `round_number`, parents before children."""
+        links = [link for link in self.links.values() if link.round > round_number]
+        return sorted(links, key=lambda link: (link.round, link.hash))
+
+    def prune(self, *, below_round: int) -> None:
+        """Forget all rounds below `below_round`, and all branches that leave the final one there.
+
+        `below_round` is at most that of the last final block.
+        """
+        if below_round <= self.links[self.root].round or self._decreed is not None:
+            return
+        trunk = self.final
+        while self.links[trunk].round > below_round:
+            trunk = self.links[trunk].parent
+        keep = self._descendants(trunk)
+        for block in [block for block in self.links if block not in keep]:
+            self._at_round.get(self.links.pop(block).round, set()).discard(block)
+            self._children.pop(block, None)
+            self._cosignatures.pop(block, None)
+            self._electors.pop(block, None)
+            self._finals.discard(block)
+        self.root = trunk
+        self._at_round = {number: blocks for number, blocks in self._at_round.items() if blocks}
+        self._latest = {peer: latest for peer, latest in self._latest.items() if latest.block in self.links}
+        self._version += 1
+
+    def _descendants(self, block: str) -> set[str]:
+        found, queue = {block}, [block]
+        while queue:
+            for child in self._children.get(queue.pop(), []):
+                found.add(child)
+                queue.append(child)
+        return found
+
+
+def trunk_below(chain: Chain, head: str) -> dict[int, Link]:
+    """Return the links from `head` downwards, by their round."""
+    found = {}
+    link: Link | None = chain.link(head)
+    while link is not None:
+        found[link.round] = link
+        link = chain.links.get(link.parent)
+    return found

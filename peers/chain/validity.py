@@ -1,0 +1,120 @@
+"""What makes a roster or a block valid in its place in the chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peers.protocol import counters
+from peers.protocol.assignment import assign_reducers, leaders
+from peers.protocol.messages import Block, Claim, Reduction, Roster
+from peers.protocol.rules import Rules
+from recipes.slots import merge, total
+
+if TYPE_CHECKING:
+    from peers.chain.chain import Chain, Link
+
+RULED_OUT = "on a branch that a final block rules out here"
+
+
+def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
+    """Say what is wrong with the list of parts that a reduction of `roster` holds, or None."""
+    included = reduction.included
+    if not included or list(included) != sorted(set(included)):
+        return "a malformed list of parts"
+    if included[-1] >= len(roster.claims):
+        return "a part from outside the roster"
+    return None
+
+
+def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
+    """Say why no roster on top of `parent` may list a claim, or None."""
+    until = parent.accounts.expelled_until(claim.peer)
+    if claim.round <= until:
+        return f"expelled until round {until}, because the audit of a claim failed"
+    return counters.claim_fault(claim, parent.counters, rules)
+
+
+def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
+    """Say what is wrong with a roster on top of `parent`, or None."""
+    if roster.round != parent.round + 1 or roster.parent != parent.hash:
+        return "the roster is for another place in the chain"
+    claims = [signed.body for signed in roster.claims]
+    if len({claim.peer for claim in claims}) != len(claims):
+        return "the roster lists a peer twice"
+    for claim in claims:
+        if claim.parent != parent.hash:
+            return "a claim starts from another block"
+        if fault := claim_fault(claim, parent, chain.rules):
+            return f"{claim.peer}: {fault}"
+    used = [slots for claim in claims for slots in claim.slots]
+    if total(merge(used)) != total(used):
+        return "two claims used the same slots"
+    return None
+
+
+def block_fault(chain: Chain, block: Block) -> str | None:
+    """Say what is wrong with a block whose parent is known, or None."""
+    parent = chain.links[block.parent]
+    roster = block.roster.body
+    if block.round != parent.round + 1:
+        return "wrong round"
+    if not chain.stands_on(block.parent, chain.ground):
+        return RULED_OUT
+    if fault := roster_fault(chain, roster, parent):
+        return fault
+    if block.ledger != parent.ledger.head:
+        return "another ledger than follows from the chain"
+    return (
+        _leader_fault(chain, block, parent)
+        or _reductions_fault(chain, block, parent)
+        or _agreement_fault(chain, block, parent)
+    )
+
+
+def _leader_fault(chain: Chain, block: Block, parent: Link) -> str | None:
+    """Say why this block is not its leader's to make.
+
+    Whom the chain ranks has one attempt, that of its rank; anybody else comes after all of them.
+    """
+    roster = block.roster.body
+    if block.attempt < roster.attempt:
+        return "an attempt before its own roster's"
+    order = leaders(parent.counters, chain.rules)
+    for led in (roster, block):
+        rank = order.index(led.peer) if led.peer in order else len(order)
+        if led.attempt != rank and min(led.attempt, rank) < len(order):
+            return "an attempt that is not its leader's"
+    return None
+
+
+def _reductions_fault(chain: Chain, block: Block, parent: Link) -> str | None:
+    roster = block.roster.body
+    if len(block.reductions) != chain.rules.segments:
+        return "wrong number of segments"
+    assignments = assign_reducers((c.body.peer for c in roster.claims), parent.counters, chain.rules)
+    for segment, (reduction, assigned) in enumerate(zip(block.reductions, assignments, strict=True)):
+        if reduction is None:
+            continue
+        body = reduction.body
+        if body.roster != block.roster.hash or body.segment != segment:
+            return f"segment {segment}: a reduction of something else"
+        if body.peer not in (assigned.reducer, assigned.backup):
+            return f"segment {segment}: reduced by a peer that was not asked to"
+        if fault := parts_fault(body, roster):
+            return f"segment {segment}: {fault}"
+    return None
+
+
+def _agreement_fault(chain: Chain, block: Block, parent: Link) -> str | None:
+    if parent.block is None:
+        fits = block.digest_before == chain.genesis_digest and not block.cosignatures
+        return None if fits else "does not start from the genesis state"
+    allowed = chain.may_cosign(parent)
+    signers = [signed.body.peer for signed in block.cosignatures]
+    if len(set(signers)) != len(signers) or not allowed.issuperset(signers):
+        return "co-signatures twice or from outsiders"
+    if any(s.body.block != parent.hash or s.body.round != parent.round for s in block.cosignatures):
+        return "co-signatures of another block"
+    if block.cosignatures and block.digest_before != chain.agreed_digest(parent, block.cosignatures):
+        return "another digest than its co-signatures agree on"
+    return None

@@ -1,0 +1,81 @@
+"""How the segments of a run are encoded, in each of its rounds.
+
+A round's density follows from the tokens that the block below it has counted (recipes/density.py), so
+whoever checks or replays a segment asks for the format `at` them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.codec.codec import Codec
+from peers.codec.segment import SegmentFrame, frame_limit, proof_limit, with_header
+from recipes.density import Density, DensitySchedule
+from recipes.merkle import HASH_BYTES
+
+MAX_PATH = 16  # hashes from a segment's root to its contribution's
+
+
+@dataclass(frozen=True)
+class RoundFormat:
+    """How one round's contributions and reduced segments are encoded; a segment has so many chunks."""
+
+    codec: Codec
+    reduced_codec: Codec
+    chunks: int
+
+    @property
+    def push_limit(self) -> int:
+        """Bytes of the longest pushed segment, its proof included."""
+        return 2 * HASH_BYTES + 16 + MAX_PATH * HASH_BYTES + frame_limit(self.codec, self.chunks)
+
+    @property
+    def reduced_limit(self) -> int:
+        """Bytes of the longest reduced segment."""
+        return frame_limit(self.reduced_codec, self.chunks)
+
+    def check_limit(self, claims: int) -> int:
+        """Bytes of the longest answer to a spot check on a roster of so many claims."""
+        return claims * (proof_limit(self.codec) + 4)
+
+
+@dataclass(frozen=True)
+class ExchangeFormat:
+    """How contributions and reduced segments of a run are encoded and combined."""
+
+    densities: DensitySchedule
+    segments: int
+    chunks_per_segment: int
+    clip_factor: float
+
+    def at(self, tokens: int) -> RoundFormat:
+        """Return the format of the round on top of a block by which `tokens` were trained on."""
+        return self._with(self.densities.at(tokens))
+
+    @property
+    def push_limit(self) -> int:
+        """Bytes of the longest pushed segment of any round: who listens does not know yet of which one is."""
+        return max(self._with(density).push_limit for density in self.densities.all())
+
+    def parse_reduced(self, data: bytes, *, tokens: int) -> SegmentFrame:
+        """Check a reduced segment of the round on top of a block by which `tokens` were trained on.
+
+        A reduced segment is known by its root, which covers the chunks and not the header. Where nothing is
+        sent, rounds of two densities have the same chunks (nine or ten bits take two bytes): who keeps one
+        by its root gives it for the other, and is not to blame. So the header may be that of any round of
+        the run; the chunks have to be what this round's codec makes.
+
+        Raises:
+            MessageError: it is not a segment of that round, or malformed.
+        """
+        form = self.at(tokens)
+        known = [self._with(density).reduced_codec for density in self.densities.all()]
+        data = with_header(data, codec=form.reduced_codec, known=known, chunks=form.chunks)
+        return SegmentFrame.parse(data, codec=form.reduced_codec, chunks=form.chunks)
+
+    def _with(self, density: Density) -> RoundFormat:
+        return RoundFormat(
+            codec=Codec(keep=density.keep, level_bits=density.level_bits),
+            reduced_codec=Codec(keep=density.reduced_keep, level_bits=density.reduced_level_bits),
+            chunks=self.chunks_per_segment,
+        )

@@ -1,0 +1,242 @@
+"""Whom to ask for which blocks: heads that others name are fetched block by block, and no block twice.
+
+A head that is not here is anybody's word. Its source is asked for the blocks up to it, one answer after the
+other, and is given up once it has delivered nothing that connects for `PATIENCE_SECONDS`; then it rests, each
+time for longer, until it delivers again. Of all sources, one is asked at a time, so that no answer comes
+twice; while answers stay out, ever more are asked beside it. A source that delivers goes on, but every fourth
+request goes to one that was not tried yet, so that none of them decides alone what is known here.
+
+An answer that does not connect left our branch further below: its source is asked again from two rounds
+further back, then from four, and so on, down to what is final here. One that holds only what is known here
+leads on from its end.
+
+Until the heads that were named are here, no state need be tried: `waits` says so, for at most
+`PATIENCE_SECONDS` after the last block that connected, whoever names what. Who has failed to deliver before
+is not waited for.
+
+Nothing here reads a clock: times are passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peers.chain.chain import Chain
+from peers.protocol.messages import Block, Signed
+from recipes.keys import PeerId
+
+PATIENCE_SECONDS = 10.0  # for a source that delivers nothing that connects
+SILENCE_SECONDS = 5.0  # for an answer, until others are asked beside
+TRIAL_SECONDS = 1.0  # the same for a first answer, while a source that delivers waits: or twice what it took
+TRIED_EVERY = 4  # requests
+FIRST_REST_SECONDS = 10.0
+LONGEST_REST_SECONDS = 60.0
+MAX_SOUGHT = 64  # heads
+MAX_RESTING = 1024  # sources
+LIKELY_FORK = 2  # rounds below our tip from which a source is asked first
+
+
+@dataclass
+class _Sought:
+    """A head that a source named, and how its blocks come."""
+
+    head: str
+    round: int
+    turn: int = 0  # when it was asked last; 0 is never
+    asked_at: float | None = None  # the request that is open
+    asked_after: int = 0  # the round after which it asks
+    next_after: int | None = None  # what to ask next, where that does not follow from what is known here
+    back: int = 1  # rounds by which the last step went back
+    tip: str = ""  # the newest block that it delivered and that is known here
+    delivers: bool = False  # its last answer held blocks that were new
+    fruitless_since: float | None = None  # asked, and nothing came since that connects
+
+
+@dataclass(frozen=True)
+class BlocksWanted:
+    """A request to make: a peer's blocks of rounds after `after_round`."""
+
+    peer: PeerId
+    after_round: int
+
+
+class BlockSearch:
+    """The heads that are looked for, by who named them."""
+
+    def __init__(self) -> None:
+        self.look_at = math.inf  # when to call `due` again, at the latest
+        self._sought: dict[PeerId, _Sought] = {}
+        self._resting: dict[PeerId, tuple[float, float]] = {}  # until when, and how long that was
+        self._turns = 0
+        self._answer_seconds = 0.0  # that the last answer with new blocks took
+        self._connected_at = -math.inf  # when the last new block came, or waiting began
+        self._waited_in_vain = False  # since a block came
+
+    def __len__(self) -> int:
+        return len(self._sought)
+
+    def resting(self) -> int:
+        """Return how many sources could not deliver what they named."""
+        return len(self._resting)
+
+    def failed(self, source: PeerId) -> bool:
+        """Say whether a source could not deliver what it named when it was asked last."""
+        return source in self._resting
+
+    def name(self, source: PeerId, head: str, round_number: int, now: float) -> None:
+        """Look for a block that is not here, and that `source` must have, by its own word."""
+        if now < self._resting.get(source, (-math.inf, 0.0))[0]:
+            return
+        known = self._sought.get(source)
+        if known is not None:
+            if round_number >= known.round:
+                known.head, known.round = head, round_number
+        elif len(self._sought) < MAX_SOUGHT:
+            if not self._hopeful() and source not in self._resting and not self._waited_in_vain:
+                self._connected_at, self._waited_in_vain = now, True
+            self._sought[source] = _Sought(head, round_number)
+
+    def waits(self, now: float) -> bool:
+        """Say whether heads that were named may still come; `look_at` is no later than when that ends."""
+        return self._hopeful() and now < self._connected_at + PATIENCE_SECONDS
+
+    def _hopeful(self) -> bool:
+        """Say whether a head is looked for that was named by who has failed to deliver none so far."""
+        return bool(self._sought.keys() - self._resting.keys())
+
+    def due(self, chain: Chain, standing: str, now: float) -> list[BlocksWanted]:
+        """Return the requests to make now.
+
+        Args:
+            chain: what is known.
+            standing: the block after which this peer's state stands.
+            now: seconds.
+        """
+        self._look_through(chain, now)
+        best = chain.best_head(standing)
+        free = [source for source, sought in self._sought.items() if sought.asked_at is None]
+        wanted = []
+        for source in self._next(free, chain, best, now):
+            sought = self._sought[source]
+            sought.asked_after = _ask_from(sought, chain, best)
+            self._turns += 1
+            sought.turn, sought.asked_at = self._turns, now
+            if sought.fruitless_since is None:
+                sought.fruitless_since = now
+            wanted.append(BlocksWanted(source, sought.asked_after))
+        self.look_at = min((at for at in self._moments() if at > now), default=math.inf)
+        return wanted
+
+    def _next(self, free: Sequence[PeerId], chain: Chain, best: str, now: float) -> Sequence[PeerId]:
+        """Return which of the sources that have nothing to answer are asked now."""
+        pending = [sought for sought in self._sought.values() if sought.asked_at is not None]
+        if any(now < self._asked_beside_at(sought) for sought in pending):
+            return ()
+        half_way = [source for source in free if self._sought[source].next_after is not None]
+        good = [source for source in free if self._sought[source].delivers]
+        untried = [source for source in free if not self._sought[source].turn]
+        if half_way:
+            return half_way[:1]
+        if good and (pending or not untried or (self._turns + 1) % TRIED_EVERY):
+            return sorted(good, key=lambda source: self._preference(source, chain, best))[:1]
+        ordered = untried + sorted(
+            set(free) - set(untried), key=lambda one: self._preference(one, chain, best)
+        )
+        return ordered[: 1 if good else len(pending) + 1]
+
+    def _preference(self, source: PeerId, chain: Chain, best: str) -> tuple[bool, int]:
+        """Return by what sources come that were asked before: on our branch, then longest ago."""
+        sought = self._sought[source]
+        return not _leads_to(best, sought, chain), sought.turn
+
+    def _asked_beside_at(self, sought: _Sought) -> float:
+        """Return until when an answer is waited for without asking another source."""
+        waiting = any(other.delivers and other.asked_at is None for other in self._sought.values())
+        trial = min(max(TRIAL_SECONDS, 2 * self._answer_seconds), SILENCE_SECONDS)
+        patience = trial if waiting and not sought.delivers else SILENCE_SECONDS
+        return (sought.asked_at or 0.0) + patience
+
+    def answered(
+        self, source: PeerId, blocks: Sequence[Signed[Block]], *, new: bool, chain: Chain, now: float
+    ) -> bool:
+        """Note what a source answered; say whether its branch left ours below what is final here.
+
+        Args:
+            source: who was asked.
+            blocks: what it gave, parents first; nothing if it failed. Valid ones are in the chain.
+            new: whether any of them was not known before.
+            chain: what is known now.
+            now: seconds.
+        """
+        if new:
+            self._connected_at, self._waited_in_vain = now, False
+            self._resting.pop(source, None)
+        sought = self._sought.get(source)
+        if sought is None or sought.asked_at is None:
+            return False
+        if new:
+            self._answer_seconds = now - sought.asked_at
+        sought.asked_at = sought.next_after = None
+        sought.delivers = new
+        known = [signed for signed in blocks if signed.hash in chain]
+        missing = next((signed for signed in blocks if signed.hash not in chain), None)
+        if known:
+            sought.tip = known[-1].hash
+        if new:
+            sought.fruitless_since, sought.back = None, 1
+        elif missing is not None and missing.body.parent not in chain:  # it left our branch further below
+            ground = chain.link(chain.ground).round
+            if sought.asked_after <= ground:
+                self._rest(source, now)
+                return True
+            sought.back *= 2
+            sought.next_after = max(ground, sought.asked_after - sought.back)
+        elif missing is None and known and sought.asked_after < known[-1].body.round < sought.round:
+            sought.next_after = known[-1].body.round  # what is not known here comes above
+        else:
+            self._rest(source, now)
+        return False
+
+    def _look_through(self, chain: Chain, now: float) -> None:
+        """Drop what is here by now, and who has delivered nothing for too long."""
+        for source, sought in list(self._sought.items()):
+            since = sought.fruitless_since
+            if sought.head in chain or sought.round <= chain.link(chain.root).round:
+                del self._sought[source]
+            elif since is not None and now >= since + PATIENCE_SECONDS:
+                self._rest(source, now)
+
+    def _rest(self, source: PeerId, now: float) -> None:
+        del self._sought[source]
+        _, before = self._resting.pop(source, (0.0, 0.0))
+        seconds = min(max(2 * before, FIRST_REST_SECONDS), LONGEST_REST_SECONDS)
+        self._resting[source] = (now + seconds, seconds)
+        if len(self._resting) > MAX_RESTING:
+            del self._resting[next(iter(self._resting))]
+
+    def _moments(self) -> list[float]:
+        """Return when something is over: an answer's time, a source's patience, the waiting."""
+        moments = [self._connected_at + PATIENCE_SECONDS] if self._sought else []
+        for sought in self._sought.values():
+            if sought.asked_at is not None:
+                moments.append(self._asked_beside_at(sought))
+            if sought.fruitless_since is not None:
+                moments.append(sought.fruitless_since + PATIENCE_SECONDS)
+        return moments
+
+
+def _leads_to(best: str, sought: _Sought, chain: Chain) -> bool:
+    return sought.tip in chain and chain.stands_on(best, sought.tip)
+
+
+def _ask_from(sought: _Sought, chain: Chain, best: str) -> int:
+    """Return the round after which a source's blocks most likely connect to ours, and are new."""
+    ground = chain.link(chain.ground).round
+    if sought.next_after is not None:
+        return max(sought.next_after, ground)
+    if sought.tip in chain and not _leads_to(best, sought, chain):
+        return max(chain.link(sought.tip).round, ground)  # on a branch of its own
+    back = 0 if sought.turn else LIKELY_FORK
+    return max(min(chain.link(best).round, sought.round - 1) - back, ground)

@@ -1,0 +1,137 @@
+"""From claim to claim: what the error feedback behind a claim goes on from, as the chain shows it.
+
+An auditor knows what a contribution came from only if it knows the error feedback before, and what returned
+to it. A claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's
+newest claim in the rosters of the last few blocks. That one was signed before anybody could know of this
+one, and is drawn for audits like any other.
+
+A claim that is in no roster below could be made up afterwards, and with it an error feedback from which any
+contribution seems to follow. But whose branch was left, or who came too late for a roster, has such claims
+honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from one; of that
+one only the losses can be checked. Who does it more often begins with zero, or fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from peers.chain.chain import Chain, Link
+from peers.exchange.reduction import clip_factors, newcomers_in
+from peers.exchange.returns import Counted
+from peers.protocol.messages import Block, Claim, Signed
+from recipes.keys import PeerId
+
+MOST_BLOCKS_BETWEEN = 4
+STRAY_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """An earlier claim of a peer, in its place on the chain.
+
+    Attributes:
+        claim: it stands in the roster of a block.
+        link: that block.
+        tokens: trained on below its round: its contribution's density follows from them.
+        electors: of its round.
+    """
+
+    claim: Signed[Claim]
+    link: Link
+    tokens: int
+    electors: frozenset[PeerId]
+
+    def counted(self, *, clip_factor: float, return_dropped: bool) -> dict[int, Counted]:
+        """Return which segments of its contribution its block counts.
+
+        Args:
+            clip_factor: of the run.
+            return_dropped: whether what reduced segments dropped comes back.
+        """
+        if self.link.block is None:
+            return {}
+        return counted_in(
+            self.link.block.body,
+            self.claim.hash,
+            electors=self.electors,
+            clip_factor=clip_factor,
+            return_dropped=return_dropped,
+        )
+
+
+def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
+    """Return the newest claim of a peer in the rosters of the last few blocks up to `parent`, if any."""
+    for link, below in _going_down(chain, parent, MOST_BLOCKS_BETWEEN):
+        if (claim := _claim_of(link, peer)) is not None:
+            return Source(claim, link, below.counters.tokens, chain.electors_at(below.hash))
+    return None
+
+
+def is_anchored(claim: Claim, source: Source | None) -> bool:
+    """Say whether the error feedback behind a claim follows from the chain, `source_of` being this."""
+    return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
+
+
+def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
+    """Say whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
+    for link, below in _going_down(chain, parent, STRAY_BLOCKS):
+        claim = _claim_of(link, peer)
+        if claim is None or not shows_source(chain, below.hash):
+            continue
+        if not is_anchored(claim.body, source_of(chain, below.hash, peer)):
+            return True
+    return False
+
+
+def may_stray(chain: Chain, parent: str, peer: PeerId) -> bool:
+    """Say whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
+
+    Whoever audits it may know more blocks than this peer, so it must not where too few are known.
+    """
+    known = _reaches(chain, parent, STRAY_BLOCKS + MOST_BLOCKS_BETWEEN)
+    return known and not has_strayed(chain, parent, peer)
+
+
+def shows_source(chain: Chain, parent: str) -> bool:
+    """Say whether the chain here goes down far enough below `parent` for `source_of`."""
+    return _reaches(chain, parent, MOST_BLOCKS_BETWEEN)
+
+
+def counted_in(
+    block: Block, claim: str, *, electors: frozenset[PeerId], clip_factor: float, return_dropped: bool
+) -> dict[int, Counted]:
+    """Return which segments of a claim's contribution a block counts. `electors` are those of its round."""
+    claims = block.roster.body.claims
+    place = next((place for place, signed in enumerate(claims) if signed.hash == claim), None)
+    newcomers = newcomers_in(block.roster.body, electors)
+    counted: dict[int, Counted] = {}
+    for segment, reduction in enumerate(block.reductions):
+        if place is None or reduction is None or place not in reduction.body.included:
+            continue
+        norms = [signed.body.norms[segment] for signed in claims]
+        factors = clip_factors(norms, clip_factor=clip_factor, newcomers=newcomers)
+        counted[segment] = Counted(factors[place], reduction.body.root if return_dropped else None)
+    return counted
+
+
+def _going_down(chain: Chain, block: str, most: int) -> Iterator[tuple[Link, Link]]:
+    """Yield the blocks from `block` downwards, each with the one below it, as far as they are known here."""
+    link = chain.link(block)
+    for _ in range(most):
+        below = chain.links.get(link.parent)
+        if link.block is None or below is None:
+            return
+        yield link, below
+        link = below
+
+
+def _reaches(chain: Chain, block: str, depth: int) -> bool:
+    steps = list(_going_down(chain, block, depth))
+    lowest = steps[-1][1] if steps else chain.link(block)
+    return len(steps) == depth or lowest.block is None
+
+
+def _claim_of(link: Link, peer: PeerId) -> Signed[Claim] | None:
+    claims = link.block.body.roster.body.claims if link.block is not None else ()
+    return next((signed for signed in claims if signed.body.peer == peer), None)

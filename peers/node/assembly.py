@@ -1,0 +1,275 @@
+"""Putting a peer together from what its recipe says and what its run's folder holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from peers.audit.auditing import AuditParts, AuditTerms
+from peers.audit.judging import thresholds_of
+from peers.audit.opened_claims import OpenedClaims
+from peers.audit.openings import Openings
+from peers.chain.chain import Chain, genesis_hash
+from peers.chain.kept_chain import build_chain
+from peers.codec.exchange_format import ExchangeFormat
+from peers.consensus.engine import RoundEngine
+from peers.credit.rules import CreditRules, credit_rules
+from peers.exchange.contributing import Contributor
+from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.history import ContributionHistory
+from peers.ledger.following import follow_branch
+from peers.ledger.store import LedgerStore
+from peers.network.crowd import Crowd
+from peers.network.transport import Transport
+from peers.node.node import Node, NodeSettings
+from peers.node.rotating import waiting_changes
+from peers.protocol.counters import initial
+from peers.protocol.events import Event, Notice
+from peers.protocol.rules import Bounds, Rules
+from peers.state.chain_store import ChainStore
+from peers.state.past_state import AUDIT_FOLDER, PastState
+from peers.state.state import CanonicalState
+from peers.sync.fetch_run import Run
+from peers.sync.state_sync import StateSync, genesis_digest
+from peers.training.start_weights import StartWeights
+from peers.training.training import Trainer
+from recipes.density import density_schedule
+from recipes.genesis import GENESIS_WEIGHTS
+from recipes.keys import SigningKey
+from recipes.layout import Layout
+from recipes.recipe import Recipe, published
+
+CHAIN_FILE = "chain.sqlite"
+LEDGER_FILE = "ledger.sqlite"
+CLAIMED_FOLDER = "claimed"
+
+
+def rules_of(recipe: Recipe, run_id: str) -> Rules:
+    """Return the numbers of a published recipe that the round protocol works by."""
+    return Rules(
+        run=run_id,
+        segments=recipe.round.segments,
+        window_seconds=recipe.round.window_seconds,
+        grace=Bounds(*recipe.round.grace_seconds),
+        transfer=Bounds(*recipe.round.transfer_seconds),
+        leader=Bounds(*recipe.round.leader_seconds),
+        tokens_per_slot=recipe.data.sequence_length,
+        minimum_slots=recipe.round.minimum_slots,
+        newcomer_slots=recipe.round.newcomer_slots,
+        newcomer_lanes=recipe.round.newcomer_lanes,
+        snapshot_interval=recipe.round.snapshot_interval,
+        electors=published(recipe).electors,
+        owners=recipe.run.owners,
+        owner_threshold=recipe.run.owner_threshold,
+        overlap=recipe.round.overlap,
+    )
+
+
+def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:
+    """Return how contributions and reduced segments of a recipe are encoded."""
+    return ExchangeFormat(
+        densities=density_schedule(recipe),
+        segments=layout.segments,
+        chunks_per_segment=layout.chunks_per_segment,
+        clip_factor=recipe.exchange.clip_factor,
+    )
+
+
+def open_state(run: Run, layout: Layout) -> CanonicalState:
+    """Open the run's canonical state; at the first start, from the first weights if they are here.
+
+    Raises:
+        StorageError: the disk refuses.
+        StateError: the first weights are not those of the recipe.
+    """
+    recipe = run.signed.recipe
+    rules = rules_of(recipe, run.signed.run_id)
+    state = CanonicalState(run.folder, layout=layout, outer=recipe.outer)
+    if not state.clean and not state.snapshots.rounds() and (run.folder / GENESIS_WEIGHTS).exists():
+        root = bytes.fromhex(published(recipe).weights_root)
+        state.adopt_genesis(initial(rules).canonical(), block=genesis_hash(rules.run), weights_root=root)
+    return state
+
+
+def assemble_node(
+    run: Run,
+    *,
+    key: SigningKey,
+    layout: Layout,
+    state: CanonicalState,
+    transport: Transport,
+    crowd: Crowd,
+    trainer: Trainer,
+    validate_every: int,
+    listener: Callable[[Event], None],
+    audits: bool = True,
+) -> Node:
+    """Put the peer together. Its engine stands where the chain and the state on disk say.
+
+    With `audits`, it replays what the chain asks it to.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    recipe, folder = run.signed.recipe, run.folder
+    rules = rules_of(recipe, run.signed.run_id)
+    credit = credit_rules(recipe, rules)
+    form = exchange_format(recipe, layout)
+    store = _open_chain(folder, listener, state_round=state.round)
+    genesis = start_digest(recipe, rules, layout)
+    checkpoint = store.checkpoint(run=rules.run)
+
+    def load() -> Chain:
+        return load_chain(store, credit, genesis_digest=genesis)
+
+    chain = load()
+    ledger = _open_ledger(folder, listener)
+    stands_at = state.block if state.block in chain else chain.final
+    follow_branch(ledger, chain, stands_at)  # before it is pruned
+    store.follow(chain, stands_at)
+    below = chain.link(chain.final).round - 2 * rules.rewind_depth
+    if state.block in chain:
+        below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
+    chain.prune(below_round=below)
+    exchange = ExchangeStore(folder, form)
+    own_claims = [claim for claim in store.claims(run=rules.run) if claim.body.peer == key.peer_id]
+    history = ContributionHistory(
+        folder,
+        layout=layout,
+        form=form,
+        decay=recipe.exchange.feedback_decay,
+        depth=rules.rewind_depth,
+        claims=[claim.hash for claim in own_claims],
+    )
+    head = state.block if state.clean and state.block in chain else chain.root
+    engine = RoundEngine(
+        key=key,
+        chain=chain,
+        head=head,
+        state_digest=_digest_at(state, chain, head) or genesis,
+        state_is_here=state.clean and state.block == head,
+        promise=store.promise(),
+        state_round=state.round,
+        checkpoint=checkpoint,
+        evidence=store.evidence(run=rules.run),
+        own_words=[word for word in store.words(run=rules.run) if word.body.peer == key.peer_id],
+        own_changes=waiting_changes(folder),
+        own_claims=own_claims,
+        now=time.monotonic(),
+    )
+    sync = StateSync(
+        state,
+        exchange,
+        rules=rules,
+        layout=layout,
+        has_momentum=bool(recipe.outer.momentum),
+        call=transport.call,
+        sources=crowd.peers,
+        tell=listener,
+        blame=transport.blame,
+    )
+    contributor = Contributor(
+        folder,
+        key=key,
+        history=history,
+        exchange=exchange,
+        return_dropped=recipe.exchange.return_dropped,
+    )
+    settings = NodeSettings(validate_every=validate_every, spot_checks=recipe.verification.spot_check_chunks)
+    return Node(
+        key=key,
+        engine=engine,
+        transport=transport,
+        chain_store=store,
+        ledger=ledger,
+        exchange=exchange,
+        contributor=contributor,
+        state_sync=sync,
+        crowd=crowd,
+        trainer=trainer,
+        settings=settings,
+        listener=listener,
+        load_chain=load,
+        start_weights=_starts(folder, recipe, layout) if rules.trains_ahead else None,
+        audits=AuditParts(
+            terms=audit_terms(recipe, layout),
+            past=PastState(folder, state.snapshots, exchange, layout=layout, outer=recipe.outer),
+            starts=_starts(folder / AUDIT_FOLDER, recipe, layout) if rules.overlap == "eager" else None,
+            openings=Openings(folder, layout=layout, history=history, traces=contributor.traces),
+            opened=OpenedClaims(folder),
+            willing=audits,
+        ),
+    )
+
+
+def _starts(folder: Path, recipe: Recipe, layout: Layout) -> StartWeights:
+    return StartWeights(folder, layout=layout, learning_rate=recipe.outer.learning_rate)
+
+
+def audit_terms(recipe: Recipe, layout: Layout) -> AuditTerms:
+    """Return what of a recipe audits are made by."""
+    return AuditTerms(
+        layout=layout,
+        decay=recipe.exchange.feedback_decay,
+        return_dropped=recipe.exchange.return_dropped,
+        thresholds=partial(thresholds_of, recipe),
+    )
+
+
+def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
+    """Return the digest of the state before the first block, hex, as it follows from the recipe."""
+    return genesis_digest(
+        weights_root=bytes.fromhex(published(recipe).weights_root),
+        counters=initial(rules).canonical(),
+        layout=layout,
+        has_momentum=bool(recipe.outer.momentum),
+    )
+
+
+def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -> Chain:
+    """Return the chain of the blocks on disk, with what is final by them, by memory, or by an owner's word.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    rules = credit.protocol
+    return build_chain(
+        Chain(credit, genesis_digest=genesis_digest),
+        store.blocks(run=rules.run),
+        final=store.final(),
+        settled=store.settled(),
+        checkpoint=store.checkpoint(run=rules.run),
+        evidence=store.evidence(run=rules.run).values(),
+    )
+
+
+def _open_chain(folder: Path, listener: Callable[[Event], None], *, state_round: int) -> ChainStore:
+    # Beside the runs, so that it stays when a run's folder is deleted and the key is kept.
+    marker = folder.parent.parent / CLAIMED_FOLDER / folder.name
+    store = ChainStore(folder / CHAIN_FILE, marker=marker, state_round=state_round)
+    if store.moved_aside is not None:
+        listener(
+            Notice(
+                f"The chain on disk was damaged; it was moved to {store.moved_aside} and is fetched again."
+            )
+        )
+    return store
+
+
+def _open_ledger(folder: Path, listener: Callable[[Event], None]) -> LedgerStore:
+    ledger = LedgerStore(folder / LEDGER_FILE)
+    if ledger.moved_aside is not None:
+        listener(
+            Notice(
+                f"The ledger on disk was damaged; it was moved to {ledger.moved_aside} and is derived again."
+            )
+        )
+    return ledger
+
+
+def _digest_at(state: CanonicalState, chain: Chain, head: str) -> str | None:
+    if not state.clean or state.block != head:
+        return None
+    return state.digest(chain.link(head).counters.canonical()).hex()

@@ -1,0 +1,106 @@
+"""Who leads a round and who reduces which segment: drawn by hash, the same for everybody.
+
+Nothing here is anybody's choice. Both orders follow from the chain (its beacon, its counters) and from
+the roster, so a leader cannot favour anyone and nobody needs to check that it did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from peers.protocol.counters import Counters
+from peers.protocol.messages import Block
+from peers.protocol.rules import Rules
+from recipes.keys import PeerId
+from recipes.merkle import digest
+
+_FEWEST_ELECTORS = 2  # who can stand in for each other
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The reducer of one segment, and who steps in if it fails (None in a swarm of one)."""
+
+    reducer: PeerId
+    backup: PeerId | None
+
+
+def ranked(peers: Iterable[PeerId], counters: Counters) -> list[PeerId]:
+    """Return `peers` in the order in which they lead the round after `counters`."""
+    seed = f"leader/{counters.beacon}/{counters.round + 1}/"
+    return sorted(set(peers), key=lambda peer: digest((seed + peer).encode()))
+
+
+def leaders(counters: Counters, rules: Rules, others: Iterable[PeerId] = ()) -> list[PeerId]:
+    """Return who leads next: the electors, then the last roster, then `others` that hold the head."""
+    order: list[PeerId] = []
+    for group in (counters.electors(rules), counters.rostered(), others):
+        order += [peer for peer in ranked(group, counters) if peer not in order]
+    return order
+
+
+def assign_reducers(claimants: Iterable[PeerId], counters: Counters, rules: Rules) -> tuple[Assignment, ...]:
+    """Give each segment to a claimant, as evenly as can be, and a different one as backup.
+
+    Where two electors or more claim, they reduce and step in: identities cost nothing, and whoever brought
+    many could leave most of a round empty. Peers that lately failed to deliver are asked last of their kind.
+
+    R being the number of claimants, nobody gets more than 2/R of the segments. Electors who are fewer than
+    half get their even share, up to 4/R; what is beyond that goes to the others, with electors as backups:
+    a swarm that grows fast must not wait for a few.
+    """
+    peers = sorted(claimants)
+    electors = counters.electors(rules) & set(peers)
+    if len(electors) < _FEWEST_ELECTORS:
+        electors = frozenset()
+    failed = (peer for peer in peers if (known := counters.peers.get(peer)) is not None and known.misses)
+    draw = f"reducer/{counters.beacon}/{counters.round + 1}"
+    return _assign(tuple(peers), electors, frozenset(failed), draw, rules.segments)
+
+
+@lru_cache(maxsize=8)  # whoever checks a block asks twice
+def _assign(
+    peers: tuple[PeerId, ...],
+    electors: frozenset[PeerId],
+    failed: frozenset[PeerId],
+    draw: str,
+    segments: int,
+) -> tuple[Assignment, ...]:
+    cap = _share(2, segments, len(peers))
+    elector_cap = cap
+    if electors:
+        even = _share(1, segments, len(electors))
+        elector_cap = min(max(cap, even), _share(4, segments, len(peers)))
+    kind = {p: (p not in electors, p in failed) for p in peers}
+    most = {p: elector_cap if p in electors else cap for p in peers}
+    names = {p: p.encode() for p in peers}
+    reduces, steps_in = dict.fromkeys(peers, 0), dict.fromkeys(peers, 0)
+    assignments = []
+    for segment in range(segments):
+        seed = f"{draw}/{segment}/".encode()
+        drawn = sorted(peers, key=lambda p: digest(seed + names[p]))
+        reducer = min(drawn, key=lambda p: (reduces[p] >= most[p], kind[p], reduces[p]))
+        others = [p for p in drawn if p != reducer]
+        backup = min(others, key=lambda p: (kind[p], steps_in[p])) if others else None
+        reduces[reducer] += 1
+        if backup is not None:
+            steps_in[backup] += 1
+        assignments.append(Assignment(reducer, backup))
+    return tuple(assignments)
+
+
+def _share(times: int, segments: int, peers: int) -> int:
+    """Return so many times an even share of the segments, rounded up."""
+    return -(-times * segments // peers)
+
+
+def missed_reducers(block: Block, counters: Counters, rules: Rules) -> frozenset[PeerId]:
+    """Return the reducers of whose segments `block` holds nothing, or what the backup delivered."""
+    assignments = assign_reducers((c.body.peer for c in block.roster.body.claims), counters, rules)
+    return frozenset(
+        assignment.reducer
+        for assignment, reduction in zip(assignments, block.reductions, strict=True)
+        if reduction is None or reduction.body.peer != assignment.reducer
+    )

@@ -1,0 +1,350 @@
+"""What peers say to each other: typed, bounded, and signed where it will be kept.
+
+A message travels as RFC 8785 canonical JSON, so its hash and its signature are over the same bytes on
+every machine. `Signed[T]` is a body with its author's Ed25519 signature; the author is `body.peer`, and
+the signature is bound to the body's `purpose`. Parsing bytes from another peer (`parse`) checks size,
+shape, every bound, and every signature inside; nothing else in the project looks at unparsed messages.
+
+    Ready        -> leaders           I train in this round
+    ClaimsWanted -> everybody         I lead, and have just come: what did you claim?
+    Claim        -> leaders           signed: my contribution's root, and the work behind it
+    Roster       -> claimants         signed by the leader: the round's claims, in order
+    Reduction    -> claimants         signed by a reducer: what a segment came to, and whose parts it holds
+    Block        -> everybody         signed by the leader: the round's record, chained to its parent
+    CoSignature  -> electors, roster  signed: I applied this block, and my state's digest is now this
+    HeadNotice   -> who asks          the newest block that I hold
+    Evidence     -> everybody         two statements by one peer that contradict each other
+    Verdict      -> leaders           signed by an auditor: what a claim's replay came to
+    Dispute      -> leaders           signed by whom an audit took something from: it went wrong
+    KeyChange    -> leaders           signed by two keys: the one's account is to be the other's
+    Checkpoint   -> everybody         signed by an owner: this block is the run's
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from peers.protocol.key_change import KeyChange
+from peers.protocol.signed import (
+    Body,
+    Count,
+    Hash,
+    Message,
+    Milliseconds,
+    Norm,
+    PeerName,
+    SignatureHex,
+    Signed,
+    SlotRange,
+    sign,
+)
+from peers.protocol.signed_texts import body_texts
+from peers.protocol.verdict import Dispute, Verdict
+from recipes.errors import MessageError, Offence
+from recipes.keys import PeerId, SigningKey
+from recipes.merkle import digest
+
+__all__ = [
+    "Body",
+    "Count",
+    "Hash",
+    "Message",
+    "Milliseconds",
+    "Norm",
+    "PeerName",
+    "SignatureHex",
+    "Signed",
+    "SlotRange",
+    "sign",
+]  # of what is below, for whoever reads messages
+
+MAX_PEERS = 64  # of one group; larger swarms are groups of groups
+MAX_SEGMENTS = 1024
+MAX_RANGES = 64
+MAX_COSIGNATURES = 4 * MAX_PEERS
+MAX_VERDICTS = 128  # in one block, as the following
+MAX_DISPUTES = 16
+MAX_EVIDENCE = 8
+MAX_ROTATIONS = 8
+MAX_BLOCK_BYTES = 4 << 20
+MAX_OWNERS = 16
+
+
+class Pace(Message):
+    """What a peer measured since its last claim, in milliseconds; None where there was nothing."""
+
+    claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
+    transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
+    reply_ms: Milliseconds | None = None  # from a question to its answer
+    exchange_ms: Milliseconds | None = None  # from the own claim to the block, where windows overlap it
+    compute_ms: Milliseconds | None = None  # in the window that is claimed, the trainer computed
+
+
+class Claim(Body):
+    """A commitment to one round's contribution and to the work behind it (one per peer and round)."""
+
+    purpose = "claim"
+    round: Count
+    parent: Hash  # the block whose round this is; the window started from its state, or:
+    ahead: bool = False  # before there was that block, by the state before it and the claim before this one
+    start_digest: Hash  # the state digest there
+    slots: Annotated[
+        tuple[SlotRange, ...], Field(max_length=MAX_RANGES, fail_fast=True)
+    ]  # used, in the order of use
+    steps: Count  # local optimizer steps
+    numeric_class: Annotated[str, Field(max_length=64)]
+    contribution: Hash  # Merkle root over the segments' roots
+    contribution_bytes: Count
+    norms: Annotated[
+        tuple[Norm, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]  # L2 of each segment, decoded
+    feedback: Hash  # root of the error feedback that is left
+    feedback_reset: bool  # the error feedback was lost and started from zero
+    predecessor: Hash | None  # this peer's claim before this one
+    loss_commitment: Hash  # BLAKE3 of salt and loss trace
+    nonce_commitment: Hash  # BLAKE3 of an x revealed in the next claim
+    nonce: Hash | None  # the x behind the predecessor's commitment
+    pace: Pace
+
+
+class Roster(Body):
+    """A round's claims in the order in which they are averaged. Reducers follow from it (assignment.py)."""
+
+    purpose = "roster"
+    round: Count
+    parent: Hash
+    attempt: Count
+    claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS, fail_fast=True)]
+
+
+class Reduction(Body):
+    """A reducer's word for what one segment came to."""
+
+    purpose = "reduction"
+    roster: Hash
+    segment: Annotated[int, Field(ge=0, lt=MAX_SEGMENTS)]
+    root: Hash  # Merkle root over the reduced segment's chunks
+    bytes: Count
+    included: Annotated[
+        tuple[Count, ...], Field(max_length=MAX_PEERS, fail_fast=True)
+    ]  # places in the roster, ascending
+
+
+class CoSignature(Body):
+    """I applied this block; after it, my canonical state has this digest."""
+
+    purpose = "cosignature"
+    round: Count
+    block: Hash
+    digest: Hash
+
+
+class Evidence(Message):
+    """Two statements by one peer of which an honest one makes only one: proof of fraud by themselves."""
+
+    one: Signed[CoSignature] | Signed[Claim]
+    other: Signed[CoSignature] | Signed[Claim]
+
+    def convicts(self) -> PeerId | None:
+        """Return whom this convicts, or None if the two do not contradict each other."""
+        one, other = self.one.body, self.other.body
+        if one.peer != other.peer or self.one.hash == self.other.hash:
+            return None
+        if isinstance(one, CoSignature) and isinstance(other, CoSignature):
+            return one.peer if one.round == other.round and one.block != other.block else None
+        if isinstance(one, Claim) and isinstance(other, Claim):
+            return one.peer if one.parent == other.parent else None
+        return None
+
+
+class LedgerHead(Message):
+    """The ledger's tree after a block: how many entries it has, and their root (RFC 9162, over SHA-256)."""
+
+    size: Count
+    root: Hash
+
+
+class Block(Body):
+    """The record of one round. An empty segment (None) leaves its weights as they were."""
+
+    purpose = "block"
+    round: Count
+    attempt: Count
+    parent: Hash
+    roster: Signed[Roster]
+    reductions: Annotated[
+        tuple[Signed[Reduction] | None, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)
+    ]
+    digest_before: Hash  # what the parent's co-signers agree on
+    cosignatures: Annotated[
+        tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES, fail_fast=True)
+    ]  # of the parent
+    ledger: LedgerHead  # after the parent
+    verdicts: Annotated[tuple[Signed[Verdict], ...], Field(max_length=MAX_VERDICTS, fail_fast=True)] = ()
+    disputes: Annotated[tuple[Signed[Dispute], ...], Field(max_length=MAX_DISPUTES, fail_fast=True)] = ()
+    evidence: Annotated[tuple[Evidence, ...], Field(max_length=MAX_EVIDENCE, fail_fast=True)] = ()
+    rotations: Annotated[tuple[KeyChange, ...], Field(max_length=MAX_ROTATIONS, fail_fast=True)] = ()
+
+
+class Ready(Message):
+    """I train in this round, from this block. The leader then waits for my claim, within its grace."""
+
+    round: Count
+    parent: Hash
+
+
+class Checkpoint(Body):
+    """An owner's word that a block is the run's, whatever else was built beside it."""
+
+    purpose = "checkpoint"
+    round: Count
+    block: Hash
+    digest: Hash  # of the state after it
+
+
+class Vouched(Signed[Checkpoint]):
+    """A checkpoint by one owner, and those by others that say the same: a run may ask for several."""
+
+    words: Annotated[tuple[Signed[Checkpoint], ...], Field(max_length=MAX_OWNERS, fail_fast=True)] = ()
+
+
+def vouch(key: SigningKey, body: Checkpoint, words: tuple[Signed[Checkpoint], ...] = ()) -> Vouched:
+    """Return a checkpoint signed by `key`, with other owners' words for it.
+
+    Raises:
+        ValueError: `body.peer` is somebody else.
+    """
+    return Vouched(body=body, signature=sign(key, body).signature, words=words)
+
+
+def vouchers(signed: Signed[Checkpoint]) -> frozenset[PeerId]:
+    """Return who signed what a checkpoint says."""
+    body = signed.body
+    words = signed.words if isinstance(signed, Vouched) else ()
+    same = (word for word in words if word.body == body.model_copy(update={"peer": word.body.peer}))
+    return frozenset({body.peer, *(word.body.peer for word in same)})
+
+
+class ClaimsWanted(Message):
+    """I lead, have just come into this round, and know of no claims: send me yours."""
+
+    round: Count
+    parent: Hash
+
+
+class HeadNotice(Message):
+    """The newest block whose state I hold, and how long ago I began its window: no clock is compared."""
+
+    round: Count
+    block: Hash
+    age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
+    roster: Hash | None = None  # by which I exchange in that window's round
+    word: Signed[CoSignature] | None = None  # mine under that block
+    checkpoint: Hash | None = None  # the block of the owners' newest that I know
+
+
+SignedMessage = (
+    Signed[Claim]
+    | Signed[Roster]
+    | Signed[Reduction]
+    | Signed[Block]
+    | Signed[CoSignature]
+    | Vouched
+    | Signed[Verdict]
+    | Signed[Dispute]
+)
+AnyMessage = SignedMessage | Ready | ClaimsWanted | HeadNotice | Evidence | KeyChange
+
+KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest size in bytes
+    "ready": (Ready, 1024),
+    "claims-wanted": (ClaimsWanted, 1024),
+    "head": (HeadNotice, 4 << 10),
+    "claim": (Signed[Claim], 64 << 10),
+    "roster": (Signed[Roster], 2 << 20),
+    "reduction": (Signed[Reduction], 4 << 10),
+    "block": (Signed[Block], MAX_BLOCK_BYTES),
+    "cosignature": (Signed[CoSignature], 2 << 10),
+    "checkpoint": (Vouched, 12 << 10),
+    "evidence": (Evidence, 128 << 10),
+    "verdict": (Signed[Verdict], 2 << 10),
+    "dispute": (Signed[Dispute], 1 << 10),
+    "rotation": (KeyChange, 4 << 10),
+}
+# What the largest block can hold. Each problem with a value costs far more time and memory than its bytes do.
+_MOST_OBJECTS = 16384
+_MOST_VALUES = 2 * (MAX_PEERS + MAX_EVIDENCE) * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
+    MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES + MAX_VERDICTS + MAX_DISPUTES + MAX_EVIDENCE + MAX_ROTATIONS
+)
+_MOST_PROBLEMS = 16  # of which the first is told
+_NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
+
+
+def kind_of(message: AnyMessage) -> str:
+    """Return the wire name of a message's type."""
+    return _NAMES[type(message)]
+
+
+def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
+    """Parse and check what another peer sent as `kind`, for the run with id `run`.
+
+    Raises:
+        MessageError: unknown kind, too large, malformed, out of bounds, for another run, or a
+            signature anywhere inside does not hold.
+    """
+    if kind not in KINDS:
+        raise MessageError(f"unknown kind of message {kind[:32]!r}", offence=Offence.UNKNOWN_KIND)
+    expected, limit = KINDS[kind]
+    if len(content) > limit:
+        raise MessageError(
+            f"{kind} of {len(content)} bytes; at most {limit} are allowed", offence=Offence.OVERSIZED
+        )
+    if content.count(b",") > _MOST_VALUES or content.count(b"{") > _MOST_OBJECTS:
+        raise MessageError(f"malformed {kind}: more values than any has", offence=Offence.MALFORMED)
+    try:
+        message: Any = expected.model_validate_json(content)
+    except (ValidationError, RecursionError) as error:
+        reason = "nested too deep"
+        if isinstance(error, ValidationError):
+            few = error.error_count() <= _MOST_PROBLEMS
+            reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
+    parts = _signed_parts(message)
+    if message.canonical() == content:
+        texts = body_texts(content)
+        for signed in parts:
+            if (text := texts.get(signed.signature)) is not None:
+                signed.__dict__["hash"] = digest(text).hex()
+    for signed in parts:
+        if signed.body.run != run:
+            raise MessageError(f"{kind} belongs to another run", offence=Offence.OTHER_RUN)
+        if not signed.holds():
+            raise MessageError(
+                f"{kind}: the signature of {signed.body.peer} does not hold", offence=Offence.FORGED
+            )
+    return message  # type: ignore[no-any-return]
+
+
+def _signed_parts(message: Any) -> list[Signed[Any]]:
+    """Return every signed thing in `message`, itself included."""
+    if isinstance(message, HeadNotice):
+        return [message.word] if message.word is not None else []
+    if isinstance(message, Evidence):
+        return [message.one, message.other]
+    if isinstance(message, KeyChange):
+        return [*message.parts()]
+    if not isinstance(message, Signed):
+        return []
+    body, parts = message.body, [message]
+    if isinstance(message, Vouched):
+        parts += message.words
+    if isinstance(body, Roster):
+        parts += body.claims
+    elif isinstance(body, Block):
+        parts += _signed_parts(body.roster)
+        parts += [reduction for reduction in body.reductions if reduction is not None]
+        parts += [*body.cosignatures, *body.verdicts, *body.disputes]
+        for unsigned in (*body.evidence, *body.rotations):
+            parts += _signed_parts(unsigned)
+    return parts

@@ -1,0 +1,279 @@
+"""What must hold in every world, checked while it runs: the oracle of the simulator.
+
+Only honest peers are held to it. A broken invariant raises `InvariantBrokenError` with the end of the trace.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from peers.chain.chain import Chain, Link, trunk_below
+from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT
+from peers.consensus.claiming import MAX_OWN_CLAIMS
+from peers.consensus.early import MAX_EARLY_EACH, MAX_EARLY_KEYS
+from peers.consensus.engine import MAX_ACQUAINTANCES, RoundEngine
+from peers.consensus.exchanging import MAX_CANDIDATES
+from peers.consensus.following import MAX_HEADS, MAX_SIBLINGS
+from peers.consensus.words import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
+from peers.credit.ledger import Ledger
+from peers.credit.tally import Tally, Totals, totals_of
+from peers.exchange.returns import Entry
+from peers.protocol.counters import counted_segments
+from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
+from peers.protocol.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
+from peers.protocol.rules import Rules
+from recipes.keys import PeerId
+
+if TYPE_CHECKING:
+    from peers.simulation.virtual_peer import VirtualPeer
+    from peers.simulation.world import World
+
+TRACE_LINES = 60  # shown when an invariant breaks
+_BLOCKS_A_ROUND = 2 * MAX_PEERS  # far more than any world shows: a chain beyond it grows without bound
+
+
+class InvariantBrokenError(AssertionError):
+    """Something that must always hold did not; the message ends with the last lines of the trace."""
+
+    def __init__(self, what: str, lines: list[str]) -> None:
+        super().__init__("\n".join([what, *lines]))
+        self.what = what
+        self.lines = lines
+
+
+class Watch:
+    """Sees everything that happens in a world, and remembers what it takes to find it wrong."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._digests: dict[str, str] = {}  # by block
+        self._finals: dict[int, str] = {}  # by round
+        self._checked: set[str] = set()  # final blocks whose ancestors were looked at
+        self._claims: dict[tuple[PeerId, str], str] = {}  # by peer and parent
+        self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
+        self._reached: dict[str, int] = {}  # by peer: the newest round that it adopted
+        self._counted: dict[str, frozenset[str]] = {}  # by block: claims counted up to it
+        self._ledgers: dict[str, Ledger] = {}  # by block
+        self._totals: dict[str, Totals] = {}  # of the accounts after each block
+        self.fates: Counter[str] = Counter()  # of segments of contributions that are settled
+
+    def require(self, holds: bool, what: str) -> None:
+        """Raise unless something holds.
+
+        Raises:
+            InvariantBrokenError: it does not.
+        """
+        if not holds:
+            raise InvariantBrokenError(what, self._world.trace[-TRACE_LINES:])
+
+    # ------------------------------------------------------------ on what a peer says
+
+    def said(self, peer: VirtualPeer, message: AnyMessage) -> None:
+        """Check a message that leaves a peer: whoever is honest never contradicts itself."""
+        if peer.liar is not None or not isinstance(message, Signed):
+            return
+        body = message.body
+        if isinstance(body, Claim):
+            known = self._claims.setdefault((peer.id, body.parent), message.hash)
+            self.require(known == message.hash, f"{peer.name} made two claims after block {body.parent[:8]}")
+            if body.ahead:
+                below = peer.running.chain.link(body.parent).parent
+                self.require(
+                    any(c.hash == body.predecessor and c.body.parent == below for c in peer.disk.claims),
+                    f"{peer.name} trained ahead of block {body.parent[:8]} without a claim below it",
+                )
+        elif isinstance(body, CoSignature) and body.peer == peer.id:  # and not another's, handed on
+            known = self._words.setdefault((peer.id, body.round), body.block)
+            self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")
+
+    def told(self, peer: VirtualPeer, event: Event) -> None:
+        """Check what an honest peer's engine tells."""
+        if peer.liar is not None:
+            return
+        if isinstance(event, BlockAdopted):
+            known = self._digests.setdefault(event.block, event.digest)
+            self.require(known == event.digest, f"two digests for block {event.block[:8]}")
+            self._require_counted_once(peer, event.block)
+            self._require_one_ledger(peer, event.block)
+            self._reached[peer.name] = event.round
+        elif isinstance(event, BlockFinal):
+            self._require_one_final(peer, event)
+        elif isinstance(event, RosterAccepted):
+            self.require(event.claims > 0, "an empty roster")
+        elif isinstance(event, Rewound):
+            depth = event.round - event.to_round
+            allowed = depth <= self._world.rules.rewind_depth or event.why.startswith(
+                ("a quorum", "more than half", "an owner's checkpoint")
+            )
+            self.require(allowed, f"{peer.name} goes back {depth} rounds: {event.why}")
+        elif isinstance(event, Convicted):
+            culprit = self._world.by_id[event.peer]
+            self.require(
+                culprit.liar is not None, f"{culprit.name} is convicted, and is honest: {event.what}"
+            )
+
+    def _require_counted_once(self, peer: VirtualPeer, block: str) -> None:
+        """No contribution counts twice in a chain."""
+        chain = peer.running.chain
+        path = []
+        current = block
+        while current not in self._counted and (signed := chain.link(current).block) is not None:
+            path.append(signed)
+            if signed.body.parent not in chain:
+                break
+            current = signed.body.parent
+        so_far = self._counted.get(current, frozenset())
+        for signed in reversed(path):
+            counted = counted_segments(signed.body)
+            new = [claim.hash for claim in signed.body.roster.body.claims if counted[claim.body.peer]]
+            twice = so_far & set(new)
+            self.require(not twice and len(set(new)) == len(new), f"{len(twice)} claims counted twice")
+            so_far = self._counted[signed.hash] = so_far | frozenset(new)
+
+    def _require_one_ledger(self, peer: VirtualPeer, block: str) -> None:
+        """All who hold a block hold one ledger after it, and all that was ever earned is somewhere."""
+        chain, path = peer.running.chain, []
+        link = chain.link(block)
+        known = self._ledgers.setdefault(block, link.ledger)
+        self.require(known == link.ledger, f"two ledgers after block {block[:8]}")
+        while link.hash not in self._totals and link.parent in chain:
+            path.append(link)
+            link = chain.link(link.parent)
+        totals = self._totals.setdefault(link.hash, totals_of(link.accounts))
+        for later in reversed(path):
+            tally = Tally(earned=totals.earned, vested=totals.vested, lost=totals.lost)
+            tally.add(later.ledger.entries)
+            totals = self._totals[later.hash] = tally.totals()
+            conserved = totals == totals_of(later.accounts)
+            self.require(conserved, f"credit is made or lost in block {later.hash[:8]}")
+
+    def turns_to(self, peer: VirtualPeer, block: str) -> None:
+        """Check where a peer's state is being brought: who stands on what is final goes on standing on it."""
+        chain, head = peer.running.chain, peer.running.head
+        if peer.liar is None and head in chain and chain.common_ancestor(head, chain.final) == chain.final:
+            stays = chain.common_ancestor(block, chain.final) == chain.final
+            self.require(stays, f"{peer.name} leaves the final block {chain.final[:8]}")
+
+    def _require_one_final(self, peer: VirtualPeer, event: BlockFinal) -> None:
+        """No two peers hold different blocks of a round final, unless they were apart for very long.
+
+        With a block, all before it are final. Time settles nothing until `settled_depth` rounds after the
+        last block that both hold. An owner's checkpoint undoes whatever was final beside its block.
+        """
+        chain, block = peer.running.chain, event.block
+        path: dict[int, str] = {}
+        while block in chain and (link := chain.link(block)).block is not None:
+            if block in self._checked and self._finals.get(link.round) == block:
+                break
+            path[link.round] = block
+            block = link.parent
+        forks = [number for number, block in path.items() if self._finals.get(number, block) != block]
+        if forks:
+            number, checkpoint = min(forks), peer.running.checkpoint
+            decreed = checkpoint.body if checkpoint is not None else None
+            if decreed is None or number > decreed.round or path.get(decreed.round) != decreed.block:
+                apart = self._reached[peer.name] - (number - 1)
+                one, other = self._finals[number][:8], path[number][:8]
+                excused = apart >= self._world.rules.settled_depth
+                self.require(excused, f"two final blocks of round {number}: {one} and {other}")
+                return
+            self._finals = {
+                number: block for number, block in self._finals.items() if number <= decreed.round
+            }
+        self._finals |= path
+        self._checked |= set(path.values())
+
+    def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
+        """Each segment of each earlier contribution is either counted by the chain below, or returned."""
+        kept = {entry.number for entry in entries}
+        for entry in peer.disk.entries:
+            if entry.number not in kept:
+                why = "the chain decided too late" if entry.claim is not None else "it was never claimed"
+                self._note_fates(entry, trunk.get(entry.round), otherwise=f"lost: {why}")
+        if peer.liar is not None:
+            return
+        for entry in entries:
+            if entry.lost:
+                continue
+            for segment, counted in self._counted_segments(entry, trunk.get(entry.round)).items():
+                self.require(
+                    counted != (segment in entry.returned),
+                    f"segment {segment} of what {peer.name} sent in round {entry.round} is "
+                    f"{'counted and returned' if counted else 'neither counted nor returned'}",
+                )
+
+    def forgot(self, peer: VirtualPeer, chain: Chain, reason: str) -> None:
+        """Note that a peer's record of its contributions is gone: what is not decided is lost."""
+        trunk = trunk_below(chain, chain.best_head(chain.final))
+        for entry in peer.disk.entries:
+            self._note_fates(entry, trunk.get(entry.round), otherwise=f"lost: {reason}")
+
+    def account(self) -> None:
+        """Note at a world's end what became of all contributions that are not settled yet."""
+        for peer in self._world.honest():
+            if peer.engine is not None:
+                trunk = trunk_below(peer.engine.chain, peer.engine.head)
+                for entry in peer.disk.entries:
+                    link = trunk.get(entry.round)
+                    self._note_fates(entry, link, otherwise="to return with the next contribution")
+
+    def _note_fates(self, entry: Entry, link: Link | None, *, otherwise: str) -> None:
+        counted = self._counted_segments(entry, link)
+        otherwise = "lost: its sender began again from zero" if entry.lost else otherwise
+        for segment in range(self._world.rules.segments):
+            if segment in entry.returned:
+                self.fates["returned"] += 1
+            else:
+                self.fates["counted" if counted.get(segment) else otherwise] += 1
+
+    def _counted_segments(self, entry: Entry, link: Link | None) -> dict[int, bool]:
+        """Say of each segment whether a block counts it; of none while the round has no block."""
+        if link is None or link.block is None:
+            return {}
+        claims = [signed.hash for signed in link.block.body.roster.body.claims]
+        return {
+            segment: reduction is not None
+            and entry.claim in {claims[place] for place in reduction.body.included}
+            for segment, reduction in enumerate(link.block.body.reductions)
+        }
+
+    # ------------------------------------------------------------ after every step
+
+    def after_step(self, peer: VirtualPeer) -> None:
+        """Check that whatever others can make an engine keep is bounded."""
+        if peer.liar is not None:
+            return
+        for what, length, most in _bounds(peer.running, self._world.rules):
+            self.require(length <= most, f"{peer.name} keeps {length} {what}; at most {most} are allowed")
+
+
+def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
+    """Return what an engine keeps of others' making: what it is, how many, and the most there may be."""
+    current, chain = engine.round, engine.chain
+    early = engine.early.waiting
+    known = len(current.parent.counters.peers)
+    depth = 2 * rules.rewind_depth + rules.settled_depth
+    return [
+        ("acquaintances", len(engine.acquaintances), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("ready peers", len(current.ready), MAX_ACQUAINTANCES + 1),
+        ("claims", len(current.claims), known + 2 * MAX_PEERS),
+        ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
+        ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
+        ("head notices", len(engine.head_age), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("rosters spoken of", len(engine.rosters_spoken_of), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("heads looked for", len(engine.search), MAX_SOUGHT),
+        ("resting sources", engine.search.resting(), MAX_RESTING),
+        ("others' heads", len(engine.heads), MAX_HEADS),
+        ("keys of early messages", len(early), MAX_EARLY_KEYS),
+        ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),
+        ("words", len(engine.words.heard), MAX_WORDS),
+        ("own words", len(engine.words.own), MAX_OWN_WORDS),
+        ("double claims", len(engine.words.evidence), MAX_PROOFS),
+        ("changes of keys", len(engine.words.rotations), MAX_PROOFS),
+        ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
+        ("blocks not applied", len(engine.unavailable), depth * _BLOCKS_A_ROUND),
+        ("blocks on the way there", len(engine.barred), depth * _BLOCKS_A_ROUND),
+        ("blocks", len(chain.links), depth * _BLOCKS_A_ROUND),
+    ]

@@ -1,0 +1,236 @@
+"""Peers of a simulated world that depart from the protocol, each in one way.
+
+A liar runs the production engine; what the engine wants done is altered before it is carried out. It signs
+with its own key only, so nothing here forges a signature: that is what signatures are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from peers.consensus import effects as do
+from peers.protocol.messages import (
+    KINDS,
+    AnyMessage,
+    Block,
+    Claim,
+    CoSignature,
+    HeadNotice,
+    Pace,
+    Ready,
+    Signed,
+    kind_of,
+    parse,
+    sign,
+)
+from recipes.errors import MessageError
+from recipes.keys import PeerId
+from recipes.merkle import digest
+
+if TYPE_CHECKING:
+    from peers.simulation.virtual_peer import VirtualPeer
+
+_REMEMBERED = 300  # messages
+_REPLAYED = 4  # at a time
+_FLOOD = 12
+_GARBLED = 4  # at a time
+
+
+class Lie(str, Enum):
+    """The ways to lie."""
+
+    TWO_BLOCKS = "two-blocks"  # as leader, shows one block to one half and another to the rest
+    CONSPIRE = "conspire"  # with its like, shows each half of the world a block and co-signs both
+    FALSE_DIGEST = "false-digest"  # co-signs a state that nobody has
+    SILENT_REDUCER = "silent-reducer"  # never reduces
+    WITHHOLD = "withhold"  # reduces, announces, and serves nothing
+    MISCOMPUTE = "miscompute"  # reduces to something else than the average
+    NO_SEGMENTS = "no-segments"  # claims, and sends nothing
+    REPLAY = "replay"  # sends old messages again
+    FLOOD = "flood"  # sends messages about blocks and rosters that do not exist
+    GARBAGE = "garbage"  # sends what is left of messages when bytes are flipped, cut out and doubled
+    BOAST = "boast"  # names heads that it cannot deliver
+    ABSURD = "absurd"  # claims with numbers as large as can be written, and says that everything takes a day
+
+
+class Liar:
+    """One liar's manner, and what it remembers for it."""
+
+    def __init__(self, lie: Lie, seed: int) -> None:
+        self.lie = lie
+        self._chance = random.Random(seed)
+        self._told: dict[str, Signed[Claim]] = {}
+        self._heard: deque[AnyMessage] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def withholds(self) -> bool:
+        return self.lie in (Lie.WITHHOLD, Lie.BOAST)
+
+    @property
+    def miscomputes(self) -> bool:
+        return self.lie is Lie.MISCOMPUTE
+
+    def alter(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]:
+        """Return what is done in place of `effect`."""
+        match self.lie:
+            case Lie.NO_SEGMENTS if isinstance(effect, do.PushSegment):
+                return []
+            case Lie.SILENT_REDUCER if isinstance(effect, do.Reduce):
+                return []
+            case Lie.REPLAY if isinstance(effect, do.Send):
+                return [effect, *self._replay(peer, effect)]
+            case Lie.FLOOD if isinstance(effect, do.Send):
+                return [effect, *self._flood(peer)]
+            case Lie.GARBAGE if isinstance(effect, do.Send):
+                return [effect, *self._garbage(peer, effect)]
+            case Lie.ABSURD if isinstance(effect, do.Send):
+                return [self._absurd(peer, effect)]
+            case Lie.FALSE_DIGEST if isinstance(effect, do.Send):
+                return [self._with_false_digest(peer, effect)]
+            case Lie.TWO_BLOCKS if isinstance(effect, do.Send):
+                return self._two_blocks(peer, effect)
+            case Lie.CONSPIRE:
+                return self._conspire(peer, effect)
+        return [effect]
+
+    def boast(self, notice: HeadNotice | None) -> HeadNotice | None:
+        """Return what is said in place of where it stands."""
+        if self.lie is not Lie.BOAST:
+            return notice
+        far = (notice.round if notice is not None else 0) + self._chance.choice([1, 2, 30, 2**40])
+        return HeadNotice(round=far, block=digest(self._chance.randbytes(32)).hex(), age_seconds=1.0)
+
+    def deliver(self, me: PeerId, blocks: tuple[Signed[Block], ...]) -> do.BlocksFetched | None:
+        """Return what is given to who asks for blocks; None is no answer."""
+        if self.lie is not Lie.BOAST:
+            return do.BlocksFetched(me, blocks)
+        match self._chance.randrange(4):
+            case 0:
+                return None
+            case 1:
+                return do.BlocksFetched(me, ())
+            case 2:
+                return do.BlocksFetched(me, blocks[1:])
+            case _:
+                return do.BlocksFetched(me, blocks)
+
+    def _replay(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+        self._heard.append(effect.message)
+        # Blocks carry what others said: their rosters and co-signatures are replayed too.
+        for signed in peer.disk.blocks[-1:]:
+            self._heard += [signed, signed.body.roster, *signed.body.cosignatures]
+        others = peer.world.ids_alive(besides=peer)
+        return [do.Send(others, self._chance.choice(self._heard)) for _ in range(_REPLAYED)]
+
+    def _flood(self, peer: VirtualPeer) -> list[do.Effect]:
+        others = peer.world.ids_alive(besides=peer)
+        round_number = peer.running.round.parent.round
+        sent: list[do.Effect] = []
+        for _ in range(_FLOOD):
+            nowhere = digest(self._chance.randbytes(32)).hex()
+            far = round_number + self._chance.choice([0, 1, 2, 1000, 2**40])
+            word = CoSignature(
+                run=peer.world.rules.run, peer=peer.id, round=far, block=nowhere, digest=nowhere
+            )
+            messages: list[AnyMessage] = [
+                Ready(round=far, parent=nowhere),
+                HeadNotice(round=far, block=nowhere, age_seconds=self._chance.uniform(0, 1e6)),
+                sign(peer.key, word),
+            ]
+            own = peer.running.round.own_claim
+            if own is not None:
+                messages.append(sign(peer.key, own.body.model_copy(update={"parent": nowhere, "round": far})))
+            sent.append(do.Send(others, self._chance.choice(messages)))
+        return sent
+
+    def _garbage(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+        """Damage a message's bytes; what the parser lets through all the same is sent."""
+        sent: list[do.Effect] = []
+        for _ in range(_GARBLED):
+            content = bytearray(effect.message.canonical())
+            for _ in range(self._chance.randint(1, 3)):
+                at, length = self._chance.randrange(len(content)), self._chance.randint(1, 40)
+                part = self._chance.choice([self._chance.randbytes(length), b"", bytes(content[:length])])
+                content[at : at + self._chance.randint(0, length)] = part
+            kind = self._chance.choice([kind_of(effect.message), *KINDS])
+            with contextlib.suppress(MessageError):  # anything else that a parser raises breaks the world
+                sent.append(do.Send(effect.peers, parse(kind, bytes(content), run=peer.world.rules.run)))
+        return sent
+
+    def _absurd(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Claim):
+            return effect
+        day = 86_400_000
+        numbers = {
+            "norms": (1e308,) * len(message.body.norms),
+            "contribution_bytes": 2**53 - 1,
+            "steps": 2**53 - 1,
+            "pace": Pace(claims_late_ms=day, transfer_ms=day, reply_ms=day, exchange_ms=day, compute_ms=day),
+        }
+        if self._chance.random() < 0.5:
+            numbers["slots"] = ((0, 2**53 - 1),)
+        if (told := self._told.get(message.hash)) is None:  # the same to everybody
+            told = self._told[message.hash] = sign(peer.key, message.body.model_copy(update=numbers))
+        return do.Send(effect.peers, told)
+
+    def _with_false_digest(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
+        if not isinstance(effect.message, Signed) or not isinstance(effect.message.body, CoSignature):
+            return effect
+        if effect.message.body.peer != peer.id:
+            return effect  # somebody else's, handed on
+        false = effect.message.body.model_copy(update={"digest": digest(b"a state that nobody has").hex()})
+        return do.Send(effect.peers, sign(peer.key, false))
+
+    def _two_blocks(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Block) or len(effect.peers) < 2:
+            return [effect]
+        if message.body.peer != peer.id:
+            return [effect]  # somebody else's, handed on
+        other = message.body.model_copy(update={"reductions": (None, *message.body.reductions[1:])})
+        half = len(effect.peers) // 2
+        return [
+            do.Send(effect.peers[:half], message),
+            do.Send(effect.peers[half:], sign(peer.key, other)),
+        ]
+
+    def _conspire(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]:
+        """Give each half of the world a block and a majority of its own, and let neither see the other's."""
+        if isinstance(effect, do.SaveBlock):
+            return [effect, self._word_for(peer, effect.block)]
+        if not isinstance(effect, do.Send) or not isinstance(effect.message, Signed):
+            return [effect]
+        body = effect.message.body
+        if isinstance(body, CoSignature):
+            return []
+        if not isinstance(body, Block) or body.peer != peer.id or body.reductions[0] is None:
+            return [effect]
+        other = sign(peer.key, body.model_copy(update={"reductions": (None, *body.reductions[1:])}))
+        return [
+            do.Send(_half(peer, upper=False), effect.message),
+            do.Send(_half(peer, upper=True), other),
+            self._word_for(peer, other),
+        ]
+
+    def _word_for(self, peer: VirtualPeer, block: Signed[Block]) -> do.Send:
+        """Co-sign a block, whatever else was co-signed, and let only its half of the world know."""
+        word = CoSignature(
+            run=peer.world.rules.run,
+            peer=peer.id,
+            round=block.body.round,
+            block=block.hash,
+            digest=peer.running.digest,
+        )
+        return do.Send(_half(peer, upper=block.body.reductions[0] is None), sign(peer.key, word))
+
+
+def _half(peer: VirtualPeer, *, upper: bool) -> tuple[PeerId, ...]:
+    """Return the peers of one half of the world, as all conspirators divide it."""
+    everybody = [other.id for other in peer.world.peers.values()]
+    middle = len(everybody) // 2
+    return tuple(other for other in (everybody[middle:] if upper else everybody[:middle]) if other != peer.id)

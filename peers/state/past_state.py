@@ -1,0 +1,174 @@
+"""The canonical state of an earlier round, made again beside the one at hand: a replay starts from it.
+
+It lies in files of its own (`audit/state`, 4 or 8 bytes a parameter), is restored from the newest snapshot at
+or below that round, and brought on with reduced segments that are on disk. Nothing is fetched: what open
+audits need is kept (`StateSync.keep_for_audits`). It is held against the digest that the chain vouches for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peers.chain.chain import Chain, Link
+from peers.codec.segment import SegmentFrame
+from peers.state.snapshots import SnapshotStore
+from peers.state.state import CanonicalState
+from recipes.errors import MessageError, StateError
+from recipes.layout import Layout
+from recipes.sections import OuterSection
+
+AUDIT_FOLDER = "audit"
+
+
+class ReducedSegments(Protocol):
+    """Has reduced segments on disk (peers.exchange.exchange_store.ExchangeStore)."""
+
+    def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a block does to the state.
+
+    Attributes:
+        round: of the block; 0 for the place before the first one.
+        block: its hash, hex.
+        tokens: trained on by then.
+        roots: of its reduced segments, hex, by segment; none where a segment stays as it was.
+    """
+
+    round: int
+    block: str
+    tokens: int
+    roots: tuple[str | None, ...]
+
+
+def step_of(link: Link) -> Step:
+    """Return what the block at a place of the chain does to the state."""
+    reductions = link.block.body.reductions if link.block is not None else ()
+    return Step(
+        round=link.round,
+        block=link.hash,
+        tokens=link.counters.tokens,
+        roots=tuple(signed.body.root if signed is not None else None for signed in reductions),
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """The blocks from the oldest that is known here up to one.
+
+    Attributes:
+        steps: what they do to the state; the first may be where the way begins, and need not be taken.
+        counters: after the last of them, as they are part of the state.
+        digest: of the state after the last, hex.
+    """
+
+    steps: tuple[Step, ...]
+    counters: bytes
+    digest: str
+
+    @property
+    def round(self) -> int:
+        """The round after which the state is wanted."""
+        return self.steps[-1].round
+
+    def above(self, block: str) -> tuple[Step, ...] | None:
+        """Return the steps after `block`; None if it is not on the way."""
+        names = [step.block for step in self.steps]
+        return self.steps[names.index(block) + 1 :] if block in names else None
+
+
+def way_to(block: str, chain: Chain, *, digest: str) -> Way:
+    """Return the way to a known block. `digest` is that of the state after it, as a block on top says."""
+    steps = []
+    link: Link | None = chain.link(block)
+    while link is not None:
+        steps.append(step_of(link))
+        link = chain.links.get(link.parent)
+    return Way(tuple(reversed(steps)), chain.link(block).counters.canonical(), digest)
+
+
+class PastState:
+    """The scratch state. Its work is heavy: call it from a worker thread, one call at a time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        snapshots: SnapshotStore,
+        exchange: ReducedSegments,
+        *,
+        layout: Layout,
+        outer: OuterSection,
+    ) -> None:
+        self._folder = folder / AUDIT_FOLDER
+        self._snapshots = snapshots
+        self._exchange = exchange
+        self._layout = layout
+        self._outer = outer
+        self._state: CanonicalState | None = None  # made when it is first needed: it takes room on disk
+
+    def make(self, way: Way) -> NDArray[np.float32]:
+        """Return the weights after a block, read-only, shape (padded,): they stay until the next are made.
+
+        Raises:
+            StateError: a snapshot or a reduced segment that it takes is not here any more, or is damaged.
+            StorageError: the disk refuses.
+        """
+        if self._state is None:
+            self._state = CanonicalState(
+                self._folder, layout=self._layout, outer=self._outer, snapshots=self._snapshots
+            )
+        state = self._state
+        try:
+            for step in self._stand_below(state, way):
+                self._apply(state, step, tokens=_tokens_below(step, way))
+        except MessageError as error:
+            raise StateError(f"The state after round {way.round} cannot be made again: {error}.") from error
+        if state.digest(way.counters).hex() != way.digest:
+            raise StateError(f"The state after round {way.round} came out as another one.")
+        return state.weights
+
+    def _stand_below(self, state: CanonicalState, way: Way) -> Sequence[Step]:
+        """Bring the scratch state to a place on the way; return the steps that are left to take.
+
+        Raises:
+            StateError: no snapshot on the way is here and whole.
+        """
+        ahead = way.above(state.block) if state.clean else None
+        for number in reversed(self._snapshots.rounds()):
+            manifest = self._snapshots.manifest(number)
+            left = way.above(manifest.block) if manifest is not None else None
+            if left is None:
+                continue
+            if ahead is not None and len(ahead) <= len(left):
+                return ahead
+            if not state.restore(number):
+                return left
+        if ahead is None:
+            raise StateError(f"No snapshot at or below round {way.round} is here.")
+        return ahead
+
+    def _apply(self, state: CanonicalState, step: Step, *, tokens: int) -> None:
+        """Take a block's step. `tokens` were trained on by the block below it.
+
+        Raises:
+            MessageError: a reduced segment is not here.
+        """
+        frames = {
+            segment: self._exchange.read_reduced(root, tokens=tokens)
+            for segment, root in enumerate(step.roots)
+            if root is not None
+        }
+        state.apply(frames, round_number=step.round, block=step.block)
+
+
+def _tokens_below(step: Step, way: Way) -> int:
+    """Return how many tokens were trained on below a block that is not the first of the way."""
+    return way.steps[way.steps.index(step) - 1].tokens

@@ -1,0 +1,315 @@
+"""Snapshots on disk: the canonical state after some rounds, in pieces to be served, fetched and checked.
+
+    snapshots/ROUND/manifest.json   what the snapshot holds: the hash of each piece
+    snapshots/ROUND/weights.f32     the padded weights, little-endian
+    snapshots/ROUND/momentum.f32    the outer optimizer's momentum, if the recipe has any
+    snapshots/ROUND/counters.json   the counters that the chain carries
+    snapshots/ROUND.partial/        the same, while it is being fetched or written
+
+A whole snapshot appears by one rename. Its pieces are still checked whenever they are used: disks fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from peers.state.hold import Hold
+from peers.state.manifest import Manifest, Piece, PieceKind, parse_manifest
+from recipes import merkle
+from recipes.errors import MessageError, StateError, StorageError
+from recipes.files import write_atomic
+from recipes.layout import PIECE_BYTES, Layout
+
+MAX_COUNTERS_BYTES = PIECE_BYTES
+SNAPSHOTS_KEPT = 2
+
+_MANIFEST = "manifest.json"
+_FILES: dict[PieceKind, str] = {
+    "weights": "weights.f32",
+    "momentum": "momentum.f32",
+    "counters": "counters.json",
+}
+
+
+class SnapshotStore:
+    """The snapshots in one run's folder, whole ones and those still being fetched."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        layout: Layout,
+        has_momentum: bool,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder / "snapshots"
+        self._layout = layout
+        self._has_momentum = has_momentum
+        self._hold = Hold()
+        self._needed_from: int | None = None
+        self._now = now
+
+    def need_from(self, round_number: int) -> None:
+        """Keep the newest snapshot at or below a round, for audits, until another round is named."""
+        self._needed_from = round_number
+
+    def rounds(self) -> list[int]:
+        """Return the rounds of all whole snapshots, ascending."""
+        names = [path.parent.name for path in self._folder.glob(f"*/{_MANIFEST}")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def newest_below(self, round_number: int) -> int | None:
+        """Return the round of the newest whole snapshot at or below a round, or None."""
+        return max((number for number in self.rounds() if number <= round_number), default=None)
+
+    def begun(self) -> list[int]:
+        """Return the rounds of the snapshots of which a part was fetched, ascending."""
+        names = [path.parent.stem for path in self._folder.glob(f"*.partial/{_MANIFEST}")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def manifest(self, round_number: int) -> Manifest | None:
+        """Return the manifest of a whole snapshot, or None if there is none that is well-formed."""
+        return self._read_manifest(self._whole(round_number))
+
+    def counters(self, round_number: int) -> bytes:
+        """Return the counters of a whole snapshot.
+
+        Raises:
+            StateError: there is no such snapshot, or its counters are damaged.
+        """
+        manifest = self.manifest(round_number)
+        if manifest is None:
+            raise StateError(f"There is no snapshot of round {round_number} here.")
+        content = self._read(self._whole(round_number), Piece("counters", 0))
+        if merkle.leaf_hash(content) != manifest.leaf(Piece("counters", 0)):
+            raise StateError(f"The counters in the snapshot of round {round_number} are damaged.")
+        return content
+
+    def begin(self, manifest: Manifest) -> None:
+        """Make room for a snapshot to be fetched. What is here of the same snapshot already is kept.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        if self._home_of(manifest) is not None:
+            return
+        folder = self._partial(manifest.round)
+        with _storage_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for kind in self._array_kinds():
+                self._make_array_file(folder, kind)
+        write_atomic(folder / _MANIFEST, manifest.to_bytes())
+
+    def missing(self, manifest: Manifest) -> list[Piece]:
+        """Return the pieces of a begun or whole snapshot whose content on disk is not what it must be.
+
+        Hashes everything that is there: call it to begin or to check, not for each piece.
+        """
+        folder = self._home_of(manifest)
+        pieces = list(manifest.pieces())
+        if folder is None:
+            return pieces
+        return [
+            piece for piece in pieces if merkle.leaf_hash(self._read(folder, piece)) != manifest.leaf(piece)
+        ]
+
+    def write_piece(self, manifest: Manifest, piece: Piece, data: bytes) -> None:
+        """Put a fetched piece in its place in a begun snapshot, or heal a whole one.
+
+        Raises:
+            MessageError: it is not what the manifest says, or the manifest has no such piece.
+            StateError: that snapshot was not begun.
+            StorageError: the disk refuses.
+        """
+        try:
+            expected = manifest.leaf(piece)
+        except IndexError as error:
+            raise MessageError(f"The snapshot has no {error}.") from error
+        if merkle.leaf_hash(data) != expected:
+            raise MessageError(f"The {piece.kind} piece {piece.index} is not what the manifest names.")
+        folder = self._home_of(manifest)
+        if folder is None:
+            raise StateError(f"The snapshot of round {manifest.round} was not begun.")
+        if piece.kind == "counters":
+            write_atomic(folder / _FILES["counters"], data)
+            return
+        path = folder / _FILES[piece.kind]
+        with _storage_errors(path):
+            if not path.exists():
+                self._make_array_file(folder, piece.kind)
+            with path.open("r+b") as stream:
+                stream.seek(piece.index * PIECE_BYTES)
+                stream.write(data)
+
+    def complete(self, manifest: Manifest) -> None:
+        """Make a begun snapshot whole, once no piece is missing.
+
+        Raises:
+            StateError: a piece is missing or damaged.
+            StorageError: the disk refuses.
+        """
+        folder = self._home_of(manifest)
+        if missing := self.missing(manifest):
+            raise StateError(f"{len(missing)} pieces of the snapshot of round {manifest.round} are missing.")
+        if folder == self._partial(manifest.round):
+            self._publish(manifest.round)
+
+    def read_piece(self, round_number: int, piece: Piece) -> bytes | None:
+        """Return a piece of a whole snapshot, or None if it is not here. It is not checked."""
+        manifest = self.manifest(round_number)
+        if manifest is None or not _names(manifest, piece):
+            return None
+        return self._read(self._whole(round_number), piece) or None
+
+    def serve_piece(self, round_number: int, piece: Piece) -> bytes | None:
+        """Return a piece for somebody who fetches it, and keep its snapshot for a while (hold.py).
+
+        Of a snapshot that is still being fetched, those pieces are served that are here.
+        """
+        if (content := self.read_piece(round_number, piece)) is not None:
+            self._hold.asked(round_number, self._now())
+            return content
+        folder = self._partial(round_number)
+        manifest = self._read_manifest(folder)
+        if manifest is None or not _names(manifest, piece):
+            return None
+        content = self._read(folder, piece)
+        return content if merkle.leaf_hash(content) == manifest.leaf(piece) else None
+
+    def save(
+        self, manifest: Manifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
+    ) -> None:
+        """Write a whole snapshot, and forget older ones.
+
+        Genesis stays, one that is being fetched, and one that audits need.
+
+        Args:
+            manifest: what the snapshot holds.
+            counters: the counters' bytes.
+            arrays: the pieces of the weights, and of the momentum if there is any.
+
+        Raises:
+            StorageError: the disk refuses; snapshots are as they were.
+        """
+        folder = self._partial(manifest.round)
+        with _storage_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for kind, pieces in arrays.items():
+                with (folder / _FILES[kind]).open("wb") as stream:
+                    stream.writelines(pieces)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    # It is read again only if a peer asks: leave the memory to the training.
+                    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        write_atomic(folder / _FILES["counters"], counters)
+        write_atomic(folder / _MANIFEST, manifest.to_bytes())
+        self._publish(manifest.round)
+        superseded = [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]
+        spared = self._hold.spare(superseded, newest=manifest.round, now=self._now())
+        needed = self.newest_below(self._needed_from) if self._needed_from is not None else None
+        for old in superseded:
+            if old not in (spared, needed):
+                shutil.rmtree(self._whole(old), ignore_errors=True)
+
+    def adopt_genesis(self, manifest: Manifest, *, counters: bytes) -> None:
+        """Complete snapshots/0, which holds the recipe's first weights alone, to a whole snapshot.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        folder = self._whole(0)
+        write_atomic(folder / _FILES["counters"], counters)
+        if self._has_momentum:
+            with _storage_errors(folder):
+                self._make_array_file(folder, "momentum")
+        write_atomic(folder / _MANIFEST, manifest.to_bytes())
+
+    def pieces_of(self, round_number: int, kind: PieceKind) -> Iterator[bytes]:
+        """Yield the 1 MiB pieces of one array of a whole snapshot, as they are on disk.
+
+        Raises:
+            StateError: the file is not there.
+        """
+        try:
+            with (self._whole(round_number) / _FILES[kind]).open("rb") as stream:
+                while piece := stream.read(PIECE_BYTES):
+                    yield piece
+        except OSError as error:
+            raise StateError(
+                f"The snapshot of round {round_number} has no {kind}: {error.strerror}.",
+                remedy="Join again: what is missing is fetched.",
+            ) from error
+
+    def _whole(self, round_number: int) -> Path:
+        return self._folder / str(round_number)
+
+    def _partial(self, round_number: int) -> Path:
+        return self._folder / f"{round_number}.partial"
+
+    def _array_kinds(self) -> tuple[PieceKind, ...]:
+        return ("weights", "momentum") if self._has_momentum else ("weights",)
+
+    def _make_array_file(self, folder: Path, kind: PieceKind) -> None:
+        """Make a file of zeros that takes no room on disk yet."""
+        with (folder / _FILES[kind]).open("wb") as stream:
+            stream.truncate(4 * self._layout.padded)
+
+    def _read_manifest(self, folder: Path) -> Manifest | None:
+        try:
+            content = (folder / _MANIFEST).read_bytes()
+            return parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
+        except (OSError, MessageError):
+            return None
+
+    def _home_of(self, manifest: Manifest) -> Path | None:
+        """Return the folder in which exactly this snapshot is, whole or partial."""
+        folders = (self._whole(manifest.round), self._partial(manifest.round))
+        return next((folder for folder in folders if self._read_manifest(folder) == manifest), None)
+
+    def _read(self, folder: Path, piece: Piece) -> bytes:
+        """Return a piece as it is on disk: less of it, or nothing, if the file is short or missing."""
+        limit = MAX_COUNTERS_BYTES if piece.kind == "counters" else PIECE_BYTES
+        try:
+            with (folder / _FILES[piece.kind]).open("rb") as stream:
+                stream.seek(piece.index * PIECE_BYTES)
+                return stream.read(limit)
+        except OSError:
+            return b""
+
+    def _publish(self, round_number: int) -> None:
+        """Rename a partial snapshot to a whole one, in place of another of that round."""
+        partial, whole = self._partial(round_number), self._whole(round_number)
+        with _storage_errors(whole):
+            shutil.rmtree(whole, ignore_errors=True)
+            partial.replace(whole)
+        for older in self.begun():
+            if older < round_number:  # its fetch was given up
+                shutil.rmtree(self._partial(older), ignore_errors=True)
+
+
+def _names(manifest: Manifest, piece: Piece) -> bool:
+    """Say whether the snapshot has such a piece."""
+    try:
+        manifest.leaf(piece)
+    except IndexError:
+        return False
+    return True
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write the snapshot {path}: {error.strerror or error}.",
+            remedy="Free some space or make the folder writable, then run the same command again: it goes on "
+            "from what is on disk.",
+        ) from error

@@ -1,0 +1,114 @@
+"""The newest whole weights in a run's folder, also while a peer works there: checked, and saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from peers.state.snapshots import SnapshotStore
+from recipes import merkle
+from recipes.errors import StateError
+from recipes.genesis import GENESIS_WEIGHTS
+from recipes.layout import PIECE_BYTES, Layout
+from recipes.recipe import Recipe, published
+
+
+@dataclass(frozen=True)
+class WholeWeights:
+    """The padded weights after `round`, fp32 of shape (padded,); round 0 is untrained."""
+
+    round: int
+    values: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A file of weights, and the Merkle root over its pieces if it is whole."""
+
+    path: Path
+    round: int
+    root: bytes
+
+
+def newest_weights(
+    run: Path, recipe: Recipe, layout: Layout, *, above: int = -1, until: int | None = None
+) -> WholeWeights:
+    """Return the newest weights in the folder `run` whose hashes hold: the state, else a snapshot.
+
+    Args:
+        run: a peer's run folder, or a publication's.
+        recipe: the published recipe.
+        layout: of its model.
+        above: only those after this round will do.
+        until: only those up to this round will do; None for any.
+
+    Raises:
+        StateError: there are none.
+    """
+    for candidate in _candidates(run, recipe, layout):
+        fits = candidate.round > above and (until is None or candidate.round <= until)
+        weights = _read_checked(candidate, layout) if fits else None
+        if weights is not None:
+            return WholeWeights(candidate.round, weights)
+    raise StateError(
+        f"There are no whole weights in {run}.", remedy="Join the run with --peer: its state is fetched."
+    )
+
+
+def save_tensors(
+    path: Path, weights: WholeWeights, layout: Layout, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the model's parameters by name, as safetensors.
+
+    Args:
+        path: is written in place.
+        weights: of the model.
+        layout: with a span for each parameter (`layout_of`).
+        metadata: stands in the file's head, beside its format.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    from safetensors.numpy import save_file
+
+    # Tied parameters are there once; transformers ties them again by the configuration.
+    tensors = {
+        span.name: weights.values[span.offset : span.offset + span.count].reshape(span.shape)
+        for span in layout.spans
+    }
+    save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+
+
+def _candidates(run: Path, recipe: Recipe, layout: Layout) -> Iterator[_Candidate]:
+    """Yield where weights may be, the newest first."""
+    state = run / "state"
+    try:
+        marker: Any = json.loads((state / "state.json").read_bytes())
+        yield _Candidate(state / "weights.f32", marker["round"], bytes.fromhex(marker["roots"][0]))
+    except (OSError, ValueError, LookupError, TypeError):
+        pass  # no state yet, or a block is being applied to it at this moment
+    snapshots = SnapshotStore(run, layout=layout, has_momentum=bool(recipe.outer.momentum))
+    for number in reversed(snapshots.rounds()):
+        manifest = snapshots.manifest(number)
+        if manifest is not None:
+            root = merkle.root([bytes.fromhex(leaf) for leaf in manifest.weights])
+            yield _Candidate(run / "snapshots" / str(number) / "weights.f32", number, root)
+    yield _Candidate(run / GENESIS_WEIGHTS, 0, bytes.fromhex(published(recipe).weights_root))
+
+
+def _read_checked(candidate: _Candidate, layout: Layout) -> npt.NDArray[np.float32] | None:
+    """Return the padded weights, or None if the file is missing or has another root."""
+    try:
+        content = candidate.path.read_bytes()
+    except OSError:
+        return None
+    pieces = (content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES))
+    if len(content) != 4 * layout.padded or merkle.root([*map(merkle.leaf_hash, pieces)]) != candidate.root:
+        return None
+    return np.frombuffer(content, dtype="<f4")
