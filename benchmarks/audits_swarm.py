@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from peers.credit.accounts import Accounts, settle
 from peers.credit.audit import Audit, Work
+from peers.credit.block_facts import Counted, RoundFacts
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
-from peers.credit.facts import Counted, RoundFacts
 from peers.credit.rules import CreditRules
 from peers.protocol.rules import Bounds, Rules
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys import PeerId
 from recipes.merkle import digest
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from peers.network.crowd import Crowd
+from peers.network.discovery import Crowd
 from peers.network.transport import RemoteError, Transport
 from peers.protocol.messages import HeadNotice
 from peers.protocol.requests import encode_round

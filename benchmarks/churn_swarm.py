@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.churn_figures import DYING_SECONDS, Death, Round, Victim, bound_seconds, draw_victims
 from peers.node.assembly import CHAIN_FILE
 from peers.protocol.counters import counted_segments
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.errors import NetworkError
 from recipes.home import run_folder
 from recipes.publication import Publication

@@ -34,8 +34,8 @@ from benchmarks.peak_memory import peak_bytes_beyond
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
 from peers.codec.selection import Selector, select_largest
-from peers.exchange.feedback import ErrorFeedback
-from peers.exchange.reduction import reduce_segment
+from peers.exchange.averaging import reduce_segment
+from peers.exchange.error_feedback import ErrorFeedback
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.layout import CHUNK_VALUES, lay_out

@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.bits import pack_fields, read_fields, words_of
+from peers.codec.bit_packing import pack_fields, read_fields, words_of
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
 from peers.codec.selection import Selector, select_largest
 from peers.network.framing import request_head_bytes
-from peers.protocol.parts import join_parts
+from peers.protocol.length_prefixed import join_parts
 from recipes.layout import CHUNK_VALUES
 from recipes.merkle import HASH_BYTES, path
 

@@ -1,8 +1,8 @@
 """A round's exchange between simulated workers: from pseudo-gradients to the next canonical weights.
 
 Contributions, clipping, averages, reduced segments and the outer optimizer's step are production code, and
-what is sent is counted as it is encoded. Error feedback is the arithmetic of peers/exchange/feedback.py over arrays
-instead of files (tests/test_convergence.py compares the two).
+what is sent is counted as it is encoded. Error feedback is the arithmetic of peers/exchange/error_feedback.py
+over arrays instead of files (tests/test_convergence.py compares the two).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from benchmarks.convergence_arms import Arm, Choose
 from peers.codec.codec import Codec, SparseChunks
 from peers.codec.levels import magnitude_keys
 from peers.codec.segment import SegmentFrame
-from peers.exchange.feedback import Returned, from_bfloat16, to_bfloat16
-from peers.exchange.reduction import averages, clip_factors
-from peers.state.state import CanonicalState
+from peers.exchange.averaging import averages, clip_factors
+from peers.exchange.error_feedback import Returned, from_bfloat16, to_bfloat16
+from peers.state.canonical_state import CanonicalState
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import CHUNK_VALUES, Layout
 from recipes.merkle import leaf_hash, root

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peers.node.assembly import CHAIN_FILE
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.files import write_atomic

@@ -33,7 +33,7 @@ from benchmarks.red_team_cheats import ACCOMPLICE, PLACES
 from peers.credit.entries import ClaimCounted, Decided, Entry, Forfeit, Lapsed, Restored, VerdictCounted, Vest
 from peers.ledger.derive import derive, ground_of
 from peers.node.assembly import CHAIN_FILE
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, NetworkError
 from recipes.files import write_atomic

@@ -3,8 +3,8 @@
     python -m benchmarks.red_team_cheats NAME [arguments of trainer.join]
 
 `python -m benchmarks.red_team` starts them in real swarms, one process each. What they claim in place of work
-is that of peers/calibration/cheating.py, by which thresholds are calibrated too. In all else, auditing included,
-they do what an honest volunteer does.
+is that of peers/calibration/cheats.py, by which thresholds are calibrated too. In all else, auditing
+included, they do what an honest volunteer does.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from peers.audit.auditing import Auditing, _Done
-from peers.calibration.cheating import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
+from peers.audit.auditor import Auditing, _Done
+from peers.calibration.cheats import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
 from peers.consensus import effects as do
 from peers.consensus.effects import WindowEnded
-from peers.exchange.contributing import Contributor
-from peers.exchange.traces import LossTrace
+from peers.exchange.contributor import Contributor
+from peers.exchange.loss_trace import LossTrace
 from peers.node.node import MESSAGE_TIMEOUT, Node
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.reasons import VerdictReason
-from peers.training.training import Window, WindowEnd
+from peers.training.interface import Window, WindowEnd
 from recipes.errors import ManyhandsError
 from recipes.keys import PeerId
 from recipes.merkle import digest

@@ -34,9 +34,9 @@ from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, Claimed
 from peers.protocol.messages import AnyMessage, Signed, kind_of, parse
 from peers.protocol.rules import Bounds
+from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import RUN
 from peers.simulation.virtual_peer import VirtualPeer
-from peers.simulation.world import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 

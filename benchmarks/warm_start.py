@@ -21,7 +21,7 @@ from trainer.demo_peer import Process
 
 PRELOADED = (
     "peers.node.assembly",
-    "peers.sync.fetch_run",
+    "peers.sync.run_download",
     "peers.node.serving",
     "trainer.join",
     "trainer.local",

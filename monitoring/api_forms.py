@@ -11,7 +11,7 @@ from monitoring.picture import PeerState, RoundResult
 from monitoring.sentences import Mood
 from peers.credit.entries import Decision
 from peers.protocol.reasons import CreditReason, VerdictReason
-from peers.protocol.verdict import Outcome
+from peers.protocol.verdicts import Outcome
 
 
 class Form(BaseModel):

@@ -18,11 +18,11 @@ from monitoring.running import WatchedRun, begin_watch, join_command, open_run
 from monitoring.station import Station
 from monitoring.validating import BringUp, Validation
 from monitoring.watch import Watch
-from peers.network.crowd import Crowd, remembered_peers
+from peers.network.discovery import Crowd, remembered_peers
 from peers.network.transport import Transport
 from peers.protocol.events import Event, Notice
-from peers.state.chain_store import ChainStore
-from peers.sync.fetch_run import adopt_folder, fetch_run
+from peers.state.block_store import ChainStore
+from peers.sync.run_download import adopt_folder, fetch_run
 from recipes.corpus import PartName
 from recipes.errors import NetworkError, UnreachableError
 from recipes.home import IDENTITY_KEY, run_folder

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from monitoring.watch import Watch
 from peers.protocol.messages import Block, Signed, parse
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.errors import DataError, MessageError, StorageError
 from recipes.keys import PeerId
 

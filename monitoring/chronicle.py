@@ -27,8 +27,8 @@ from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import counted_segments
 from peers.protocol.messages import Block, Claim, Signed
-from peers.protocol.pace import decile
-from peers.protocol.verdict import Outcome
+from peers.protocol.timeouts import decile
+from peers.protocol.verdicts import Outcome
 from recipes.keys import PeerId
 
 _RECENT = (1 << QUIET_ROUNDS) - 1

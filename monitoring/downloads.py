@@ -15,7 +15,7 @@ from monitoring.watch import Watch
 from peers.ledger.derive import Ground, derive
 from peers.ledger.export import header_of, write_export
 from peers.protocol.messages import Block, Signed
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.files import replacing
 from recipes.keys import SigningKey
 from recipes.publication import SignedRecipe

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import Callable
 
 from peers.chain.chain import Chain
-from peers.exchange.exchange_store import ExchangeStore
-from peers.network.crowd import Crowd
+from peers.exchange.segment_store import ExchangeStore
+from peers.network.discovery import Crowd
 from peers.network.transport import Transport
 from peers.node.assembly import exchange_format, open_state, rules_of
 from peers.protocol.events import Event
-from peers.sync.fetch_run import Run
+from peers.sync.run_download import Run
 from peers.sync.state_sync import StateSync
 from recipes.layout import Layout
 

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.state.whole_weights import WholeWeights, newest_weights, save_tensors
+from peers.state.weights_file import WholeWeights, newest_weights, save_tensors
 from recipes.errors import StateError, StorageError
 from recipes.layout import Layout, layout_of
 from recipes.publication import SignedRecipe

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 
 from monitoring.watch import Watch
 from peers.consensus.block_search import BlockSearch
-from peers.network.crowd import LOOK_AROUND_SECONDS, Crowd
+from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import RemoteError, Transport
 from peers.protocol.events import Event, Refused
+from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, parse
-from peers.protocol.parts import split_parts
 from peers.protocol.requests import encode_round
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.errors import DataError, MessageError, Offence, UnreachableError
 from recipes.keys import PeerId
 

@@ -17,8 +17,8 @@ from peers.credit.entries import Entry, VerdictCounted
 from peers.credit.escrow import Account
 from peers.ledger.derive import Derivation, Ground
 from peers.protocol.events import BlockFinal, Event
-from peers.protocol.verdict import Outcome
-from peers.state.chain_store import ChainStore
+from peers.protocol.verdicts import Outcome
+from peers.state.block_store import ChainStore
 from recipes.errors import DataError, StorageError
 from recipes.keys import PeerId
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from peers.credit.entries import Decision
 from peers.protocol.reasons import CreditReason, VerdictReason
-from peers.protocol.verdict import Outcome
+from peers.protocol.verdicts import Outcome
 from recipes.keys import PeerId
 
 TRAINING_ROUNDS = 4  # without a peer, after which it is no longer called training

@@ -38,10 +38,10 @@ from peers.protocol.events import (
     WindowFinished,
     WindowSpoilt,
 )
-from peers.protocol.verdict import Outcome
+from peers.protocol.verdicts import Outcome
 
 if TYPE_CHECKING:
-    from peers.sync.fetch_run import Run
+    from peers.sync.run_download import Run
     from recipes.keys import PeerId
     from recipes.layout import Layout
 

@@ -5,9 +5,9 @@
 
 It trains a few windows of the recipe on this machine, repeats some of them in every kind of numerics that
 the machine has (precision, micro-batch, threads, GPU and CPU) and by every cheat of
-peers/calibration/cheating.py, and chooses thresholds by the rule of peers/calibration/choosing.py. They are written
-into the template; a published recipe is signed and cannot take them any more. Ctrl+C loses at most the
-window at hand: the same command goes on, and --read makes table, picture and thresholds of what was
+peers/calibration/cheats.py, and chooses thresholds by the rule of peers/calibration/thresholds.py. They are
+written into the template; a published recipe is signed and cannot take them any more. Ctrl+C loses at most
+the window at hand: the same command goes on, and --read makes table, picture and thresholds of what was
 measured, here or elsewhere.
 """
 
@@ -23,10 +23,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from peers.calibration.choosing import choose, outcomes
 from peers.calibration.margin_record import Record, read_record, write_record
 from peers.calibration.margin_report import draw, table, threshold_table, with_thresholds
 from peers.calibration.margins import Bench, Plan
+from peers.calibration.thresholds import choose, outcomes
 from peers.training.replaying import find_replay_source
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray

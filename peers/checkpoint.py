@@ -32,7 +32,7 @@ from peers.protocol.messages import (
     vouch,
     vouchers,
 )
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
 from recipes.files import write_atomic
@@ -227,7 +227,7 @@ def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
 
 def _standing(folder: Path, signed: SignedRecipe, layout: Layout, chain: Chain) -> str:
     """Return the block that the state on this machine stands on; without one, the head of the best branch."""
-    from peers.state.state import CanonicalState
+    from peers.state.canonical_state import CanonicalState
 
     state = CanonicalState(folder, layout=layout, outer=signed.recipe.outer)
     return state.block if state.block in chain else chain.best_head(chain.final)

@@ -20,7 +20,7 @@ from recipes.errors import IdentityError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
 
 if TYPE_CHECKING:
-    from peers.node.rotating import Changed
+    from peers.node.key_rotation import Changed
 
 _LONGEST_PASSPHRASE = 4096
 
@@ -39,7 +39,7 @@ PassphraseFile = Annotated[
 @app.command()
 def show(home: Home = None) -> None:
     """Show this peer's id, its key file, the runs joined from here, and changes of keys that wait."""
-    from peers.node.rotating import present_key, runs_joined, waiting_changes
+    from peers.node.key_rotation import present_key, runs_joined, waiting_changes
 
     with plain_errors():
         folder = home_folder(home)
@@ -66,7 +66,7 @@ def backup(
     joined so far to a new key, should this one and its backup be lost (`rotate --recovery`). Whoever gets
     hold of it and the passphrase can do that, too. The same passphrase opens both.
     """
-    from peers.node.rotating import back_up
+    from peers.node.key_rotation import back_up
 
     with plain_errors():
         passphrase = _passphrase(passphrase_file, confirm=True)
@@ -91,7 +91,7 @@ def restore(
     Never run two machines under one identity: they sign two claims for one round, which forfeits what the
     peer has pending.
     """
-    from peers.node.rotating import restore as restore_key
+    from peers.node.key_rotation import restore as restore_key
 
     with plain_errors():
         folder = home_folder(home)
@@ -118,8 +118,8 @@ def rotate(
     new id must not have been counted before that: do not train under it until then. The old id earns
     nothing from then on. Stop trainer.join first.
     """
-    from peers.node.rotating import recover
-    from peers.node.rotating import rotate as rotate_key
+    from peers.node.key_rotation import recover
+    from peers.node.key_rotation import rotate as rotate_key
 
     with plain_errors():
         folder = home_folder(home)

@@ -32,9 +32,9 @@ from rich.table import Table
 from peers.protocol.events import BlockAdopted, BlockFinal, Refused, Rewound
 from peers.simulation.faults import Fault
 from peers.simulation.invariants import InvariantBrokenError
+from peers.simulation.partition import cut_apart, meet
 from peers.simulation.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
-from peers.simulation.split import cut_apart, meet
-from peers.simulation.world import World
+from peers.simulation.simulator import World
 from recipes.command import plain_errors
 from recipes.files import write_atomic
 from recipes.sections import Overlap

@@ -125,8 +125,9 @@ class Offence(str, Enum):
 class MessageError(ManyhandsError):
     """A peer sent something malformed, oversized, unsigned or out of place. Dropped and counted.
 
-    `offence` says what is wrong with it where no honest peer ever sends the like (peers/network/conduct.py); without
-    one, it came at a bad time, or asks for what is not here, and nobody holds that against its sender.
+    `offence` says what is wrong with it where no honest peer ever sends the like
+    (peers/network/peer_scores.py); without one, it came at a bad time, or asks for what is not here, and
+    nobody holds that against its sender.
     """
 
     def __init__(self, message: str, *, remedy: str = "", offence: Offence | None = None) -> None:

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from rounds import Swarm
 
-from peers.audit.case import Case, case_of
-from peers.audit.opened import OpeningCheck
-from peers.audit.openings import Openings
-from peers.codec.exchange_format import ExchangeFormat
+from peers.audit.audit_case import Case, case_of
+from peers.audit.opening_check import OpeningCheck
+from peers.audit.opening_store import Openings
+from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.codec.selection import select_largest
 from peers.credit.audit import Audit
 from peers.credit.rules import MILLION
-from peers.exchange.contributing import Contributor
-from peers.exchange.exchange_store import ExchangeStore
-from peers.exchange.history import ContributionHistory
+from peers.exchange.contribution_store import ContributionHistory
+from peers.exchange.contributor import Contributor
+from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Signed
 from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, StateError

@@ -10,13 +10,13 @@ from rounds import RUN, keys_of, name, rules
 
 from peers.credit.accounts import Accounts, settle
 from peers.credit.audit import Audit, Work
+from peers.credit.block_facts import Counted, DoubleClaim, RoundFacts
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
-from peers.credit.facts import Counted, DoubleClaim, RoundFacts
 from peers.credit.rules import MILLION, CreditRules
 from peers.protocol.key_change import Moved
 from peers.protocol.reasons import VerdictReason
-from peers.protocol.verdict import Dispute, Outcome, Verdict
+from peers.protocol.verdicts import Dispute, Outcome, Verdict
 from recipes.keys import PeerId
 
 PEERS: list[PeerId] = [key.peer_id for key in keys_of(8)]

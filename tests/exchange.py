@@ -8,9 +8,9 @@ import numpy as np
 from rounds import Swarm
 
 from peers.chain.chain import Link
-from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame, contribution_root
-from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
 from recipes.density import Density, DensitySchedule
 from recipes.keys import SigningKey

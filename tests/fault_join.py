@@ -141,11 +141,11 @@ def name_of(path: Path) -> str:
 
 def wrap_rooms(injector: Injector) -> None:
     """Pass a point around every message and every other write, and follow the round."""
-    from peers.exchange.feedback import ErrorFeedback
+    from peers.exchange.error_feedback import ErrorFeedback
     from peers.network.transport import Transport
-    from peers.state.chain_store import ChainStore
+    from peers.state.block_store import ChainStore
+    from peers.state.canonical_state import CanonicalState
     from peers.state.snapshots import SnapshotStore
-    from peers.state.state import CanonicalState
     from trainer.screen import Screen
 
     around(SnapshotStore, "save", injector, "snapshot")

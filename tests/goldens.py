@@ -24,17 +24,17 @@ from rounds import one_of_each
 from trained_run import TrainedRun
 
 from peers.chain.finality import Promise
-from peers.chain.kept_chain import KeptFinal
+from peers.chain.rebuild import KeptFinal
 from peers.codec.segment import SegmentFrame
 from peers.consensus.effects import Effect, Send, Tell
-from peers.ledger.following import follow_branch
+from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
 from peers.node.assembly import CHAIN_FILE, LEDGER_FILE
 from peers.protocol.messages import Signed
 from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, prepare
 from peers.simulation.virtual_peer import VirtualPeer
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.home import run_folder
 from recipes.sections import Overlap
 

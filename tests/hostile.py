@@ -19,15 +19,15 @@ from rounds import RUN, keys_of, one_of_each
 from tiny_run import RECIPE
 
 from peers.codec.segment import ChunkProof, SegmentFrame
-from peers.exchange.exchange_store import read_push
+from peers.exchange.segment_store import read_push
 from peers.network import framing
 from peers.network.addresses import by_usefulness, is_loopback, pin_ports, split_peer
-from peers.network.crowd import PEERS_FILE, remembered_peers
+from peers.network.discovery import PEERS_FILE, remembered_peers
 from peers.network.framing import RemoteError, Status
-from peers.network.noticeboard import Presence, read_presence, sign_presence
-from peers.network.p2pd import libp2p
+from peers.network.p2pd import client
+from peers.network.presence import Presence, read_presence, sign_presence
+from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import KINDS, Signed, parse
-from peers.protocol.parts import join_parts, split_parts
 from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
     Span,
@@ -350,7 +350,7 @@ def _presence_unsigned(_: Path) -> Subject:
             with contextlib.suppress(NetworkError):
                 split_peer(address)
             with contextlib.suppress(NetworkError):
-                libp2p.check_address(address)
+                client.check_address(address)
         return json.dumps(presence.model_dump(mode="json")).encode()
 
     addresses = (
@@ -372,7 +372,7 @@ def _dht_record(_: Path) -> Subject:
         return head + content
 
     return Subject(
-        [pack(bytes(300)), pack(b"notice"), pack(b"")], lambda content: pack(libp2p._unpack(content))
+        [pack(bytes(300)), pack(b"notice"), pack(b"")], lambda content: pack(client._unpack(content))
     )
 
 
@@ -383,7 +383,7 @@ def _addresses(_: Path) -> Subject:
         text = content.decode()
         is_loopback(text)
         place, peer = split_peer(text)
-        libp2p.check_address(text)
+        client.check_address(text)
         return f"{place}/p2p/{peer}".encode()
 
     samples = [f"/ip4/203.0.113.5/tcp/31330/p2p/{KEY.peer_id}", f"/ip6/::1/udp/0/quic/p2p/{KEY.peer_id}"]

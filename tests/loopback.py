@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from peers.network import framing
-from peers.network.budget import BandwidthLimits
-from peers.network.conduct import Conduct
-from peers.network.noticeboard import Presence
+from peers.network.bandwidth import BandwidthLimits
+from peers.network.peer_scores import Conduct
+from peers.network.presence import Presence
 from peers.network.transport import Limits, Transport
 from peers.protocol.events import Event
 from recipes.keys import PeerId, SigningKey

@@ -10,17 +10,17 @@ import numpy as np
 from rounds import Swarm, credit_of, name
 
 from peers.chain.chain import Link
-from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
-from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.segment_store import ExchangeStore
 from peers.network.framing import RemoteError
 from peers.node.serving import Answer, serve_state
 from peers.protocol.counters import initial
 from peers.protocol.events import Event
 from peers.protocol.requests import decode_piece
+from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import Piece
 from peers.state.snapshots import SnapshotStore
-from peers.state.state import CanonicalState
 from peers.sync.state_sync import StateSync, genesis_digest
 from recipes import merkle
 from recipes.density import Density, DensitySchedule

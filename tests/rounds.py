@@ -30,9 +30,9 @@ from peers.protocol.messages import (
     vouch,
 )
 from peers.protocol.rules import Rules
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.verdicts import Dispute, Verdict
+from peers.simulation.simulator import rules
 from peers.simulation.virtual_disk import GENESIS_DIGEST, RUN
-from peers.simulation.world import rules
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.sections import Overlap

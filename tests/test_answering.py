@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import RUN, name
 
-from peers.audit.answering import MOST_ANSWERS, Answering
+from peers.audit.responder import MOST_ANSWERS, Answering
 from peers.protocol.audit_request import AuditRequest, parse_request
 from peers.protocol.messages import sign
 from recipes.errors import MessageError, Offence

@@ -6,7 +6,7 @@ from credit_rounds import verdict
 from watching import watched
 
 from peers.protocol.messages import sign
-from peers.protocol.verdict import Dispute
+from peers.protocol.verdicts import Dispute
 
 
 def test_a_contribution_says_that_its_credit_was_forfeited_until_a_dispute_is_won() -> None:

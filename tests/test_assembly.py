@@ -18,9 +18,9 @@ from peers.node.assembly import CHAIN_FILE, LEDGER_FILE, assemble_node, open_sta
 from peers.node.node import Node
 from peers.protocol.events import Event, Notice
 from peers.protocol.messages import Evidence
-from peers.state.chain_store import ChainStore
-from peers.state.state import CanonicalState
-from peers.sync.fetch_run import Run
+from peers.state.block_store import ChainStore
+from peers.state.canonical_state import CanonicalState
+from peers.sync.run_download import Run
 from recipes.keys import SigningKey
 from recipes.layout import published_layout
 

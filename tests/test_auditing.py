@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from audited_author import DECAY, LAYOUT, LOSSES, Author, delta
 
-from peers.audit.auditing import Auditing, AuditParts, AuditTerms
+from peers.audit.auditor import Auditing, AuditParts, AuditTerms
 from peers.audit.judging import Limit, Thresholds
-from peers.audit.opened_claims import OpenedClaim, OpenedClaims
+from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.consensus import effects as do
 from peers.protocol.audit_request import parse_request
-from peers.protocol.verdict import Verdict
+from peers.protocol.verdicts import Verdict
 from recipes.errors import DataError, UnreachableError
 
 TIGHT = Limit(0.05, 0.2)

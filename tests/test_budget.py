@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from virtual_loop import run_in_virtual_time
 
 from peers.network import framing
-from peers.network.budget import (
+from peers.network.bandwidth import (
     BULK,
     BURST_SECONDS,
     EXCHANGE_TURNS,
@@ -31,8 +31,8 @@ from peers.network.budget import (
     Throttle,
     read_limit,
 )
-from peers.network.conduct import ALLOWANCES
-from peers.network.waiting import unless_slow
+from peers.network.peer_scores import ALLOWANCES
+from peers.network.stall_timeouts import unless_slow
 from peers.protocol.messages import KINDS
 
 BITS = 8000.0

@@ -14,11 +14,11 @@ from tiny_run import RECIPE, publish_tiny
 import trainer.replay
 from peers import calibrate
 from peers.audit.judging import thresholds_of
-from peers.calibration.cheating import CHEATS
-from peers.calibration.choosing import Row, choose, outcomes
+from peers.calibration.cheats import CHEATS
 from peers.calibration.margin_record import Record, read_record, write_record
 from peers.calibration.margin_report import table, threshold_table, with_thresholds
 from peers.calibration.margins import HONEST, Bench, Comparison, Plan
+from peers.calibration.thresholds import Row, choose, outcomes
 from peers.training.replaying import Numerics
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, RecipeError

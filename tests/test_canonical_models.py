@@ -13,8 +13,8 @@ from rounds import one_of_each
 from test_canonical import TEXT
 
 from peers.credit.entries import ClaimCounted
+from peers.protocol.canonical_spans import body_texts
 from peers.protocol.messages import Claim, Message, Norm, Signed
-from peers.protocol.signed_texts import body_texts
 from recipes.canonical_models import writing_of
 from recipes.merkle import digest
 

@@ -12,11 +12,11 @@ from rounds import RUN, Swarm, name, trunk
 
 from peers.chain.chain import Link
 from peers.chain.finality import Promise
-from peers.chain.kept_chain import KeptFinal
-from peers.consensus.words import MAX_OWN_WORDS, Word
+from peers.chain.rebuild import KeptFinal
+from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
 from peers.protocol.messages import Block, Checkpoint, Evidence, Signed, Vouched, parse, sign, vouch
-from peers.protocol.verdict import Dispute
-from peers.state.chain_store import ChainStore
+from peers.protocol.verdicts import Dispute
+from peers.state.block_store import ChainStore
 from recipes.errors import StorageError
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_is_a_storage_error_and_loses_nothing(tmp_path: Path) -> Non
 def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peers.state.chain_store.sqlite3.connect", partial(sqlite3.connect, timeout=0))
+    monkeypatch.setattr("peers.state.block_store.sqlite3.connect", partial(sqlite3.connect, timeout=0))
     path = tmp_path / "chain.sqlite"
     chain = blocks()
     store = filled(path, chain)

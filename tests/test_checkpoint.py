@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 
 from peers import checkpoint as command
 from peers.chain.chain import Chain, Link
-from peers.chain.kept_chain import KeptFinal
+from peers.chain.rebuild import KeptFinal
 from peers.checkpoint import make_checkpoint, take_checkpoint
 from peers.credit.rules import credit_rules
 from peers.node.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch
-from peers.simulation.world import World
-from peers.state.chain_store import ChainStore
-from peers.state.state import CanonicalState
-from peers.sync.fetch_run import adopt_folder
+from peers.simulation.simulator import World
+from peers.state.block_store import ChainStore
+from peers.state.canonical_state import CanonicalState
+from peers.sync.run_download import adopt_folder
 from recipes.errors import DataError, HomeInUseError, IdentityError, RecipeError, StateError
 from recipes.home import IDENTITY_KEY, OWNER_KEY, lock_home, run_folder
 from recipes.keys import SigningKey, load_or_create_key

@@ -47,7 +47,7 @@ def largest(values: NDArray[np.float32], keep: int) -> NDArray[np.bool_]:
 
 
 def decode_slowly(codec: Codec, data: bytes) -> tuple[list[float], bytes]:
-    """Decode one chunk bit by bit, as peers/codec/chunk_layout.py describes it; return its values and the rest."""
+    """Decode one chunk bit by bit, as chunk_layout.py describes it; return its values and the rest."""
     bits = [(byte >> bit) & 1 for byte in data for bit in range(8)]
     at = 0
 

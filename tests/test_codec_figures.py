@@ -18,7 +18,7 @@ from benchmarks.codec_rivals import MeasuredCodec, Ours, SparseLoCo
 from benchmarks.peak_memory import peak_bytes_beyond
 from peers.codec.codec import Codec
 from peers.codec.segment import contribution_root
-from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.segment_store import ExchangeStore
 from peers.network.framing import request_head_bytes
 from recipes.merkle import HASH_BYTES
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
-from peers.exchange.feedback import ErrorFeedback
-from peers.exchange.reduction import reduce_segment
+from peers.exchange.averaging import reduce_segment
+from peers.exchange.error_feedback import ErrorFeedback
 from recipes.layout import lay_out
 
 CODEC = Codec(keep=64, level_bits=1)

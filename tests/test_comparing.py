@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from peers.audit.comparing import FARTHEST, OpenedChunks, chunk_gap, sample_chunks, trace_gap
 from peers.codec.codec import Codec, SparseChunks
-from peers.exchange.feedback import from_bfloat16, take_out, to_bfloat16
+from peers.exchange.error_feedback import from_bfloat16, take_out, to_bfloat16
 from recipes.layout import CHUNK_VALUES
 
 CODEC = Codec(keep=64, level_bits=1)

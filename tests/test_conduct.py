@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from rounds import keys_of
 
-from peers.network.bucket import Rate
-from peers.network.conduct import (
+from peers.network.peer_scores import (
     ALLOWANCES,
     CLEAN_SLATE_SECONDS,
     LONGEST_BAN_SECONDS,
@@ -15,6 +14,7 @@ from peers.network.conduct import (
     Conduct,
     counts_as,
 )
+from peers.network.token_bucket import Rate
 from peers.protocol.messages import KINDS, MAX_SEGMENTS
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId

@@ -26,7 +26,7 @@ from benchmarks.convergence_plot import best_of_each_kind, plot
 from benchmarks.convergence_report import Result, read, summarise, write
 from benchmarks.convergence_run import Task, run
 from peers.codec.codec import Codec
-from peers.exchange.feedback import ErrorFeedback, Returned
+from peers.exchange.error_feedback import ErrorFeedback, Returned
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, ModelError, PlatformError, RecipeError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of

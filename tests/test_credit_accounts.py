@@ -15,7 +15,7 @@ from rounds import Swarm
 
 from peers.chain.chain import Link
 from peers.credit.accounts import Accounts, entries_after, settle
-from peers.credit.facts import DoubleClaim, facts_of
+from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rules import MILLION, CreditRules
 from peers.credit.statement import unvested
 from peers.protocol.messages import Evidence

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from credit_rounds import AMOUNT, PEERS, RULES, Book, verdict
 
-from peers.credit.facts import DoubleClaim
+from peers.credit.block_facts import DoubleClaim
 from peers.credit.rules import MILLION, CreditRules
 
 AUTHOR = PEERS[1]

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import RUN, name
 
-from peers.credit.drawing import (
+from peers.credit.entries import MOST_AUDITORS
+from peers.credit.rules import MILLION
+from peers.credit.sampling import (
     audit_order,
     audit_seed,
     capped_weights,
@@ -22,8 +24,6 @@ from peers.credit.drawing import (
     steps_to_replay,
     weigh,
 )
-from peers.credit.entries import MOST_AUDITORS
-from peers.credit.rules import MILLION
 from recipes.keys import PeerId
 from recipes.merkle import digest
 

@@ -15,7 +15,7 @@ from peers.credit.entries import MAX_ENTRY_BYTES, AuditDrawn, Entry, Vest, parse
 from peers.protocol.key_change import Moved
 from peers.protocol.messages import Signed, sign
 from peers.protocol.reasons import CREDIT_SENTENCES, VERDICT_SENTENCES, CreditReason, VerdictReason, sentence
-from peers.protocol.verdict import Dispute, Outcome, Verdict
+from peers.protocol.verdicts import Dispute, Outcome, Verdict
 from recipes.errors import DataError
 from recipes.keys import PeerId
 

@@ -13,7 +13,7 @@ from rounds import RUN, Swarm, keys_of, name
 from test_credit_accounts import SEEDS, adventure
 
 from peers.credit.accounts import Accounts, settle
-from peers.credit.facts import DoubleClaim, facts_of
+from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rotation import Retired
 from peers.credit.tally import Tally, totals_of
 from peers.protocol.key_change import KeyChange, Moved, Recovery, Rotation

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from peers.network.crowd import Crowd, remembered_peers
-from peers.network.noticeboard import Presence
+from peers.network.discovery import Crowd, remembered_peers
+from peers.network.presence import Presence
 from recipes.keys import PeerId, SigningKey
 
 ME, FRIEND, STRANGER = (SigningKey(bytes([number] * 32)).peer_id for number in range(3))

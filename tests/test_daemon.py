@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from peers.network.p2pd.daemon import Daemon, DaemonSettings
-from peers.network.p2pd.socket_folder import SocketFolder, remove_abandoned
+from peers.network.p2pd.process import Daemon, DaemonSettings
+from peers.network.p2pd.sockets import SocketFolder, remove_abandoned
 from recipes.errors import NetworkError
 from recipes.keys import load_or_create_key
 
@@ -24,7 +24,7 @@ LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 STARTER = """
 import asyncio, sys
 from pathlib import Path
-from peers.network.p2pd.daemon import Daemon, DaemonSettings
+from peers.network.p2pd.process import Daemon, DaemonSettings
 
 async def main():
     daemon = await Daemon.start(DaemonSettings(Path(sys.argv[1]), ("/ip4/127.0.0.1/tcp/0",)))

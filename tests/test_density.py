@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from rounds import Swarm
 
 from peers.chain.chain import Link
-from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
-from peers.exchange.history import ContributionHistory
-from peers.protocol.parts import join_parts, split_parts
+from peers.exchange.contribution_store import ContributionHistory
+from peers.protocol.length_prefixed import join_parts, split_parts
+from peers.simulation.simulator import DENSITIES, World
 from peers.simulation.virtual_disk import DiskAfter
-from peers.simulation.world import DENSITIES, World
 from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.errors import MessageError, Offence

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rounds import name
 
 from peers.codec.segment import ChunkProof, SegmentFrame
-from peers.exchange.exchange_store import ExchangeStore, read_push
+from peers.exchange.segment_store import ExchangeStore, read_push
+from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import Reduction
-from peers.protocol.parts import join_parts, split_parts
 from recipes.errors import MessageError, StorageError
 from recipes.keys import SigningKey
 

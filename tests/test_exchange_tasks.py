@@ -12,10 +12,10 @@ import pytest
 from exchange import FORM, Exchange
 
 from peers.consensus.effects import FetchReduced, Input, ReducedFetched, ReducedLost, SegmentStored
-from peers.exchange.exchange_tasks import ExchangeTasks
+from peers.exchange.transfers import ExchangeTasks
 from peers.network.transport import RemoteError
 from peers.protocol.assignment import Assignment
-from peers.protocol.parts import join_parts
+from peers.protocol.length_prefixed import join_parts
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys import PeerId
 

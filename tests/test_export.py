@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
-from peers.state.state import CanonicalState
+from peers.state.canonical_state import CanonicalState
 from recipes.errors import DataError, RecipeError, StateError, StorageError
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.home import run_folder

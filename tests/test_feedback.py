@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from peers.codec.codec import Codec
-from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
-from peers.exchange.feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
-from peers.exchange.feedback_copies import leaves_of
-from peers.exchange.history import Compressed, ContributionHistory
-from peers.exchange.returns import Counted, Outcome
+from peers.exchange.contribution_store import Compressed, ContributionHistory
+from peers.exchange.error_feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
+from peers.exchange.error_feedback_copies import leaves_of
+from peers.exchange.residual_returns import Counted, Outcome
 from recipes import merkle
 from recipes.density import Density, DensitySchedule
 from recipes.errors import StateError

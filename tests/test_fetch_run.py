@@ -11,13 +11,13 @@ import pytest
 from rounds import keys_of
 from tiny_run import RECIPE
 
-import peers.sync.fetch_run
+import peers.sync.run_download
 from peers.network.framing import RemoteError
 from peers.node.serving import Answer, serve_publication
 from peers.protocol.events import Event, Fetching, Refused
-from peers.protocol.parts import join_parts, split_parts
+from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.requests import decode_data
-from peers.sync.fetch_run import Run, adopt_folder, fetch_run
+from peers.sync.run_download import Run, adopt_folder, fetch_run
 from recipes.errors import MessageError, StorageError, UnreachableError
 from recipes.keys import PeerId
 from recipes.publication import Publication, load_publication
@@ -46,7 +46,7 @@ def publication(tmp_path_factory: pytest.TempPathFactory) -> Publication:
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask again at once."""
-    monkeypatch.setattr(peers.sync.fetch_run, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(peers.sync.run_download, "_PAUSE_SECONDS", 0.0)
 
 
 class Network:

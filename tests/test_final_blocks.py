@@ -8,8 +8,8 @@ import pytest
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
 from peers.chain.chain import Chain, Link
-from peers.chain.kept_chain import KeptFinal, build_chain
-from peers.chain.validity import RULED_OUT
+from peers.chain.rebuild import KeptFinal, build_chain
+from peers.chain.validation import RULED_OUT
 from peers.protocol.messages import Block, Evidence, Signed, Vouched
 from peers.protocol.rules import ELECTOR_WINDOW
 from recipes.keys import SigningKey

@@ -11,8 +11,9 @@ from rounds import Swarm, fork, name, trunk
 
 from peers.chain.chain import Chain, Link
 from peers.chain.finality import Promise
-from peers.chain.kept_chain import build_chain
-from peers.chain.validity import RULED_OUT
+from peers.chain.rebuild import build_chain
+from peers.chain.validation import RULED_OUT
+from peers.consensus.block_processing import APART, LONGEST_PUT_OFF_SECONDS
 from peers.consensus.block_search import PATIENCE_SECONDS
 from peers.consensus.effects import (
     Acquainted,
@@ -35,7 +36,6 @@ from peers.consensus.effects import (
     Train,
 )
 from peers.consensus.engine import RoundEngine
-from peers.consensus.following import APART, LONGEST_PUT_OFF_SECONDS
 from peers.protocol.events import BlockAdopted, Convicted, Notice, Refused
 from peers.protocol.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed, Vouched
 from peers.protocol.rules import FANOUT

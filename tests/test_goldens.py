@@ -18,8 +18,8 @@ from peers.ledger import __main__
 from peers.ledger.store import LedgerStore
 from peers.node.assembly import CHAIN_FILE, LEDGER_FILE, load_chain, open_state, rules_of, start_digest
 from peers.protocol.messages import parse
-from peers.state.chain_store import ChainStore
-from peers.sync.fetch_run import Run
+from peers.state.block_store import ChainStore
+from peers.sync.run_download import Run
 from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.publication import load_publication

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.state.hold import IDLE_SECONDS, MOST_ROUNDS, Hold
+from peers.state.snapshot_pin import IDLE_SECONDS, MOST_ROUNDS, Hold
 
 
 def test_nothing_stays_that_nobody_asked_for() -> None:

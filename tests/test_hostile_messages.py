@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rounds import GENESIS_DIGEST, name
 
 from peers.chain.chain import Link
+from peers.consensus.allreduce import MAX_CANDIDATES
 from peers.consensus.effects import (
     Acquainted,
     Applied,
@@ -30,7 +31,6 @@ from peers.consensus.effects import (
     SegmentStored,
     Train,
 )
-from peers.consensus.exchanging import MAX_CANDIDATES
 from peers.protocol.counters import claim_fault
 from peers.protocol.events import Refused, RosterAccepted
 from peers.protocol.messages import (

@@ -12,7 +12,7 @@ from rounds import name
 from typer.testing import CliRunner, Result
 
 from peers.identity import app
-from peers.node.rotating import ROTATIONS_FILE, rotate, waiting_changes
+from peers.node.key_rotation import ROTATIONS_FILE, rotate, waiting_changes
 from peers.protocol.key_change import KeyChange
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.key_backup import write_backup

@@ -9,7 +9,7 @@ from pathlib import Path
 from rounds import Swarm, elected, fork
 
 from peers.chain.chain import Link
-from peers.ledger.following import follow_branch
+from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
 
 

@@ -13,15 +13,15 @@ from tiny_run import publish_tiny
 from typer.testing import CliRunner
 
 from peers.chain.chain import Link
-from peers.chain.kept_chain import KeptFinal
+from peers.chain.rebuild import KeptFinal
 from peers.credit import __main__ as credit
 from peers.credit.rules import credit_rules
 from peers.ledger import __main__
 from peers.ledger.payout import AddressBinding
 from peers.node.assembly import CHAIN_FILE, rules_of, start_digest
 from peers.protocol.messages import Signed
-from peers.state.chain_store import ChainStore
-from peers.sync.fetch_run import adopt_folder
+from peers.state.block_store import ChainStore
+from peers.sync.run_download import adopt_folder
 from recipes.errors import StateError, StorageError
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.keys import SigningKey, load_or_create_key

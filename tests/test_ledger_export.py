@@ -13,16 +13,16 @@ from ledgers import blocks_of, export, ground, header, verified
 from rounds import GENESIS_DIGEST, Swarm, fork, name
 
 from peers.chain.chain import genesis_hash
+from peers.credit.rfc9162_tree import consistent
 from peers.credit.tally import Totals, totals_of
-from peers.credit.tree import consistent
 from peers.ledger.derive import Derivation, Ground, bring_up, derive
 from peers.ledger.export import write_export
 from peers.ledger.lines import MAX_HEADER_BYTES, Header, block_line, entry_line, parse_line
 from peers.ledger.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
 from peers.ledger.store import LedgerStore
 from peers.protocol.messages import Block, Signed, sign
+from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import RUN
-from peers.simulation.world import World
 from recipes.canonical import canonical_json
 from recipes.errors import DataError
 from recipes.recipe import MAXIMUM_RECIPE_BYTES

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.credit.tree import EMPTY_ROOT, Frontier, consistent, includes, leaf_hash
+from peers.credit.rfc9162_tree import EMPTY_ROOT, Frontier, consistent, includes, leaf_hash
 from peers.ledger.store import Head, LedgerStore
 from recipes.errors import StateError, StorageError
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from credit_rounds import AMOUNT, PEERS, RULES, UNAUDITED, Book
 
-from peers.credit.facts import DoubleClaim
+from peers.credit.block_facts import DoubleClaim
 from peers.credit.tally import Tally, Totals, totals_of
 
 AUTHOR, OTHER = PEERS[:2]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.credit.tree import (
+from peers.credit.rfc9162_tree import (
     EMPTY_ROOT,
     Frontier,
     Place,

@@ -17,7 +17,7 @@ from tiny_run import RECIPE, publish_tiny
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import trainer.local
-from peers.training.training import WindowEnd
+from peers.training.interface import WindowEnd
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import layout_of

@@ -10,9 +10,9 @@ import pytest
 
 from peers.consensus import effects as do
 from peers.protocol.events import BlockAdopted, WindowStarted
-from peers.simulation.liars import Liar, Lie
+from peers.simulation.byzantine import Liar, Lie
+from peers.simulation.simulator import World
 from peers.simulation.virtual_peer import VirtualPeer
-from peers.simulation.world import World
 
 A_FEW = 3  # blocks in an answer
 ROUNDS = 40  # of them, and so far more than a few answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.consensus.measuring import Measures
+from peers.consensus.measurements import Measures
 from peers.protocol.messages import Pace
 from recipes.keys import PeerId
 

@@ -20,8 +20,8 @@ from test_hostile_messages import HUGE
 from peers.chain.chain import Link
 from peers.codec.segment import SegmentFrame, contribution_root
 from peers.consensus.effects import Effect, Received, Send
-from peers.exchange.exchange_store import ExchangeStore
-from peers.exchange.reduction import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
+from peers.exchange.averaging import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
+from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, sign
 from peers.simulation.invariants import _bounds
 from recipes.density import Density, DensitySchedule

@@ -19,7 +19,7 @@ from peers.node.node import Node, NodeSettings
 from peers.protocol.events import Event, Notice, WindowSpoilt
 from peers.protocol.messages import Ready
 from peers.protocol.requests import SpotCheck
-from peers.training.training import MOST_SPOILT_WINDOWS
+from peers.training.interface import MOST_SPOILT_WINDOWS
 from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys import PeerId, SigningKey
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.network.noticeboard import NOTICE_BYTES, NoticeBoard, Presence, read_presence, sign_presence
+from peers.network.presence import NOTICE_BYTES, NoticeBoard, Presence, read_presence, sign_presence
 from recipes.errors import MessageError
 from recipes.keys import PeerId, SigningKey
 

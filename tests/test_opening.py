@@ -16,10 +16,10 @@ from peers.audit.comparing import chunk_gap, sample_chunks
 from peers.audit.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
 from peers.codec.codec import Codec
 from peers.codec.segment import ChunkProof
-from peers.credit.drawing import MOST_OPENED, chunks_to_open
+from peers.credit.sampling import MOST_OPENED, chunks_to_open
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
-from peers.exchange.traces import LossTrace
-from peers.protocol.parts import join_parts, split_parts
+from peers.exchange.loss_trace import LossTrace
+from peers.protocol.length_prefixed import join_parts, split_parts
 from recipes import merkle
 from recipes.errors import MessageError, Offence, StateError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out

@@ -15,7 +15,7 @@ from peers.protocol.events import BlockAdopted, WindowGoesOn, WindowStarted
 from peers.protocol.messages import Block, Claim, Pace, Ready, Signed
 from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, plans, run_world
-from peers.simulation.world import World
+from peers.simulation.simulator import World
 from recipes.keys import SigningKey
 
 Wanted = TypeVar("Wanted")

@@ -8,7 +8,7 @@ import pytest
 from live_swarm import ROUNDS_RECIPE, Swarm
 
 from peers.node.assembly import CHAIN_FILE
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.home import run_folder
 from trainer.demo_peer import DemoPeer
 

@@ -15,8 +15,8 @@ from peers.chain.chain import Link
 from peers.credit.entries import VerdictCounted
 from peers.credit.escrow import Account
 from peers.ledger.derive import derive
-from peers.protocol.verdict import Outcome
-from peers.state.chain_store import ChainStore
+from peers.protocol.verdicts import Outcome
+from peers.state.block_store import ChainStore
 from recipes.errors import DataError
 from recipes.keys import PeerId
 

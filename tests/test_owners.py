@@ -23,7 +23,7 @@ from peers.ledger.lines import Header, parse_line
 from peers.ledger.verify import grounds_of_recipe
 from peers.node.assembly import rules_of, start_digest
 from peers.protocol.messages import Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
-from peers.sync.fetch_run import adopt_folder
+from peers.sync.run_download import adopt_folder
 from recipes import sign as command
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
 from recipes.files import write_atomic

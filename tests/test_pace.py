@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rounds import Swarm
 
 from peers.protocol.messages import Claim, Pace
-from peers.protocol.pace import MARGIN, MOST_OF_MEDIAN, Deadlines, decile, first_deadlines, next_deadlines
 from peers.protocol.rules import MOST_EXCHANGE, Bounds, Rules
+from peers.protocol.timeouts import MARGIN, MOST_OF_MEDIAN, Deadlines, decile, first_deadlines, next_deadlines
 
 SWARM = Swarm(1)
 CLAIM = SWARM.claim(SWARM.keys[0], SWARM.genesis).body

@@ -214,7 +214,7 @@ def test_imports_point_down(room: str) -> None:
 
 def test_one_module_alone_imports_hivemind() -> None:
     users = {found.file for found in _imports(*ROOMS) if found.package == "hivemind"}
-    assert users <= {ROOT / "peers" / "libp2p.py"}
+    assert users <= {ROOT / "peers" / "client.py"}
 
 
 def test_the_round_engine_has_no_clock_no_chance_and_no_network() -> None:

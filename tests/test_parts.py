@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import MAX_PEERS
-from peers.protocol.parts import join_parts, split_parts
 from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
     PIECE_REQUEST_BYTES,

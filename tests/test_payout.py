@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rounds import RUN, keys_of, name
 
 from peers.credit.escrow import Account, Pending
+from peers.ledger.openzeppelin_tree import keccak256, leaf, plain_address, proves, standard_tree, tree_array
 from peers.ledger.payout import AddressBinding, make_payout, read_bindings, write_payout
-from peers.ledger.standard_tree import keccak256, leaf, plain_address, proves, standard_tree, tree_array
 from peers.protocol.messages import Signed, sign
 from recipes.errors import DataError
 from recipes.keys import SigningKey

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from peers.network.framing import RemoteError
-from peers.sync.flow import Flow
-from peers.sync.pieces import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
+from peers.sync.piece_download import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
+from peers.sync.rate_control import Flow
 from recipes import merkle
 from recipes.errors import MessageError, Offence, StorageError, UnreachableError
 from recipes.keys import PeerId

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import typer
 
-from peers.network.budget import BandwidthLimits
-from peers.node.planning import plan
+from peers.network.bandwidth import BandwidthLimits
+from peers.node.bandwidth_plan import plan
 from recipes.demands import exchanged_bytes
 from recipes.density import density_schedule
 from recipes.locate import locate_recipe

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.calibration.choosing import MEASURES
+from peers.calibration.thresholds import MEASURES
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, ManyhandsError, ModelError, RecipeError, StorageError

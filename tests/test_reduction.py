@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
-from peers.exchange.reduction import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
+from peers.exchange.averaging import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
 from recipes.errors import MessageError
 
 IN = Codec(keep=64, level_bits=1)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import trainer.replay
 from peers.audit.comparing import FARTHEST, TraceGap
 from peers.audit.judging import Judgement
-from peers.audit.opened_claims import OpenedClaim, OpenedClaims
+from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.ledger import __main__
 from peers.ledger.derive import Derivation, Ground
 from peers.replay.claim_search import ClaimSearch, FoundClaim

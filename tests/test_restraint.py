@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peers.network.conduct import ALLOWANCES, Conduct
+from peers.network.peer_scores import ALLOWANCES, Conduct
 from peers.network.restraint import Restraint
 from recipes.keys import PeerId
 

@@ -6,9 +6,9 @@ from collections import Counter
 
 from peers.credit.escrow import Account
 from peers.protocol.events import AuditAsked, AuditDecided, CreditChanged, Notice, VerdictGiven
+from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
 from peers.simulation.virtual_peer import Manner
-from peers.simulation.world import World
 
 
 def swarm(seed: int, *, peers: int = 5, **manners: Manner) -> World:

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from peers import simulate
 from peers.protocol.counters import counted_segments
 from peers.protocol.events import Event
+from peers.simulation.byzantine import Liar, Lie
 from peers.simulation.faults import Fault
 from peers.simulation.invariants import Watch
-from peers.simulation.liars import Liar, Lie
 from peers.simulation.scenario import Plan, prepare, recovery_bound, run_plan, shrink
+from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
 from peers.simulation.virtual_peer import VirtualPeer
-from peers.simulation.world import World
 
 LONE_LIES = [lie for lie in Lie if lie is not Lie.CONSPIRE]
 
@@ -196,7 +196,8 @@ def test_a_broken_world_shrinks_to_the_mishaps_that_break_it(monkeypatch: pytest
 
 def test_a_world_is_its_seed_in_every_process() -> None:
     command = (
-        "import hashlib; from peers.simulation.faults import Fault; from peers.simulation.scenario import Plan, run_world; "
+        "import hashlib; from peers.simulation.faults import Fault; "
+        "from peers.simulation.scenario import Plan, run_world; "
         "world, _ = run_world(Plan(seed=4, peers=6, rounds=3, faults=frozenset(Fault))); "
         "print(hashlib.sha256('\\n'.join(world.trace).encode()).hexdigest())"
     )

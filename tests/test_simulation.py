@@ -8,8 +8,8 @@ import pytest
 
 from peers.protocol.counters import counted_segments
 from peers.protocol.rules import Bounds
+from peers.simulation.simulator import World
 from peers.simulation.virtual_links import MEGABIT, Line
-from peers.simulation.world import World
 
 
 def swarm(seed: int, *, peers: int, present: int | None = None) -> World:

@@ -9,8 +9,8 @@ from credit_rounds import verdict
 from rounds import keys_of
 
 from peers.chain.chain import Link
+from peers.consensus.audit_duties import CHANGE_WINDOWS
 from peers.consensus.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord
-from peers.consensus.speaking import CHANGE_WINDOWS
 from peers.credit.audit import Audit
 from peers.protocol.events import (
     AuditAsked,
@@ -24,7 +24,7 @@ from peers.protocol.events import (
 from peers.protocol.key_change import KeyChange, Rotation
 from peers.protocol.messages import Block, Claim, Evidence, Signed, sign
 from peers.protocol.rules import CLAIM_LEADERS
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys import PeerId
 
 Wanted = TypeVar("Wanted")

@@ -14,9 +14,9 @@ from peers.chain.chain import trunk_below
 from peers.consensus.engine import RoundEngine
 from peers.protocol.events import Rewound
 from peers.protocol.messages import Block, Checkpoint, Signed, Vouched, vouch
-from peers.simulation.split import Healing, Split, cut_apart, meet
+from peers.simulation.partition import Healing, Split, cut_apart, meet
+from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
-from peers.simulation.world import World
 from recipes.keys import SigningKey
 
 OWNERS = keys_of(2, seed="owner")

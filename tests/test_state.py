@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count, state_digest
-from peers.state.state import CanonicalState
 from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.layout import PIECE_BYTES, Layout, lay_out

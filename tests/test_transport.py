@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from loopback import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo, open_peer, presence_of
 
-from peers.network.noticeboard import sign_presence
+from peers.network.presence import sign_presence
 from peers.network.transport import Limits, RemoteError, Transport
 from recipes.errors import DataError, MessageError, NetworkError, UnreachableError
 from recipes.keys import PeerId, load_or_create_key

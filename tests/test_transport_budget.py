@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from loopback import OpenPeer, echo, open_peer
 
-from peers.network.budget import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
+from peers.network.bandwidth import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
 from peers.network.transport import Transport
 from recipes.keys import PeerId
 

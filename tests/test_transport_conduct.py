@@ -7,8 +7,8 @@ import contextlib
 import pytest
 from loopback import OpenPeer, Told, answer_to, echo, open_peer
 
-from peers.network.bucket import Rate
-from peers.network.conduct import STRIKES, Allowance, Conduct
+from peers.network.peer_scores import STRIKES, Allowance, Conduct
+from peers.network.token_bucket import Rate
 from peers.network.transport import RemoteError
 from peers.protocol.events import Banned
 from recipes.errors import MessageError, Offence, UnreachableError

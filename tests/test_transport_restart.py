@@ -11,8 +11,8 @@ import signal
 import pytest
 from loopback import NOBODY, OpenPeer, Told, echo, open_peer, presence_of
 
-from peers.network.p2pd import uplink
-from peers.network.p2pd.daemon import Daemon
+from peers.network.p2pd import supervisor
+from peers.network.p2pd.process import Daemon
 from peers.network.transport import Transport
 from peers.protocol.events import Notice
 from recipes.errors import NetworkError, UnreachableError
@@ -55,7 +55,7 @@ async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
 async def test_while_p2pd_is_away_nobody_can_be_reached_and_who_looks_around_waits(
     open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uplink, "PAUSES_SECONDS", (0.0, 3600.0))
+    monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 3600.0))
     told = Told()
     anna = await open_peer("anna", tell=told)
     addresses = await anna.addresses()
@@ -74,7 +74,7 @@ async def test_when_p2pd_cannot_be_started_again_calls_say_so(
     open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     anna = await open_peer("anna")
-    monkeypatch.setattr(uplink, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
     monkeypatch.setattr(Daemon, "start", refuse_to_start)
     kill_p2pd(anna)
     await asyncio.wait_for(anna.died.wait(), 10)
@@ -94,7 +94,7 @@ async def refuse_to_start(_: object) -> None:
 async def test_a_p2pd_that_dies_again_and_again_is_given_up(
     open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uplink, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 0.0))
     told = Told()
     anna = await open_peer("anna", tell=told)
     for _ in range(2):

@@ -7,11 +7,11 @@ import random
 import pytest
 
 from peers.simulation.invariants import InvariantBrokenError
+from peers.simulation.simulator import World
 from peers.simulation.virtual_clock import Clock
 from peers.simulation.virtual_disk import DiskAfter
 from peers.simulation.virtual_links import LONGEST_QUEUE_SECONDS, MEGABIT, Line, Links
-from peers.simulation.world import World
-from peers.state.chain_store import CLAIMS_KEPT
+from peers.state.block_store import CLAIMS_KEPT
 
 
 def swarm(seed: int, *, peers: int) -> World:

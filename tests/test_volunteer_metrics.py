@@ -18,7 +18,7 @@ from monitoring.endpoint import metrics_served
 from monitoring.series import Series
 from monitoring.volunteer import _PAUSES, VolunteerMetrics
 from monitoring.volunteer_metrics import CONTRIBUTIONS, DECLARED
-from peers.consensus import claiming
+from peers.consensus import claims
 from peers.consensus.engine import RoundEngine
 from peers.credit.escrow import Account, Pending
 from peers.network.traffic import TrafficMeter
@@ -178,7 +178,7 @@ def test_every_reason_of_the_engines_to_wait_has_a_label() -> None:
     texts = _texts_in(inspect.getsource(method)) - {method.__doc__}
     reasons = {text.removesuffix(" until round ") for text in texts}
     no_step = "no step was finished within the window"
-    assert no_step in _texts_in(inspect.getsource(claiming))
+    assert no_step in _texts_in(inspect.getsource(claims))
     assert reasons | {no_step} == set(_PAUSES)
 
 

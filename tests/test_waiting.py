@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from virtual_loop import run_in_virtual_time
 
-from peers.network.waiting import Received, unless_stalled
+from peers.network.stall_timeouts import Received, unless_stalled
 from recipes.errors import UnreachableError
 from recipes.keys import PeerId
 

@@ -15,7 +15,7 @@ from monitoring.measured import Measured
 from monitoring.seen import Seen
 from monitoring.watch import Watch
 from peers.chain.chain import Chain
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.errors import DataError
 
 

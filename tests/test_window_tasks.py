@@ -14,14 +14,14 @@ import pytest
 from rounds import Swarm, name
 
 from peers.codec.codec import Codec
-from peers.codec.exchange_format import ExchangeFormat
+from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.consensus.effects import GoOn, Train, WindowEnded
-from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.segment_store import ExchangeStore
 from peers.node.node import NodeSettings
 from peers.protocol.events import Event, Validated, WindowFinished
+from peers.training.interface import WindowEnd
 from peers.training.start_weights import StartWeights
-from peers.training.training import WindowEnd
 from peers.training.window_tasks import WindowTasks
 from recipes.density import Density, DensitySchedule
 from recipes.layout import CHUNK_VALUES, Layout

@@ -9,10 +9,10 @@ from credit_rounds import PEERS, RULES, Book, verdict
 from rounds import RUN, Swarm, keys_of
 
 from peers.chain.chain import Link
-from peers.consensus.words import MAX_OWN_WORDS, MAX_WORDS_OF_ONE, WORD_ROUNDS, Carried, Words
+from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_WORDS_OF_ONE, WORD_ROUNDS, Carried, Words
 from peers.credit.accounts import Accounts
 from peers.protocol.messages import Evidence, Signed, sign
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys import PeerId, SigningKey
 
 BY_ID: dict[PeerId, SigningKey] = {key.peer_id: key for key in keys_of(8)}

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from rounds import Swarm, keys_of
 from tiny_run import RECIPE, publish_tiny
 
-from peers.audit.case import Case, case_of
-from peers.audit.opened_claims import OpenedClaim
-from peers.audit.openings import Openings
+from peers.audit.audit_case import Case, case_of
+from peers.audit.opening_store import Openings
+from peers.audit.received_openings import OpenedClaim
 from peers.chain.chain import Link
 from peers.consensus.effects import WindowEnded
 from peers.credit.rules import credit_rules
-from peers.exchange.contributing import Contributor
-from peers.exchange.exchange_store import ExchangeStore
-from peers.exchange.history import ContributionHistory
-from peers.exchange.reduction import newcomers_in
+from peers.exchange.averaging import newcomers_in
+from peers.exchange.contribution_store import ContributionHistory
+from peers.exchange.contributor import Contributor
+from peers.exchange.segment_store import ExchangeStore
 from peers.ledger.derive import Ground, derive
 from peers.ledger.export import header_of, write_export
 from peers.node.assembly import exchange_format, open_state, rules_of, start_digest
 from peers.protocol.messages import Claim, Signed
-from peers.sync.fetch_run import Run, adopt_folder
+from peers.sync.run_download import Run, adopt_folder
 from peers.training.start_weights import StartWeights, own_share
 from recipes.corpus import TokenArray
 from recipes.home import IDENTITY_KEY, run_folder

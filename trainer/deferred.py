@@ -21,7 +21,7 @@ from trainer.device import Precision
 from trainer.local import LocalTrainer, Replay, WindowResult
 
 if TYPE_CHECKING:
-    from peers.training.training import WindowEnd
+    from peers.training.interface import WindowEnd
 
 
 def import_early() -> Future[None]:

@@ -1,8 +1,8 @@
 """Finding the largest values of each chunk on a GPU, for contributions of models that train on one.
 
-It finds the same values as peers/codec/selection.py, since magnitudes are compared as integers and equal ones by
-index; so contributions have the same bytes wherever they were made. Only the values go to the GPU, a few MB
-at a time, and only places come back: error feedback and all else stay in the machine's memory.
+It finds the same values as peers/codec/selection.py, since magnitudes are compared as integers and equal ones
+by index; so contributions have the same bytes wherever they were made. Only the values go to the GPU, a few
+MB at a time, and only places come back: error feedback and all else stay in the machine's memory.
 """
 
 from __future__ import annotations

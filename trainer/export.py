@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from peers.state.whole_weights import newest_weights, save_tensors
+from peers.state.weights_file import newest_weights, save_tensors
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, StorageError
 from recipes.home import home_folder, run_folder

@@ -24,7 +24,7 @@ import typer
 
 from monitoring.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
 from monitoring.volunteer import VolunteerMetrics
-from peers.network.budget import BandwidthLimits, read_limit
+from peers.network.bandwidth import BandwidthLimits, read_limit
 from peers.protocol.events import Event
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
@@ -65,11 +65,11 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     What happens is told to `screen` and to `metrics`.
     """
     # Imported here, because these take seconds to load and --help should not.
-    from peers.network.crowd import Crowd
+    from peers.network.discovery import Crowd
     from peers.node.assembly import assemble_node, open_state
-    from peers.node.planning import plan
+    from peers.node.bandwidth_plan import plan
     from peers.node.serving import serve_node, serve_publication, serve_state
-    from peers.sync.fetch_run import adopt_folder, fetch_run
+    from peers.sync.run_download import adopt_folder, fetch_run
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
     from trainer.deferred import DeferredTrainer, import_early
@@ -123,14 +123,16 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
             await asyncio.to_thread(trainer.ready)
         serve_state(transport, state)
 
-        # 6. Rounds. The round engine (peers/consensus/engine.py) says what is next, the node (peers/node/node.py) does it:
+        # 6. Rounds. The round engine (peers/consensus/engine.py) says what is next, the node
+        # (peers/node/node.py) does it:
         #      train     the window's slots, with the trainer of step 4        trainer/local.py
-        #      claim     compress, commit and sign, before anyone sees it      peers/exchange/contributing.py
-        #      exchange  segments to their reducers, reduced segments back     peers/consensus/exchanging.py
-        #      check     recompute random chunks of what reducers made         peers/exchange/exchange_store.py
-        #      agree     the leader's block, and co-signatures under it        peers/consensus/leading.py, following.py
+        #      claim     compress, commit and sign, before anyone sees it      peers/exchange/contributor.py
+        #      exchange  segments to their reducers, reduced segments back     peers/consensus/allreduce.py
+        #      check     recompute random chunks of what reducers made         peers/exchange/segment_store.py
+        # agree     the leader's block, and co-signatures under it        peers/consensus/leader.py,
+        # block_processing.py
         #      apply     the same step on the same bits, everywhere            peers/sync/state_sync.py
-        #      audit     replay what the chain draws of others' work           peers/audit/auditing.py
+        #      audit     replay what the chain draws of others' work           peers/audit/auditor.py
         node = assemble_node(
             run,
             key=key,
@@ -186,7 +188,7 @@ async def enter_network(
         UnreachableError: peers were named, and nobody answers. Without --peer, this one waits for others.
     """
     from peers.network.addresses import listen_address
-    from peers.network.crowd import remembered_peers
+    from peers.network.discovery import remembered_peers
     from peers.network.transport import Transport
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]

@@ -37,7 +37,7 @@ from trainer.schedule import learning_rate
 if TYPE_CHECKING:
     import torch
 
-    from peers.training.training import WindowEnd
+    from peers.training.interface import WindowEnd
 
 Batch = npt.NDArray[np.int64]
 """Tokens of some slots, of shape (slots, sequence_length + 1)."""

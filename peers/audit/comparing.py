@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec, SparseChunks
 from peers.codec.levels import SMALLEST_KEY
-from peers.exchange.feedback import from_bfloat16
+from peers.exchange.error_feedback import from_bfloat16
 from recipes.layout import CHUNK_VALUES
 
 _ROUNDING = 2.0**-8 * (1 + 2.0**-10)
@@ -93,7 +93,7 @@ def trace_gap(claimed: Sequence[float], replayed: Sequence[float]) -> TraceGap:
 
 
 def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Codec, decay: float) -> ChunkGap:
-    """Solve the equation of peers/exchange/feedback.py for the pseudo-gradient, and compare it with a replay's.
+    """Solve the equation of error_feedback.py for the pseudo-gradient, and compare it with a replay's.
 
     E = decay x (E + returned) + pseudo-gradient - contribution; so what the contribution was made from is
     E + contribution, up to the rounding of E, and the pseudo-gradient is that less decay x (E + returned).

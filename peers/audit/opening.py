@@ -11,7 +11,7 @@
 
 Which chunks are drawn both sides know. E's chunks are 8192 bytes of bfloat16 each, high bytes first and
 deflated where that is shorter, for signs and exponents repeat. Everything has a bound, and is held against
-the roots in the two claims (opened.py): until then it may be anything. Both claims are on the chain.
+the roots in the two claims (opening_check.py): until then it may be anything. Both claims are on the chain.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec
 from peers.codec.segment import ChunkProof
-from peers.exchange.feedback_copies import LEAF_BYTES
-from peers.exchange.traces import MOST_STEPS, LossTrace
-from peers.protocol.parts import join_parts, split_parts
+from peers.exchange.error_feedback_copies import LEAF_BYTES
+from peers.exchange.loss_trace import MOST_STEPS, LossTrace
+from peers.protocol.length_prefixed import join_parts, split_parts
 from recipes import merkle
 from recipes.errors import MessageError, Offence
 from recipes.layout import CHUNK_VALUES, Layout

@@ -9,8 +9,8 @@ import tomlkit
 from tomlkit.items import Table
 
 from peers.audit.judging import Limit, Thresholds
-from peers.calibration.choosing import MEASURES, Choice, Row, whole_gap
 from peers.calibration.margins import Comparison
+from peers.calibration.thresholds import MEASURES, Choice, Row, whole_gap
 from recipes.errors import RecipeError
 from recipes.recipe import parse_recipe
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.audit.comparing import OpenedChunks, chunk_gap, sample_chunks, trace_gap
-from peers.calibration.cheating import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
+from peers.calibration.cheats import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
 from peers.codec.codec import Codec
-from peers.exchange.feedback import from_bfloat16, take_out
+from peers.exchange.error_feedback import from_bfloat16, take_out
 from peers.training.replaying import Numerics, Replayer, ReplaySource
 from recipes.corpus import TokenArray
 from recipes.density import density_schedule
@@ -34,7 +34,7 @@ class Comparison:
 
     Attributes:
         window: which of the measured windows.
-        cheat: its name in peers/calibration/cheating.py; empty for honest work.
+        cheat: its name in peers/calibration/cheats.py; empty for honest work.
         claimant: label of the numerics that the claimed work was done in, and `claimant_class` its class.
         auditor: label and class of the replay's.
         loss_mean: relative difference of the loss traces, mean over the first 1, 2, 3 ... steps.
@@ -241,7 +241,7 @@ class Bench:
     def _open(
         self, delta: NDArray[np.float32], feedback: NDArray[np.uint16], tokens_before: int
     ) -> OpenedChunks:
-        """Make a contribution of some chunks as peers/exchange/feedback.py does, and return what an auditor sees."""
+        """Make a contribution of some chunks as error_feedback.py does, and return what an auditor sees."""
         codec = self._codec(tokens_before)
         wanted = from_bfloat16(feedback) * np.float32(self.recipe.exchange.feedback_decay) + delta
         encoded, after = take_out(wanted.reshape(-1), codec=codec)

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from peers.chain import validity
+from peers.chain import validation
 from peers.chain.finality import Finality, begin, show
 from peers.credit.accounts import Accounts
 from peers.credit.ledger import Ledger
@@ -114,11 +114,11 @@ class Chain:
 
     def roster_fault(self, roster: Roster, parent: Link) -> str | None:
         """Say what is wrong with a roster on top of `parent`, or None."""
-        return validity.roster_fault(self, roster, parent)
+        return validation.roster_fault(self, roster, parent)
 
     def block_fault(self, block: Block) -> str | None:
         """Say what is wrong with a block whose parent is known, or None."""
-        return validity.block_fault(self, block)
+        return validation.block_fault(self, block)
 
     @property
     def ground(self) -> str:

@@ -1,6 +1,6 @@
 """How an encoded chunk is laid out, and where each of its fields begins.
 
-A chunk of 4096 float32 becomes these fields, least significant bit first (see peers/codec/bits.py):
+A chunk of 4096 float32 becomes these fields, least significant bit first (see peers/codec/bit_packing.py):
 
     field      bits                       meaning
     full       1                          1: the chunk keeps exactly `keep` values

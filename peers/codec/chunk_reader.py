@@ -1,7 +1,7 @@
 """From the bytes of chunks to the values they keep, many chunks at once, trusting none of the bytes.
 
-peers/codec/chunk_layout.py describes the bits. Where a chunk ends has to be found one chunk after the other, for it
-is there that the next begins; all else is done for many at once.
+peers/codec/chunk_layout.py describes the bits. Where a chunk ends has to be found one chunk after the other,
+for it is there that the next begins; all else is done for many at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.bits import read_fields, words_of
+from peers.codec.bit_packing import read_fields, words_of
 from peers.codec.chunk_layout import (
     CHOICE_BITS,
     RICE_PARAMETERS,

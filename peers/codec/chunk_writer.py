@@ -1,4 +1,4 @@
-"""From kept values to the bytes of chunks, many chunks at once. peers/codec/chunk_layout.py describes the bits."""
+"""From kept values to the bytes of chunks, many chunks at once. chunk_layout.py describes the bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.bits import pack_fields, pack_ones
+from peers.codec.bit_packing import pack_fields, pack_ones
 from peers.codec.chunk_layout import CHOICE_BITS, RICE_PARAMETERS, STEP_LOW_BITS, ChunkFields
 from peers.codec.levels import assign_levels, fit_levels
 from recipes.layout import CHUNK_VALUES

@@ -1,7 +1,7 @@
 """The sparse codec: the largest values of each chunk, each as an index, a sign and a magnitude level.
 
-peers/codec/chunk_layout.py describes the bits. A chunk delimits itself, so that its bytes can be the leaf of a
-Merkle tree and chunks need no table of contents.
+peers/codec/chunk_layout.py describes the bits. A chunk delimits itself, so that its bytes can be the leaf of
+a Merkle tree and chunks need no table of contents.
 
 Encoding is a function of the values' bits: equal input gives equal bytes on every machine, however the
 chunks are grouped and whatever selects the largest values. Decoding accepts nothing that breaks the layout,

@@ -14,7 +14,7 @@ from peers.chain.finality import Promise
 from peers.credit.audit import Audit
 from peers.protocol.events import Event
 from peers.protocol.messages import AnyMessage, Block, Claim, Evidence, Signed, SlotRange, Vouched
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys import PeerId
 
 # ---------------------------------------------------------------- inputs: what happened

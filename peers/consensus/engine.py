@@ -13,8 +13,8 @@ is ended by a message or by a deadline, and every deadline has a next step, so n
                 waiting for the block   (silence: the next-ranked leader makes it)
     APPLYING    the block's state is being made                  -> co-sign, next round
 
-What a leader and a reducer do lives in leading.py and exchanging.py, how a peer follows the chain in
-following.py, and which branch is the best in chain.py.
+What a leader and a reducer do lives in leader.py and allreduce.py, how a peer follows the chain in
+block_processing.py, and which branch is the best in chain.py.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from typing import Any
 
 from peers.chain.chain import Chain, Link
 from peers.chain.finality import Promise
-from peers.consensus import claiming, exchanging, following, leading, speaking
+from peers.consensus import allreduce, audit_duties, block_processing, claims, leader
 from peers.consensus.block_search import BlockSearch
-from peers.consensus.early import EarlyMessages
 from peers.consensus.effects import (
     Acquainted,
     Applied,
@@ -55,9 +54,10 @@ from peers.consensus.effects import (
     WindowEnded,
     WindowLost,
 )
-from peers.consensus.measuring import Measures
+from peers.consensus.measurements import Measures
+from peers.consensus.message_buffer import EarlyMessages
+from peers.consensus.operation_pool import Word, Words
 from peers.consensus.round_state import Phase, RoundState
-from peers.consensus.words import Word, Words
 from peers.credit.audit import Audit
 from peers.protocol.assignment import leaders
 from peers.protocol.events import Event, Notice, Waiting, WindowGoesOn, WindowStarted
@@ -77,9 +77,9 @@ from peers.protocol.messages import (
     Signed,
     Vouched,
 )
-from peers.protocol.pace import Deadlines
 from peers.protocol.rules import CLAIM_LEADERS, FANOUT, Rules
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.timeouts import Deadlines
+from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest
 from recipes.slots import total
@@ -175,10 +175,10 @@ class RoundEngine:
             self.words.keep_own(word)
         for proof in (evidence or {}).values():
             self.words.keep_evidence(proof, self.round.parent.accounts)
-        self.own_changes = tuple(change for change in own_changes if speaking.is_to(change, self.me))
-        self.changes_until = now + speaking.CHANGE_WINDOWS * self.rules.window_seconds
+        self.own_changes = tuple(change for change in own_changes if audit_duties.is_to(change, self.me))
+        self.changes_until = now + audit_duties.CHANGE_WINDOWS * self.rules.window_seconds
         self.audits: dict[str, Audit] = {}  # that this peer is asked for, by claim
-        self.credit = speaking.credit_of(self.round.parent.accounts, self.me)  # as told last
+        self.credit = audit_duties.credit_of(self.round.parent.accounts, self.me)  # as told last
         self._left_at: float | None = None
         self._effects: list[Effect] = []
         self._now = now
@@ -191,17 +191,17 @@ class RoundEngine:
         self._now = now
         self.wake_at = math.inf
         self._take(happened)
-        following.ask_for_what_was_skipped(self)
-        following.fetch_blocks(self)
-        following.follow_best_branch(self)
+        block_processing.ask_for_what_was_skipped(self)
+        block_processing.fetch_blocks(self)
+        block_processing.follow_best_branch(self)
         if self.started:
             self._stop_waiting_for_memory()
             self._train_after_all()
-            leading.draw_up_roster(self)
-            exchanging.exchange(self)
-            leading.make_block(self)
-            claiming.claim_further(self)
-        following.ask_around(self)
+            leader.draw_up_roster(self)
+            allreduce.exchange(self)
+            leader.make_block(self)
+            claims.claim_further(self)
+        block_processing.ask_around(self)
         self._leave_when_done()
         return self._effects
 
@@ -304,9 +304,9 @@ class RoundEngine:
                 for peer in peers:
                     self._meet(peer)
             case WindowEnded():
-                claiming.claim(self, happened)
+                claims.claim(self, happened)
             case WindowLost(parent):
-                claiming.go_without(self, parent)
+                claims.go_without(self, parent)
             case SegmentPushed(roster, segment, reducer, taken):
                 if taken:
                     self.measures.transfer_ended((roster, segment, reducer), self._now)
@@ -316,7 +316,7 @@ class RoundEngine:
                 if self._is_roster(roster):
                     self.round.stored.setdefault(segment, set()).add(claimant)
             case SegmentReduced():
-                exchanging.announce(self, happened)
+                allreduce.announce(self, happened)
             case ReducedFetched(root):
                 self.round.fetched.add(root)
                 self.measures.transfer_ended(root, self._now)
@@ -325,15 +325,15 @@ class RoundEngine:
                 self.measures.transfer_failed(root)
                 self.tell(Notice(f"A reduced segment could not be had: {reason}"))
             case Applied(block, state_digest, checked):
-                following.adopt(self, block, state_digest, checked=checked)
+                block_processing.adopt(self, block, state_digest, checked=checked)
             case ApplyFailed(block, reason, above):
-                following.put_off(self, block, reason, above=above)
+                block_processing.put_off(self, block, reason, above=above)
             case BlocksFetched(sender, blocks):
-                following.take_fetched(self, sender, blocks)
+                block_processing.take_fetched(self, sender, blocks)
             case ChainReloaded(chain):
-                following.stand_on(self, chain)
+                block_processing.stand_on(self, chain)
             case Audited(verdict):
-                speaking.give_verdict(self, verdict)
+                audit_duties.give_verdict(self, verdict)
             case LeaveRequested():
                 self.leaving = True
 
@@ -345,38 +345,38 @@ class RoundEngine:
                     self.round.ready.add(sender)
             case ClaimsWanted(parent=parent):
                 if parent == self.head and sender in self.chain_leaders():
-                    claiming.claim_to(self, sender)
+                    claims.claim_to(self, sender)
             case Claim():
                 if self._here_or_early(body.parent, sender, message):
-                    leading.take_claim(self, message)  # type: ignore[arg-type]
+                    leader.take_claim(self, message)  # type: ignore[arg-type]
             case Roster():
                 if self._here_or_early(body.parent, sender, message):
-                    exchanging.take_roster(self, message)  # type: ignore[arg-type]
+                    allreduce.take_roster(self, message)  # type: ignore[arg-type]
             case Reduction():
                 if self._is_roster(body.roster):
-                    exchanging.take_reduction(self, message)  # type: ignore[arg-type]
+                    allreduce.take_reduction(self, message)  # type: ignore[arg-type]
                 else:
                     self.early.keep(body.roster, sender, message, self._now)
             case Block():
-                following.take_block(self, sender, message)  # type: ignore[arg-type]
+                block_processing.take_block(self, sender, message)  # type: ignore[arg-type]
             case CoSignature():
                 self.take_cosignature(sender, message)  # type: ignore[arg-type]
             case HeadNotice():
                 self.measures.answered(sender, self._now)
-                following.take_notice(self, sender, body)
+                block_processing.take_notice(self, sender, body)
             case Checkpoint():
-                following.take_checkpoint(self, message)  # type: ignore[arg-type]
+                block_processing.take_checkpoint(self, message)  # type: ignore[arg-type]
             case Evidence():
-                following.take_evidence(self, body)
+                block_processing.take_evidence(self, body)
             case Verdict() | Dispute():
-                speaking.take_word(self, message)  # type: ignore[arg-type]
+                audit_duties.take_word(self, message)  # type: ignore[arg-type]
             case KeyChange():
-                speaking.take_rotation(self, body)
+                audit_duties.take_rotation(self, body)
 
     def take_cosignature(self, sender: PeerId, signed: Signed[CoSignature]) -> None:
         """Record a co-signature, now or when its block is here."""
         if signed.body.block in self.chain:
-            following.take_cosignature(self, signed)
+            block_processing.take_cosignature(self, signed)
         else:
             self.early.keep(signed.body.block, sender, signed, self._now)
 
@@ -442,7 +442,7 @@ class RoundEngine:
         since = self.found_at
         if self.rounds_seen > 1:
             self.forgot, self.promise = False, None
-            following.promise_afresh(self)
+            block_processing.promise_afresh(self)
             if self.promise is not None:
                 self.emit(SavePromise(self.promise))
         elif (
@@ -474,7 +474,7 @@ class RoundEngine:
         self.head_age = {}
         goes_on, self.ahead = self.ahead == link.parent, None
         self.round = RoundState(parent=link, started=began)
-        following.promise_afresh(self)
+        block_processing.promise_afresh(self)
         seconds = began + self.rules.window_seconds - self._now
         slots = link.counters.slots_for(self.me, self.rules)
         number = link.round + 1
@@ -486,7 +486,7 @@ class RoundEngine:
             self.tell(Waiting(number, reason))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
             if self.head in self.own_claims and not self.leaving:
-                claiming.claim_again(self)
+                claims.claim_again(self)
         else:
             # What it takes to turn a window into a claim comes off the window, for the others do not wait.
             seconds = max(seconds - self.overrun, SHORTEST_WINDOW * self.rules.window_seconds)
@@ -508,7 +508,7 @@ class RoundEngine:
         for roster, peer in list(spoken_of.items())[:_ROSTERS_ASKED_FOR]:
             self.emit(FetchRoster(peer, roster))  # whoever was away may have claimed in it already
         self.rosters_spoken_of = {}
-        speaking.begin_round(self)
+        audit_duties.begin_round(self)
         self.replay_early(self.head)
 
     def _reason_to_wait(self, link: Link, seconds: float) -> str:

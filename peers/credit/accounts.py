@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Work
+from peers.credit.audit_transitions import decide, draw_audits, hear, punish_double_claims
+from peers.credit.block_facts import Counted, RoundFacts, facts_of
 from peers.credit.entries import ClaimCounted, Entry, Join, Vest
 from peers.credit.escrow import Account, vest
-from peers.credit.facts import Counted, RoundFacts, facts_of
-from peers.credit.hearings import decide, draw_audits, hear, punish_double_claims
-from peers.credit.page import Page
 from peers.credit.rotation import Holdings, Retired, rotate
 from peers.credit.rules import CreditRules
 from peers.protocol.counters import Counters

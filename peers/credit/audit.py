@@ -15,7 +15,7 @@ from typing import Literal
 from peers.credit.entries import Decision
 from peers.credit.escrow import Penalty
 from peers.credit.rules import CreditRules
-from peers.protocol.verdict import Verdict
+from peers.protocol.verdicts import Verdict
 from recipes.keys import PeerId
 from recipes.values import changed
 

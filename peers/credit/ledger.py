@@ -8,8 +8,8 @@ from functools import cached_property
 
 from peers.credit.accounts import Accounts, entries_after
 from peers.credit.entries import Entry
+from peers.credit.rfc9162_tree import Frontier, leaf_hash
 from peers.credit.rules import CreditRules
-from peers.credit.tree import Frontier, leaf_hash
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block, LedgerHead
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from peers.chain.chain import Chain, Link
-from peers.exchange.reduction import clip_factors, newcomers_in
-from peers.exchange.returns import Counted
+from peers.exchange.averaging import clip_factors, newcomers_in
+from peers.exchange.residual_returns import Counted
 from peers.protocol.messages import Block, Claim, Signed
 from recipes.keys import PeerId
 

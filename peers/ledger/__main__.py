@@ -260,9 +260,9 @@ def address(
 ) -> None:
     """Sign, as this peer, the address at which it is to be paid. Send the line to who makes the payout."""
     from peers.checkpoint import joined_folder
+    from peers.ledger.openzeppelin_tree import plain_address
     from peers.ledger.payout import AddressBinding
     from peers.ledger.source import own_key
-    from peers.ledger.standard_tree import plain_address
     from peers.protocol.messages import sign
     from recipes.home import home_folder
 

@@ -1,6 +1,6 @@
 """Deriving the ledger from the chain: one branch, block by block from genesis on.
 
-Each block is checked in its place as every peer checks it (validity.py), so that a branch that this accepts
+Each block is checked in its place as every peer checks it (validation.py), so that a branch that this accepts
 is one that the run's rules allow. Of the chain only the newest blocks stay in memory.
 """
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from peers.credit.rfc9162_tree import Frontier, Place, consistency_proof, leaf_hash, peaks
 from peers.credit.tally import Tally
-from peers.credit.tree import Frontier, Place, consistency_proof, leaf_hash, peaks
 from peers.ledger.derive import Settled
 from peers.ledger.lines import CheckpointLine, End, Header, Sums, block_line, entry_line
 from peers.ledger.note import TreeHead, origin_of, sign_note

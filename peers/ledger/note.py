@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from peers.credit.tree import HASH_BYTES
+from peers.credit.rfc9162_tree import HASH_BYTES
 from recipes.errors import DataError
 from recipes.keys import (
     PUBLIC_KEY_BYTES,

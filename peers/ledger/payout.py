@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from peers.credit.escrow import Account
-from peers.ledger.standard_tree import StandardTree, standard_tree
+from peers.ledger.openzeppelin_tree import StandardTree, standard_tree
 from peers.protocol.messages import Body, Count, Signed
 from recipes.errors import DataError
 from recipes.files import write_atomic

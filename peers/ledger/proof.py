@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from peers.credit.entries import Entry, parse_entry
-from peers.credit.tree import includes, leaf_hash
+from peers.credit.rfc9162_tree import includes, leaf_hash
 from peers.ledger.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
 from peers.ledger.store import LedgerStore
 from peers.protocol.messages import Count, Hash, Message, PeerName

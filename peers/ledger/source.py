@@ -16,7 +16,7 @@ from peers.ledger.derive import Derivation, Ground, Settled, derive, ground_of
 from peers.ledger.lines import MAX_HEADER_BYTES, Header, parse_line
 from peers.ledger.verify import REFUSED, Verified, Watch, verify_export
 from peers.protocol.messages import Block, Signed
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from recipes.errors import DataError, IdentityError, StateError
 from recipes.home import IDENTITY_KEY, home_folder
 from recipes.keys import SigningKey, load_or_create_key

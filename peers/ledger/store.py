@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from peers.credit.accounts import RULES_VERSION
-from peers.credit.tree import (
+from peers.credit.rfc9162_tree import (
     EMPTY_ROOT,
     Frontier,
     boundary,

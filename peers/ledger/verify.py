@@ -19,9 +19,9 @@ from typing import BinaryIO, cast
 
 from peers.credit.accounts import Accounts
 from peers.credit.ledger import Ledger
+from peers.credit.rfc9162_tree import EMPTY_ROOT, consistent
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally, Totals, totals_of
-from peers.credit.tree import EMPTY_ROOT, consistent
 from peers.ledger.derive import Derivation, Ground, Settled, ground_of
 from peers.ledger.lines import (
     MAX_LINE_BYTES,

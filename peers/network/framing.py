@@ -5,7 +5,7 @@
 
 Lengths are big-endian. A length is checked before one byte of the body is read, a body is taken in as it
 arrives, and memory grows only with what really came. Each stream carries one request and its response. Bytes
-pass in steps, each when this peer's own limits allow it (budget.py).
+pass in steps, each when this peer's own limits allow it (bandwidth.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from enum import IntEnum
 
-from peers.network.budget import UNLIMITED, Passage
+from peers.network.bandwidth import UNLIMITED, Passage
 from recipes.errors import ManyhandsError, MessageError, Offence
 
 REASON_BYTES = 512  # of a refusal

@@ -1,6 +1,6 @@
 """How much this peer asks of another one: never so much that it would be banned for it.
 
-The other one refuses what goes beyond its allowances (conduct.py), and bans who goes on. So each request
+The other one refuses what goes beyond its allowances (peer_scores.py), and bans who goes on. So each request
 waits here until it is well within them. Whoever would wait longer than the answer is worth is told so, and
 asks somebody else.
 
@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peers.network.bucket import Rate, TokenBucket
-from peers.network.conduct import ALLOWANCES, MANY_A_ROUND, Allowance
+from peers.network.peer_scores import ALLOWANCES, MANY_A_ROUND, Allowance
+from peers.network.token_bucket import Rate, TokenBucket
 from recipes.keys import PeerId
 
 BURST_SHARE = 0.5  # of the other's: it may still hold what we asked before we were started again

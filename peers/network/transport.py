@@ -7,7 +7,7 @@
 Requests and responses are bytes of bounded length: whoever serves or calls says how many it takes. libp2p
 encrypts, and proves each peer's id. A stranger can hold only a few requests open, and none for ever.
 
-Who keeps sending what no honest peer sends is banned for a while (conduct.py). A banned peer is neither
+Who keeps sending what no honest peer sends is banned for a while (peer_scores.py). A banned peer is neither
 answered nor asked: what it says is not worth its transfer, and whom we ask we would have to believe or check.
 """
 
@@ -26,16 +26,16 @@ from typing import Protocol, TypeVar
 
 from peers.network import framing
 from peers.network.addresses import by_usefulness, places_of, split_peer
-from peers.network.budget import BandwidthLimits, Budget
-from peers.network.conduct import Conduct, ConductStatistics, Limits
+from peers.network.bandwidth import BandwidthLimits, Budget
 from peers.network.framing import RemoteError, Status
-from peers.network.noticeboard import Presence
-from peers.network.p2pd.daemon import DaemonSettings
-from peers.network.p2pd.libp2p import check_address
-from peers.network.p2pd.uplink import Uplink
+from peers.network.p2pd.client import check_address
+from peers.network.p2pd.process import DaemonSettings
+from peers.network.p2pd.supervisor import Uplink
+from peers.network.peer_scores import Conduct, ConductStatistics, Limits
+from peers.network.presence import Presence
 from peers.network.restraint import Restraint
+from peers.network.stall_timeouts import Received, unless_slow, unless_stalled, while_listening
 from peers.network.traffic import TrafficMeter
-from peers.network.waiting import Received, unless_slow, unless_stalled, while_listening
 from peers.protocol.events import Banned, Event, Notice
 from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
 from recipes.keys import PeerId, load_or_create_key, public_key
@@ -80,8 +80,8 @@ class Call(Protocol):
 class Transport:
     """Requests between the peers of one run, over a p2pd that this object owns.
 
-    When p2pd dies, another one takes its place (uplink.py). Until then, calls find nobody: to their callers
-    that is a peer's failure like any other. `died` is set when that failed for good: calls then raise
+    When p2pd dies, another one takes its place (supervisor.py). Until then, calls find nobody: to their
+    callers that is a peer's failure like any other. `died` is set when that failed for good: calls then raise
     NetworkError, and `last_words` says what p2pd printed.
     """
 

@@ -7,34 +7,34 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from peers.audit.auditing import AuditParts, AuditTerms
+from peers.audit.auditor import AuditParts, AuditTerms
 from peers.audit.judging import thresholds_of
-from peers.audit.opened_claims import OpenedClaims
-from peers.audit.openings import Openings
+from peers.audit.opening_store import Openings
+from peers.audit.received_openings import OpenedClaims
 from peers.chain.chain import Chain, genesis_hash
-from peers.chain.kept_chain import build_chain
-from peers.codec.exchange_format import ExchangeFormat
+from peers.chain.rebuild import build_chain
+from peers.codec.round_codec import ExchangeFormat
 from peers.consensus.engine import RoundEngine
 from peers.credit.rules import CreditRules, credit_rules
-from peers.exchange.contributing import Contributor
-from peers.exchange.exchange_store import ExchangeStore
-from peers.exchange.history import ContributionHistory
-from peers.ledger.following import follow_branch
+from peers.exchange.contribution_store import ContributionHistory
+from peers.exchange.contributor import Contributor
+from peers.exchange.segment_store import ExchangeStore
+from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
-from peers.network.crowd import Crowd
+from peers.network.discovery import Crowd
 from peers.network.transport import Transport
+from peers.node.key_rotation import waiting_changes
 from peers.node.node import Node, NodeSettings
-from peers.node.rotating import waiting_changes
 from peers.protocol.counters import initial
 from peers.protocol.events import Event, Notice
 from peers.protocol.rules import Bounds, Rules
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
+from peers.state.canonical_state import CanonicalState
 from peers.state.past_state import AUDIT_FOLDER, PastState
-from peers.state.state import CanonicalState
-from peers.sync.fetch_run import Run
+from peers.sync.run_download import Run
 from peers.sync.state_sync import StateSync, genesis_digest
+from peers.training.interface import Trainer
 from peers.training.start_weights import StartWeights
-from peers.training.training import Trainer
 from recipes.density import density_schedule
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.keys import SigningKey

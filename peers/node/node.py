@@ -16,27 +16,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from peers.audit.answering import Answering
-from peers.audit.auditing import Auditing, AuditParts
+from peers.audit.auditor import Auditing, AuditParts
+from peers.audit.responder import Answering
 from peers.chain.chain import Chain
-from peers.chain.kept_chain import KeptFinal
+from peers.chain.rebuild import KeptFinal
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
-from peers.exchange.contributing import Contributor
-from peers.exchange.exchange_store import ExchangeStore
-from peers.exchange.exchange_tasks import ExchangeTasks
-from peers.ledger.following import follow_branch
+from peers.exchange.contributor import Contributor
+from peers.exchange.segment_store import ExchangeStore
+from peers.exchange.transfers import ExchangeTasks
+from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
-from peers.network.crowd import LOOK_AROUND_SECONDS, Crowd
+from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import RemoteError, Transport
 from peers.protocol.events import BlockAdopted, Event, Refused, RosterAccepted
+from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
-from peers.protocol.parts import split_parts
 from peers.protocol.requests import SpotCheck, encode_round
-from peers.state.chain_store import ChainStore
+from peers.state.block_store import ChainStore
 from peers.sync.state_sync import StateSync
+from peers.training.interface import Trainer
 from peers.training.start_weights import StartWeights
-from peers.training.training import Trainer
 from peers.training.window_tasks import WindowTasks
 from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
 from recipes.keys import PeerId, SigningKey

@@ -5,7 +5,7 @@
     head             empty                            HeadNotice, or empty while syncing
     blocks           round (8 bytes)                  blocks of later rounds, joined
     accepted         roster (32 bytes)                that roster, if it is in use
-    segment          a push (exchange_store.py)       empty
+    segment          a push (segment_store.py)       empty
     reduced          root (32 bytes)                  the reduced segment's frame
     check            roster, segment, chunk, parts    a proof a part, joined
     audit            an auditor's (audit_request.py)  what it may see of an own claim (opening.py)
@@ -29,8 +29,8 @@ from collections.abc import Awaitable, Callable
 from peers.network.transport import Transport
 from peers.node.node import Node
 from peers.protocol.audit_request import REQUEST_BYTES
+from peers.protocol.length_prefixed import join_parts
 from peers.protocol.messages import KINDS
-from peers.protocol.parts import join_parts
 from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
     HASH_BYTES,
@@ -44,8 +44,8 @@ from peers.protocol.requests import (
     decode_spot_check,
     encode_round,
 )
-from peers.state.state import CanonicalState
-from peers.sync.fetch_run import Run
+from peers.state.canonical_state import CanonicalState
+from peers.sync.run_download import Run
 from recipes.errors import MessageError
 from recipes.keys import PeerId
 from recipes.publication import DATA_FOLDER, MANIFEST_FILE, RECIPE_FILE, SIGNATURE_FILE, TOKENIZER_FILE

@@ -22,7 +22,6 @@ from typing import Annotated
 from pydantic import Field
 
 from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
-from peers.protocol.pace import Deadlines, first_deadlines, next_deadlines
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
@@ -34,6 +33,7 @@ from peers.protocol.rules import (
     QUOTA_RANGES,
     Rules,
 )
+from peers.protocol.timeouts import Deadlines, first_deadlines, next_deadlines
 from recipes.keys import PeerId
 from recipes.merkle import digest
 from recipes.slots import merge, subtract, take, total

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from peers.credit.entries import Decision
 from peers.protocol.reasons import VerdictReason
-from peers.protocol.verdict import Outcome
+from peers.protocol.verdicts import Outcome
 from recipes.keys import PeerId
 
 

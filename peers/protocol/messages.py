@@ -26,6 +26,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from peers.protocol.canonical_spans import body_texts
 from peers.protocol.key_change import KeyChange
 from peers.protocol.signed import (
     Body,
@@ -40,8 +41,7 @@ from peers.protocol.signed import (
     SlotRange,
     sign,
 )
-from peers.protocol.signed_texts import body_texts
-from peers.protocol.verdict import Dispute, Verdict
+from peers.protocol.verdicts import Dispute, Verdict
 from recipes.errors import MessageError, Offence
 from recipes.keys import PeerId, SigningKey
 from recipes.merkle import digest

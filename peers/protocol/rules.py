@@ -36,7 +36,7 @@ class Bounds:
 class Rules:
     """What every peer of a run plays by. Times are seconds, counted by each peer on its own clock.
 
-    `grace`, `transfer` and `leader` bound the deadlines that pace.py computes.
+    `grace`, `transfer` and `leader` bound the deadlines that timeouts.py computes.
     """
 
     run: str

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from peers.audit.case import Case, bare_case
+from peers.audit.audit_case import Case, bare_case
 from peers.chain.chain import Chain, Link
-from peers.credit.drawing import audit_seed, chunks_to_open
 from peers.credit.entries import AuditDrawn, Decided, Entry, VerdictCounted
+from peers.credit.sampling import audit_seed, chunks_to_open
 from peers.ledger.derive import Derivation, Settled
 from peers.protocol.messages import Claim, Signed
 from peers.state.past_state import Step, Way, step_of

@@ -1,8 +1,8 @@
 """Re-executing one claim from public data, for whoever wants to see for himself that it holds.
 
-It goes the way of an auditor (peers/audit/auditing.py), without a peer and without a network:
+It goes the way of an auditor (peers/audit/auditor.py), without a peer and without a network:
 
-    1. hold what the author opened against the claim      shown_opening.py
+    1. hold what the author opened against the claim      opening_source.py
     2. make the state from which the window started       past_state.py, start_weights.py
     3. replay all steps in the claim's precision          trainer/replay.py
     4. compare, and judge by the recipe's thresholds      credit/comparing.py, credit/judging.py
@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from peers.audit.comparing import ChunkGap, TraceGap, chunk_gap, sample_chunks, trace_gap
 from peers.audit.judging import Judgement, Thresholds, judge, thresholds_of
-from peers.audit.opened import Opened
+from peers.audit.opening_check import Opened
 from peers.codec.segment import contribution_root
-from peers.exchange.feedback import ErrorFeedback
+from peers.exchange.error_feedback import ErrorFeedback
 from peers.replay.claim_search import FoundClaim
+from peers.replay.opening_source import ShownOpening, check_of, find_opening
 from peers.replay.run_data import RunData
-from peers.replay.shown_opening import ShownOpening, check_of, find_opening
 from peers.training.replaying import (
     Numerics,
     Progress,

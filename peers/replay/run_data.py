@@ -18,9 +18,9 @@ from peers.chain.chain import genesis_hash
 from peers.codec.segment import SegmentFrame
 from peers.node.assembly import exchange_format, rules_of
 from peers.protocol.counters import initial
+from peers.state.canonical_state import CanonicalState
 from peers.state.past_state import AUDIT_FOLDER, PastState
 from peers.state.snapshots import SnapshotStore
-from peers.state.state import CanonicalState
 from recipes.corpus import PartName, TokenArray
 from recipes.errors import DataError, MessageError, ReplayError
 from recipes.genesis import GENESIS_WEIGHTS

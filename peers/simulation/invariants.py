@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from peers.chain.chain import Chain, Link, trunk_below
+from peers.consensus.allreduce import MAX_CANDIDATES
+from peers.consensus.block_processing import MAX_HEADS, MAX_SIBLINGS
 from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT
-from peers.consensus.claiming import MAX_OWN_CLAIMS
-from peers.consensus.early import MAX_EARLY_EACH, MAX_EARLY_KEYS
+from peers.consensus.claims import MAX_OWN_CLAIMS
 from peers.consensus.engine import MAX_ACQUAINTANCES, RoundEngine
-from peers.consensus.exchanging import MAX_CANDIDATES
-from peers.consensus.following import MAX_HEADS, MAX_SIBLINGS
-from peers.consensus.words import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
+from peers.consensus.message_buffer import MAX_EARLY_EACH, MAX_EARLY_KEYS
+from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
-from peers.exchange.returns import Entry
+from peers.exchange.residual_returns import Entry
 from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.protocol.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
@@ -27,8 +27,8 @@ from peers.protocol.rules import Rules
 from recipes.keys import PeerId
 
 if TYPE_CHECKING:
+    from peers.simulation.simulator import World
     from peers.simulation.virtual_peer import VirtualPeer
-    from peers.simulation.world import World
 
 TRACE_LINES = 60  # shown when an invariant breaks
 _BLOCKS_A_ROUND = 2 * MAX_PEERS  # far more than any world shows: a chain beyond it grows without bound

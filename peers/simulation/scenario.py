@@ -12,7 +12,7 @@ from pathlib import Path
 from peers.protocol.rules import Rules
 from peers.simulation.faults import QUIET_SECONDS, Fault, Mishap, draw
 from peers.simulation.invariants import TRACE_LINES, InvariantBrokenError
-from peers.simulation.world import World
+from peers.simulation.simulator import World
 from recipes.sections import Overlap
 
 ROUNDS_TO_RECOVER = 5

@@ -7,12 +7,12 @@ from enum import Enum
 
 from peers.chain.chain import Chain, Link, genesis_hash
 from peers.chain.finality import Promise
-from peers.chain.kept_chain import KeptFinal, build_chain
-from peers.consensus.words import Word
+from peers.chain.rebuild import KeptFinal, build_chain
+from peers.consensus.operation_pool import Word
 from peers.credit.rules import CreditRules
-from peers.exchange.returns import Entry
+from peers.exchange.residual_returns import Entry
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
-from peers.state.chain_store import CLAIMS_KEPT
+from peers.state.block_store import CLAIMS_KEPT
 from recipes.keys import PeerId
 from recipes.merkle import digest
 

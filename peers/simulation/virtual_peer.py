@@ -11,17 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from peers.chain.chain import Link, trunk_below
-from peers.chain.kept_chain import KeptFinal
+from peers.chain.rebuild import KeptFinal
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
 from peers.credit.audit import Audit
 from peers.exchange.lineage import may_stray, source_of
-from peers.exchange.returns import Counted, Entry, may_go_on, settle
+from peers.exchange.residual_returns import Counted, Entry, may_go_on, settle
 from peers.protocol.counters import counted_segments
 from peers.protocol.messages import AnyMessage, HeadNotice
 from peers.protocol.reasons import VerdictReason
-from peers.protocol.verdict import Outcome, Verdict
-from peers.simulation.liars import Liar
+from peers.protocol.verdicts import Outcome, Verdict
+from peers.simulation.byzantine import Liar
 from peers.simulation.virtual_clock import Clock
 from peers.simulation.virtual_disk import (
     GENESIS,
@@ -38,7 +38,7 @@ from recipes.merkle import digest
 from recipes.slots import take, total
 
 if TYPE_CHECKING:
-    from peers.simulation.world import World
+    from peers.simulation.simulator import World
 
 NO_ANSWER_SECONDS = 1.0  # to learn that a source does not answer
 _LONGEST_AUDIT_SECONDS = 15.0

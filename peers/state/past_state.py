@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link
 from peers.codec.segment import SegmentFrame
+from peers.state.canonical_state import CanonicalState
 from peers.state.snapshots import SnapshotStore
-from peers.state.state import CanonicalState
 from recipes.errors import MessageError, StateError
 from recipes.layout import Layout
 from recipes.sections import OuterSection
@@ -27,7 +27,7 @@ AUDIT_FOLDER = "audit"
 
 
 class ReducedSegments(Protocol):
-    """Has reduced segments on disk (peers.exchange.exchange_store.ExchangeStore)."""
+    """Has reduced segments on disk (peers.exchange.segment_store.ExchangeStore)."""
 
     def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame: ...
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from peers.state.hold import Hold
 from peers.state.manifest import Manifest, Piece, PieceKind, parse_manifest
+from peers.state.snapshot_pin import Hold
 from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.files import write_atomic
@@ -168,7 +168,7 @@ class SnapshotStore:
         return self._read(self._whole(round_number), piece) or None
 
     def serve_piece(self, round_number: int, piece: Piece) -> bytes | None:
-        """Return a piece for somebody who fetches it, and keep its snapshot for a while (hold.py).
+        """Return a piece for somebody who fetches it, and keep its snapshot for a while (snapshot_pin.py).
 
         Of a snapshot that is still being fetched, those pieces are served that are here.
         """

@@ -19,17 +19,17 @@ from functools import partial
 
 from peers.chain.chain import Chain, Link
 from peers.codec.segment import SegmentFrame
-from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.segment_store import ExchangeStore
 from peers.network.asking import STALL_SECONDS, Asking
 from peers.network.transport import Call, RemoteError
 from peers.protocol.events import Diverged, Event, Fetching, Notice, Refused
 from peers.protocol.messages import Block, Reduction
 from peers.protocol.requests import Span, encode_piece
 from peers.protocol.rules import Rules
+from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import Manifest, Piece, piece_count
-from peers.state.state import CanonicalState
-from peers.sync.flow import Flow
-from peers.sync.pieces import Wanted, fetch_pieces
+from peers.sync.piece_download import Wanted, fetch_pieces
+from peers.sync.rate_control import Flow
 from peers.sync.snapshot_offers import SnapshotOffers, agreed, is_agreed
 from recipes import merkle
 from recipes.errors import MessageError, StateError, UnreachableError

@@ -8,8 +8,8 @@ Communication and Computation in DiLoCo"):
 
 `weights` is the state that holds every block up to the one before, `contribution` what was just claimed, and
 `share` what it would weigh if those of the last roster claimed again. All of it is public or committed to, so
-whoever holds the contribution of a claim's predecessor can compute where its window started. As in state.py,
-every operation is a float32 product or difference by itself.
+whoever holds the contribution of a claim's predecessor can compute where its window started. As in
+canonical_state.py, every operation is a float32 product or difference by itself.
 
 The start is kept in a file of its own, since the canonical state moves on while the window runs.
 """
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.codec.segment import SegmentFrame
-from peers.exchange.reduction import weights_of
+from peers.exchange.averaging import weights_of
 from peers.protocol.messages import Claim, Roster
-from peers.state.mapped import MappedArray
+from peers.state.memmap import MappedArray
 from recipes.keys import PeerId
 from recipes.layout import Layout
 from recipes.slots import total

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
-from peers.exchange.contributing import Contributor
-from peers.exchange.exchange_store import ExchangeStore
+from peers.exchange.contributor import Contributor
+from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Event, Validated, WindowFinished, WindowSpoilt
 from peers.sync.state_sync import StateSync
+from peers.training.interface import MOST_SPOILT_WINDOWS, Trainer, Window, WindowEnd, why_spoilt
 from peers.training.start_weights import StartWeights, own_share
-from peers.training.training import MOST_SPOILT_WINDOWS, Trainer, Window, WindowEnd, why_spoilt
 from recipes.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -1,0 +1,98 @@
+"""What this peer does as the author of claims that are audited: keep what was drawn, and open it to auditors.
+
+Only those are answered whom the chain asks, by the accounts at this peer's head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from peers.audit.audit_case import Case, case_of
+from peers.audit.opening_store import Openings
+from peers.consensus.engine import RoundEngine
+from peers.credit.audit import Audit
+from peers.protocol.audit_request import parse_request
+from peers.protocol.messages import Claim, Signed
+from recipes.errors import MessageError
+from recipes.keys import PeerId
+from recipes.layout import Layout
+
+MOST_ANSWERS = 4  # of each kind to one auditor in one life of this process: a transfer may fail
+
+
+class Answering:
+    """Answers auditors of this peer's claims."""
+
+    def __init__(
+        self,
+        *,
+        engine: RoundEngine,
+        openings: Openings,
+        layout: Layout,
+        compute: Callable[[Callable[[], Any]], Awaitable[Any]],
+    ) -> None:
+        self._engine = engine
+        self._openings = openings
+        self._layout = layout
+        self._compute = compute
+        self._kept: set[tuple[str, bytes]] = set()  # claims and seeds
+        self._answered: Counter[tuple[str, PeerId, bool]] = Counter()
+
+    async def keep_drawn(self) -> None:
+        """Write down what may be asked of the own claims that the chain has drawn; forget what is decided.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        own = {audit.work.claim: case for audit, case in self._own_audits()}
+        drawn = {(claim, case.seed): case for claim, case in own.items()}
+        for key, case in drawn.items():
+            if key not in self._kept:
+                await self._compute(partial(self._keep, case))
+        self._kept = set(drawn)
+        self._answered = Counter({key: n for key, n in self._answered.items() if key[0] in own})
+        oldest = self._engine.round.parent.round - self._engine.rules.rewind_depth
+        await asyncio.to_thread(self._openings.forget, audited=set(own), before_round=oldest)
+
+    async def answer(self, sender: PeerId, content: bytes) -> bytes:
+        """Return what an auditor asks for.
+
+        Raises:
+            MessageError: the chain here does not ask it, or what it asks for is not here.
+        """
+        request = parse_request(content, run=self._engine.rules.run, sender=sender)
+        case = next((case for audit, case in self._own_audits() if _asks(audit, sender, request.claim)), None)
+        key = (request.claim, sender, request.trace is not None)
+        if case is None or self._answered[key] >= MOST_ANSWERS:
+            raise MessageError("by the chain here, you are not asked to audit that claim")
+        answer = self._openings.start if request.trace is None else self._openings.opening
+        opened = await asyncio.to_thread(answer, case)
+        self._answered[key] += 1
+        return opened
+
+    def _own_audits(self) -> list[tuple[Audit, Case]]:
+        """Return the audits of own claims that the accounts at the head hold, open or not."""
+        engine = self._engine
+        own = {signed.hash for signed in engine.own_claims.values()}
+        audits = [one for one in engine.chain.link(engine.head).accounts.audits if one.work.claim in own]
+        cases = [
+            (audit, case_of(engine.chain, engine.head, audit, chunks=self._layout.chunks)) for audit in audits
+        ]
+        return [(audit, case) for audit, case in cases if case is not None]
+
+    def _keep(self, case: Case) -> None:
+        engine, claim = self._engine, case.claim.body
+        with_start = claim.ahead and engine.rules.overlap == "eager"
+        self._openings.keep(case, self._find(claim.predecessor), with_start=with_start)
+
+    def _find(self, claim: str | None) -> Signed[Claim] | None:
+        own = list(self._engine.own_claims.values())
+        return next((signed for signed in own if signed.hash == claim), None)
+
+
+def _asks(audit: Audit, auditor: PeerId, claim: str) -> bool:
+    return audit.work.claim == claim and audit.open and any(one.auditor == auditor for one in audit.hearing)

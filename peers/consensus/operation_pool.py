@@ -1,0 +1,206 @@
+"""What peers say about audits, and the chain does not hold yet: verdicts, disputes, proofs, changes of keys.
+
+Others' words are kept for the few rounds until a leader puts them into a block; their authors say them again
+as long as none does. Own ones are kept as they are on disk, and never said otherwise.
+
+Memory is bounded: of one author so many words, of all together so many. Only those are let in who have a say:
+whoever an audit here asks, or electors, who may be asked by a block that is not here yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from peers.chain.chain import Link
+from peers.credit.accounts import Accounts
+from peers.credit.audit import may_speak
+from peers.credit.block_facts import double_claim
+from peers.credit.rotation import answers_for
+from peers.credit.rules import CreditRules
+from peers.protocol.key_change import KeyChange
+from peers.protocol.messages import (
+    MAX_DISPUTES,
+    MAX_EVIDENCE,
+    MAX_ROTATIONS,
+    MAX_VERDICTS,
+    Evidence,
+    Message,
+    Signed,
+)
+from peers.protocol.verdicts import Dispute, Verdict
+from recipes.keys import PeerId
+
+Word = Signed[Verdict] | Signed[Dispute]
+Anything = TypeVar("Anything", bound=Message)
+
+MAX_WORDS = 2048
+MAX_WORDS_OF_ONE = 16
+MAX_PROOFS = 64  # double claims, and changes of keys: one for each peer
+WORD_ROUNDS = 4  # for which others' words are kept
+MAX_OWN_WORDS = 64  # the newest
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The words that a block carries."""
+
+    verdicts: tuple[Signed[Verdict], ...] = ()
+    disputes: tuple[Signed[Dispute], ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    rotations: tuple[KeyChange, ...] = ()
+
+
+@dataclass
+class Words:
+    """One peer's memory of words; `own` are its own, the oldest first."""
+
+    rules: CreditRules
+    own: dict[str, Word] = field(default_factory=dict)  # by hash
+    heard: dict[str, tuple[Word, int]] = field(default_factory=dict)  # by hash, with this peer's round
+    evidence: dict[PeerId, Evidence] = field(default_factory=dict)  # of double claims, by culprit
+    rotations: dict[PeerId, KeyChange] = field(default_factory=dict)  # by the old id
+
+    def keep_own(self, word: Word) -> None:
+        """Keep an own word."""
+        self.own[word.hash] = word
+        if len(self.own) > MAX_OWN_WORDS:
+            del self.own[next(iter(self.own))]
+
+    def keep(self, word: Word, link: Link, electors: frozenset[PeerId]) -> None:
+        """Keep another's word, if its author has a say at `link`, and there is room."""
+        author = word.body.peer
+        if word.hash not in self.heard:
+            if not counts(word, link.accounts) and author not in electors:
+                return
+            of_one = sum(other.body.peer == author for other, _ in self.heard.values())
+            if of_one >= MAX_WORDS_OF_ONE or len(self.heard) >= MAX_WORDS:
+                return
+        self.heard[word.hash] = (word, link.round)
+
+    def keep_evidence(self, evidence: Evidence, accounts: Accounts) -> bool:
+        """Keep the proof of a double claim that costs its author something; say whether it was new.
+
+        Of several about one peer that of the latest round stands, but of none to come.
+        """
+        shown = double_claim(evidence)
+        if shown is None or not self._costs(evidence, accounts):
+            return False
+        known = self.evidence.get(shown.peer)
+        before = double_claim(known) if known is not None else None
+        newer = before is None or shown.round > before.round
+        if newer and (known is not None or len(self.evidence) < MAX_PROOFS):
+            self.evidence[shown.peer] = evidence
+            return True
+        return False
+
+    def keep_rotation(self, change: KeyChange, accounts: Accounts) -> None:
+        """Keep a change of keys that may be carried out; of several by one peer, the highest number."""
+        moved = change.moved()
+        if moved is None or not may_move(change, accounts):
+            return
+        known = self.rotations.get(moved.old)
+        before = known.moved() if known is not None else None
+        newer = before is None or moved.number > before.number
+        if newer and (known is not None or len(self.rotations) < MAX_PROOFS):
+            self.rotations[moved.old] = change
+
+    def forget(self, *, head: Link, final: Link) -> None:
+        """Drop words that are old, and proofs and changes that are done with whatever branch prevails."""
+        oldest = head.round - WORD_ROUNDS
+        self.heard = {name: one for name, one in self.heard.items() if one[1] > oldest}
+        for peer in [peer for peer, proof in self.evidence.items() if not self._costs(proof, final.accounts)]:
+            if not self._costs(self.evidence[peer], head.accounts):
+                del self.evidence[peer]
+        for peer in [peer for peer, one in self.rotations.items() if not may_move(one, final.accounts)]:
+            if not may_move(self.rotations[peer], head.accounts):
+                del self.rotations[peer]
+
+    def to_say(self, accounts: Accounts) -> list[Word]:
+        """Return the own words that would count in the next block, as many as others keep, oldest first."""
+        return [word for word in self.own.values() if counts(word, accounts)][:MAX_WORDS_OF_ONE]
+
+    def for_block(self, accounts: Accounts, *, room_bytes: int) -> Carried:
+        """Return what a block on top of the one with these accounts is to carry, in so many bytes at most."""
+        known = {**self.own, **{name: word for name, (word, _) in self.heard.items()}}
+        counting = [word for word in known.values() if counts(word, accounts)]
+        proofs = [proof for proof in self.evidence.values() if self._costs(proof, accounts)]
+        changes = [change for change in self.rotations.values() if may_move(change, accounts)]
+        room = _Room(room_bytes)
+        return Carried(
+            verdicts=room.take(_verdicts(counting), MAX_VERDICTS),
+            disputes=room.take(_disputes(counting), MAX_DISPUTES),
+            evidence=room.take(proofs, MAX_EVIDENCE),
+            rotations=room.take(changes, MAX_ROTATIONS),
+        )
+
+    def _costs(self, evidence: Evidence, accounts: Accounts) -> bool:
+        """Say whether a proof takes something from a peer, if the next block carries it."""
+        shown, heard_in = double_claim(evidence), accounts.round + 1
+        if shown is None or shown.round > heard_in:
+            return False
+        peer = answers_for(
+            accounts.retired,
+            shown.peer,
+            signed_in=shown.round,
+            heard_in=heard_in,
+            within=self.rules.retention_rounds,
+        )
+        account = accounts.peers.get(peer) if peer is not None else None
+        return account is not None and account.double_claims < shown.round
+
+
+def counts(word: Word, accounts: Accounts) -> bool:
+    """Say whether a verdict or dispute would count in a block on top of the one with these accounts."""
+    body = word.body
+    audit = next((audit for audit in accounts.audits if audit.work.claim == body.claim), None)
+    if audit is None:
+        return False
+    if isinstance(body, Verdict):
+        return may_speak(audit, body)
+    return not audit.open and any(penalty.peer == body.peer for penalty in audit.penalties)
+
+
+class _Room:
+    """What is left of a block's bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, wanted: Iterable[Anything], most: int) -> tuple[Anything, ...]:
+        """Return what fits of `wanted`, in order, and `most` at most."""
+        taken: list[Anything] = []
+        for one in wanted:
+            size = len(one.canonical()) + 1
+            if size <= self._left and len(taken) < most:
+                taken.append(one)
+                self._left -= size
+        return tuple(taken)
+
+
+def _verdicts(words: Iterable[Word]) -> list[Signed[Verdict]]:
+    """Return one verdict of each auditor on each claim: a replay, if there is one, before "not opened"."""
+    chosen: dict[tuple[PeerId, str], Signed[Verdict]] = {}
+    for word in words:
+        if isinstance(word.body, Verdict):
+            key = (word.body.peer, word.body.claim)
+            if key not in chosen or (word.body.replayed and not chosen[key].body.replayed):
+                chosen[key] = word
+    return list(chosen.values())
+
+
+def _disputes(words: Iterable[Word]) -> list[Signed[Dispute]]:
+    """Return one dispute of each decision: all of them are heard at once."""
+    chosen: dict[str, Signed[Dispute]] = {}
+    for word in words:
+        if isinstance(word.body, Dispute):
+            chosen.setdefault(word.body.claim, word)
+    return list(chosen.values())
+
+
+def may_move(change: KeyChange, accounts: Accounts) -> bool:
+    """Say whether a block may still carry out a change of keys."""
+    moved = change.moved()
+    taken = accounts.peers.keys() | accounts.retired.keys()
+    return moved is not None and moved.old in accounts.peers and moved.new not in taken

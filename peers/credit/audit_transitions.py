@@ -1,0 +1,167 @@
+"""What a block does to audits: draws new ones, takes words to those that are open, decides them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from peers.credit.accounts_draft import Page
+from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, rest, ruling, speak
+from peers.credit.block_facts import RoundFacts
+from peers.credit.entries import AuditDrawn, Decided, Decision, Disputed, VerdictCounted
+from peers.credit.escrow import Account, Penalty
+from peers.credit.rotation import answers_for
+from peers.credit.sampling import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
+from recipes.keys import PeerId
+from recipes.values import changed
+
+
+def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
+    """Return the audits with the words that a block carries for them, and pay for replays.
+
+    Words of those who were not asked, on other steps, or about what is decided count for nothing.
+    """
+    by_claim = {audit.work.claim: audit for audit in audits}
+    for name, verdict in facts.verdicts:
+        audit = by_claim.get(verdict.claim)
+        if audit is None or not may_speak(audit, verdict):
+            continue
+        by_claim[verdict.claim] = speak(audit, verdict)
+        amount = _replay_amount(page, audit) if verdict.replayed else 0
+        page.earn(verdict.peer, amount, calibrated=audit.work.calibrated)
+        page.entries.append(
+            VerdictCounted(
+                round=page.round,
+                claim=verdict.claim,
+                peer=audit.work.peer,
+                auditor=verdict.peer,
+                verdict=name,
+                outcome=verdict.outcome,
+                reason=verdict.reason,
+                amount=amount,
+            )
+        )
+    for dispute in facts.disputes:
+        audit = by_claim.get(dispute.claim)
+        if audit is None or audit.open or dispute.peer not in {one.peer for one in audit.penalties}:
+            continue
+        by_claim[dispute.claim] = changed(audit, disputed=page.round, heard=len(audit.asked), rests_until=0)
+        page.entries.append(Disputed(round=page.round, claim=dispute.claim, peer=dispute.peer))
+    return list(by_claim.values())
+
+
+def punish_double_claims(page: Page, facts: RoundFacts) -> None:
+    """Take what is pending of peers that signed two claims for one round: once for each round.
+
+    No proof of a round to come counts: a peer would sign one about the last round there is, and be done.
+    """
+    for proof in facts.double_claims:
+        peer = answers_for(
+            page.retired,
+            proof.peer,
+            signed_in=proof.round,
+            heard_in=page.round,
+            within=page.rules.retention_rounds,
+        )
+        account = page.peers.get(peer) if peer is not None else None
+        if peer is None or account is None:
+            continue
+        if account.double_claims < proof.round <= page.round:
+            page.peers[peer] = changed(account, double_claims=proof.round)
+            page.forfeit(peer, "double claim", None)
+
+
+def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:
+    """Decide what can be decided, ask the next auditors of the rest; return what stays to be remembered."""
+    kept = []
+    for audit in audits:
+        if not audit.open:
+            if page.round - audit.decided < page.rules.dispute_rounds:
+                kept.append(audit)
+        elif page.round < audit.rests_until:
+            kept.append(audit)
+        elif (decision := ruling(audit, round_number=page.round, rules=page.rules)) is None:
+            asking = ask(audit, round_number=page.round, rules=page.rules)
+            kept.append(rest(asking, round_number=page.round, rules=page.rules))
+        elif (decided := _carry_out(page, audit, decision)).penalties:
+            kept.append(decided)
+    return kept
+
+
+def draw_audits(
+    page: Page,
+    counted: Sequence[Work],
+    facts: RoundFacts,
+    before: Mapping[PeerId, Account],
+    *,
+    mean_claim: int,
+) -> list[Audit]:
+    """Draw from the claims of the block before, and ask each audit's first auditor.
+
+    Args:
+        page: of the block at hand.
+        counted: the claims that the block before counted.
+        facts: of the block at hand, whose beacon draws.
+        before: the accounts before this block: vested credit there weighs the auditors.
+        mean_claim: the amount that counts as one unit of weight.
+    """
+    drawn = []
+    seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
+    electors = frozenset(peer for peer in facts.electors - page.retired.keys() if not page.expelled(peer))
+    vested = {peer: before[peer].vested for peer in electors if peer in before}
+    weights = weigh(vested, electors, mean_claim=mean_claim)
+    for work in counted:
+        rate = page.rules.audit_rate(passes=page.account(work.peer).passes, numeric_class=work.numeric_class)
+        if not is_drawn(seed, work.claim, rate=rate):
+            continue
+        others = {peer: weight for peer, weight in weights.items() if peer != work.peer}
+        audit = Audit(
+            work=work,
+            drawn=page.round,
+            auditors=audit_order(seed, work.claim, others),
+            steps=steps_to_replay(seed, work.claim, work.steps, page.rules),
+            repeated=is_repeated(seed, work.claim, page.rules),
+        )
+        drawn.append(ask(audit, round_number=page.round, rules=page.rules))
+        page.entries.append(
+            AuditDrawn(
+                round=page.round,
+                claim=work.claim,
+                peer=work.peer,
+                auditors=audit.auditors,
+                steps=audit.steps,
+                repeated=audit.repeated,
+            )
+        )
+    return drawn
+
+
+def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:
+    """Let a decision have its consequences. One after a dispute is the last."""
+    work, again = audit.work, audit.disputed is not None
+    page.entries.append(
+        Decided(round=page.round, claim=work.claim, peer=work.peer, decision=decision, disputed=again)
+    )
+    if again and decision != "undecided":
+        for penalty in audit.penalties:
+            page.restore(penalty, work.claim)
+    penalties: list[Penalty] = []
+    if decision == "fail":
+        penalties.append(page.forfeit(work.peer, "audit failed", work.claim))
+        page.expel(work.peer, work.claim)
+    elif decision == "unreachable":
+        penalties.append(page.lapse(work.peer, work.claim))
+    elif decision == "pass":
+        account = page.account(work.peer)
+        page.peers[work.peer] = changed(account, passes=account.passes + 1)
+    penalties += [
+        page.forfeit(auditor, "false verdict", work.claim) for auditor in contradicted(audit, decision)
+    ]
+    if again:
+        return changed(audit, penalties=())
+    return changed(audit, decision=decision, decided=page.round, penalties=tuple(penalties))
+
+
+def _replay_amount(page: Page, audit: Audit) -> int:
+    """Return what replaying the drawn steps earns: what training on the same tokens does."""
+    tokens = min(audit.steps * page.rules.tokens_per_step, audit.work.tokens)
+    return tokens * page.rules.flops_per_token

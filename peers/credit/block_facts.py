@@ -1,0 +1,92 @@
+"""What one block says about audits and credit: all that accounts depend on, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peers.credit.audit import Work
+from peers.credit.rules import CreditRules
+from peers.protocol.counters import Counters, counted_segments
+from peers.protocol.key_change import Moved
+from peers.protocol.messages import Block, Claim, Evidence, Signed
+from peers.protocol.verdicts import Dispute, Verdict
+from recipes.keys import PeerId
+from recipes.slots import total
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A claim of the block's roster: the work that it states, and how much of it was counted."""
+
+    work: Work
+    predecessor: str | None
+    segments: int
+
+
+@dataclass(frozen=True)
+class DoubleClaim:
+    """Proof that a peer signed two claims for one round, on top of one block."""
+
+    peer: PeerId
+    round: int
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """What a block says: claims in roster order, and the words that it carries, each with its body's hash.
+
+    `beacon` and `electors` are those after the block.
+    """
+
+    round: int
+    beacon: str
+    electors: frozenset[PeerId]
+    claims: tuple[Counted, ...] = ()
+    verdicts: tuple[tuple[str, Verdict], ...] = ()
+    disputes: tuple[Dispute, ...] = ()
+    double_claims: tuple[DoubleClaim, ...] = ()
+    rotations: tuple[Moved, ...] = ()
+
+
+def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts:
+    """Return what a block that is valid on its chain says. `counters` are those after it."""
+    counted = counted_segments(block)
+    claims = (
+        Counted(_work(signed, rules), signed.body.predecessor, len(counted[signed.body.peer]))
+        for signed in block.roster.body.claims
+    )
+    double_claims = (double_claim(one) for one in block.evidence)
+    moved = (one.moved() for one in block.rotations)
+    return RoundFacts(
+        round=block.round,
+        beacon=counters.beacon,
+        electors=counters.electors(rules.protocol),
+        claims=tuple(claims),
+        verdicts=tuple((signed.hash, signed.body) for signed in block.verdicts),
+        disputes=tuple(signed.body for signed in block.disputes),
+        double_claims=tuple(proof for proof in double_claims if proof is not None),
+        rotations=tuple(one for one in moved if one is not None),
+    )
+
+
+def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
+    """Return the work of a claim. Its steps follow from its slots, and not from what it says of them."""
+    claim = signed.body
+    slots = total(claim.slots)
+    return Work(
+        claim=signed.hash,
+        peer=claim.peer,
+        round=claim.round,
+        tokens=slots * rules.protocol.tokens_per_slot,
+        steps=-(-slots // rules.batch_slots),
+        numeric_class=claim.numeric_class,
+        calibrated=claim.numeric_class in rules.calibrated,
+    )
+
+
+def double_claim(evidence: Evidence) -> DoubleClaim | None:
+    """Return what a proof shows, or None if it shows no two claims for one round."""
+    peer, one, other = evidence.convicts(), evidence.one.body, evidence.other.body
+    if peer is None or not isinstance(one, Claim) or one.round != other.round:
+        return None
+    return DoubleClaim(peer, one.round)

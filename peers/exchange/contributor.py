@@ -1,0 +1,129 @@
+"""From a window's pseudo-gradient to a contribution that can be claimed, and back if it was not counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from peers.chain.chain import Chain, Link, trunk_below
+from peers.codec.segment import SegmentFrame, contribution_root
+from peers.consensus.effects import WindowEnded
+from peers.exchange.contribution_store import ContributionHistory
+from peers.exchange.lineage import counted_in, may_stray, source_of
+from peers.exchange.loss_trace import LossTrace, TraceStore
+from peers.exchange.residual_returns import Counted
+from peers.exchange.segment_store import ExchangeStore
+from peers.protocol.messages import Claim, Signed
+from recipes.errors import MessageError
+from recipes.keys import SigningKey
+from recipes.merkle import digest
+
+if TYPE_CHECKING:
+    from peers.training.interface import Window
+
+
+class Contributor:
+    """Makes one peer's contributions. Its work is heavy: call it from a worker thread, one call at a time.
+
+    Attributes:
+        traces: the loss traces of the claims made so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        key: SigningKey,
+        history: ContributionHistory,
+        exchange: ExchangeStore,
+        return_dropped: bool,
+    ) -> None:
+        self.traces = TraceStore(folder)
+        self._key = key
+        self._history = history
+        self._exchange = exchange
+        self._return_dropped = return_dropped
+
+    def contribute(
+        self, window: Window, *, chain: Chain, parent: str, start_digest: str, numeric_class: str
+    ) -> WindowEnded:
+        """Compress a window's pseudo-gradient, keep it to be sent, and return what its claim says.
+
+        What earlier contributions held and the chain up to `parent` did not count is sent along.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        round_number = chain.link(parent).round + 1
+        trunk, me = trunk_below(chain, parent), self._key.peer_id
+        source = source_of(chain, parent, me)
+        compressed = self._history.contribute(
+            round_number,
+            window.delta,
+            tokens=chain.tokens_at(parent),
+            outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
+            reduced=self._reduced,
+            source=source.claim.hash if source is not None else None,
+            may_stray=may_stray(chain, parent, me),
+            select=window.select,
+        )
+        roots = tuple(frame.root() for frame in compressed.frames)
+        root = contribution_root(roots).hex()
+        self._exchange.hold(root, compressed.frames)
+        return WindowEnded(
+            parent=parent,
+            start_digest=start_digest,
+            slots=tuple(window.slots_used),
+            steps=window.steps,
+            numeric_class=numeric_class,
+            contribution=root,
+            contribution_bytes=sum(len(frame.to_bytes()) for frame in compressed.frames),
+            norms=tuple(frame.norm() for frame in compressed.frames),
+            feedback=compressed.feedback_root.hex(),
+            feedback_reset=compressed.feedback_reset,
+            loss_commitment=self._commit_to_trace(round_number, parent, window.losses),
+            compute_seconds=window.seconds,
+        )
+
+    def name_claim(self, claim: str) -> None:
+        """Note which claim commits to the newest contribution, before anybody sees it."""
+        self._history.name_claim(claim)
+
+    def recall(self, claim: Signed[Claim]) -> None:
+        """Take the segments of a contribution that was claimed before a restart from disk.
+
+        Raises:
+            MessageError: they are no longer there.
+        """
+        whole = self._history.frames(claim.hash, segments=len(claim.body.norms))
+        if not whole:
+            raise MessageError("the contribution that was claimed is no longer on disk")
+        self._exchange.hold(claim.body.contribution, whole)
+
+    def _outcome(self, chain: Chain, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
+        """Return which segments of a claim's contribution its round's block counted, if it has a block."""
+        if link is None or link.block is None:
+            return None
+        return counted_in(
+            link.block.body,
+            claim_hash,
+            electors=chain.electors_at(link.parent) if link.parent in chain else frozenset(),
+            clip_factor=self._exchange.form.clip_factor,
+            return_dropped=self._return_dropped,
+        )
+
+    def _reduced(self, root: str, tokens: int) -> SegmentFrame | None:
+        try:
+            return self._exchange.read_reduced(root, tokens=tokens)
+        except MessageError:
+            return None  # no longer here: what it dropped is lost
+
+    def _commit_to_trace(self, round_number: int, parent: str, losses: Sequence[float]) -> str:
+        """Keep the loss trace, and return the salted hash that commits to it."""
+        salt = digest(self._key.sign("loss salt", f"{round_number}/{parent}".encode()))
+        trace = LossTrace(salt, np.asarray(losses, dtype="<f4").tobytes())
+        self.traces.keep(trace, round_number=round_number)
+        return trace.commitment()

@@ -1,0 +1,264 @@
+"""The exchange's slow work: moving segments, averaging them, checking what others made of them.
+
+The round engine orders it (effects.py) and hears how it went; this module talks to the peers, and has the
+arithmetic done in the node's worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from peers.consensus import effects as do
+from peers.consensus.engine import RoundEngine
+from peers.exchange.averaging import newcomers_in
+from peers.exchange.contributor import Contributor
+from peers.exchange.segment_store import ExchangeStore, read_push
+from peers.network.transport import Call, RemoteError
+from peers.protocol.events import Event, Refused
+from peers.protocol.messages import Reduction, Roster, Signed
+from peers.protocol.requests import SpotCheck, encode_spot_check
+from recipes.errors import MessageError, UnreachableError
+from recipes.keys import PeerId
+
+_CHECK_SECONDS = 10.0
+_ROSTERS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What follows for a roster from the block below it: its tokens, and the places of newcomers."""
+
+    tokens: int
+    newcomers: frozenset[int]
+
+
+class ExchangeTasks:
+    """One peer's part in the exchange, as the engine orders it."""
+
+    def __init__(
+        self,
+        *,
+        engine: RoundEngine,
+        store: ExchangeStore,
+        contributor: Contributor,
+        spot_checks: int,
+        call: Call,
+        compute: Callable[[Callable[[], Any]], Awaitable[Any]],
+        take: Callable[[do.Input], None],
+        tell: Callable[[Event], None],
+        blame: Callable[[PeerId, MessageError], None],
+    ) -> None:
+        """Put it together.
+
+        Args:
+            engine: whose round it is; only read.
+            store: keeps and checks the bytes.
+            contributor: has the own contribution.
+            spot_checks: chunks to recompute in a round.
+            call: sends a request to a peer.
+            compute: runs arithmetic off the event loop.
+            take: hands the engine an input.
+            tell: tells the listeners.
+            blame: is told who answered with what no honest peer sends.
+        """
+        self._engine = engine
+        self._store = store
+        self._contributor = contributor
+        self._spot_checks = spot_checks
+        self._call = call
+        self._compute = compute
+        self._take = take
+        self._tell = tell
+        self._blame = blame
+        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._terms: dict[str, _Terms] = {}  # by roster
+        self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
+        self._next_roster = asyncio.Event()
+
+    async def begin(self, roster: Signed[Roster]) -> None:
+        """Make room for a roster's segments, draw what to check, and let in what came before it."""
+        terms = self._terms[roster.hash] = self._terms_of(roster.body)
+        self._store.begin(roster, tokens=terms.tokens, newcomers=terms.newcomers)
+        self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)
+        while len(self._spots) > _ROSTERS_KEPT:
+            self._terms.pop(next(iter(self._spots)), None)
+            del self._spots[next(iter(self._spots))]
+        self._next_roster.set()
+        self._next_roster = asyncio.Event()
+
+    def _terms_of(self, roster: Roster) -> _Terms:
+        chain = self._engine.chain
+        newcomers = newcomers_in(roster, chain.electors_at(roster.parent))
+        return _Terms(chain.tokens_at(roster.parent), newcomers)
+
+    def settle(self, roots: set[str]) -> bool:
+        """Say whether every spot check of these reduced segments was answered, and forget them."""
+        checked = not roots & self._unchecked
+        self._unchecked -= roots
+        return checked
+
+    async def push(self, effect: do.PushSegment) -> None:
+        """Send an own segment to its reducer."""
+        claim = self._engine.round.own_claim
+        if claim is None:
+            return
+        if not self._store.holds(claim.body.contribution):  # claimed before a restart
+            await self._compute(partial(self._contributor.recall, claim))
+        content = self._store.push_content(claim.body, effect.segment, effect.roster)
+        if effect.reducer == self._engine.me:
+            await self.accept(self._engine.me, content)
+            return
+        timeout = 2 * self._engine.deadlines.transfer
+        for last_try in (False, True):
+            try:
+                await self._call(
+                    effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
+                )
+            except (UnreachableError, RemoteError):
+                if last_try:
+                    self._take(do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=False))
+                    raise
+            else:
+                self._take(do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=True))
+                return
+
+    async def accept(self, sender: PeerId, content: bytes) -> None:
+        """Take in a segment to reduce; one that overtook its roster waits at the door for a while.
+
+        Raises:
+            MessageError: it is not what its claim committed to, or its roster never came.
+        """
+        roster, segment, _, _ = read_push(content)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._known(roster), self._engine.deadlines.transfer)
+        self._must_reduce(roster, segment)
+        roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
+        self._take(do.SegmentStored(roster, segment, sender))
+
+    async def _known(self, roster: str) -> None:
+        """Wait until a roster is here. A condition's lock would break where who waits is cancelled twice."""
+        while not self._store.knows(roster):
+            await self._next_roster.wait()
+
+    def _must_reduce(self, roster: str, segment: int) -> None:
+        """Check that a pushed segment is this peer's to reduce, now or as a backup.
+
+        Raises:
+            MessageError: it is not.
+        """
+        current = self._engine.round
+        if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
+            raise MessageError("a segment of no roster at hand")
+        assignment = current.assignments[segment]
+        if self._engine.me not in (assignment.reducer, assignment.backup):
+            raise MessageError(f"segment {segment} is not this peer's to reduce")
+
+    async def reduce(self, effect: do.Reduce) -> None:
+        """Average a segment."""
+        root, size = await self._compute(
+            lambda: self._store.reduce(effect.roster, effect.segment, effect.included)
+        )
+        self._take(do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
+
+    async def fetch_reduced(self, effect: do.FetchReduced) -> None:
+        """Fetch a reduced segment of the round at hand, and check it before saying that it is here."""
+        roster, reduction = self._reduction(effect)
+        if roster is None or reduction is None:
+            return
+        terms = self._terms.get(effect.roster) or self._terms_of(roster)
+        check = partial(
+            self._store.check_bound, roster, reduction, tokens=terms.tokens, newcomers=terms.newcomers
+        )
+        try:
+            await self._get_reduced(effect, roster.round, terms.tokens)
+            with self._answerable(reduction.peer):
+                await self._compute(check)
+            await self._check_spots(roster, effect.roster, reduction, terms)
+        except (UnreachableError, RemoteError) as error:
+            self._take(do.ReducedLost(effect.root, str(error)))
+        except MessageError as error:
+            self._tell(Refused(reduction.peer, f"reduced segment {effect.segment}", str(error)))
+            self._take(do.ReducedLost(effect.root, str(error)))
+        else:
+            self._take(do.ReducedFetched(effect.root))
+
+    async def _get_reduced(self, effect: do.FetchReduced, round_number: int, tokens: int) -> None:
+        """Have a reduced segment on disk, from whichever source gives it first.
+
+        Raises:
+            UnreachableError: none of the sources answered.
+            RemoteError: none of those that answered has it.
+            MessageError: the last one asked sent something else.
+        """
+        for source in effect.sources:
+            if self._store.has_reduced(effect.root):
+                return
+            try:
+                data = await self._call(
+                    source,
+                    "reduced",
+                    bytes.fromhex(effect.root),
+                    limit=self._store.form.at(tokens).reduced_limit,
+                    timeout=2 * self._engine.deadlines.transfer,
+                    purpose="segments",
+                )
+                take = partial(self._store.take_reduced, round_number, effect.root, data, tokens=tokens)
+                with self._answerable(source):
+                    await self._compute(take)
+            except (UnreachableError, RemoteError, MessageError):
+                if source == effect.sources[-1]:
+                    raise
+
+    def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
+        current = self._engine.round
+        if current.roster is None or current.roster.hash != effect.roster:
+            return None, None
+        heard = current.reductions.get(effect.segment, {}).values()
+        found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
+        return current.roster.body, found.body if found is not None else None
+
+    async def _check_spots(
+        self, roster: Roster, roster_hash: str, reduction: Reduction, terms: _Terms
+    ) -> None:
+        """Recompute the chunks that the draw gave this segment, from the reducer's inputs.
+
+        Raises:
+            MessageError: the reducer's own evidence convicts it.
+        """
+        for segment, chunk in self._spots.get(roster_hash, []):
+            if segment != reduction.segment:
+                continue
+            body = encode_spot_check(SpotCheck(roster_hash, segment, chunk, reduction.included))
+            limit = self._store.form.at(terms.tokens).check_limit(len(reduction.included))
+            try:
+                answer = await self._call(
+                    reduction.peer, "check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks"
+                )
+            except (UnreachableError, RemoteError):
+                self._unchecked.add(reduction.root)
+                continue
+            check = partial(
+                self._store.check_spot,
+                roster,
+                reduction,
+                chunk,
+                answer,
+                tokens=terms.tokens,
+                newcomers=terms.newcomers,
+            )
+            with self._answerable(reduction.peer):
+                await self._compute(check)
+
+    @contextlib.contextmanager
+    def _answerable(self, peer: PeerId) -> Iterator[None]:
+        """Blame `peer` for what is refused inside."""
+        try:
+            yield
+        except MessageError as error:
+            self._blame(peer, error)
+            raise

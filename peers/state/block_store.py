@@ -1,0 +1,326 @@
+"""The chain on disk: blocks, and what a crash must not forget: own claims and words, the promise.
+
+An SQLite database in WAL mode (sqlite.org/wal.html): each write is one transaction, so a crash leaves it
+before or after, never between. What is damaged all the same is moved aside, and the chain is fetched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from peers.chain.chain import Chain, Link
+from peers.chain.finality import Promise
+from peers.chain.rebuild import KeptFinal
+from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
+from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
+from recipes.errors import MessageError, StorageError
+from recipes.files import write_atomic
+from recipes.keys import PeerId
+
+CLAIMS_KEPT = 64
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS trunk (round INTEGER PRIMARY KEY, hash TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
+CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
+"""
+_GIVEN = """
+SELECT content FROM blocks LEFT JOIN trunk ON trunk.round = blocks.round AND trunk.hash = blocks.hash
+WHERE blocks.round > ?
+  AND (trunk.hash IS NOT NULL OR blocks.round > (SELECT COALESCE(MAX(round), 0) FROM trunk))
+ORDER BY blocks.round, blocks.hash
+"""
+
+
+class ChainStore:
+    """The blocks of one run that this peer holds, and what it must remember of its own part."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        marker: Path | None = None,
+        state_round: int = 0,
+        read_only: bool = False,
+    ) -> None:
+        """Open the database at `path`, or make it. A damaged one is kept aside under another name.
+
+        Args:
+            path: the file.
+            marker: a file elsewhere that says that this peer has claimed before, should `path` be lost.
+            state_round: of the state on disk: this peer has been so far, whatever `path` says.
+            read_only: look only, also while a peer writes: nothing is made (but SQLite's own two files beside
+                `path`), changed or moved.
+
+        Raises:
+            StorageError: it can be neither opened nor made.
+        """
+        self.moved_aside: Path | None = None
+        self.forgot = False  # whether this peer may have claimed and co-signed what is not here
+        try:
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._database = _look(path) if read_only else _open(path)
+            except sqlite3.OperationalError:
+                raise  # a full or read-only disk: the chain itself is whole
+            except sqlite3.DatabaseError:
+                if read_only:
+                    raise
+                self.moved_aside = path.with_suffix(".damaged")
+                self.forgot = True
+                path.rename(self.moved_aside)
+                for leftover in ("-wal", "-shm"):
+                    path.with_name(path.name + leftover).unlink(missing_ok=True)
+                self._database = _open(path)
+        except (OSError, sqlite3.Error) as error:
+            raise _refused(path, error) from error
+        self._path = path
+        self._marker = marker
+        self._state_round = state_round
+        claimed = marker is not None and marker.exists()
+        if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
+            self.forgot = True
+
+    def save(self, block: Signed[Block]) -> None:
+        """Keep a block.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        row = (block.hash, block.body.round, block.canonical())
+        self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", row)
+
+    def blocks(self, *, run: str, after_round: int = 0) -> Iterator[Signed[Block]]:
+        """Yield the blocks of rounds after `after_round`, parents first; damaged ones are left out.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        for content in self._contents(after_round):
+            try:
+                yield parse("block", content, run=run)  # type: ignore[misc]
+            except MessageError:
+                continue  # the disk changed it; it is fetched again from the swarm
+
+    def follow(self, chain: Chain, head: str) -> None:
+        """Let the branch that is given to others be the one up to `head`.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        link: Link | None = chain.link(head)
+        rows: list[tuple[int, str]] = []
+        while link is not None and link.block is not None and self._trunk_at(link.round) != link.hash:
+            rows.append((link.round, link.hash))
+            link = chain.links.get(link.parent)
+        try:
+            with self._database:
+                self._database.execute("DELETE FROM trunk WHERE round > ?", (chain.link(head).round,))
+                self._database.executemany("INSERT OR REPLACE INTO trunk VALUES (?, ?)", rows)
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from error
+
+    def _trunk_at(self, round_number: int) -> str | None:
+        rows = self._read("SELECT hash FROM trunk WHERE round = ?", (round_number,))
+        return next((found for (found,) in rows), None)
+
+    def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
+        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
+
+        They are those of the branch that is followed here, and whatever may come after its head: of the
+        branches that were left, nobody needs a block. If the first one alone is larger, it is that one.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        chosen: list[bytes] = []
+        size = 0
+        for (content,) in self._read(_GIVEN, (after_round,)):
+            size += len(content) + 4
+            if size > most_bytes and chosen:
+                break
+            chosen.append(content)
+        return chosen
+
+    def contents_since(self, place: int, *, most: int) -> list[tuple[int, bytes]]:
+        """Return up to so many blocks that were written after the one at `place`, each with its own place.
+
+        For who looks on: places rise with time, whatever branch a block is on. 0 is before the first.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        statement = "SELECT rowid, content FROM blocks WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        return [(found, content) for found, content in self._read(statement, (place, most))]
+
+    def save_promise(self, promise: Promise) -> None:
+        """Remember, for good, what co-signatures made so far demand of later ones."""
+        self._remember("promise", asdict(promise))
+
+    def promise(self) -> Promise | None:
+        """Return the promise that stands: empty if nothing was co-signed, None if that is forgotten.
+
+        It is none of less than the round of the state on disk: `path` may be an older copy.
+        """
+        if self.forgot:
+            return None
+        kept = self._recall("promise")
+        promise = Promise(**kept) if kept is not None else Promise()
+        return replace(promise, round=max(promise.round, self._state_round))
+
+    def save_final(self, final: KeptFinal) -> None:
+        """Remember, for good, the newest final block."""
+        self._remember("final", asdict(final))
+        if final.settled:
+            self._remember("settled", asdict(final))
+
+    def final(self) -> KeptFinal | None:
+        """Return the newest block that was final, or None if none is remembered."""
+        kept = self._recall("final")
+        return KeptFinal(**kept) if kept is not None else None
+
+    def settled(self) -> str | None:
+        """Return the newest block that time alone made final, or None."""
+        kept = self._recall("settled")
+        return KeptFinal(**kept).block if kept is not None else None
+
+    def save_checkpoint(self, checkpoint: Vouched) -> None:
+        """Keep the owners' newest checkpoint."""
+        self._remember("checkpoint", json.loads(checkpoint.canonical()))
+
+    def checkpoint(self, *, run: str) -> Vouched | None:
+        """Return the owners' newest checkpoint, or None if none is here."""
+        kept = self._recall("checkpoint")
+        try:
+            content = json.dumps(kept).encode()
+            return parse("checkpoint", content, run=run) if kept else None  # type: ignore[return-value]
+        except MessageError:
+            return None  # the disk changed it; others have it
+
+    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
+        """Keep the proof that a peer contradicted itself; the first one about it stays."""
+        self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?)", (culprit, evidence.canonical()))
+
+    def evidence(self, *, run: str) -> dict[PeerId, Evidence]:
+        """Return what proves that peers contradicted themselves, by culprit."""
+        found: dict[PeerId, Evidence] = {}
+        for culprit, content in self._read("SELECT culprit, content FROM evidence ORDER BY rowid"):
+            with contextlib.suppress(MessageError):
+                found[PeerId(culprit)] = parse("evidence", content, run=run)  # type: ignore[assignment]
+        return found
+
+    def _remember(self, name: str, content: dict[str, Any]) -> None:
+        self._write("INSERT OR REPLACE INTO memory VALUES (?, ?)", (name, json.dumps(content)))
+
+    def _recall(self, name: str) -> dict[str, Any] | None:
+        rows = self._read("SELECT content FROM memory WHERE name = ?", (name,))
+        content = next((text for (text,) in rows), None)
+        try:
+            found = json.loads(content) if content is not None else None
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def save_claim(self, claim: Signed[Claim]) -> None:
+        """Remember an own claim, so that no second one is ever made on top of the same block."""
+        if self._marker is not None and not self._marker.exists():
+            write_atomic(self._marker, b"")
+        row = (claim.hash, claim.body.round, claim.canonical())
+        self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
+
+    def claims(self, *, run: str) -> list[Signed[Claim]]:
+        """Return the newest own claims, oldest first; damaged ones are left out.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        rows = self._read("SELECT content FROM claims ORDER BY rowid DESC LIMIT ?", (CLAIMS_KEPT,))
+        found: list[Signed[Claim]] = []
+        for (content,) in rows:
+            with contextlib.suppress(MessageError):
+                found.append(parse("claim", content, run=run))  # type: ignore[arg-type]
+        return found[::-1]
+
+    def save_word(self, word: Word) -> None:
+        """Keep an own verdict or dispute."""
+        row = (word.hash, word.body.purpose, word.canonical())
+        self._write("INSERT OR IGNORE INTO words VALUES (?, ?, ?)", row)
+
+    def words(self, *, run: str) -> list[Word]:
+        """Return the newest own verdicts and disputes, oldest first; damaged ones are left out.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        rows = self._read("SELECT kind, content FROM words ORDER BY rowid DESC LIMIT ?", (MAX_OWN_WORDS,))
+        found: list[Word] = []
+        for kind, content in rows:
+            with contextlib.suppress(MessageError):
+                found.append(parse(kind, content, run=run))  # type: ignore[arg-type]
+        return found[::-1]
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _contents(self, after_round: int) -> Iterator[bytes]:
+        statement = "SELECT content FROM blocks WHERE round > ? ORDER BY round, hash"
+        return (content for (content,) in self._read(statement, (after_round,)))
+
+    def _lacks(self, table: str) -> bool:
+        return not any(self._read(f"SELECT 1 FROM {table} LIMIT 1"))
+
+    def _read(self, statement: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from error
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            with self._database:
+                self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")  # a promise must be on disk before the signature leaves
+        database.executescript(_SCHEMA)
+        (verdict,) = database.execute("PRAGMA quick_check").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _look(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        database.execute("SELECT count(*) FROM blocks").fetchone()
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _refused(path: Path, error: Exception) -> StorageError:
+    return StorageError(
+        f"Cannot keep the chain in {path}: {error}.",
+        remedy="Free some space or make the folder writable, then run the same command again.",
+    )

@@ -1,0 +1,324 @@
+"""The canonical state: weights and outer-optimizer state that every honest peer holds bit for bit alike.
+
+It lives in files, mapped into memory and updated in place, segment by segment:
+
+    state/weights.f32    the padded weights, little-endian
+    state/momentum.f32   the outer optimizer's momentum, if the recipe has any
+    state/state.json     after which block this is the state, and the roots over its pieces
+
+Every float operation stands by itself, in float32: no vector width, thread count or fused multiplication can
+change a bit. state.json is written when an update is complete. So the roots in it do not fit a state that a
+crash has torn, which is noticed when it is opened, and mended by restoring a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from peers.codec.segment import SegmentFrame
+from peers.state.manifest import Manifest, Piece, PieceKind, piece_count
+from peers.state.memmap import MappedArray
+from peers.state.snapshots import SnapshotStore
+from recipes import merkle
+from recipes.errors import StateError
+from recipes.files import write_atomic
+from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
+from recipes.sections import HexHash, OuterSection
+
+_FLOAT32 = np.dtype("<f4")
+_MARKER_LIMIT = 4096
+
+# Momentum that nothing feeds decays for ever. Below this it counts as zero, before it can become subnormal:
+# some processors and settings take subnormal numbers for zero, others do not.
+_SMALLEST_MOMENTUM = np.float32(2.0**-64)
+
+
+class _Marker(BaseModel):
+    """What state.json says: `roots` are those over the pieces of each array."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: int = Field(ge=1, le=1)
+    round: int
+    block: HexHash
+    roots: tuple[HexHash, ...]
+
+
+class CanonicalState:
+    """One run's canonical state on this machine.
+
+    Attributes:
+        snapshots: the snapshots beside it.
+        round: the round after which this is the state.
+        block: hash of that round's block, hex.
+        clean: False if there is no whole state here: none was adopted yet, an update was cut short, or the
+            files were changed by something else. `restore` and `adopt_genesis` make it clean.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        layout: Layout,
+        outer: OuterSection,
+        snapshots: SnapshotStore | None = None,
+    ) -> None:
+        """Open the state in the run's folder, or make room for one, and check it against its marker.
+
+        Args:
+            folder: the run's, or another for another state.
+            layout: of the model.
+            outer: the recipe's outer optimizer.
+            snapshots: those of another state of the run, if it has none of its own.
+
+        Raises:
+            StorageError: the disk has no room for it, or refuses.
+        """
+        self._folder = folder / "state"
+        self._layout = layout
+        self._outer = outer
+        self._arrays: dict[PieceKind, MappedArray[np.float32]] = {}
+        kinds: tuple[PieceKind, ...] = ("weights", "momentum") if outer.momentum else ("weights",)
+        for kind in kinds:
+            path = self._folder / f"{kind}.f32"
+            self._arrays[kind] = MappedArray(path, dtype=_FLOAT32, count=layout.padded)
+        self._leaves: dict[PieceKind, list[bytes | None]] = {}
+        self._forget_leaves()
+        self.snapshots = snapshots or SnapshotStore(folder, layout=layout, has_momentum=bool(outer.momentum))
+        marker = self._read_marker()
+        self.round = marker.round if marker else 0
+        self.block = marker.block if marker else ""
+        self.clean = marker is not None and marker.roots == self._roots()
+        self._release()
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """The padded weights, read-only. The array follows every later `apply` and `restore`."""
+        view = self._arrays["weights"].array.view()
+        view.flags.writeable = False
+        return view
+
+    def apply(self, reduced: Mapping[int, SegmentFrame], *, round_number: int, block: str) -> None:
+        """Take the outer optimizer's step with a block's reduced segments.
+
+        A segment that is not in `reduced` stays as it is, weights and momentum.
+
+        Args:
+            reduced: the reduced segments, by their index.
+            round_number: the block's round.
+            block: the block's hash, hex.
+
+        Raises:
+            ValueError: a segment does not belong to this layout. Nothing was changed.
+            StateError: the state is not clean.
+        """
+        self._must_be_clean()
+        for segment, frame in reduced.items():
+            if (
+                not 0 <= segment < self._layout.segments
+                or len(frame.encoded) != self._layout.chunks_per_segment
+            ):
+                raise ValueError(f"segment {segment} of {len(frame.encoded)} chunks does not fit the layout")
+        self._begin_change(round_number, block)
+        for segment, frame in sorted(reduced.items()):
+            place = self._layout.segment_slice(segment)
+            if self._outer.momentum:
+                self._step_with_momentum(place, frame)
+            else:
+                self._step(place, frame)
+            self._forget_leaves(place)
+            self._release()
+        self._end_change()
+
+    def digest(self, counters: bytes) -> bytes:
+        """Return the digest of this state with these counters, 32 bytes.
+
+        Raises:
+            StateError: the state is not clean.
+        """
+        return self.manifest(counters).digest()
+
+    def manifest(self, counters: bytes) -> Manifest:
+        """Describe this state with these counters, as a snapshot of it would.
+
+        Raises:
+            StateError: the state is not clean.
+        """
+        self._must_be_clean()
+        return self._manifest(counters)
+
+    def save_snapshot(self, counters: bytes) -> Manifest:
+        """Write a snapshot of this state with these counters, and return its manifest.
+
+        Raises:
+            StateError: the state is not clean.
+            StorageError: the disk refuses; the snapshots are as they were.
+        """
+        manifest = self.manifest(counters)
+        pieces = {kind: self._pieces(kind) for kind in self._arrays}
+        self.snapshots.save(manifest, counters=counters, arrays=pieces)
+        self._release()
+        return manifest
+
+    def adopt_genesis(self, counters: bytes, *, block: str, weights_root: bytes) -> None:
+        """Start from the recipe's first weights, which lie in snapshots/0, and zero momentum.
+
+        Args:
+            counters: the counters at genesis.
+            block: the name of the place before the first block, hex.
+            weights_root: the root over the weights' pieces that the recipe names.
+
+        Raises:
+            StateError: the weights are missing, or not those of the recipe.
+            StorageError: the disk refuses.
+        """
+        self._begin_change(0, block)
+        self._copy(self.snapshots.pieces_of(0, "weights"), kind="weights")
+        if merkle.root(self._hashes("weights")) != weights_root:
+            raise StateError(
+                "The first weights in snapshots/0 are not those that the recipe names.",
+                remedy="Delete the run's folder and join again: they are fetched.",
+            )
+        if "momentum" in self._arrays:
+            self._arrays["momentum"].array[:] = 0.0
+        self.snapshots.adopt_genesis(self._manifest(counters), counters=counters)
+        self._end_change()
+
+    def restore(self, round_number: int) -> list[Piece]:
+        """Go back to a snapshot.
+
+        Returns:
+            The snapshot's damaged pieces. If there are any, nothing was changed: fetch them, put them in
+            with `snapshots.write_piece`, and restore again.
+
+        Raises:
+            StateError: there is no such snapshot.
+        """
+        manifest = self.snapshots.manifest(round_number)
+        if manifest is None:
+            raise StateError(f"There is no snapshot of round {round_number} here.")
+        if damaged := self.snapshots.missing(manifest):
+            return damaged
+        self._begin_change(manifest.round, manifest.block)
+        for kind in self._arrays:
+            self._copy(self.snapshots.pieces_of(round_number, kind), kind=kind)
+        if self._manifest_leaves() != (manifest.weights, manifest.momentum):
+            raise StateError(f"The snapshot of round {round_number} changed while it was read.")
+        self._end_change()
+        return []
+
+    def _step(self, place: slice, frame: SegmentFrame) -> None:
+        """Take a plain step where the update is not zero: elsewhere it would change nothing."""
+        weights = self._arrays["weights"].array[place]
+        learning_rate = np.float32(self._outer.learning_rate)
+        first = 0
+        for part in frame.codec.decode_batches(frame.encoded):
+            weights[first + part.positions] -= part.values * learning_rate  # no position occurs twice
+            first += part.chunks * CHUNK_VALUES
+
+    def _step_with_momentum(self, place: slice, frame: SegmentFrame) -> None:
+        """Take a step of SGD with momentum as torch.optim.SGD defines it, Nesterov's by the recipe."""
+        weights, momentum = (self._arrays[kind].array[place] for kind in ("weights", "momentum"))
+        learning_rate, decay = np.float32(self._outer.learning_rate), np.float32(self._outer.momentum)
+        first = 0
+        for part in frame.codec.decode_batches(frame.encoded):
+            here = slice(first, first + part.chunks * CHUNK_VALUES)
+            update = part.dense().reshape(-1)
+            velocity = momentum[here] * decay
+            velocity += update
+            velocity[np.abs(velocity) < _SMALLEST_MOMENTUM] = 0.0
+            momentum[here] = velocity
+            step = velocity
+            if self._outer.nesterov:
+                step = velocity * decay
+                step += update
+            weights[here] -= step * learning_rate
+            first = here.stop
+
+    def _copy(self, pieces: Iterator[bytes], *, kind: PieceKind) -> None:
+        """Overwrite an array with `pieces`; too few of them leave zeros, and too many are ignored."""
+        target = self._arrays[kind].array
+        target[:] = 0.0
+        position = 0
+        for piece in pieces:
+            values = np.frombuffer(piece[: len(piece) // 4 * 4], dtype=_FLOAT32)[: target.size - position]
+            target[position : position + values.size] = values
+            position += values.size
+        self._forget_leaves()
+        self._release()
+
+    def _manifest(self, counters: bytes) -> Manifest:
+        weights, momentum = self._manifest_leaves()
+        return Manifest(
+            round=self.round,
+            block=self.block,
+            weights=weights,
+            momentum=momentum,
+            counters=merkle.leaf_hash(counters).hex(),
+        )
+
+    def _manifest_leaves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        weights, momentum = (tuple(map(bytes.hex, self._hashes(kind))) for kind in ("weights", "momentum"))
+        return weights, momentum
+
+    def _pieces(self, kind: PieceKind) -> Iterator[bytes]:
+        mapped = self._arrays[kind]
+        for index in range(piece_count(self._layout)):
+            yield bytes(mapped.bytes_between(index * PIECE_BYTES, (index + 1) * PIECE_BYTES))
+
+    def _hashes(self, kind: PieceKind) -> list[bytes]:
+        """Return the leaf hashes of an array's pieces, hashing those that changed since the last time."""
+        if kind not in self._arrays:
+            return []
+        mapped, leaves = self._arrays[kind], self._leaves[kind]
+        hashes = []
+        for index, known in enumerate(leaves):
+            start = index * PIECE_BYTES
+            leaf = known or merkle.leaf_hash(mapped.bytes_between(start, start + PIECE_BYTES))
+            leaves[index] = leaf
+            hashes.append(leaf)
+        return hashes
+
+    def _forget_leaves(self, place: slice | None = None) -> None:
+        count = piece_count(self._layout)
+        if place is None:
+            self._leaves = {kind: [None] * count for kind in self._arrays}
+            return
+        first, last = 4 * place.start // PIECE_BYTES, (4 * place.stop - 1) // PIECE_BYTES
+        for leaves in self._leaves.values():
+            leaves[first : last + 1] = [None] * (last + 1 - first)
+
+    def _roots(self) -> tuple[str, ...]:
+        return tuple(merkle.root(self._hashes(kind)).hex() for kind in self._arrays)
+
+    def _begin_change(self, round_number: int, block: str) -> None:
+        self.clean = False
+        self.round, self.block = round_number, block
+
+    def _end_change(self) -> None:
+        marker = _Marker(version=1, round=self.round, block=self.block, roots=self._roots())
+        write_atomic(self._folder / "state.json", marker.model_dump_json().encode())
+        self._release()
+        self.clean = True
+
+    def _read_marker(self) -> _Marker | None:
+        try:
+            with (self._folder / "state.json").open("rb") as stream:
+                return _Marker.model_validate_json(stream.read(_MARKER_LIMIT))
+        except (OSError, ValidationError):
+            return None
+
+    def _must_be_clean(self) -> None:
+        if not self.clean:
+            raise StateError(
+                "The state on disk is not whole.", remedy="Join again: it is restored from a snapshot."
+            )
+
+    def _release(self) -> None:
+        for mapped in self._arrays.values():
+            mapped.release()
