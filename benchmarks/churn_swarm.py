@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.churn_figures import DYING_SECONDS, Death, Round, Victim, bound_seconds, draw_victims
-from peers.node.assembly import CHAIN_FILE
 from peers.protocol.counters import counted_segments
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.errors import NetworkError
 from recipes.home import run_folder
 from recipes.publication import Publication

@@ -30,8 +30,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from peers.node.assembly import CHAIN_FILE
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.files import write_atomic

@@ -32,8 +32,7 @@ from benchmarks.churn_swarm import RECIPE, TEXT_BYTES
 from benchmarks.red_team_cheats import ACCOMPLICE, PLACES
 from peers.credit.entries import ClaimCounted, Decided, Entry, Forfeit, Lapsed, Restored, VerdictCounted, Vest
 from peers.ledger.derive import derive, ground_of
-from peers.node.assembly import CHAIN_FILE
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, NetworkError
 from recipes.files import write_atomic

@@ -27,13 +27,13 @@ from peers.audit.auditor import Auditing, _Done
 from peers.calibration.cheats import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
 from peers.consensus import effects as do
 from peers.consensus.effects import WindowEnded
-from peers.exchange.contributor import Contributor
+from peers.exchange.contributor import Contributor, Window
 from peers.exchange.loss_trace import LossTrace
 from peers.node.node import MESSAGE_TIMEOUT, Node
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.reasons import VerdictReason
-from peers.training.interface import Window, WindowEnd
+from peers.training.interface import WindowEnd
 from recipes.errors import ManyhandsError
 from recipes.keys import PeerId
 from recipes.merkle import digest

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from monitoring.picture import PeerState, RoundResult
 from monitoring.sentences import Mood
-from peers.credit.entries import Decision
 from peers.protocol.reasons import CreditReason, VerdictReason
-from peers.protocol.verdicts import Outcome
+from peers.protocol.verdicts import Decision, Outcome
 
 
 class Form(BaseModel):

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Callable
 
 from peers.chain.chain import Chain
+from peers.codec.round_codec import exchange_format
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.discovery import Crowd
 from peers.network.transport import Transport
-from peers.node.assembly import exchange_format, open_state, rules_of
 from peers.protocol.events import Event
+from peers.protocol.rules import rules_of
+from peers.state.genesis import open_state
 from peers.sync.run_download import Run
 from peers.sync.state_sync import StateSync
 from recipes.layout import Layout
@@ -34,7 +36,7 @@ class StateKeeper:
         recipe = run.signed.recipe
         self._exchange = ExchangeStore(run.folder, exchange_format(recipe, layout))
         self._sync = StateSync(
-            open_state(run, layout),
+            open_state(run.folder, run.signed, layout),
             self._exchange,
             rules=rules_of(recipe, run.signed.run_id),
             layout=layout,

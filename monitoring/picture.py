@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from peers.credit.entries import Decision
 from peers.protocol.reasons import CreditReason, VerdictReason
-from peers.protocol.verdicts import Outcome
+from peers.protocol.verdicts import Decision, Outcome
 from recipes.keys import PeerId
 
 TRAINING_ROUNDS = 4  # without a peer, after which it is no longer called training

@@ -15,8 +15,9 @@ from peers.chain.chain import Chain
 from peers.credit.rules import credit_rules
 from peers.ledger.derive import Ground
 from peers.network.discovery import remembered_peers
-from peers.node.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
-from peers.state.block_store import ChainStore
+from peers.protocol.rules import rules_of
+from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
+from peers.state.genesis import start_digest
 from recipes.layout import published_layout
 from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe
 from recipes.recipe import published

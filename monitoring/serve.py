@@ -67,7 +67,7 @@ def find_run(given: str, home: Path) -> Place:
     Raises:
         RecipeError: it is neither a run id nor a run's folder or recipe.
     """
-    from peers.node.assembly import CHAIN_FILE
+    from peers.state.block_store import CHAIN_FILE
     from recipes.publication import RECIPE_FILE, load_signed_recipe
 
     if len(given) == _RUN_DIGITS and set(given) <= set("0123456789abcdef"):

@@ -104,7 +104,9 @@ class VolunteerMetrics:
 
     def follow_credit(self, run: Run, *, layout: Layout, peer: PeerId) -> None:
         """Derive this peer's credit and audits from its chain from now on, as blocks become final."""
-        from peers.node.assembly import CHAIN_FILE, rules_of, start_digest  # takes seconds: not for --help
+        from peers.protocol.rules import rules_of
+        from peers.state.block_store import CHAIN_FILE
+        from peers.state.genesis import start_digest
 
         recipe = run.signed.recipe
         rules = rules_of(recipe, run.signed.run_id)

@@ -34,13 +34,12 @@ from peers.protocol.messages import (
 )
 from peers.state.block_store import ChainStore
 from recipes.command import plain_errors
-from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
+from recipes.errors import DataError, IdentityError, MessageError, StateError
 from recipes.files import write_atomic
-from recipes.home import OWNER_KEY, home_folder, lock_home, run_folder
+from recipes.home import OWNER_KEY, home_folder, lock_home
 from recipes.keys import SigningKey, load_or_create_key
-from recipes.locate import locate_recipe
-from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe, read_recipe_file
-from recipes.recipe import run_id
+from recipes.locate import joined_folder
+from recipes.publication import SignedRecipe, load_signed_recipe
 
 if TYPE_CHECKING:
     from peers.chain.chain import Chain, Link
@@ -177,19 +176,6 @@ def take_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]
     return checkpoint
 
 
-def joined_folder(given: str, home: Path) -> Path:
-    """Return the folder of the run that `given` means, in the home folder."""
-    is_id = len(given) == 64 and set(given) <= set("0123456789abcdef")
-    run = given if is_id else run_id(read_recipe_file(locate_recipe(given)))
-    folder = run_folder(home, run)
-    if not (folder / RECIPE_FILE).is_file():
-        raise RecipeError(
-            f"The run {run} has never been joined from {home}.",
-            remedy="Join it first, or name another home folder with --home.",
-        )
-    return folder
-
-
 def _owner_key(home: Path, signed: SignedRecipe) -> SigningKey:
     path = home / OWNER_KEY
     if not path.exists():
@@ -208,7 +194,7 @@ def _owner_key(home: Path, signed: SignedRecipe) -> SigningKey:
 
 
 def _open_store(folder: Path) -> ChainStore:
-    from peers.node.assembly import CHAIN_FILE
+    from peers.state.block_store import CHAIN_FILE
 
     store = ChainStore(folder / CHAIN_FILE)
     if store.moved_aside is not None:
@@ -218,7 +204,9 @@ def _open_store(folder: Path) -> ChainStore:
 
 def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
     from peers.credit.rules import credit_rules
-    from peers.node.assembly import load_chain, rules_of, start_digest  # takes seconds: not for --help
+    from peers.protocol.rules import rules_of
+    from peers.state.block_store import load_chain
+    from peers.state.genesis import start_digest
 
     rules = rules_of(signed.recipe, signed.run_id)
     genesis = start_digest(signed.recipe, rules, layout)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from recipes.diagnosis import nearest
 from recipes.errors import RecipeError
-from recipes.publication import RECIPE_FILE
+from recipes.home import run_folder
+from recipes.publication import RECIPE_FILE, read_recipe_file
+from recipes.recipe import run_id
 
 CATALOGUE = Path(__file__).parent / "catalogue"
 
@@ -36,3 +38,16 @@ def locate_recipe(given: str) -> Path:
 def catalogue_names() -> list[str]:
     """Return the names of the recipes that come with Manyhands."""
     return sorted(path.stem for path in CATALOGUE.glob("*.toml"))
+
+
+def joined_folder(given: str, home: Path) -> Path:
+    """Return the folder of the run that `given` means, in the home folder."""
+    is_id = len(given) == 64 and set(given) <= set("0123456789abcdef")
+    run = given if is_id else run_id(read_recipe_file(locate_recipe(given)))
+    folder = run_folder(home, run)
+    if not (folder / RECIPE_FILE).is_file():
+        raise RecipeError(
+            f"The run {run} has never been joined from {home}.",
+            remedy="Join it first, or name another home folder with --home.",
+        )
+    return folder

@@ -28,13 +28,12 @@ from peers.chain.rebuild import KeptFinal
 from peers.codec.segment import SegmentFrame
 from peers.consensus.effects import Effect, Send, Tell
 from peers.ledger.catch_up import follow_branch
-from peers.ledger.store import LedgerStore
-from peers.node.assembly import CHAIN_FILE, LEDGER_FILE
+from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.protocol.messages import Signed
 from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, prepare
 from peers.simulation.virtual_peer import VirtualPeer
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 from recipes.sections import Overlap
 

@@ -30,6 +30,7 @@ from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import KINDS, Signed, parse
 from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
+    Piece,
     Span,
     SpotCheck,
     decode_data,
@@ -42,7 +43,7 @@ from peers.protocol.requests import (
     encode_round,
     encode_spot_check,
 )
-from peers.state.manifest import Manifest, Piece, parse_manifest, piece_count
+from peers.state.manifest import Manifest, parse_manifest, piece_count
 from recipes import corpus
 from recipes.errors import DataError, MessageError, NetworkError, RecipeError
 from recipes.keys import SigningKey

@@ -17,11 +17,11 @@ from peers.network.framing import RemoteError
 from peers.node.serving import Answer, serve_state
 from peers.protocol.counters import initial
 from peers.protocol.events import Event
-from peers.protocol.requests import decode_piece
+from peers.protocol.requests import Piece, decode_piece
 from peers.state.canonical_state import CanonicalState
-from peers.state.manifest import Piece
+from peers.state.genesis import genesis_digest
 from peers.state.snapshots import SnapshotStore
-from peers.sync.state_sync import StateSync, genesis_digest
+from peers.sync.state_sync import StateSync
 from recipes import merkle
 from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, UnreachableError

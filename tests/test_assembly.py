@@ -13,13 +13,14 @@ import pytest
 from rounds import Swarm
 from tiny_run import publish_tiny
 
-from peers.ledger.store import LedgerStore
-from peers.node.assembly import CHAIN_FILE, LEDGER_FILE, assemble_node, open_state
+from peers.ledger.store import LEDGER_FILE, LedgerStore
+from peers.node.assembly import assemble_node
 from peers.node.node import Node
 from peers.protocol.events import Event, Notice
 from peers.protocol.messages import Evidence
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from peers.state.canonical_state import CanonicalState
+from peers.state.genesis import open_state
 from peers.sync.run_download import Run
 from recipes.keys import SigningKey
 from recipes.layout import published_layout
@@ -47,7 +48,7 @@ def put_together(run: Run, state: CanonicalState, listener: Callable[[Event], No
 
 
 def state_of(run: Run) -> CanonicalState:
-    return open_state(run, published_layout(run.signed.recipe))
+    return open_state(run.folder, run.signed, published_layout(run.signed.recipe))
 
 
 def test_convicts_are_known_again_so_that_they_are_not_told_anew(run: Run) -> None:

@@ -8,8 +8,7 @@ import pytest
 from live_swarm import Swarm
 from test_audit_swarm import EVERYTHING_AUDITED, decided, ledger
 
-from peers.node.assembly import CHAIN_FILE
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 
 EAGER = EVERYTHING_AUDITED.replace("[round]", '[round]\noverlap = "eager"')

@@ -11,9 +11,8 @@ from live_swarm import ROUNDS_RECIPE, Swarm
 
 from peers.credit.entries import Entry
 from peers.ledger.derive import derive, ground_of
-from peers.node.assembly import CHAIN_FILE
 from peers.protocol.verdicts import Verdict
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 from recipes.publication import load_signed_recipe
 

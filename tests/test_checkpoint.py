@@ -18,11 +18,12 @@ from peers.chain.chain import Chain, Link
 from peers.chain.rebuild import KeptFinal
 from peers.checkpoint import make_checkpoint, take_checkpoint
 from peers.credit.rules import credit_rules
-from peers.node.assembly import CHAIN_FILE, load_chain, rules_of, start_digest
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch
+from peers.protocol.rules import rules_of
 from peers.simulation.simulator import World
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.canonical_state import CanonicalState
+from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes.errors import DataError, HomeInUseError, IdentityError, RecipeError, StateError
 from recipes.home import IDENTITY_KEY, OWNER_KEY, lock_home, run_folder

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from live_swarm import ROUNDS_RECIPE, Swarm
 
-from peers.node.assembly import CHAIN_FILE
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 
 TOTAL_TOKENS = 60_000

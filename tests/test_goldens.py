@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from peers.credit.rules import credit_rules
 from peers.ledger import __main__
-from peers.ledger.store import LedgerStore
-from peers.node.assembly import CHAIN_FILE, LEDGER_FILE, load_chain, open_state, rules_of, start_digest
+from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.protocol.messages import parse
-from peers.state.block_store import ChainStore
-from peers.sync.run_download import Run
+from peers.protocol.rules import rules_of
+from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
+from peers.state.genesis import open_state, start_digest
 from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.publication import load_publication
@@ -62,7 +62,7 @@ def test_a_home_folder_of_before_is_read_whole(tmp_path: Path) -> None:
     publication = load_publication(folder)
     recipe, layout = publication.recipe, layout_of(publication.recipe)
     rules = rules_of(recipe, facts["run"])
-    state = open_state(Run(folder, publication.signed, publication.manifest), layout)
+    state = open_state(folder, publication.signed, layout)
     with closing(ChainStore(folder / CHAIN_FILE)) as store:
         chain = load_chain(
             store, credit_rules(recipe, rules), genesis_digest=start_digest(recipe, rules, layout)

@@ -18,9 +18,10 @@ from peers.credit import __main__ as credit
 from peers.credit.rules import credit_rules
 from peers.ledger import __main__
 from peers.ledger.payout import AddressBinding
-from peers.node.assembly import CHAIN_FILE, rules_of, start_digest
 from peers.protocol.messages import Signed
-from peers.state.block_store import ChainStore
+from peers.protocol.rules import rules_of
+from peers.state.block_store import CHAIN_FILE, ChainStore
+from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes.errors import StateError, StorageError
 from recipes.home import IDENTITY_KEY, run_folder

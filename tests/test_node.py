@@ -15,11 +15,12 @@ import pytest
 
 from peers.chain.finality import Promise
 from peers.consensus import effects as do
-from peers.node.node import Node, NodeSettings
+from peers.node.node import Node
 from peers.protocol.events import Event, Notice, WindowSpoilt
 from peers.protocol.messages import Ready
 from peers.protocol.requests import SpotCheck
 from peers.training.interface import MOST_SPOILT_WINDOWS
+from peers.training.window_tasks import NodeSettings
 from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys import PeerId, SigningKey
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from live_swarm import ROUNDS_RECIPE, Swarm
 
-from peers.node.assembly import CHAIN_FILE
-from peers.state.block_store import ChainStore
+from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 from trainer.demo_peer import DemoPeer
 

@@ -21,8 +21,9 @@ from peers.credit.rules import credit_rules
 from peers.ledger.export import header_of
 from peers.ledger.lines import Header, parse_line
 from peers.ledger.verify import grounds_of_recipe
-from peers.node.assembly import rules_of, start_digest
 from peers.protocol.messages import Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
+from peers.protocol.rules import rules_of
+from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes import sign as command
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError

@@ -15,6 +15,7 @@ from peers.protocol.requests import (
     PIECE_REQUEST_BYTES,
     ROUND_BYTES,
     SPOT_REQUEST_BYTES,
+    Piece,
     Span,
     SpotCheck,
     decode_data,
@@ -26,7 +27,6 @@ from peers.protocol.requests import (
     encode_round,
     encode_spot_check,
 )
-from peers.state.manifest import Piece
 from recipes.errors import MessageError
 
 

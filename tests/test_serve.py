@@ -17,7 +17,7 @@ from monitoring import evaluating
 from monitoring.downloads import MOST_AT_ONCE, Downloads, TooManyDownloadsError
 from monitoring.evaluating import Evaluator
 from monitoring.serve import Place, find_run
-from peers.node.assembly import CHAIN_FILE
+from peers.state.block_store import CHAIN_FILE
 from recipes.errors import RecipeError, TrainingError
 from recipes.home import run_folder
 from recipes.publication import RECIPE_FILE, SIGNATURE_FILE, Publication

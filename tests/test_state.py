@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.protocol.requests import Piece
 from peers.state.canonical_state import CanonicalState
-from peers.state.manifest import Manifest, Piece, manifest_limit, parse_manifest, piece_count, state_digest
+from peers.state.manifest import Manifest, manifest_limit, parse_manifest, piece_count, state_digest
 from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.layout import PIECE_BYTES, Layout, lay_out

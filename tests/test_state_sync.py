@@ -12,8 +12,7 @@ from rounds import name
 from peers.chain.chain import Link
 from peers.codec.segment import SegmentFrame
 from peers.protocol.events import Diverged, Notice, Refused
-from peers.protocol.requests import encode_round
-from peers.state.manifest import Piece
+from peers.protocol.requests import Piece, encode_round
 from recipes.errors import MessageError, StateError, UnreachableError
 
 HUGE = 2**40  # announced for a reduced segment, it makes a snapshot the cheaper way

@@ -18,11 +18,10 @@ from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.consensus.effects import GoOn, Train, WindowEnded
 from peers.exchange.segment_store import ExchangeStore
-from peers.node.node import NodeSettings
 from peers.protocol.events import Event, Validated, WindowFinished
 from peers.training.interface import WindowEnd
 from peers.training.start_weights import StartWeights
-from peers.training.window_tasks import WindowTasks
+from peers.training.window_tasks import NodeSettings, WindowTasks
 from recipes.density import Density, DensitySchedule
 from recipes.layout import CHUNK_VALUES, Layout
 

@@ -18,6 +18,7 @@ from peers.audit.audit_case import Case, case_of
 from peers.audit.opening_store import Openings
 from peers.audit.received_openings import OpenedClaim
 from peers.chain.chain import Link
+from peers.codec.round_codec import exchange_format
 from peers.consensus.effects import WindowEnded
 from peers.credit.rules import credit_rules
 from peers.exchange.averaging import newcomers_in
@@ -26,9 +27,10 @@ from peers.exchange.contributor import Contributor
 from peers.exchange.segment_store import ExchangeStore
 from peers.ledger.derive import Ground, derive
 from peers.ledger.export import header_of, write_export
-from peers.node.assembly import exchange_format, open_state, rules_of, start_digest
 from peers.protocol.messages import Claim, Signed
-from peers.sync.run_download import Run, adopt_folder
+from peers.protocol.rules import rules_of
+from peers.state.genesis import open_state, start_digest
+from peers.sync.run_download import adopt_folder
 from peers.training.start_weights import StartWeights, own_share
 from recipes.corpus import TokenArray
 from recipes.home import IDENTITY_KEY, run_folder
@@ -117,7 +119,7 @@ class TrainedRun:
         self.swarm.by_id = {key.peer_id: key for key in self.swarm.keys}
         self.exchange = ExchangeStore(self.folder, exchange_format(self.recipe, self.layout))
         signed, manifest = self.publication.signed, self.publication.manifest
-        self.state = open_state(Run(self.folder, signed, manifest), self.layout)
+        self.state = open_state(self.folder, signed, self.layout)
         tokens = TokenArray(self.publication.data, manifest, "train")
         self.trainer = LocalTrainer(self.recipe, self.layout, tokens, self.run, device=Device("cpu", "fp32"))
         self.members = [

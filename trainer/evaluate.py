@@ -27,7 +27,7 @@ from recipes.layout import Layout, layout_of
 from recipes.publication import DATA_FOLDER, load_manifest, load_signed_recipe
 
 LOW_PRIORITY = 10
-VALIDATION_SLOTS = 64  # as peers.node.node.NodeSettings
+VALIDATION_SLOTS = 64  # as peers.training.window_tasks.NodeSettings
 
 
 def read_weights(path: Path, layout: Layout) -> npt.NDArray[np.float32]:

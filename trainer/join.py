@@ -66,9 +66,10 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     """
     # Imported here, because these take seconds to load and --help should not.
     from peers.network.discovery import Crowd
-    from peers.node.assembly import assemble_node, open_state
+    from peers.node.assembly import assemble_node
     from peers.node.bandwidth_plan import plan
     from peers.node.serving import serve_node, serve_publication, serve_state
+    from peers.state.genesis import open_state
     from peers.sync.run_download import adopt_folder, fetch_run
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
@@ -118,7 +119,7 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
 
         # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
         #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
-        state = await asyncio.to_thread(open_state, run, layout)
+        state = await asyncio.to_thread(open_state, folder, run.signed, layout)
         if state.round == 0:
             await asyncio.to_thread(trainer.ready)
         serve_state(transport, state)

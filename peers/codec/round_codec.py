@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame, frame_limit, proof_limit, with_header
-from recipes.density import Density, DensitySchedule
+from recipes.density import Density, DensitySchedule, density_schedule
+from recipes.layout import Layout
 from recipes.merkle import HASH_BYTES
+from recipes.recipe import Recipe
 
 MAX_PATH = 16  # hashes from a segment's root to its contribution's
 
@@ -79,3 +81,13 @@ class ExchangeFormat:
             reduced_codec=Codec(keep=density.reduced_keep, level_bits=density.reduced_level_bits),
             chunks=self.chunks_per_segment,
         )
+
+
+def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:
+    """Return how contributions and reduced segments of a recipe are encoded."""
+    return ExchangeFormat(
+        densities=density_schedule(recipe),
+        segments=layout.segments,
+        chunks_per_segment=layout.chunks_per_segment,
+        clip_factor=recipe.exchange.clip_factor,
+    )

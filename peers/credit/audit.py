@@ -12,10 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from peers.credit.entries import Decision
 from peers.credit.escrow import Penalty
 from peers.credit.rules import CreditRules
-from peers.protocol.verdicts import Verdict
+from peers.protocol.verdicts import Decision, Verdict
 from recipes.keys import PeerId
 from recipes.values import changed
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, rest, ruling, speak
 from peers.credit.block_facts import RoundFacts
-from peers.credit.entries import AuditDrawn, Decided, Decision, Disputed, VerdictCounted
+from peers.credit.entries import AuditDrawn, Decided, Disputed, VerdictCounted
 from peers.credit.escrow import Account, Penalty
 from peers.credit.rotation import answers_for
 from peers.credit.sampling import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
+from peers.protocol.verdicts import Decision
 from recipes.keys import PeerId
 from recipes.values import changed
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, Valid
 
 from peers.protocol.messages import MAX_SEGMENTS, Count, Hash, Message, PeerName
 from peers.protocol.reasons import CreditReason, Forfeiture, Lapse, VerdictReason
-from peers.protocol.verdicts import Outcome
+from peers.protocol.verdicts import Decision, Outcome
 from recipes.errors import DataError
 
 MOST_AUDITORS = 10  # in the order of one audit; nobody asks further down
@@ -34,8 +34,6 @@ Amount = Annotated[
     BeforeValidator(_amount_from_text),
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
-
-Decision = Literal["pass", "fail", "undecided", "unreachable"]
 
 
 class Join(Message):

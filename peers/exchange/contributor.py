@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link, trunk_below
 from peers.codec.segment import SegmentFrame, contribution_root
+from peers.codec.selection import Selector
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.lineage import counted_in, may_stray, source_of
 from peers.exchange.loss_trace import LossTrace, TraceStore
 from peers.exchange.residual_returns import Counted
 from peers.exchange.segment_store import ExchangeStore
-from peers.protocol.messages import Claim, Signed
+from peers.protocol.messages import Claim, Signed, SlotRange
 from recipes.errors import MessageError
 from recipes.keys import SigningKey
 from recipes.merkle import digest
 
 if TYPE_CHECKING:
-    from peers.training.interface import Window
+    pass
 
 
 class Contributor:
@@ -127,3 +129,22 @@ class Contributor:
         trace = LossTrace(salt, np.asarray(losses, dtype="<f4").tobytes())
         self.traces.keep(trace, round_number=round_number)
         return trace.commitment()
+
+
+class Window(Protocol):
+    """What a window of training gave (trainer.local.WindowResult)."""
+
+    @property
+    def delta(self) -> NDArray[np.float32]: ...
+    @property
+    def slots_used(self) -> tuple[SlotRange, ...]: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def losses(self) -> tuple[float, ...]: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def select(self) -> Selector: ...

@@ -259,12 +259,12 @@ def address(
     home: Home = None,
 ) -> None:
     """Sign, as this peer, the address at which it is to be paid. Send the line to who makes the payout."""
-    from peers.checkpoint import joined_folder
     from peers.ledger.openzeppelin_tree import plain_address
     from peers.ledger.payout import AddressBinding
     from peers.ledger.source import own_key
     from peers.protocol.messages import sign
     from recipes.home import home_folder
+    from recipes.locate import joined_folder
 
     with plain_errors():
         key = own_key(home)

@@ -45,7 +45,8 @@ def ground_of(signed: SignedRecipe) -> Ground:
     Raises:
         ModelError: its model cannot be built.
     """
-    from peers.node.assembly import rules_of, start_digest  # takes seconds: not for --help
+    from peers.protocol.rules import rules_of
+    from peers.state.genesis import start_digest
     from recipes.layout import layout_of
 
     rules = rules_of(signed.recipe, signed.run_id)

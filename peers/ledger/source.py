@@ -69,8 +69,8 @@ def branch_here(given: str, *, home: Path | None, tip: bool) -> Branch:
         StateError: no block is final yet, or the first ones are not on this machine.
         StorageError: the chain cannot be read.
     """
-    from peers.checkpoint import joined_folder
-    from peers.node.assembly import CHAIN_FILE, load_chain  # takes seconds: not for --help
+    from peers.state.block_store import CHAIN_FILE, load_chain
+    from recipes.locate import joined_folder
 
     folder = joined_folder(given, home_folder(home))
     signed = load_signed_recipe(folder)

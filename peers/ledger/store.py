@@ -30,6 +30,8 @@ from peers.credit.rfc9162_tree import (
 )
 from recipes.errors import StateError, StorageError
 
+LEDGER_FILE = "ledger.sqlite"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS heads (

@@ -11,86 +11,35 @@ from peers.audit.auditor import AuditParts, AuditTerms
 from peers.audit.judging import thresholds_of
 from peers.audit.opening_store import Openings
 from peers.audit.received_openings import OpenedClaims
-from peers.chain.chain import Chain, genesis_hash
-from peers.chain.rebuild import build_chain
-from peers.codec.round_codec import ExchangeFormat
+from peers.chain.chain import Chain
+from peers.codec.round_codec import exchange_format
 from peers.consensus.engine import RoundEngine
-from peers.credit.rules import CreditRules, credit_rules
+from peers.credit.rules import credit_rules
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.contributor import Contributor
 from peers.exchange.segment_store import ExchangeStore
 from peers.ledger.catch_up import follow_branch
-from peers.ledger.store import LedgerStore
+from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.network.discovery import Crowd
 from peers.network.transport import Transport
 from peers.node.key_rotation import waiting_changes
-from peers.node.node import Node, NodeSettings
-from peers.protocol.counters import initial
+from peers.node.node import Node
 from peers.protocol.events import Event, Notice
-from peers.protocol.rules import Bounds, Rules
-from peers.state.block_store import ChainStore
+from peers.protocol.rules import rules_of
+from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.canonical_state import CanonicalState
+from peers.state.genesis import start_digest
 from peers.state.past_state import AUDIT_FOLDER, PastState
 from peers.sync.run_download import Run
-from peers.sync.state_sync import StateSync, genesis_digest
+from peers.sync.state_sync import StateSync
 from peers.training.interface import Trainer
 from peers.training.start_weights import StartWeights
-from recipes.density import density_schedule
-from recipes.genesis import GENESIS_WEIGHTS
+from peers.training.window_tasks import NodeSettings
 from recipes.keys import SigningKey
 from recipes.layout import Layout
-from recipes.recipe import Recipe, published
+from recipes.recipe import Recipe
 
-CHAIN_FILE = "chain.sqlite"
-LEDGER_FILE = "ledger.sqlite"
 CLAIMED_FOLDER = "claimed"
-
-
-def rules_of(recipe: Recipe, run_id: str) -> Rules:
-    """Return the numbers of a published recipe that the round protocol works by."""
-    return Rules(
-        run=run_id,
-        segments=recipe.round.segments,
-        window_seconds=recipe.round.window_seconds,
-        grace=Bounds(*recipe.round.grace_seconds),
-        transfer=Bounds(*recipe.round.transfer_seconds),
-        leader=Bounds(*recipe.round.leader_seconds),
-        tokens_per_slot=recipe.data.sequence_length,
-        minimum_slots=recipe.round.minimum_slots,
-        newcomer_slots=recipe.round.newcomer_slots,
-        newcomer_lanes=recipe.round.newcomer_lanes,
-        snapshot_interval=recipe.round.snapshot_interval,
-        electors=published(recipe).electors,
-        owners=recipe.run.owners,
-        owner_threshold=recipe.run.owner_threshold,
-        overlap=recipe.round.overlap,
-    )
-
-
-def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:
-    """Return how contributions and reduced segments of a recipe are encoded."""
-    return ExchangeFormat(
-        densities=density_schedule(recipe),
-        segments=layout.segments,
-        chunks_per_segment=layout.chunks_per_segment,
-        clip_factor=recipe.exchange.clip_factor,
-    )
-
-
-def open_state(run: Run, layout: Layout) -> CanonicalState:
-    """Open the run's canonical state; at the first start, from the first weights if they are here.
-
-    Raises:
-        StorageError: the disk refuses.
-        StateError: the first weights are not those of the recipe.
-    """
-    recipe = run.signed.recipe
-    rules = rules_of(recipe, run.signed.run_id)
-    state = CanonicalState(run.folder, layout=layout, outer=recipe.outer)
-    if not state.clean and not state.snapshots.rounds() and (run.folder / GENESIS_WEIGHTS).exists():
-        root = bytes.fromhex(published(recipe).weights_root)
-        state.adopt_genesis(initial(rules).canonical(), block=genesis_hash(rules.run), weights_root=root)
-    return state
 
 
 def assemble_node(
@@ -215,33 +164,6 @@ def audit_terms(recipe: Recipe, layout: Layout) -> AuditTerms:
         decay=recipe.exchange.feedback_decay,
         return_dropped=recipe.exchange.return_dropped,
         thresholds=partial(thresholds_of, recipe),
-    )
-
-
-def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
-    """Return the digest of the state before the first block, hex, as it follows from the recipe."""
-    return genesis_digest(
-        weights_root=bytes.fromhex(published(recipe).weights_root),
-        counters=initial(rules).canonical(),
-        layout=layout,
-        has_momentum=bool(recipe.outer.momentum),
-    )
-
-
-def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -> Chain:
-    """Return the chain of the blocks on disk, with what is final by them, by memory, or by an owner's word.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
-    rules = credit.protocol
-    return build_chain(
-        Chain(credit, genesis_digest=genesis_digest),
-        store.blocks(run=rules.run),
-        final=store.final(),
-        settled=store.settled(),
-        checkpoint=store.checkpoint(run=rules.run),
-        evidence=store.evidence(run=rules.run).values(),
     )
 
 

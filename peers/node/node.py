@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -37,7 +36,7 @@ from peers.state.block_store import ChainStore
 from peers.sync.state_sync import StateSync
 from peers.training.interface import Trainer
 from peers.training.start_weights import StartWeights
-from peers.training.window_tasks import WindowTasks
+from peers.training.window_tasks import NodeSettings, WindowTasks
 from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
 from recipes.keys import PeerId, SigningKey
 
@@ -48,15 +47,6 @@ BLOCKS_STALL_SECONDS = 30.0  # without a byte of one; others are asked before th
 MOST_BLOCKS = 4096
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeSettings:
-    """What a volunteer may choose about its own node."""
-
-    validate_every: int = 0  # rounds; 0: never
-    validation_slots: int = 64
-    spot_checks: int = 4  # chunks a round
 
 
 class Node:

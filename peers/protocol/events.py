@@ -9,9 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from peers.credit.entries import Decision
 from peers.protocol.reasons import VerdictReason
-from peers.protocol.verdicts import Outcome
+from peers.protocol.verdicts import Decision, Outcome
 from recipes.keys import PeerId
 
 

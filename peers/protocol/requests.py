@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from peers.protocol.messages import MAX_PEERS
-from peers.state.manifest import Piece, PieceKind
 from recipes.errors import MessageError, Offence
+
+PieceKind = Literal["weights", "momentum", "counters"]
 
 PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters")
 _ROUNDS = 2**53  # of messages.Count
@@ -161,3 +162,11 @@ def _unpack(form: struct.Struct, body: bytes) -> tuple[Any, ...]:
             f"a request of {len(body)} bytes instead of {form.size}", offence=Offence.MALFORMED
         )
     return form.unpack(body)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece's place in a snapshot: at most 1 MiB of `kind`, the `index`-th from 0."""
+
+    kind: PieceKind
+    index: int

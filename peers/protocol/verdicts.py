@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.signed import Body, Count, Hash, Norm
 
+Decision = Literal["pass", "fail", "undecided", "unreachable"]
+
 Outcome = Literal["pass", "fail", "inconclusive", "abstain"]
 
 _OUTCOMES: dict[VerdictReason, Outcome] = {

@@ -15,9 +15,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from peers.chain.chain import genesis_hash
+from peers.codec.round_codec import exchange_format
 from peers.codec.segment import SegmentFrame
-from peers.node.assembly import exchange_format, rules_of
 from peers.protocol.counters import initial
+from peers.protocol.rules import rules_of
 from peers.state.canonical_state import CanonicalState
 from peers.state.past_state import AUDIT_FOLDER, PastState
 from peers.state.snapshots import SnapshotStore

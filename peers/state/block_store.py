@@ -16,12 +16,15 @@ from typing import Any
 
 from peers.chain.chain import Chain, Link
 from peers.chain.finality import Promise
-from peers.chain.rebuild import KeptFinal
+from peers.chain.rebuild import KeptFinal, build_chain
 from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
+from peers.credit.rules import CreditRules
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
 from recipes.errors import MessageError, StorageError
 from recipes.files import write_atomic
 from recipes.keys import PeerId
+
+CHAIN_FILE = "chain.sqlite"
 
 CLAIMS_KEPT = 64
 _SCHEMA = """
@@ -323,4 +326,21 @@ def _refused(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"Cannot keep the chain in {path}: {error}.",
         remedy="Free some space or make the folder writable, then run the same command again.",
+    )
+
+
+def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -> Chain:
+    """Return the chain of the blocks on disk, with what is final by them, by memory, or by an owner's word.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    rules = credit.protocol
+    return build_chain(
+        Chain(credit, genesis_digest=genesis_digest),
+        store.blocks(run=rules.run),
+        final=store.final(),
+        settled=store.settled(),
+        checkpoint=store.checkpoint(run=rules.run),
+        evidence=store.evidence(run=rules.run).values(),
     )

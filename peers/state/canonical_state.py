@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peers.codec.segment import SegmentFrame
-from peers.state.manifest import Manifest, Piece, PieceKind, piece_count
+from peers.protocol.requests import Piece, PieceKind
+from peers.state.manifest import Manifest, piece_count
 from peers.state.memmap import MappedArray
 from peers.state.snapshots import SnapshotStore
 from recipes import merkle

@@ -7,27 +7,18 @@ that nothing in a snapshot has to be trusted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from peers.protocol.requests import Piece
 from recipes import merkle
 from recipes.errors import MessageError, Offence
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.sections import HexHash
 
-PieceKind = Literal["weights", "momentum", "counters"]
 _HASH_JSON_BYTES = 67  # a hash in a manifest: 64 digits, two quotes, a comma
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece's place in a snapshot: at most 1 MiB of `kind`, the `index`-th from 0."""
-
-    kind: PieceKind
-    index: int
 
 
 class Manifest(BaseModel):

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from peers.state.manifest import Manifest, Piece, PieceKind, parse_manifest
+from peers.protocol.requests import Piece, PieceKind
+from peers.state.manifest import Manifest, parse_manifest
 from peers.state.snapshot_pin import Hold
 from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError

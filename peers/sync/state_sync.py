@@ -24,10 +24,10 @@ from peers.network.asking import STALL_SECONDS, Asking
 from peers.network.transport import Call, RemoteError
 from peers.protocol.events import Diverged, Event, Fetching, Notice, Refused
 from peers.protocol.messages import Block, Reduction
-from peers.protocol.requests import Span, encode_piece
+from peers.protocol.requests import Piece, Span, encode_piece
 from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
-from peers.state.manifest import Manifest, Piece, piece_count
+from peers.state.manifest import Manifest
 from peers.sync.piece_download import Wanted, fetch_pieces
 from peers.sync.rate_control import Flow
 from peers.sync.snapshot_offers import SnapshotOffers, agreed, is_agreed
@@ -47,17 +47,6 @@ class _DivergedError(Exception):
     def __init__(self, link: Link) -> None:
         super().__init__(link.hash)
         self.link = link
-
-
-def genesis_digest(*, weights_root: bytes, counters: bytes, layout: Layout, has_momentum: bool) -> str:
-    """Return the digest of the state at genesis, hex: the recipe's weights, and no momentum yet."""
-    momentum = []
-    if has_momentum:
-        size = 4 * layout.padded
-        lengths = [min(PIECE_BYTES, size - index * PIECE_BYTES) for index in range(piece_count(layout))]
-        momentum = [merkle.leaf_hash(bytes(length)) for length in lengths]
-    counters_leaf = merkle.leaf_hash(counters)
-    return merkle.root([weights_root, merkle.root(momentum), counters_leaf]).hex()
 
 
 class StateSync:

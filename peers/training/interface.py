@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.selection import Selector
+from peers.exchange.contributor import Window
 from peers.protocol.messages import SlotRange
 from peers.training.replaying import Precision, Replay
 
@@ -23,25 +23,6 @@ class WindowEnd:
     """When a window ends at the latest, on the monotonic clock. It may be moved while the window runs."""
 
     until: float = math.inf
-
-
-class Window(Protocol):
-    """What a window of training gave (trainer.local.WindowResult)."""
-
-    @property
-    def delta(self) -> NDArray[np.float32]: ...
-    @property
-    def slots_used(self) -> tuple[SlotRange, ...]: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def losses(self) -> tuple[float, ...]: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def select(self) -> Selector: ...
 
 
 class Trainer(Protocol):

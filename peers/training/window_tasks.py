@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
-from peers.exchange.contributor import Contributor
+from peers.exchange.contributor import Contributor, Window
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Event, Validated, WindowFinished, WindowSpoilt
 from peers.sync.state_sync import StateSync
-from peers.training.interface import MOST_SPOILT_WINDOWS, Trainer, Window, WindowEnd, why_spoilt
+from peers.training.interface import MOST_SPOILT_WINDOWS, Trainer, WindowEnd, why_spoilt
 from peers.training.start_weights import StartWeights, own_share
 from recipes.errors import TrainingError
 
 if TYPE_CHECKING:
-    from peers.node.node import NodeSettings
+    pass
 
 TRAINING_NICENESS = 10
 Outcome = TypeVar("Outcome")
@@ -269,3 +269,12 @@ def yield_to_others() -> None:
     os.setpriority(
         os.PRIO_PROCESS, threading.get_native_id(), TRAINING_NICENESS
     )  # Linux: a thread has its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings:
+    """What a volunteer may choose about its own node."""
+
+    validate_every: int = 0  # rounds; 0: never
+    validation_slots: int = 64
+    spot_checks: int = 4  # chunks a round

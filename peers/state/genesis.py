@@ -1,0 +1,53 @@
+"""The state before the first block: its digest, and the first weights taken in at the first start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peers.chain.chain import genesis_hash
+from peers.protocol.counters import initial
+from peers.protocol.rules import Rules, rules_of
+from peers.state.canonical_state import CanonicalState
+from peers.state.manifest import piece_count
+from recipes import merkle
+from recipes.genesis import GENESIS_WEIGHTS
+from recipes.layout import PIECE_BYTES, Layout
+from recipes.publication import SignedRecipe
+from recipes.recipe import Recipe, published
+
+
+def open_state(folder: Path, signed: SignedRecipe, layout: Layout) -> CanonicalState:
+    """Open the run's canonical state; at the first start, from the first weights if they are here.
+
+    Raises:
+        StorageError: the disk refuses.
+        StateError: the first weights are not those of the recipe.
+    """
+    recipe = signed.recipe
+    rules = rules_of(recipe, signed.run_id)
+    state = CanonicalState(folder, layout=layout, outer=recipe.outer)
+    if not state.clean and not state.snapshots.rounds() and (folder / GENESIS_WEIGHTS).exists():
+        root = bytes.fromhex(published(recipe).weights_root)
+        state.adopt_genesis(initial(rules).canonical(), block=genesis_hash(rules.run), weights_root=root)
+    return state
+
+
+def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
+    """Return the digest of the state before the first block, hex, as it follows from the recipe."""
+    return genesis_digest(
+        weights_root=bytes.fromhex(published(recipe).weights_root),
+        counters=initial(rules).canonical(),
+        layout=layout,
+        has_momentum=bool(recipe.outer.momentum),
+    )
+
+
+def genesis_digest(*, weights_root: bytes, counters: bytes, layout: Layout, has_momentum: bool) -> str:
+    """Return the digest of the state at genesis, hex: the recipe's weights, and no momentum yet."""
+    momentum = []
+    if has_momentum:
+        size = 4 * layout.padded
+        lengths = [min(PIECE_BYTES, size - index * PIECE_BYTES) for index in range(piece_count(layout))]
+        momentum = [merkle.leaf_hash(bytes(length)) for length in lengths]
+    counters_leaf = merkle.leaf_hash(counters)
+    return merkle.root([weights_root, merkle.root(momentum), counters_leaf]).hex()
