@@ -30,7 +30,7 @@ from benchmarks.audits_model import Hazard, audit_cost, caught, closed_form, cos
 from benchmarks.audits_swarm import STEPS, TRUSTED, Conduct, LightSwarm, Outcomes, credit_rules
 from peers.credit.rules import MILLION, CreditRules
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 PEERS = 12  # of whom two cheat; or, where a tenth of each accomplice's auditors covers it:
 PEERS_WITH_RING = 21  # of whom three are accomplices

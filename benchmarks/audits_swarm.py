@@ -19,8 +19,8 @@ from peers.credit.escrow import Account
 from peers.credit.rules import CreditRules
 from peers.protocol.rules import Bounds, Rules
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 
 STEPS = 30  # of a window
 TOKENS = STEPS * 1024

@@ -37,7 +37,7 @@ from peers.codec.selection import Selector, select_largest
 from peers.exchange.averaging import reduce_segment
 from peers.exchange.error_feedback import ErrorFeedback
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, lay_out
 
 _BLOCK_CHUNKS = 256

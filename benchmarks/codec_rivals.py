@@ -22,8 +22,8 @@ from peers.codec.segment import SegmentFrame
 from peers.codec.selection import Selector, select_largest
 from peers.network.framing import request_head_bytes
 from peers.protocol.length_prefixed import join_parts
+from recipes.formats.merkle import HASH_BYTES, path
 from recipes.layout import CHUNK_VALUES
-from recipes.merkle import HASH_BYTES, path
 
 Values = NDArray[np.float32]
 _HIVEMIND_PART = 2**18  # values a message: what its averager puts into one part of 512 KiB in fp16

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks.convergence_arms import Arm
 from recipes.errors import DataError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 Result = dict[str, Any]
 """What benchmarks.convergence_run writes of one arm and seed."""

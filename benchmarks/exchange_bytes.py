@@ -24,10 +24,10 @@ from benchmarks.shaped_swarm import peers_at, places_on_loopback, publish_change
 from benchmarks.sizes import sizes_of
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.publication import Publication
 from recipes.recipe import published
-from trainer.demo_peer import DemoPeer
+from trainer.demo.demo_peer import DemoPeer
 
 _WINDOW_SECONDS = 6
 _PATIENCE_SECONDS = 300.0

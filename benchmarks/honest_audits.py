@@ -36,7 +36,7 @@ from peers.training.replaying import find_replay_source, precision_of
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publication import load_publication
 from recipes.recipe import Recipe

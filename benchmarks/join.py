@@ -29,7 +29,7 @@ from benchmarks.join_ours import measure_ours
 from benchmarks.join_settings import JoinSettings
 from benchmarks.shaped_swarm import publish_changed
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.recipe import published
 
 HEAD_WIDTH = 32

@@ -31,9 +31,9 @@ from peers.ledger.export import write_export
 from peers.ledger.lines import Header
 from peers.ledger.verify import verify_export
 from recipes.command import plain_errors
-from recipes.files import write_atomic
-from recipes.keys import SigningKey
-from recipes.keys import verify as verify_signature
+from recipes.formats.files import write_atomic
+from recipes.keys.keys import SigningKey
+from recipes.keys.keys import verify as verify_signature
 
 GOAL_PER_SECOND = 5000
 _SIGNATURES = 1000

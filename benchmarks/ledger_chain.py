@@ -13,8 +13,8 @@ from peers.ledger.derive import Ground
 from peers.protocol.assignment import assign_reducers, leaders
 from peers.protocol.messages import Block, Claim, CoSignature, Pace, Reduction, Roster, Signed, sign
 from peers.protocol.rules import Bounds, Rules
-from recipes.keys import PeerId, SigningKey
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import take
 
 RECIPE = "a synthetic run"

@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.bad_links import BadLinks, check_platform, path_line
 from benchmarks.router import inside
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 _PORT = 5001
 _CHUNK = bytes(65536)

@@ -11,7 +11,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.links_figures import Cell, as_records, comparable
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 _DERIVED = ("of_unshaped", "of_no_network")
 _CELLS = TypeAdapter(list[Cell])

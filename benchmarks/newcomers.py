@@ -33,11 +33,11 @@ from rich.table import Table
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer, free_port
+from trainer.demo.demo_peer import DemoPeer, free_port
 
 RECIPE = """
 version = 1

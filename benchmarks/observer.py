@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from monitoring.assembly import Choices, in_the_swarm
-from monitoring.live import Live
 from monitoring.station import Station
+from monitoring.web.live import Live
 from peers.network.traffic import TrafficStatistics
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer, free_port
+from trainer.demo.demo_peer import DemoPeer, free_port
 
 VOLUNTEERS = 2
 _LOOK_SECONDS = 0.5

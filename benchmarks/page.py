@@ -27,18 +27,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ledger_chain import SyntheticRun
-from monitoring.app import Site
-from monitoring.archive import Archive
-from monitoring.listening import Server, listening
-from monitoring.live import Live
-from monitoring.measured import Measured
-from monitoring.picture import RunPicture
-from monitoring.seen import Seen
-from monitoring.swarm_metrics import swarm_registry
-from monitoring.watch import Watch
+from monitoring.metrics.swarm_metrics import swarm_registry
+from monitoring.swarm.archive import Archive
+from monitoring.swarm.measured import Measured
+from monitoring.swarm.picture import RunPicture
+from monitoring.swarm.seen import Seen
+from monitoring.swarm.watch import Watch
+from monitoring.web.app import Site
+from monitoring.web.listening import Server, listening
+from monitoring.web.live import Live
 from peers.chain.chain import Chain
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 AT_ONCE = 60  # peers in a round; a block holds at most 64
 GOAL_SECONDS = 1.0

@@ -35,12 +35,12 @@ from peers.ledger.derive import derive, ground_of
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, NetworkError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import run_folder
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo_peer import DemoPeer, Process, free_port, launch
+from trainer.demo.demo_peer import DemoPeer, Process, free_port, launch
 
 HONEST = 4
 START_SECONDS = 180.0

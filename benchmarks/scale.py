@@ -38,7 +38,7 @@ from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import RUN
 from peers.simulation.virtual_peer import VirtualPeer
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 CONTRIBUTION_BITS = 0.1495  # a parameter, 64 of 4096 at 2 levels: docs/measurements.md, "Codec"
 REDUCED_BITS = 0.5200  # 256 of 4096 at 4 levels

@@ -26,7 +26,7 @@ from benchmarks.shaped_swarm import Swarm, places_on, publish_changed
 from benchmarks.wan_figures import Figures, Moved, figures_of, overview, show
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 WINDOW_SECONDS = 20.0
 _SEED = 1

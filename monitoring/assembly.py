@@ -8,16 +8,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from monitoring.beside import PeersFolder
-from monitoring.downloads import Downloads
-from monitoring.evaluating import Evaluator
-from monitoring.keeping import StateKeeper
-from monitoring.model import NewestModel
-from monitoring.observer import Observer
+from monitoring.evaluation.evaluating import Evaluator
+from monitoring.evaluation.model import NewestModel
+from monitoring.evaluation.validating import BringUp, Validation
 from monitoring.running import WatchedRun, begin_watch, join_command, open_run
+from monitoring.sources.beside import PeersFolder
+from monitoring.sources.keeping import StateKeeper
+from monitoring.sources.observer import Observer
 from monitoring.station import Station
-from monitoring.validating import BringUp, Validation
-from monitoring.watch import Watch
+from monitoring.swarm.watch import Watch
+from monitoring.web.downloads import Downloads
 from peers.network.discovery import Crowd, remembered_peers
 from peers.network.transport import Transport
 from peers.protocol.events import Event, Notice
@@ -26,7 +26,7 @@ from peers.sync.run_download import adopt_folder, fetch_run
 from recipes.corpus import PartName
 from recipes.errors import NetworkError, UnreachableError
 from recipes.home import IDENTITY_KEY, run_folder
-from recipes.keys import load_or_create_key
+from recipes.keys.keys import load_or_create_key
 from recipes.layout import layout_of
 
 _NO_TRAINING: tuple[PartName, ...] = ("validation",)  # of the data, an observer needs no more

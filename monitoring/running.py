@@ -6,11 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitoring.archive import Archive
-from monitoring.measured import Measured
-from monitoring.picture import RunPicture
-from monitoring.seen import Seen
-from monitoring.watch import Watch
+from monitoring.swarm.archive import Archive
+from monitoring.swarm.measured import Measured
+from monitoring.swarm.picture import RunPicture
+from monitoring.swarm.seen import Seen
+from monitoring.swarm.watch import Watch
 from peers.chain.chain import Chain
 from peers.credit.rules import credit_rules
 from peers.ledger.derive import Ground

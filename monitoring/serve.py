@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from monitoring.live import Live
     from monitoring.station import Station
+    from monitoring.web.live import Live
 
 DEFAULT_PORT = 8117
 OBSERVER_FOLDER = "observer"  # below the home folder: an observer is another process than a volunteer
@@ -111,10 +111,10 @@ async def serve(wishes: Wishes) -> None:
     Raises:
         ManyhandsError: the run cannot be watched, or the port cannot be had.
     """
-    from monitoring.app import Site
-    from monitoring.listening import listening
-    from monitoring.live import Live
-    from monitoring.swarm_metrics import swarm_registry
+    from monitoring.metrics.swarm_metrics import swarm_registry
+    from monitoring.web.app import Site
+    from monitoring.web.listening import listening
+    from monitoring.web.live import Live
 
     place = find_run(wishes.run, wishes.home)
     with listening(wishes.host, wishes.port) as door:
@@ -137,7 +137,7 @@ async def serve(wishes: Wishes) -> None:
 
 async def _until_interrupted(app: ASGIApp, door: socket, station: Station, live: Live) -> None:
     """Answer and watch, until a signal comes or one of the two ends by itself."""
-    from monitoring.listening import Server
+    from monitoring.web.listening import Server
 
     server = Server(app)
 

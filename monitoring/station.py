@@ -8,13 +8,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from monitoring.downloads import Downloads
-from monitoring.live import Live
-from monitoring.picture import Picture
-from monitoring.validating import Validation
-from monitoring.watch import Watch
+from monitoring.evaluation.validating import Validation
+from monitoring.swarm.picture import Picture
+from monitoring.swarm.watch import Watch
+from monitoring.web.downloads import Downloads
+from monitoring.web.live import Live
 from peers.network.traffic import TrafficMeter
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 REFRESH_SECONDS = 5.0  # at least so often a new picture is taken, for time passes
 

@@ -31,7 +31,7 @@ from peers.training.replaying import find_replay_source
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import RecipeError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publication import RECIPE_FILE, Publication, load_publication, read_recipe_file
 from recipes.recipe import Recipe, parse_recipe

@@ -35,9 +35,9 @@ from peers.protocol.messages import (
 from peers.state.block_store import ChainStore
 from recipes.command import plain_errors
 from recipes.errors import DataError, IdentityError, MessageError, StateError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import OWNER_KEY, home_folder, lock_home
-from recipes.keys import SigningKey, load_or_create_key
+from recipes.keys.keys import SigningKey, load_or_create_key
 from recipes.locate import joined_folder
 from recipes.publication import SignedRecipe, load_signed_recipe
 

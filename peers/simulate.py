@@ -36,7 +36,7 @@ from peers.simulation.partition import cut_apart, meet
 from peers.simulation.scenario import Outcome, Plan, plans, run_plan, run_world, shrink
 from peers.simulation.simulator import World
 from recipes.command import plain_errors
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.sections import Overlap
 
 BROKEN = 1  # exit code

@@ -16,8 +16,8 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recipes.errors import DataError
+from recipes.formats.merkle import digest
 from recipes.layout import PIECE_BYTES
-from recipes.merkle import digest
 from recipes.sections import HexHash
 
 PartName = Literal["train", "validation"]

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 
 from recipes.corpus import Manifest, Part, Piece, TokenType
 from recipes.errors import DataError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
+from recipes.formats.merkle import digest
 from recipes.layout import PIECE_BYTES
-from recipes.merkle import digest
 from recipes.model import END_OF_TEXT_ID
 from recipes.recipe import Recipe
 from recipes.tokenizer import parse_tokenizer, train_tokenizer

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, PartName, parse_manifest
 from recipes.errors import DataError, RecipeError
+from recipes.formats.merkle import digest
 from recipes.genesis import GENESIS_WEIGHTS, weights_root
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.keys.keys import PeerId
 from recipes.recipe import MAXIMUM_RECIPE_BYTES, Recipe, parse_published, published, run_id
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, check_recipe_signatures
 from recipes.tokenizer import load_tokenizer

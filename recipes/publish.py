@@ -26,10 +26,10 @@ import typer
 from recipes.command import plain_errors
 from recipes.corpus import Manifest
 from recipes.errors import RecipeError, StorageError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.genesis import write_genesis
 from recipes.home import IDENTITY_KEY, OWNER_KEY, home_folder
-from recipes.keys import PeerId, SigningKey, load_or_create_key
+from recipes.keys.keys import PeerId, SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.locate import locate_recipe
 from recipes.model import try_training

@@ -14,9 +14,9 @@ import typer
 
 from recipes.command import plain_errors
 from recipes.errors import IdentityError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import OWNER_KEY, home_folder
-from recipes.keys import load_or_create_key
+from recipes.keys.keys import load_or_create_key
 from recipes.publication import SIGNATURE_FILE, SignedRecipe, load_publication, load_signed_recipe
 from recipes.signature import add_signature
 

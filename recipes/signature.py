@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recipes.errors import RecipeError
-from recipes.keys import PeerId, SigningKey, verify
+from recipes.keys.keys import PeerId, SigningKey, verify
 
 MAXIMUM_SIGNATURE_BYTES = 16 * 1024
 MAXIMUM_SIGNATURES = 16

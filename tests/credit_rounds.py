@@ -17,7 +17,7 @@ from peers.credit.rules import MILLION, CreditRules
 from peers.protocol.key_change import Moved
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.verdicts import Dispute, Outcome, Verdict
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 PEERS: list[PeerId] = [key.peer_id for key in keys_of(8)]
 SEGMENTS = 4

@@ -13,7 +13,7 @@ from peers.codec.segment import SegmentFrame, contribution_root
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
 from recipes.density import Density, DensitySchedule
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 SEGMENTS = 3
 CHUNKS = 3  # of a segment

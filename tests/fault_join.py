@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import typer
 from fault_points import Act, Fault, Moment, Orders, Point, corrupt
 
-import recipes.files
+import recipes.formats.files
 
 Written = dict[str, str]
 _NAMES: Written = {".frame": "frame", ".mask": "mask", ".sqlite": "chain"}  # by a file's suffix
@@ -115,7 +115,7 @@ def wrap_disk(injector: Injector) -> None:
 
     To be called before anything else of the rooms is imported: they take `write_atomic` by its name.
     """
-    write_atomic, fsync = recipes.files.write_atomic, os.fsync
+    write_atomic, fsync = recipes.formats.files.write_atomic, os.fsync
 
     @functools.wraps(write_atomic)
     def watched(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -129,7 +129,7 @@ def wrap_disk(injector: Injector) -> None:
             raise injector.refusal
         fsync(fd)
 
-    recipes.files.write_atomic = watched
+    recipes.formats.files.write_atomic = watched
     os.fsync = refusing
 
 

@@ -46,9 +46,9 @@ from peers.protocol.requests import (
 from peers.state.manifest import Manifest, parse_manifest, piece_count
 from recipes import corpus
 from recipes.errors import DataError, MessageError, NetworkError, RecipeError
-from recipes.keys import SigningKey
+from recipes.formats.merkle import digest
+from recipes.keys.keys import SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
-from recipes.merkle import digest
 from recipes.recipe import parse_recipe
 from recipes.signature import SignatureFile, check_recipe_signatures, sign_recipe
 from recipes.tokenizer import parse_tokenizer, train_tokenizer

@@ -13,7 +13,7 @@ from peers.ledger.export import write_export
 from peers.ledger.lines import Header
 from peers.ledger.verify import Verified, verify_export
 from peers.protocol.messages import Block, Signed
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
 
 RECIPE = "a simulated run"
 """Its hash is the run id of the builders of rounds, which go by rules of their own."""
@@ -56,7 +56,7 @@ def verified(content: bytes, on: Ground) -> Verified:
     def grounds(stated: Header) -> Ground:
         """Check the header as far as a recipe that is none allows."""
         from recipes.errors import RecipeError
-        from recipes.keys import verify
+        from recipes.keys.keys import verify
 
         if not verify(stated.owner, "recipe", stated.recipe.encode(), bytes.fromhex(stated.signature)):
             raise RecipeError("No owner of this recipe has signed these bytes.")

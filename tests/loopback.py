@@ -17,7 +17,7 @@ from peers.network.peer_scores import Conduct
 from peers.network.presence import Presence
 from peers.network.transport import Limits, Transport
 from peers.protocol.events import Event
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 RUN, OTHER_RUN = "ab" * 32, "cd" * 32
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)

@@ -22,10 +22,10 @@ from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import genesis_digest
 from peers.state.snapshots import SnapshotStore
 from peers.sync.state_sync import StateSync
-from recipes import merkle
 from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, UnreachableError
-from recipes.keys import PeerId, SigningKey
+from recipes.formats import merkle
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
 from recipes.sections import OuterSection
 

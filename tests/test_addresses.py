@@ -8,7 +8,7 @@ import pytest
 
 from peers.network.addresses import by_usefulness, check_ports_free, listen_address, pin_ports, split_peer
 from recipes.errors import NetworkError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 PEER = SigningKey(bytes(32)).peer_id
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from promtools import ROOT, promtool
 
-from monitoring.reference import TABLES
+from monitoring.metrics.reference import TABLES
 
 RULES = ROOT / "monitoring" / "prometheus" / "rules.yml"
 CASES = sorted((ROOT / "tests" / "alerts").glob("*.yml"))

@@ -17,7 +17,7 @@ from peers.audit.responder import MOST_ANSWERS, Answering
 from peers.protocol.audit_request import AuditRequest, parse_request
 from peers.protocol.messages import sign
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 
 async def at_once(work: Callable[[], Any]) -> Any:

@@ -22,7 +22,7 @@ from peers.state.block_store import CHAIN_FILE, ChainStore
 from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import open_state
 from peers.sync.run_download import Run
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.layout import published_layout
 
 

@@ -18,7 +18,7 @@ from peers.consensus.block_search import (
     BlocksWanted,
 )
 from peers.protocol.messages import Block, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 A_FEW = 4  # blocks in an answer
 SECOND = 0.1  # for an answer

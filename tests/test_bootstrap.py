@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from peers.network.transport import Transport
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.canonical import canonical_json
+from recipes.formats.canonical import canonical_json
 
 TEXT = st.text('ab:,[]{}"\\/0123456789.e-\n\t\x00\x7fé€\ue000😀', max_size=12)
 NUMBERS = (

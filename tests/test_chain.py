@@ -12,7 +12,7 @@ from peers.chain.chain import Link
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed
 from peers.protocol.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.slots import total
 
 # ---------------------------------------------------------------- rosters

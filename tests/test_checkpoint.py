@@ -27,7 +27,7 @@ from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes.errors import DataError, HomeInUseError, IdentityError, RecipeError, StateError
 from recipes.home import IDENTITY_KEY, OWNER_KEY, lock_home, run_folder
-from recipes.keys import SigningKey, load_or_create_key
+from recipes.keys.keys import SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.publication import Publication
 

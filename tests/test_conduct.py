@@ -17,7 +17,7 @@ from peers.network.peer_scores import (
 from peers.network.token_bucket import Rate
 from peers.protocol.messages import KINDS, MAX_SEGMENTS
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 PEER, OTHER = (key.peer_id for key in keys_of(2))
 CALLS_PER_SECOND = 1000  # more than a peer can make: 440 were measured on loopback

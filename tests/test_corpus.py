@@ -11,8 +11,8 @@ import pytest
 
 from recipes.corpus import Manifest, Part, Piece, TokenArray, parse_manifest
 from recipes.errors import DataError
+from recipes.formats.merkle import digest
 from recipes.layout import PIECE_BYTES
-from recipes.merkle import digest
 from recipes.packing import DOCUMENT_CHARACTERS, collect_files, divide, documents, pack
 from recipes.recipe import Recipe, parse_recipe
 from recipes.tokenizer import END_OF_TEXT, load_tokenizer, parse_tokenizer, train_tokenizer

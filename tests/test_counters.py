@@ -20,7 +20,7 @@ from peers.protocol.rules import (
     QUOTA_RANGES,
 )
 from peers.state.snapshots import MAX_COUNTERS_BYTES
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.sections import Overlap
 from recipes.slots import merge, total
 

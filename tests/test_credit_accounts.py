@@ -20,7 +20,7 @@ from peers.credit.rules import MILLION, CreditRules
 from peers.credit.statement import unvested
 from peers.protocol.messages import Evidence
 from peers.protocol.reasons import CreditReason
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 W = RULES.escrow_rounds
 MIXED = replace(RULES, newcomer_rate=MILLION // 2, least_rate=MILLION // 4, repeat_rate=MILLION // 3)

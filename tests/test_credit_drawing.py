@@ -24,8 +24,8 @@ from peers.credit.sampling import (
     steps_to_replay,
     weigh,
 )
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 
 SEED = audit_seed(beacon=name("beacon"), run=RUN, round_number=7)
 WEIGHTS = st.lists(st.integers(1, 10**6), min_size=1, max_size=40).map(

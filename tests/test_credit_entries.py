@@ -17,7 +17,7 @@ from peers.protocol.messages import Signed, sign
 from peers.protocol.reasons import CREDIT_SENTENCES, VERDICT_SENTENCES, CreditReason, VerdictReason, sentence
 from peers.protocol.verdicts import Dispute, Outcome, Verdict
 from recipes.errors import DataError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 def some_verdict(word: str = "pass", **other: Any) -> Verdict:

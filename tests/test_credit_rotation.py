@@ -18,7 +18,7 @@ from peers.credit.rotation import Retired
 from peers.credit.tally import Tally, totals_of
 from peers.protocol.key_change import KeyChange, Moved, Recovery, Rotation
 from peers.protocol.messages import Signed, sign
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 KEYS = keys_of(12)
 FRESH: list[PeerId] = [key.peer_id for key in KEYS[8:]]

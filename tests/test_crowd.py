@@ -8,7 +8,7 @@ from typing import Any
 
 from peers.network.discovery import Crowd, remembered_peers
 from peers.network.presence import Presence
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 ME, FRIEND, STRANGER = (SigningKey(bytes([number] * 32)).peer_id for number in range(3))
 RUN = "ab" * 32

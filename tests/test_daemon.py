@@ -18,7 +18,7 @@ import pytest
 from peers.network.p2pd.process import Daemon, DaemonSettings
 from peers.network.p2pd.sockets import SocketFolder, remove_abandoned
 from recipes.errors import NetworkError
-from recipes.keys import load_or_create_key
+from recipes.keys.keys import load_or_create_key
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 STARTER = """

@@ -12,7 +12,8 @@ from dashboards import DASHBOARDS, panels_of, queries_of
 from promtools import ROOT, promtool
 from test_alerts import known_metrics, metrics_in
 
-from monitoring import endpoint, serve
+from monitoring import serve
+from monitoring.metrics import endpoint
 
 GRAFANA = ROOT / "monitoring" / "grafana"
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)

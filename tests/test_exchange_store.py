@@ -17,7 +17,7 @@ from peers.exchange.segment_store import ExchangeStore, read_push
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import Reduction
 from recipes.errors import MessageError, StorageError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 REDUCER, CHECKER = 1, 2
 

@@ -17,7 +17,7 @@ from peers.network.transport import RemoteError
 from peers.protocol.assignment import Assignment
 from peers.protocol.length_prefixed import join_parts
 from recipes.errors import MessageError, Offence, UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 SENDER, REDUCER, CHECKER = 0, 1, 2
 SEGMENT = 1

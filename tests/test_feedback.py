@@ -21,9 +21,9 @@ from peers.exchange.contribution_store import Compressed, ContributionHistory
 from peers.exchange.error_feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
 from peers.exchange.error_feedback_copies import leaves_of
 from peers.exchange.residual_returns import Counted, Outcome
-from recipes import merkle
 from recipes.density import Density, DensitySchedule
 from recipes.errors import StateError
+from recipes.formats import merkle
 from recipes.layout import lay_out
 
 CODEC = Codec(keep=64, level_bits=1)

@@ -19,7 +19,7 @@ from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.requests import decode_data
 from peers.sync.run_download import Run, adopt_folder, fetch_run
 from recipes.errors import MessageError, StorageError, UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.publication import Publication, load_publication
 from recipes.publish import publish
 

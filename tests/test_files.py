@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import StorageError
-from recipes.files import replacing
+from recipes.formats.files import replacing
 
 
 def test_parts_take_the_place_of_a_file_when_the_last_is_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from peers.chain.rebuild import KeptFinal, build_chain
 from peers.chain.validation import RULED_OUT
 from peers.protocol.messages import Block, Evidence, Signed, Vouched
 from peers.protocol.rules import ELECTOR_WINDOW
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 
 def carrying(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.chain.finality import Electorate, Finality, Promise, begin, show
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 def peers(count: int, *, first: int = 0) -> frozenset[PeerId]:

@@ -39,7 +39,7 @@ from peers.consensus.engine import RoundEngine
 from peers.protocol.events import BlockAdopted, Convicted, Notice, Refused
 from peers.protocol.messages import Checkpoint, Claim, CoSignature, Evidence, HeadNotice, Signed, Vouched
 from peers.protocol.rules import FANOUT
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 Wanted = TypeVar("Wanted")
 

@@ -20,7 +20,7 @@ from rounds import RUN, Swarm, one_of_each
 from peers.protocol.messages import KINDS, MAX_PEERS, MAX_RANGES, MAX_SEGMENTS, Block, Reduction, parse, sign
 from peers.state.manifest import manifest_limit, parse_manifest
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId, public_key
+from recipes.keys.keys import PeerId, public_key
 from recipes.layout import lay_out
 
 TRIES = 20_000  # of the long fuzz, for each parser

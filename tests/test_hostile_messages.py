@@ -46,7 +46,7 @@ from peers.protocol.messages import (
     Signed,
     sign,
 )
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 HUGE = 2**53 - 1
 

@@ -15,8 +15,8 @@ from peers.identity import app
 from peers.node.key_rotation import ROTATIONS_FILE, rotate, waiting_changes
 from peers.protocol.key_change import KeyChange
 from recipes.home import IDENTITY_KEY, run_folder
-from recipes.key_backup import write_backup
-from recipes.keys import PeerId, SigningKey, load_or_create_key
+from recipes.keys.key_backup import write_backup
+from recipes.keys.keys import PeerId, SigningKey, load_or_create_key
 
 RUNS = (name("one run"), name("another run"))
 

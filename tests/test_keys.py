@@ -14,8 +14,8 @@ from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from recipes.errors import IdentityError, StorageError
-from recipes.files import write_atomic
-from recipes.keys import PeerId, SigningKey, load_or_create_key, public_key, verify
+from recipes.formats.files import write_atomic
+from recipes.keys.keys import PeerId, SigningKey, load_or_create_key, public_key, verify
 
 
 def test_a_key_file_and_its_peer_id_are_those_of_the_libp2p_specification() -> None:

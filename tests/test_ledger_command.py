@@ -25,7 +25,7 @@ from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes.errors import StateError, StorageError
 from recipes.home import IDENTITY_KEY, run_folder
-from recipes.keys import SigningKey, load_or_create_key
+from recipes.keys.keys import SigningKey, load_or_create_key
 from recipes.layout import layout_of
 
 ROUNDS = 5

@@ -23,8 +23,8 @@ from peers.ledger.store import LedgerStore
 from peers.protocol.messages import Block, Signed, sign
 from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import RUN
-from recipes.canonical import canonical_json
 from recipes.errors import DataError
+from recipes.formats.canonical import canonical_json
 from recipes.recipe import MAXIMUM_RECIPE_BYTES
 
 

@@ -22,7 +22,7 @@ from peers.ledger.note import (
     sign_note,
 )
 from recipes.errors import DataError
-from recipes.keys import PeerId, SigningKey, verify
+from recipes.keys.keys import PeerId, SigningKey, verify
 
 # golang.org/x/mod/sumdb/note (BSD licence), its documented example and its verifier key.
 PETER = (

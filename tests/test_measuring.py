@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peers.consensus.measurements import Measures
 from peers.protocol.messages import Pace
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 ADA, BO = PeerId("ada"), PeerId("bo")
 

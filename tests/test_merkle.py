@@ -7,7 +7,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes import merkle
+from recipes.formats import merkle
 
 Leaves = st.lists(st.binary(max_size=8), min_size=1, max_size=70).map(
     lambda items: [merkle.leaf_hash(item) for item in items]

@@ -25,7 +25,7 @@ from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, sign
 from peers.simulation.invariants import _bounds
 from recipes.density import Density, DensitySchedule
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.slots import total
 
 THOUSAND = 1000

@@ -22,7 +22,7 @@ from peers.protocol.requests import SpotCheck
 from peers.training.interface import MOST_SPOILT_WINDOWS
 from peers.training.window_tasks import NodeSettings
 from recipes.errors import MessageError, StorageError, TrainingError
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 KEY = SigningKey(bytes(32))
 OTHER = SigningKey(bytes([1] * 32)).peer_id

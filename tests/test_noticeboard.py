@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peers.network.presence import NOTICE_BYTES, NoticeBoard, Presence, read_presence, sign_presence
 from recipes.errors import MessageError
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 RUN, OTHER_RUN = "ab" * 32, "cd" * 32
 NOW = 1_800_000_000

@@ -14,8 +14,8 @@ import pytest
 from live_swarm import Swarm
 
 from recipes.home import IDENTITY_KEY, run_folder
-from recipes.keys import load_or_create_key
-from trainer.demo_peer import free_port
+from recipes.keys.keys import load_or_create_key
+from trainer.demo.demo_peer import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -20,8 +20,8 @@ from peers.credit.sampling import MOST_OPENED, chunks_to_open
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import LossTrace
 from peers.protocol.length_prefixed import join_parts, split_parts
-from recipes import merkle
 from recipes.errors import MessageError, Offence, StateError
+from recipes.formats import merkle
 from recipes.layout import CHUNK_VALUES, Layout, lay_out
 
 CODEC = Codec(keep=64, level_bits=1)

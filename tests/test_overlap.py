@@ -16,7 +16,7 @@ from peers.protocol.messages import Block, Claim, Pace, Ready, Signed
 from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, plans, run_world
 from peers.simulation.simulator import World
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 Wanted = TypeVar("Wanted")
 

@@ -10,7 +10,7 @@ import pytest
 from ledgers import blocks_of, ground
 from rounds import Swarm
 
-from monitoring.own_credit import OwnCredit
+from monitoring.metrics.own_credit import OwnCredit
 from peers.chain.chain import Link
 from peers.credit.entries import VerdictCounted
 from peers.credit.escrow import Account
@@ -18,7 +18,7 @@ from peers.ledger.derive import derive
 from peers.protocol.verdicts import Outcome
 from peers.state.block_store import ChainStore
 from recipes.errors import DataError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 ESCROW = 6
 

@@ -27,9 +27,9 @@ from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes import sign as command
 from recipes.errors import DataError, IdentityError, MessageError, RecipeError, StateError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import IDENTITY_KEY, OWNER_KEY, run_folder
-from recipes.keys import SigningKey, load_or_create_key
+from recipes.keys.keys import SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.publication import Publication, load_publication, load_signed_recipe
 from recipes.publish import publish

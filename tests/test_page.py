@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from watching import OpenPage, Watched, open_page, watched
 
-from monitoring import api_forms as forms
-from monitoring.api_forms import FORMS
-from monitoring.page import views
+from monitoring.web import api_forms as forms
+from monitoring.web.api_forms import FORMS
+from monitoring.web.page import views
 
 ROOT = Path(__file__).parent.parent
 API_PAGE = ROOT / "docs" / "api.md"

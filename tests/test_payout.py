@@ -17,7 +17,7 @@ from peers.ledger.openzeppelin_tree import keccak256, leaf, plain_address, prove
 from peers.ledger.payout import AddressBinding, make_payout, read_bindings, write_payout
 from peers.protocol.messages import Signed, sign
 from recipes.errors import DataError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 # github.com/OpenZeppelin/merkle-tree (MIT licence): the example of its README.
 PAYMENTS = [

@@ -10,9 +10,9 @@ import pytest
 from peers.network.framing import RemoteError
 from peers.sync.piece_download import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
 from peers.sync.rate_control import Flow
-from recipes import merkle
 from recipes.errors import MessageError, Offence, StorageError, UnreachableError
-from recipes.keys import PeerId
+from recipes.formats import merkle
+from recipes.keys.keys import PeerId
 
 ANNA, BERT, CLEO = PeerId("anna"), PeerId("bert"), PeerId("cleo")
 CONTENTS = {f"piece {n}": bytes([n]) * 100 for n in range(20)}

@@ -15,7 +15,7 @@ from peers.calibration.thresholds import MEASURES
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, ManyhandsError, ModelError, RecipeError, StorageError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.publication import Publication, damaged_pieces, load_publication
 from recipes.publish import publish
 from recipes.recipe import parse_recipe, published

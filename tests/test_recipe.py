@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from recipes.diagnosis import field_lines
 from recipes.errors import RecipeError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.locate import CATALOGUE, catalogue_names, locate_recipe
 from recipes.recipe import MAXIMUM_RECIPE_BYTES, parse_published, parse_recipe, run_id
 from recipes.reference import with_reference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peers.protocol.events import Event, Notice, Refused, Validated
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from trainer.repeats import SHOWN, SPELL_SECONDS, Repeats
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from peers.network.peer_scores import ALLOWANCES, Conduct
 from peers.network.restraint import Restraint
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 PEER = PeerId("somebody")
 

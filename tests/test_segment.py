@@ -19,8 +19,8 @@ from peers.codec.segment import (
     proof_limit,
     verify_chunk,
 )
-from recipes import merkle
 from recipes.errors import MessageError
+from recipes.formats import merkle
 
 CODEC = Codec(keep=64, level_bits=1)
 CHUNKS = 5

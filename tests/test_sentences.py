@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from watching import Watched, watched
 
-from monitoring import numbers, sentences
-from monitoring.picture import PeerPicture, Picture, Validation
+from monitoring.swarm.picture import PeerPicture, Picture, Validation
+from monitoring.web import numbers, sentences
 from peers.protocol.messages import Pace
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 def losses(*values: float) -> tuple[Validation, ...]:

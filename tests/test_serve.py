@@ -13,10 +13,10 @@ from ledgers import ground
 from tiny_run import publish_tiny
 from watching import Watched, watched
 
-from monitoring import evaluating
-from monitoring.downloads import MOST_AT_ONCE, Downloads, TooManyDownloadsError
-from monitoring.evaluating import Evaluator
+from monitoring.evaluation import evaluating
+from monitoring.evaluation.evaluating import Evaluator
 from monitoring.serve import Place, find_run
+from monitoring.web.downloads import MOST_AT_ONCE, Downloads, TooManyDownloadsError
 from peers.state.block_store import CHAIN_FILE
 from recipes.errors import RecipeError, TrainingError
 from recipes.home import run_folder

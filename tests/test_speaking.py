@@ -25,7 +25,7 @@ from peers.protocol.key_change import KeyChange, Rotation
 from peers.protocol.messages import Block, Claim, Evidence, Signed, sign
 from peers.protocol.rules import CLAIM_LEADERS
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 Wanted = TypeVar("Wanted")
 

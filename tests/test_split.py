@@ -17,7 +17,7 @@ from peers.protocol.messages import Block, Checkpoint, Signed, Vouched, vouch
 from peers.simulation.partition import Healing, Split, cut_apart, meet
 from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 OWNERS = keys_of(2, seed="owner")
 ROUNDS = 10

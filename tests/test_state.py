@@ -16,8 +16,8 @@ from peers.codec.segment import SegmentFrame
 from peers.protocol.requests import Piece
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import Manifest, manifest_limit, parse_manifest, piece_count, state_digest
-from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
+from recipes.formats import merkle
 from recipes.layout import PIECE_BYTES, Layout, lay_out
 from recipes.sections import OuterSection
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from live_swarm import Swarm
 
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import run_folder
-from trainer.demo_peer import DemoPeer
+from trainer.demo.demo_peer import DemoPeer
 
 
 @pytest.fixture(scope="module")

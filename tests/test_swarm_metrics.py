@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from promtools import promtool
 from watching import ROUND_SECONDS, watched
 
-from monitoring.picture import Picture
-from monitoring.swarm_metrics import DECLARED, swarm_registry, values_of
+from monitoring.metrics.swarm_metrics import DECLARED, swarm_registry, values_of
+from monitoring.swarm.picture import Picture
 
 
 def exposed(picture: Picture) -> str:

@@ -14,9 +14,9 @@ from virtual_loop import run_in_virtual_time
 from peers.network.framing import RemoteError
 from peers.sync.piece_download import Wanted, fetch_pieces
 from peers.sync.rate_control import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, Pace
-from recipes import merkle
 from recipes.errors import UnreachableError
-from recipes.keys import PeerId
+from recipes.formats import merkle
+from recipes.keys.keys import PeerId
 
 MIB = 1 << 20
 PIECE = bytes(MIB)

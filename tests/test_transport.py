@@ -15,7 +15,7 @@ from loopback import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo
 from peers.network.presence import sign_presence
 from peers.network.transport import Limits, RemoteError, Transport
 from recipes.errors import DataError, MessageError, NetworkError, UnreachableError
-from recipes.keys import PeerId, load_or_create_key
+from recipes.keys.keys import PeerId, load_or_create_key
 
 __all__ = ["open_peer"]  # the fixture
 

@@ -9,7 +9,7 @@ from loopback import OpenPeer, echo, open_peer
 
 from peers.network.bandwidth import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
 from peers.network.transport import Transport
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 __all__ = ["open_peer"]  # the fixture
 

@@ -12,7 +12,7 @@ from peers.network.token_bucket import Rate
 from peers.network.transport import RemoteError
 from peers.protocol.events import Banned
 from recipes.errors import MessageError, Offence, UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 __all__ = ["open_peer"]  # the fixture
 

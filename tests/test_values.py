@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from peers.credit.escrow import Account, Pending
-from recipes.values import changed
+from recipes.formats.values import changed
 
 
 def test_a_changed_value_has_the_new_fields_and_all_others_as_they_were() -> None:

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from monitoring.device_metrics import DEVICE_DECLARED, DeviceCollector
-from monitoring.endpoint import metrics_served
-from monitoring.series import Series
-from monitoring.volunteer import _PAUSES, VolunteerMetrics
-from monitoring.volunteer_metrics import CONTRIBUTIONS, DECLARED
+from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
+from monitoring.metrics.endpoint import metrics_served
+from monitoring.metrics.series import Series
+from monitoring.metrics.volunteer import _PAUSES, VolunteerMetrics
+from monitoring.metrics.volunteer_metrics import CONTRIBUTIONS, DECLARED
 from peers.consensus import claims
 from peers.consensus.engine import RoundEngine
 from peers.credit.escrow import Account, Pending
@@ -38,7 +38,7 @@ from peers.protocol.events import (
     WindowFinished,
     WindowSpoilt,
 )
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 PEER = PeerId("12D3KooWCQ3hPXK6YR9pXuqGv5536geuXU1kndtmf2XLbCetXM2K")
 NOW = 1_700_000_000.0
@@ -287,7 +287,9 @@ def test_a_port_in_use_is_said_and_a_free_one_taken() -> None:
 
 
 def test_a_port_that_the_system_refuses_does_not_stop_what_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitoring.endpoint.LOOPBACK", "192.0.2.1")  # an address of no machine (RFC 5737)
+    monkeypatch.setattr(
+        "monitoring.metrics.endpoint.LOOPBACK", "192.0.2.1"
+    )  # an address of no machine (RFC 5737)
     said: list[str] = []
     with metrics_served(VolunteerMetrics().registry, port=0, say=said.append) as port:
         assert port is None

@@ -9,7 +9,7 @@ from virtual_loop import run_in_virtual_time
 
 from peers.network.stall_timeouts import Received, unless_stalled
 from recipes.errors import UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 ANNA = PeerId("anna")
 

@@ -9,11 +9,11 @@ from ledgers import ground
 from rounds import Swarm, elected, trunk
 from watching import START, blocks, run_picture, watched
 
-from monitoring.archive import Archive
-from monitoring.beside import PeersFolder
-from monitoring.measured import Measured
-from monitoring.seen import Seen
-from monitoring.watch import Watch
+from monitoring.sources.beside import PeersFolder
+from monitoring.swarm.archive import Archive
+from monitoring.swarm.measured import Measured
+from monitoring.swarm.seen import Seen
+from monitoring.swarm.watch import Watch
 from peers.chain.chain import Chain
 from peers.state.block_store import ChainStore
 from recipes.errors import DataError

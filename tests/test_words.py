@@ -13,7 +13,7 @@ from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_WORDS_OF_ONE, WORD
 from peers.credit.accounts import Accounts
 from peers.protocol.messages import Evidence, Signed, sign
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 BY_ID: dict[PeerId, SigningKey] = {key.peer_id: key for key in keys_of(8)}
 PLENTY = 1 << 20

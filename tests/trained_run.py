@@ -34,7 +34,7 @@ from peers.sync.run_download import adopt_folder
 from peers.training.start_weights import StartWeights, own_share
 from recipes.corpus import TokenArray
 from recipes.home import IDENTITY_KEY, run_folder
-from recipes.keys import PeerId, SigningKey, load_or_create_key
+from recipes.keys.keys import PeerId, SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.slots import Range, take, total
 from trainer.device import Device

@@ -16,19 +16,19 @@ from credit_rounds import verdict
 from ledgers import ground
 from rounds import Swarm
 
-from monitoring.app import Site
-from monitoring.archive import Archive
-from monitoring.listening import Server
-from monitoring.live import Live
-from monitoring.measured import Measured
-from monitoring.picture import Picture, RunPicture
-from monitoring.seen import Seen
-from monitoring.swarm_metrics import swarm_registry
-from monitoring.watch import Watch
+from monitoring.metrics.swarm_metrics import swarm_registry
+from monitoring.swarm.archive import Archive
+from monitoring.swarm.measured import Measured
+from monitoring.swarm.picture import Picture, RunPicture
+from monitoring.swarm.seen import Seen
+from monitoring.swarm.watch import Watch
+from monitoring.web.app import Site
+from monitoring.web.listening import Server
+from monitoring.web.live import Live
 from peers.chain.chain import Link
 from peers.credit.rules import MILLION
 from peers.protocol.messages import Block, Pace, Signed, sign
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 START = 1_800_000_000.0
 ROUND_SECONDS = 20.0

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monitoring.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
-from monitoring.volunteer import VolunteerMetrics
+from monitoring.metrics.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
+from monitoring.metrics.volunteer import VolunteerMetrics
 from peers.network.bandwidth import BandwidthLimits, read_limit
 from peers.protocol.events import Event
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
-from recipes.keys import load_or_create_key
+from recipes.keys.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from peers.credit.audit import Audit
 from peers.credit.sampling import audit_seed, chunks_to_open
 from peers.exchange.lineage import Source, has_strayed, is_anchored, shows_source, source_of
 from peers.protocol.messages import Claim, Roster, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from peers.codec.segment import ChunkProof
 from peers.exchange.error_feedback_copies import LEAF_BYTES
 from peers.exchange.loss_trace import MOST_STEPS, LossTrace
 from peers.protocol.length_prefixed import join_parts, split_parts
-from recipes import merkle
 from recipes.errors import MessageError, Offence
+from recipes.formats import merkle
 from recipes.layout import CHUNK_VALUES, Layout
 
 _RAW, _DEFLATED = b"\x00", b"\x01"

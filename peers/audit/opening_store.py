@@ -25,9 +25,9 @@ from peers.exchange.error_feedback_copies import leaves_of, read_chunk
 from peers.exchange.loss_trace import LossTrace, TraceStore
 from peers.protocol.length_prefixed import join_parts
 from peers.protocol.messages import Claim, Signed
-from recipes import merkle
 from recipes.errors import MessageError
-from recipes.files import write_atomic
+from recipes.formats import merkle
+from recipes.formats.files import write_atomic
 from recipes.layout import Layout
 
 OPENINGS_FOLDER = "openings"

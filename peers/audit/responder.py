@@ -18,7 +18,7 @@ from peers.credit.audit import Audit
 from peers.protocol.audit_request import parse_request
 from peers.protocol.messages import Claim, Signed
 from recipes.errors import MessageError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 
 MOST_ANSWERS = 4  # of each kind to one auditor in one life of this process: a transfer may fail

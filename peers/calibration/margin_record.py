@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from peers.calibration.margins import Comparison, Plan
 from recipes.errors import DataError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import Counters, advance, initial
 from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Roster, Signed
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)

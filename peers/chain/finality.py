@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 MANY_ELECTORS = 4  # from here on, their quorum alone says that enough peers hold a block's state
 

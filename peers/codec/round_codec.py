@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame, frame_limit, proof_limit, with_header
 from recipes.density import Density, DensitySchedule, density_schedule
+from recipes.formats.merkle import HASH_BYTES
 from recipes.layout import Layout
-from recipes.merkle import HASH_BYTES
 from recipes.recipe import Recipe
 
 MAX_PATH = 16  # hashes from a segment's root to its contribution's

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from peers.codec.codec import Codec, EncodedChunks, SparseChunks
 from peers.codec.levels import MAGNITUDE_UNITS, UNIT_EXPONENT
-from recipes import merkle
 from recipes.errors import MessageError
+from recipes.formats import merkle
 
 _MAGIC = b"MHS\x02"
 _HEADER = struct.Struct("<4sHBI")

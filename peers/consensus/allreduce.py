@@ -19,7 +19,7 @@ from peers.consensus.effects import FetchReduced, PushSegment, Reduce, SegmentRe
 from peers.protocol.assignment import assign_reducers
 from peers.protocol.events import Refused, RosterAccepted
 from peers.protocol.messages import MAX_PEERS, Evidence, Reduction, Roster, Signed, sign
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from peers.protocol.messages import MAX_BLOCK_BYTES, Block, sign
 from peers.protocol.reasons import CREDIT_SENTENCES
 from peers.protocol.rules import CLAIM_LEADERS
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:
     from peers.consensus.engine import RoundEngine

@@ -39,7 +39,7 @@ from peers.protocol.messages import (
     sign,
     vouchers,
 )
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:
     from peers.consensus.engine import RoundEngine

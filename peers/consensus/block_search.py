@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from peers.chain.chain import Chain
 from peers.protocol.messages import Block, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 PATIENCE_SECONDS = 10.0  # for a source that delivers nothing that connects
 SILENCE_SECONDS = 5.0  # for an answer, until others are asked beside

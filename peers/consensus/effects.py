@@ -15,7 +15,7 @@ from peers.credit.audit import Audit
 from peers.protocol.events import Event
 from peers.protocol.messages import AnyMessage, Block, Claim, Evidence, Signed, SlotRange, Vouched
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 # ---------------------------------------------------------------- inputs: what happened
 

@@ -80,8 +80,8 @@ from peers.protocol.messages import (
 from peers.protocol.rules import CLAIM_LEADERS, FANOUT, Rules
 from peers.protocol.timeouts import Deadlines
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId, SigningKey
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import total
 
 MAX_ACQUAINTANCES = 256

@@ -23,7 +23,7 @@ from peers.protocol.messages import (
     SlotRange,
     sign,
 )
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from peers.protocol.messages import Milliseconds, Pace
 from peers.protocol.timeouts import decile
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 _REPLIES = 16  # newest answers remembered
 _MOST_SAMPLES = 4096

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peers.protocol.messages import AnyMessage, Roster, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 MAX_EARLY_KEYS = 64
 MAX_EARLY_EACH = 512

@@ -30,7 +30,7 @@ from peers.protocol.messages import (
     Signed,
 )
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 Word = Signed[Verdict] | Signed[Dispute]
 Anything = TypeVar("Anything", bound=Message)

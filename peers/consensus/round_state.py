@@ -9,7 +9,7 @@ from enum import Enum
 from peers.chain.chain import Link
 from peers.protocol.assignment import Assignment
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 class Phase(str, Enum):

@@ -91,7 +91,7 @@ def _table(found: Standing) -> Table:
 
 def _tell(console: Console, found: Standing, name: str) -> None:
     from peers.credit.statement import unvested
-    from recipes.keys import PeerId
+    from recipes.keys.keys import PeerId
 
     peer = PeerId(name)
     account = found.accounts.peers.get(peer)

@@ -25,8 +25,8 @@ from peers.credit.rules import CreditRules
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block
 from peers.protocol.reasons import CreditReason
-from recipes.keys import PeerId
-from recipes.values import changed
+from recipes.formats.values import changed
+from recipes.keys.keys import PeerId
 
 RULES_VERSION = 2
 """Counts up whenever the same blocks come to give other entries: ledgers on disk are then derived again."""

@@ -10,7 +10,7 @@ from peers.credit.escrow import Account, Penalty, earn, expel, give_back, penali
 from peers.credit.rotation import Retired
 from peers.credit.rules import CreditRules
 from peers.protocol.reasons import Forfeiture, Lapse
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 @dataclass

@@ -15,8 +15,8 @@ from typing import Literal
 from peers.credit.escrow import Penalty
 from peers.credit.rules import CreditRules
 from peers.protocol.verdicts import Decision, Verdict
-from recipes.keys import PeerId
-from recipes.values import changed
+from recipes.formats.values import changed
+from recipes.keys.keys import PeerId
 
 _MOST_WORDS = 3  # of replays, after which an audit without a majority is left undecided
 _AGREEING = 2  # auditors whose agreement decides

@@ -12,8 +12,8 @@ from peers.credit.escrow import Account, Penalty
 from peers.credit.rotation import answers_for
 from peers.credit.sampling import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
 from peers.protocol.verdicts import Decision
-from recipes.keys import PeerId
-from recipes.values import changed
+from recipes.formats.values import changed
+from recipes.keys.keys import PeerId
 
 
 def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:

@@ -10,7 +10,7 @@ from peers.protocol.counters import Counters, counted_segments
 from peers.protocol.key_change import Moved
 from peers.protocol.messages import Block, Claim, Evidence, Signed
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.slots import total
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from peers.protocol.reasons import CreditReason, Forfeiture, Lapse
-from recipes.keys import PeerId
-from recipes.values import changed
+from recipes.formats.values import changed
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True, slots=True)

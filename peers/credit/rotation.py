@@ -13,7 +13,7 @@ from peers.credit.audit import Audit, Work
 from peers.credit.entries import Rotated
 from peers.credit.escrow import Account
 from peers.protocol.key_change import Moved
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from math import log2
 
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION, CreditRules
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 
 MOST_OPENED = 128  # chunks, in one audit
 

@@ -8,7 +8,7 @@ from peers.credit.accounts import Accounts
 from peers.credit.escrow import Account
 from peers.credit.rules import CreditRules
 from peers.protocol.reasons import CreditReason, sentence
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from peers.codec.codec import Codec, EncodedChunks
 from peers.codec.segment import SegmentFrame
 from peers.protocol.messages import Roster
 from recipes.errors import MessageError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.layout import CHUNK_VALUES
 
 # An average of vectors within a bound is within it, and centroids only shorten it. Rounding a level to its

@@ -46,7 +46,7 @@ from peers.exchange.residual_returns import (
     settle,
 )
 from recipes.errors import MessageError, StateError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.layout import Layout
 from recipes.sections import HexHash
 

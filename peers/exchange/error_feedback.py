@@ -23,7 +23,7 @@ from peers.codec.segment import SegmentFrame
 from peers.codec.selection import Selector, select_largest
 from peers.exchange.error_feedback_copies import LEAF_BYTES, FeedbackCopies, leaves_of
 from peers.state.memmap import MappedArray
-from recipes import merkle
+from recipes.formats import merkle
 from recipes.layout import CHUNK_VALUES, Layout
 
 FEEDBACK_FILE = "feedback.bf16"

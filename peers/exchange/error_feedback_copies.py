@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes import merkle
-from recipes.files import replacing
+from recipes.formats import merkle
+from recipes.formats.files import replacing
 from recipes.layout import CHUNK_VALUES
 
 COPIES_KEPT = 4

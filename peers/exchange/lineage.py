@@ -20,7 +20,7 @@ from peers.chain.chain import Chain, Link
 from peers.exchange.averaging import clip_factors, newcomers_in
 from peers.exchange.residual_returns import Counted
 from peers.protocol.messages import Block, Claim, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 MOST_BLOCKS_BETWEEN = 4
 STRAY_BLOCKS = 16

@@ -23,7 +23,7 @@ from peers.protocol.events import Event, Refused
 from peers.protocol.messages import Reduction, Roster, Signed
 from peers.protocol.requests import SpotCheck, encode_spot_check
 from recipes.errors import MessageError, UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 _CHECK_SECONDS = 10.0
 _ROSTERS_KEPT = 3

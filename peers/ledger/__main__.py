@@ -27,7 +27,7 @@ from peers.credit.entries import Entry
 from peers.credit.tally import Totals
 from peers.protocol.reasons import AUDIT_PENDING
 from recipes.command import plain_errors
-from recipes.files import replacing, write_atomic
+from recipes.formats.files import replacing, write_atomic
 
 if TYPE_CHECKING:
     from peers.ledger.verify import Verified

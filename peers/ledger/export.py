@@ -12,7 +12,7 @@ from peers.ledger.derive import Settled
 from peers.ledger.lines import CheckpointLine, End, Header, Sums, block_line, entry_line
 from peers.ledger.note import TreeHead, origin_of, sign_note
 from recipes.errors import RecipeError
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.publication import SignedRecipe
 from recipes.recipe import run_id
 from recipes.signature import holding_signatures, parse_signatures

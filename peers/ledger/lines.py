@@ -27,9 +27,9 @@ from peers.protocol.messages import (
     SignatureHex,
     Signed,
 )
-from recipes.canonical import canonical_json
 from recipes.errors import DataError
-from recipes.merkle import digest
+from recipes.formats.canonical import canonical_json
+from recipes.formats.merkle import digest
 from recipes.recipe import MAXIMUM_RECIPE_BYTES
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, MAXIMUM_SIGNATURES, OwnerSignature
 

@@ -21,14 +21,7 @@ from hashlib import sha256
 
 from peers.credit.rfc9162_tree import HASH_BYTES
 from recipes.errors import DataError
-from recipes.keys import (
-    PUBLIC_KEY_BYTES,
-    SIGNATURE_BYTES,
-    PeerId,
-    SigningKey,
-    public_key,
-    verify_note,
-)
+from recipes.keys.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PeerId, SigningKey, public_key, verify_note
 
 MAX_NOTE_BYTES = 64 << 10
 MAX_SIGNATURES = 64  # of one note; the specification asks for at least 16

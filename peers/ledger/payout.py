@@ -22,8 +22,8 @@ from peers.credit.escrow import Account
 from peers.ledger.openzeppelin_tree import StandardTree, standard_tree
 from peers.protocol.messages import Body, Count, Signed
 from recipes.errors import DataError
-from recipes.files import write_atomic
-from recipes.keys import PeerId
+from recipes.formats.files import write_atomic
+from recipes.keys.keys import PeerId
 
 MAX_BINDINGS = 1 << 16
 _MAX_BINDING_BYTES = 1024

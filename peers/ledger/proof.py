@@ -15,7 +15,7 @@ from peers.ledger.note import TreeHead, key_of, origin_of, parse_note, parse_tre
 from peers.ledger.store import LedgerStore
 from peers.protocol.messages import Count, Hash, Message, PeerName
 from recipes.errors import DataError, StateError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 MAX_PROOF_BYTES = 32 << 10
 

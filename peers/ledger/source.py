@@ -19,7 +19,7 @@ from peers.protocol.messages import Block, Signed
 from peers.state.block_store import ChainStore
 from recipes.errors import DataError, IdentityError, StateError
 from recipes.home import IDENTITY_KEY, home_folder
-from recipes.keys import SigningKey, load_or_create_key
+from recipes.keys.keys import SigningKey, load_or_create_key
 from recipes.publication import SignedRecipe, load_signed_recipe
 
 

@@ -38,7 +38,7 @@ from peers.ledger.lines import (
 from peers.ledger.note import key_of, origin_of, parse_note, parse_tree_head
 from peers.protocol.messages import Block, Signed, parse
 from recipes.errors import DataError, MessageError, RecipeError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.publication import check_signed
 from recipes.recipe import run_id
 from recipes.signature import MAXIMUM_SIGNATURES, OwnerSignature, SignatureFile

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from recipes.errors import NetworkError
-from recipes.keys import PeerId, public_key
+from recipes.keys.keys import PeerId, public_key
 
 EXAMPLE_ADDRESS = "/ip4/203.0.113.5/tcp/31330/p2p/12D3Koo..."
 _PEER_MARK = "/p2p/"

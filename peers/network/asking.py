@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from peers.network.transport import Call
 from recipes.errors import UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 CALL_SECONDS = 600.0  # for an answer that comes slowly
 STALL_SECONDS = 30.0  # without a byte of it

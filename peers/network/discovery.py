@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from peers.network.presence import MOST_ADDRESSES, Address, Presence
 from peers.network.transport import Transport
 from recipes.errors import UnreachableError
-from recipes.files import write_atomic
-from recipes.keys import PeerId
+from recipes.formats.files import write_atomic
+from recipes.keys.keys import PeerId
 
 LOOK_AROUND_SECONDS = 10.0
 PEERS_FILE = "peers.json"

@@ -41,7 +41,7 @@ from dataclasses import dataclass, field
 
 from peers.network.token_bucket import Rate, TokenBucket
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 STRIKES = 10  # that bring a ban
 FORGIVEN_PER_SECOND = 1 / 60

@@ -16,7 +16,7 @@ import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from recipes.errors import MessageError
-from recipes.keys import PeerId, SigningKey, public_key, verify
+from recipes.keys.keys import PeerId, SigningKey, public_key, verify
 
 NOTICE_BYTES = 2048
 MOST_ADDRESSES = 8

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from peers.network.peer_scores import ALLOWANCES, MANY_A_ROUND, Allowance
 from peers.network.token_bucket import Rate, TokenBucket
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 BURST_SHARE = 0.5  # of the other's: it may still hold what we asked before we were started again
 RATE_SHARE = 0.8  # of the other's: its clock and the network may make ours faster than it is

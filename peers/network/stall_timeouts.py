@@ -9,7 +9,7 @@ from typing import TypeVar
 from peers.network.bandwidth import STEP_SECONDS, Passage
 from peers.network.framing import Count
 from recipes.errors import UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 Outcome = TypeVar("Outcome")
 

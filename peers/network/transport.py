@@ -38,7 +38,7 @@ from peers.network.stall_timeouts import Received, unless_slow, unless_stalled, 
 from peers.network.traffic import TrafficMeter
 from peers.protocol.events import Banned, Event, Notice
 from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
-from recipes.keys import PeerId, load_or_create_key, public_key
+from recipes.keys.keys import PeerId, load_or_create_key, public_key
 
 __all__ = ["Call", "Limits", "RemoteError", "Transport"]
 

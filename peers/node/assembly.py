@@ -35,7 +35,7 @@ from peers.sync.state_sync import StateSync
 from peers.training.interface import Trainer
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import NodeSettings
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 from recipes.layout import Layout
 from recipes.recipe import Recipe
 

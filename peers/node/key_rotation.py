@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from peers.protocol.key_change import KeyChange, Recovery, Rotation
 from peers.protocol.messages import Message, Signed, sign
 from recipes.errors import IdentityError
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
 from recipes.home import IDENTITY_KEY, run_folder
-from recipes.key_backup import must_be_new, read_backup, write_backup
-from recipes.keys import PeerId, SigningKey, load_or_create_key
+from recipes.keys.key_backup import must_be_new, read_backup, write_backup
+from recipes.keys.keys import PeerId, SigningKey, load_or_create_key
 from recipes.publication import RECIPE_FILE
 
 ROTATIONS_FILE = "rotations.jsonl"

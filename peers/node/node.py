@@ -38,7 +38,7 @@ from peers.training.interface import Trainer
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import NodeSettings, WindowTasks
 from recipes.errors import ManyhandsError, MessageError, NetworkError, StorageError, UnreachableError
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
 BLOCKS_BYTES = 8 << 20  # of one answer with blocks; others send less

@@ -47,7 +47,7 @@ from peers.protocol.requests import (
 from peers.state.canonical_state import CanonicalState
 from peers.sync.run_download import Run
 from recipes.errors import MessageError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.publication import DATA_FOLDER, MANIFEST_FILE, RECIPE_FILE, SIGNATURE_FILE, TOKENIZER_FILE
 
 ANSWER_BYTES = 256 << 10  # of one answer with blocks: so much holds up a thin line for two seconds

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from peers.protocol.signed import Body, Hash, Signed
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 REQUEST_BYTES = 2 << 10  # of the longest
 

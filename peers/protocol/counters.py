@@ -34,8 +34,8 @@ from peers.protocol.rules import (
     Rules,
 )
 from peers.protocol.timeouts import Deadlines, first_deadlines, next_deadlines
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 from recipes.slots import merge, subtract, take, total
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.verdicts import Decision, Outcome
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peers.protocol.signed import Body, Count, Message, PeerName, Signed
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)

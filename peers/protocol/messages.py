@@ -43,8 +43,8 @@ from peers.protocol.signed import (
 )
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.errors import MessageError, Offence
-from recipes.keys import PeerId, SigningKey
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId, SigningKey
 
 __all__ = [
     "Body",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.recipe import Recipe, published
 from recipes.sections import Overlap
 

@@ -28,8 +28,8 @@ from peers.protocol.messages import (
     sign,
 )
 from recipes.errors import MessageError
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:
     from peers.simulation.virtual_peer import VirtualPeer

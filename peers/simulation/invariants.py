@@ -24,7 +24,7 @@ from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.protocol.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
 from peers.protocol.rules import Rules
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:
     from peers.simulation.simulator import World

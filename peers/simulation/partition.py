@@ -16,7 +16,7 @@ from itertools import combinations
 from peers.protocol.events import BlockAdopted, BlockFinal, Rewound
 from peers.simulation.scenario import recovery_bound
 from peers.simulation.simulator import World
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 
 _TOGETHER_AT_MOST_SECONDS = 1800.0  # until all are electors
 _ROUNDS_AFTER = 3  # within two, all return what the chain does not count

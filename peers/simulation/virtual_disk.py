@@ -13,8 +13,8 @@ from peers.credit.rules import CreditRules
 from peers.exchange.residual_returns import Entry
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
 from peers.state.block_store import CLAIMS_KEPT
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId
 
 RUN = digest(b"a simulated run").hex()
 NUMERIC_CLASS = "virtual"

@@ -33,8 +33,8 @@ from peers.simulation.virtual_disk import (
     roots_of,
 )
 from peers.simulation.virtual_links import Line
-from recipes.keys import PeerId, SigningKey
-from recipes.merkle import digest
+from recipes.formats.merkle import digest
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import take, total
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
 from peers.credit.rules import CreditRules
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
 from recipes.errors import MessageError, StorageError
-from recipes.files import write_atomic
-from recipes.keys import PeerId
+from recipes.formats.files import write_atomic
+from recipes.keys.keys import PeerId
 
 CHAIN_FILE = "chain.sqlite"
 

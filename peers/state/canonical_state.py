@@ -25,9 +25,9 @@ from peers.protocol.requests import Piece, PieceKind
 from peers.state.manifest import Manifest, piece_count
 from peers.state.memmap import MappedArray
 from peers.state.snapshots import SnapshotStore
-from recipes import merkle
 from recipes.errors import StateError
-from recipes.files import write_atomic
+from recipes.formats import merkle
+from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
 from recipes.sections import HexHash, OuterSection
 

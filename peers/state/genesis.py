@@ -9,7 +9,7 @@ from peers.protocol.counters import initial
 from peers.protocol.rules import Rules, rules_of
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import piece_count
-from recipes import merkle
+from recipes.formats import merkle
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.publication import SignedRecipe

@@ -13,8 +13,8 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peers.protocol.requests import Piece
-from recipes import merkle
 from recipes.errors import MessageError, Offence
+from recipes.formats import merkle
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.sections import HexHash
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from peers.protocol.requests import Piece, PieceKind
 from peers.state.manifest import Manifest, parse_manifest
 from peers.state.snapshot_pin import Hold
-from recipes import merkle
 from recipes.errors import MessageError, StateError, StorageError
-from recipes.files import write_atomic
+from recipes.formats import merkle
+from recipes.formats.files import write_atomic
 from recipes.layout import PIECE_BYTES, Layout
 
 MAX_COUNTERS_BYTES = PIECE_BYTES

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from peers.state.snapshots import SnapshotStore
-from recipes import merkle
 from recipes.errors import StateError
+from recipes.formats import merkle
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.recipe import Recipe, published

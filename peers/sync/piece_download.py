@@ -21,9 +21,9 @@ from typing import Protocol
 
 from peers.network.framing import RemoteError
 from peers.sync.rate_control import Flow
-from recipes import merkle
 from recipes.errors import MessageError, Offence, UnreachableError
-from recipes.keys import PeerId
+from recipes.formats import merkle
+from recipes.keys.keys import PeerId
 
 LANES = 3  # pieces from one source at a time: enough to fill a link with delay
 FAILURES = 3  # in a row, until a source is left out

@@ -28,10 +28,10 @@ from recipes.errors import (
     StorageError,
     UnreachableError,
 )
-from recipes.files import write_atomic
+from recipes.formats.files import write_atomic
+from recipes.formats.merkle import digest
 from recipes.genesis import GENESIS_WEIGHTS
-from recipes.keys import PeerId
-from recipes.merkle import digest
+from recipes.keys.keys import PeerId
 from recipes.publication import (
     DATA_FOLDER,
     MANIFEST_FILE,

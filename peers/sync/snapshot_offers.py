@@ -16,7 +16,7 @@ from peers.network.transport import RemoteError
 from peers.protocol.requests import ROUND_BYTES, decode_rounds, encode_round
 from peers.state.manifest import Manifest, manifest_limit, parse_manifest
 from recipes.errors import MessageError, UnreachableError
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 
 _ASKED = 16  # peers, at once, for what they hold

@@ -31,9 +31,9 @@ from peers.state.manifest import Manifest
 from peers.sync.piece_download import Wanted, fetch_pieces
 from peers.sync.rate_control import Flow
 from peers.sync.snapshot_offers import SnapshotOffers, agreed, is_agreed
-from recipes import merkle
 from recipes.errors import MessageError, StateError, UnreachableError
-from recipes.keys import PeerId
+from recipes.formats import merkle
+from recipes.keys.keys import PeerId
 from recipes.layout import PIECE_BYTES, Layout
 
 _STALL_BEFORE_OTHERS_SECONDS = 5.0  # without a byte of an answer, where the next source may be asked instead

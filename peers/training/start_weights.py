@@ -26,7 +26,7 @@ from peers.codec.segment import SegmentFrame
 from peers.exchange.averaging import weights_of
 from peers.protocol.messages import Claim, Roster
 from peers.state.memmap import MappedArray
-from recipes.keys import PeerId
+from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 from recipes.slots import total
 

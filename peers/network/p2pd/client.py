@@ -33,7 +33,7 @@ from peers.network.presence import (
     sign_presence,
 )
 from recipes.errors import MessageError, NetworkError, UnreachableError
-from recipes.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from peers.network.addresses import pin_ports
 from peers.network.p2pd.client import Board, StreamHandler, Streams
 from peers.network.p2pd.process import Daemon, DaemonSettings
 from recipes.errors import ManyhandsError, NetworkError
-from recipes.keys import SigningKey
+from recipes.keys.keys import SigningKey
 
 _log = logging.getLogger(__name__)
 

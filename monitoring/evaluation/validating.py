@@ -1,0 +1,93 @@
+"""How good the model is, measured here now and then: nobody's word is taken for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from monitoring.evaluation.evaluating import Evaluator
+from monitoring.evaluation.model import ModelFile, NewestModel
+from monitoring.swarm.watch import Watch
+from recipes.errors import ManyhandsError, MessageError, UnreachableError
+
+_LOOK_SECONDS = 0.5
+_PAUSE_SECONDS = 15.0  # after something failed
+
+BringUp = Callable[[str], Awaitable[None]]
+"""Makes the state the one after a block of the chain, so that its weights lie in the run's folder."""
+
+
+class Validation:
+    """Measures the loss of the newest model every so many rounds."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        model: NewestModel,
+        evaluator: Evaluator,
+        *,
+        every: int,
+        bring_up: BringUp | None,
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            watch: takes what was measured.
+            model: the file that is measured.
+            evaluator: measures it.
+            every: rounds between two measurements, 1 or more.
+            bring_up: for an observer that keeps the state itself; None where a peer does.
+        """
+        self.trouble = ""
+        self._watch = watch
+        self._model = model
+        self._evaluator = evaluator
+        self._every = every
+        self._bring_up = bring_up
+        self._due = 0
+
+    async def go_on(self, *, changed: Callable[[], None]) -> None:
+        """Measure again and again, and tell when something is new, until cancelled."""
+        if 0 not in self._watch.measured:
+            await self._attempt(self._measure_untrained, changed)
+        while True:
+            if self._watch.round < max(1, self._due):
+                await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            if not await self._attempt(self._measure_newest, changed):
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _attempt(self, work: Callable[[], Awaitable[bool]], changed: Callable[[], None]) -> bool:
+        """Say whether the work could be done; what kept it from that is known as `trouble`."""
+        try:
+            if await work():
+                changed()
+        except (UnreachableError, MessageError) as error:
+            self.trouble = f"The model cannot be fetched for now. {error}"
+            return False
+        except ManyhandsError as error:
+            self.trouble = f"The model cannot be measured. {error}"
+            return False
+        self.trouble = ""
+        return True
+
+    async def _measure_untrained(self) -> bool:
+        found = await self._model.refresh(until=0)
+        return found is not None and await self._measure(found)
+
+    async def _measure_newest(self) -> bool:
+        """Measure the newest model, and say whether there was one that is new."""
+        target = self._watch.round
+        if self._bring_up is not None:
+            await self._bring_up(self._watch.head)
+        found = await self._model.refresh()
+        self._due = target + self._every
+        return found is not None and await self._measure(found)
+
+    async def _measure(self, found: ModelFile) -> bool:
+        if found.round in self._watch.measured:
+            return False
+        loss = await self._evaluator.loss(found.path)
+        self._watch.validated(found.round, loss, at=time.time())
+        return True
