@@ -19,7 +19,7 @@ from peers.credit.escrow import Account
 from peers.credit.rules import CreditRules
 from peers.protocol.rules import Bounds, Rules
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 STEPS = 30  # of a window

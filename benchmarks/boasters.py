@@ -19,7 +19,7 @@ from peers.network.transport import RemoteError, Transport
 from peers.protocol.messages import HeadNotice
 from peers.protocol.requests import encode_round
 from recipes.errors import UnreachableError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 FAR = 100_000  # rounds beyond any real one

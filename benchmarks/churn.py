@@ -34,9 +34,9 @@ from benchmarks.churn_swarm import RECIPE, RunRecord, Swarm
 from benchmarks.warm_start import warm_launch
 from recipes.command import plain_errors
 from recipes.errors import RecipeError
+from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import digest
-from trainer.demo.demo_peer import launch
+from trainer.demo.peer import launch
 
 TOLERANCE = 0.01  # of the loss
 _RECORDS = TypeAdapter(RunRecord)

@@ -18,7 +18,7 @@ from recipes.errors import NetworkError
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo.demo_peer import DemoPeer, Launch, free_port
+from trainer.demo.peer import DemoPeer, Launch, free_port
 
 RECIPE = """
 version = 1

@@ -22,7 +22,7 @@ from peers.codec.segment import SegmentFrame
 from peers.codec.selection import Selector, select_largest
 from peers.network.framing import request_head_bytes
 from peers.protocol.length_prefixed import join_parts
-from recipes.formats.merkle import HASH_BYTES, path
+from recipes.formats.blake3_tree import HASH_BYTES, path
 from recipes.layout import CHUNK_VALUES
 
 Values = NDArray[np.float32]

@@ -22,7 +22,7 @@ from peers.codec.segment import SegmentFrame
 from peers.exchange.averaging import averages, clip_factors
 from peers.exchange.error_feedback import Returned, from_bfloat16, to_bfloat16
 from peers.state.canonical_state import CanonicalState
-from recipes.formats.merkle import leaf_hash, root
+from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import CHUNK_VALUES, Layout
 from recipes.sections import OuterSection

@@ -22,8 +22,8 @@ from benchmarks.convergence_attack import Attackers
 from benchmarks.convergence_exchange import DENSE_BITS, Exchange
 from benchmarks.convergence_local import BatchedTrainer
 from recipes.corpus import TokenArray
+from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import digest
 from recipes.layout import Layout
 from recipes.publication import Publication
 from recipes.recipe import Recipe

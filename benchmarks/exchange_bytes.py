@@ -27,7 +27,7 @@ from recipes.errors import NetworkError
 from recipes.formats.files import write_atomic
 from recipes.publication import Publication
 from recipes.recipe import published
-from trainer.demo.demo_peer import DemoPeer
+from trainer.demo.peer import DemoPeer
 
 _WINDOW_SECONDS = 6
 _PATIENCE_SECONDS = 300.0

@@ -18,7 +18,7 @@ from benchmarks.join_settings import VETERANS, HivemindSettings, JoinSettings, h
 from benchmarks.join_watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from recipes.publication import Publication
 from recipes.recipe import published
-from trainer.demo.demo_peer import events_since
+from trainer.demo.peer import events_since
 
 _EPOCHS = 3  # that each veteran must have averaged with others before the newcomer comes
 

@@ -13,7 +13,7 @@ from benchmarks.join_watch import SEED, Tell, killed_after, lines_of, tell_cours
 from benchmarks.shaped_swarm import peers_at, places_on
 from recipes.home import run_folder
 from recipes.publication import Publication
-from trainer.demo.demo_peer import DemoPeer
+from trainer.demo.peer import DemoPeer
 
 
 def measure_ours(

@@ -13,7 +13,7 @@ from peers.ledger.derive import Ground
 from peers.protocol.assignment import assign_reducers, leaders
 from peers.protocol.messages import Block, Claim, CoSignature, Pace, Reduction, Roster, Signed, sign
 from peers.protocol.rules import Bounds, Rules
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import take
 

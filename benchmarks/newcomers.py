@@ -37,7 +37,7 @@ from recipes.formats.files import write_atomic
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo.demo_peer import DemoPeer, free_port
+from trainer.demo.peer import DemoPeer, free_port
 
 RECIPE = """
 version = 1

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monitoring.assembly import Choices, in_the_swarm
-from monitoring.station import Station
+from monitoring.monitor import Station
 from monitoring.web.live import Live
 from peers.network.traffic import TrafficStatistics
 from recipes.command import plain_errors
@@ -33,7 +33,7 @@ from recipes.errors import NetworkError
 from recipes.formats.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publish import publish
-from trainer.demo.demo_peer import DemoPeer, free_port
+from trainer.demo.peer import DemoPeer, free_port
 
 VOLUNTEERS = 2
 _LOOK_SECONDS = 0.5

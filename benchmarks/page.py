@@ -29,13 +29,13 @@ from rich.table import Table
 from benchmarks.ledger_chain import SyntheticRun
 from monitoring.metrics.swarm_metrics import swarm_registry
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.measured import Measured
-from monitoring.swarm.picture import RunPicture
-from monitoring.swarm.seen import Seen
+from monitoring.swarm.block_times import Seen
+from monitoring.swarm.loss_store import Measured
+from monitoring.swarm.view import RunPicture
 from monitoring.swarm.watch import Watch
 from monitoring.web.app import Site
-from monitoring.web.listening import Server, listening
 from monitoring.web.live import Live
+from monitoring.web.server import Server, listening
 from peers.chain.chain import Chain
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic

@@ -40,7 +40,7 @@ from recipes.home import run_folder
 from recipes.keys.keys import PeerId
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo.demo_peer import DemoPeer, Process, free_port, launch
+from trainer.demo.peer import DemoPeer, Process, free_port, launch
 
 HONEST = 4
 START_SECONDS = 180.0

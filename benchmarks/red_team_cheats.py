@@ -35,7 +35,7 @@ from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.reasons import VerdictReason
 from peers.training.interface import WindowEnd
 from recipes.errors import ManyhandsError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import Range
 from trainer.local import LocalTrainer, Replay, WindowResult

@@ -26,7 +26,7 @@ from recipes.errors import NetworkError, UnreachableError
 from recipes.locate import locate_recipe
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo.demo_peer import DemoPeer, free_port, launch
+from trainer.demo.peer import DemoPeer, free_port, launch
 
 _LOOK_SECONDS = 0.2
 _WORDS = 1000  # characters of a peer's log that an error shows

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from trainer.demo.demo_peer import Process
+from trainer.demo.peer import Process
 
 PRELOADED = (
     "peers.node.assembly",

@@ -11,11 +11,11 @@ from pathlib import Path
 from monitoring.evaluation.evaluating import Evaluator
 from monitoring.evaluation.model import NewestModel
 from monitoring.evaluation.validating import BringUp, Validation
-from monitoring.running import WatchedRun, begin_watch, join_command, open_run
-from monitoring.sources.beside import PeersFolder
-from monitoring.sources.keeping import StateKeeper
-from monitoring.sources.observer import Observer
-from monitoring.station import Station
+from monitoring.monitor import Station
+from monitoring.run_info import WatchedRun, begin_watch, join_command, open_run
+from monitoring.sources.folder_source import PeersFolder
+from monitoring.sources.network_source import Observer
+from monitoring.sources.state_follower import StateKeeper
 from monitoring.swarm.watch import Watch
 from monitoring.web.downloads import Downloads
 from peers.network.discovery import Crowd, remembered_peers

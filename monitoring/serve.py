@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from monitoring.station import Station
+    from monitoring.monitor import Station
     from monitoring.web.live import Live
 
 DEFAULT_PORT = 8117
@@ -113,8 +113,8 @@ async def serve(wishes: Wishes) -> None:
     """
     from monitoring.metrics.swarm_metrics import swarm_registry
     from monitoring.web.app import Site
-    from monitoring.web.listening import listening
     from monitoring.web.live import Live
+    from monitoring.web.server import listening
 
     place = find_run(wishes.run, wishes.home)
     with listening(wishes.host, wishes.port) as door:
@@ -137,7 +137,7 @@ async def serve(wishes: Wishes) -> None:
 
 async def _until_interrupted(app: ASGIApp, door: socket, station: Station, live: Live) -> None:
     """Answer and watch, until a signal comes or one of the two ends by itself."""
-    from monitoring.web.listening import Server
+    from monitoring.web.server import Server
 
     server = Server(app)
 

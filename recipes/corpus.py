@@ -16,7 +16,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recipes.errors import DataError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.layout import PIECE_BYTES
 from recipes.sections import HexHash
 

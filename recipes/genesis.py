@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.errors import DataError, StorageError
-from recipes.formats.merkle import leaf_hash, root
+from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.layout import PIECE_BYTES, layout_of
 from recipes.model import build_model, flatten_into
 from recipes.recipe import Recipe

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from recipes.corpus import Manifest, Part, Piece, TokenType
 from recipes.errors import DataError
+from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import digest
 from recipes.layout import PIECE_BYTES
 from recipes.model import END_OF_TEXT_ID
 from recipes.recipe import Recipe

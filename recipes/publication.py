@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, PartName, parse_manifest
 from recipes.errors import DataError, RecipeError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.genesis import GENESIS_WEIGHTS, weights_root
 from recipes.keys.keys import PeerId
 from recipes.recipe import MAXIMUM_RECIPE_BYTES, Recipe, parse_published, published, run_id

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from recipes.errors import DataError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.model import END_OF_TEXT_ID
 
 END_OF_TEXT = "<|endoftext|>"

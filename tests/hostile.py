@@ -46,7 +46,7 @@ from peers.protocol.requests import (
 from peers.state.manifest import Manifest, parse_manifest, piece_count
 from recipes import corpus
 from recipes.errors import DataError, MessageError, NetworkError, RecipeError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
 from recipes.recipe import parse_recipe

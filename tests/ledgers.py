@@ -13,7 +13,7 @@ from peers.ledger.export import write_export
 from peers.ledger.lines import Header
 from peers.ledger.verify import Verified, verify_export
 from peers.protocol.messages import Block, Signed
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 
 RECIPE = "a simulated run"
 """Its hash is the run id of the builders of rounds, which go by rules of their own."""

@@ -19,7 +19,7 @@ from tiny_run import RECIPE, publish_tiny
 
 from recipes.keys.keys import PeerId
 from recipes.publication import Publication
-from trainer.demo.demo_peer import DemoPeer, Launch, free_port, launch
+from trainer.demo.peer import DemoPeer, Launch, free_port, launch
 
 ORDERS = "faults.json"
 PATIENCE_SECONDS = 180.0  # for anything awaited: this bounds a failing test, nothing is decided by it

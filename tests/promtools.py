@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from trainer.demo.demo_peer import free_port
+from trainer.demo.peer import free_port
 
 ROOT = Path(__file__).parent.parent
 UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin"

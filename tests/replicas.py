@@ -24,7 +24,7 @@ from peers.state.snapshots import SnapshotStore
 from peers.sync.state_sync import StateSync
 from recipes.density import Density, DensitySchedule
 from recipes.errors import MessageError, UnreachableError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
 from recipes.sections import OuterSection
@@ -48,7 +48,7 @@ def first_weights() -> bytes:
 def weights_root() -> bytes:
     content = first_weights()
     pieces = [content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES)]
-    return merkle.root([merkle.leaf_hash(piece) for piece in pieces])
+    return blake3_tree.root([blake3_tree.leaf_hash(piece) for piece in pieces])
 
 
 class World:

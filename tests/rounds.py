@@ -33,7 +33,7 @@ from peers.protocol.rules import Rules
 from peers.protocol.verdicts import Dispute, Verdict
 from peers.simulation.simulator import rules
 from peers.simulation.virtual_disk import GENESIS_DIGEST, RUN
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.sections import Overlap
 from recipes.slots import take

@@ -15,8 +15,8 @@ from test_canonical import TEXT
 from peers.credit.entries import ClaimCounted
 from peers.protocol.canonical_spans import body_texts
 from peers.protocol.messages import Claim, Message, Norm, Signed
+from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical_models import writing_of
-from recipes.formats.merkle import digest
 
 MESSAGES = one_of_each()
 HARD = [0.0, 1.0, 3.0, 1e-4, 9.9e-5, 1e-5, 1e-7, 1e15, 1e16, 1.5e16, 1e21, 1e300, 5e-324, 123456789012345.5]

@@ -7,7 +7,7 @@ from typing import Any
 from rounds import keys_of
 from watching import Watched, watched
 
-from monitoring.swarm.picture import PeerPicture
+from monitoring.swarm.view import PeerPicture
 from peers.protocol.messages import Block, sign
 
 

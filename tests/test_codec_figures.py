@@ -20,7 +20,7 @@ from peers.codec.codec import Codec
 from peers.codec.segment import contribution_root
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.framing import request_head_bytes
-from recipes.formats.merkle import HASH_BYTES
+from recipes.formats.blake3_tree import HASH_BYTES
 
 VALUES = np.random.default_rng(0).standard_normal((130, 4096)).astype(np.float32)
 SPARSE: list[MeasuredCodec] = [Ours(Codec(64, 1)), SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]

@@ -11,7 +11,7 @@ import pytest
 
 from recipes.corpus import Manifest, Part, Piece, TokenArray, parse_manifest
 from recipes.errors import DataError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.layout import PIECE_BYTES
 from recipes.packing import DOCUMENT_CHARACTERS, collect_files, divide, documents, pack
 from recipes.recipe import Recipe, parse_recipe

@@ -24,7 +24,7 @@ from peers.credit.sampling import (
     steps_to_replay,
     weigh,
 )
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 SEED = audit_seed(beacon=name("beacon"), run=RUN, round_number=7)

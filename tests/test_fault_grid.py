@@ -16,7 +16,7 @@ from fault_points import Act, Faults, Place, Point, corrupt
 from live_swarm import Swarm, armed_swarm
 
 from recipes.home import run_folder
-from trainer.demo.demo_peer import DemoPeer
+from trainer.demo.peer import DemoPeer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -23,7 +23,7 @@ from peers.exchange.error_feedback_copies import leaves_of
 from peers.exchange.residual_returns import Counted, Outcome
 from recipes.density import Density, DensitySchedule
 from recipes.errors import StateError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.layout import lay_out
 
 CODEC = Codec(keep=64, level_bits=1)
@@ -46,7 +46,7 @@ def delta(seed: int) -> NDArray[np.float32]:
 
 
 def claim(number: int) -> str:
-    return merkle.digest(str(number).encode()).hex()
+    return blake3_tree.digest(str(number).encode()).hex()
 
 
 def dense(frames: Iterable[SegmentFrame]) -> NDArray[np.float32]:
@@ -105,8 +105,8 @@ def test_the_root_is_that_of_the_files_chunks(tmp_path: Path) -> None:
     kept.contribute(delta(1), codec=CODEC, returned=nothing)
     content = (tmp_path / "feedback.bf16").read_bytes()
     assert len(content) == 2 * LAYOUT.padded
-    leaves = [merkle.leaf_hash(content[start : start + 8192]) for start in range(0, len(content), 8192)]
-    assert kept.root() == merkle.root(leaves)
+    leaves = [blake3_tree.leaf_hash(content[start : start + 8192]) for start in range(0, len(content), 8192)]
+    assert kept.root() == blake3_tree.root(leaves)
 
 
 def test_feedback_carries_over_to_the_next_process(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_damaged_feedback_starts_again_from_zero_and_says_so(tmp_path: Path, dam
     again = feedback(tmp_path, kept.root())
     assert again.reset
     assert not all_values(again).any()
-    assert again.root() == merkle.root([merkle.leaf_hash(bytes(8192))] * LAYOUT.chunks)
+    assert again.root() == blake3_tree.root([blake3_tree.leaf_hash(bytes(8192))] * LAYOUT.chunks)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e30])
@@ -450,7 +450,7 @@ def test_the_feedback_that_the_last_few_claims_left_is_kept_by_its_root(tmp_path
     assert [file is not None for file in found.values()] == [False, False, True, True, True, True, True]
     for root, file in found.items():
         if file is not None:
-            assert merkle.root(leaves_of(file)).hex() == root
+            assert blake3_tree.root(leaves_of(file)).hex() == root
             np.testing.assert_array_equal(from_bfloat16(np.fromfile(file, dtype="<u2")), left[root])
 
 

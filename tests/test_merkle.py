@@ -7,10 +7,10 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 
 Leaves = st.lists(st.binary(max_size=8), min_size=1, max_size=70).map(
-    lambda items: [merkle.leaf_hash(item) for item in items]
+    lambda items: [blake3_tree.leaf_hash(item) for item in items]
 )
 
 
@@ -19,46 +19,49 @@ def root_by_definition(leaves: list[bytes]) -> bytes:
     if len(leaves) == 1:
         return leaves[0]
     split = 1 << (len(leaves) - 1).bit_length() - 1
-    return merkle.node_hash(root_by_definition(leaves[:split]), root_by_definition(leaves[split:]))
+    return blake3_tree.node_hash(root_by_definition(leaves[:split]), root_by_definition(leaves[split:]))
 
 
 @given(Leaves)
 def test_the_root_is_the_one_of_rfc_9162(leaves: list[bytes]) -> None:
-    assert merkle.root(leaves) == root_by_definition(leaves)
+    assert blake3_tree.root(leaves) == root_by_definition(leaves)
 
 
 def test_the_empty_tree_has_the_root_of_nothing() -> None:
-    assert merkle.root([]) == blake3(b"").digest()
+    assert blake3_tree.root([]) == blake3(b"").digest()
 
 
 def test_a_leaf_cannot_pass_for_a_node() -> None:
-    left, right = merkle.leaf_hash(b"a"), merkle.leaf_hash(b"b")
-    assert merkle.leaf_hash(left + right) != merkle.node_hash(left, right)
+    left, right = blake3_tree.leaf_hash(b"a"), blake3_tree.leaf_hash(b"b")
+    assert blake3_tree.leaf_hash(left + right) != blake3_tree.node_hash(left, right)
 
 
 @given(Leaves, st.data())
 def test_a_path_leads_from_its_leaf_to_the_root(leaves: list[bytes], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(leaves) - 1))
-    siblings = merkle.path(leaves, index)
-    assert merkle.root_from_path(leaves[index], index, len(leaves), siblings) == merkle.root(leaves)
+    siblings = blake3_tree.path(leaves, index)
+    assert blake3_tree.root_from_path(leaves[index], index, len(leaves), siblings) == blake3_tree.root(leaves)
 
 
 @given(Leaves, st.data())
 def test_another_leaf_place_or_path_does_not(leaves: list[bytes], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(leaves) - 1))
-    siblings = merkle.path(leaves, index)
-    root = merkle.root(leaves)
-    assert merkle.root_from_path(merkle.leaf_hash(b"another leaf"), index, len(leaves), siblings) != root
-    assert merkle.root_from_path(leaves[index], index, len(leaves), [*siblings, root]) is None
+    siblings = blake3_tree.path(leaves, index)
+    root = blake3_tree.root(leaves)
+    assert (
+        blake3_tree.root_from_path(blake3_tree.leaf_hash(b"another leaf"), index, len(leaves), siblings)
+        != root
+    )
+    assert blake3_tree.root_from_path(leaves[index], index, len(leaves), [*siblings, root]) is None
     if siblings:
-        assert merkle.root_from_path(leaves[index], index, len(leaves), siblings[:-1]) is None
+        assert blake3_tree.root_from_path(leaves[index], index, len(leaves), siblings[:-1]) is None
         bent = [bytes(32), *siblings[1:]]
-        assert merkle.root_from_path(leaves[index], index, len(leaves), bent) != root
+        assert blake3_tree.root_from_path(leaves[index], index, len(leaves), bent) != root
 
 
 @pytest.mark.parametrize("index", [-1, 3])
 def test_a_place_outside_the_tree_has_no_path(index: int) -> None:
-    leaves = [merkle.leaf_hash(bytes([number])) for number in range(3)]
+    leaves = [blake3_tree.leaf_hash(bytes([number])) for number in range(3)]
     with pytest.raises(IndexError):
-        merkle.path(leaves, index)
-    assert merkle.root_from_path(leaves[0], index, 3, []) is None
+        blake3_tree.path(leaves, index)
+    assert blake3_tree.root_from_path(leaves[0], index, 3, []) is None

@@ -9,9 +9,9 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from promtools import ROOT, promtool
 
-from monitoring.metrics.declared import Declared
 from monitoring.metrics.reference import TABLES, with_tables
-from monitoring.metrics.volunteer import VolunteerMetrics
+from monitoring.metrics.spec import Declared
+from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from monitoring.metrics.volunteer_metrics import DECLARED
 from peers.credit.escrow import Account
 from peers.network.traffic import TrafficMeter

@@ -15,7 +15,7 @@ from live_swarm import Swarm
 
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.keys.keys import load_or_create_key
-from trainer.demo.demo_peer import free_port
+from trainer.demo.peer import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

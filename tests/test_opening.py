@@ -21,7 +21,7 @@ from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import LossTrace
 from peers.protocol.length_prefixed import join_parts, split_parts
 from recipes.errors import MessageError, Offence, StateError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.layout import CHUNK_VALUES, Layout, lay_out
 
 CODEC = Codec(keep=64, level_bits=1)
@@ -238,7 +238,7 @@ def test_what_inflates_to_more_than_was_asked_for_is_not_made() -> None:
     huge = OpenedFeedback(np.zeros((2000, CHUNK_VALUES), dtype=np.uint16), ()).to_bytes()
     packed = split_parts(huge, most=2)[0]
     assert len(packed) < 40_000
-    paths = b"".join(bytes(32 * merkle.path_length(place, LAYOUT.chunks)) for place in SMALL.places)
+    paths = b"".join(bytes(32 * blake3_tree.path_length(place, LAYOUT.chunks)) for place in SMALL.places)
     with pytest.raises(MessageError, match="another size"):
         OpenedFeedback.parse(join_parts([packed, paths]), SMALL.places, chunks=LAYOUT.chunks)
 
@@ -256,7 +256,8 @@ def opening_of(form: OpeningForm, *, noise: bool, seed: int = 0, steps: int = 30
         usual = (draw.standard_normal((count, CHUNK_VALUES)) * 1e-3).astype(np.float32)
         values = bits if noise else (usual.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
         paths = tuple(
-            tuple(draw.bytes(32) for _ in range(merkle.path_length(place, chunks))) for place in form.places
+            tuple(draw.bytes(32) for _ in range(blake3_tree.path_length(place, chunks)))
+            for place in form.places
         )
         return OpenedFeedback(values, paths)
 
@@ -265,8 +266,10 @@ def opening_of(form: OpeningForm, *, noise: bool, seed: int = 0, steps: int = 30
         found = []
         for place in form.places:
             segment, chunk = divmod(place, size)
-            below = tuple(draw.bytes(32) for _ in range(merkle.path_length(chunk, size)))
-            above = tuple(draw.bytes(32) for _ in range(merkle.path_length(segment, form.layout.segments)))
+            below = tuple(draw.bytes(32) for _ in range(blake3_tree.path_length(chunk, size)))
+            above = tuple(
+                draw.bytes(32) for _ in range(blake3_tree.path_length(segment, form.layout.segments))
+            )
             usual = draw.standard_normal((1, CHUNK_VALUES)).astype(np.float32) * np.float32(1e-2)
             content = draw.bytes(codec.max_chunk_bytes) if noise else codec.encode(usual).data
             found.append(ChunkProof(content, below, above))
@@ -288,11 +291,13 @@ def test_an_opening_comes_back_as_it_was(chunks: int, segments: int, noise: bool
 
 def test_the_path_of_a_leaf_is_as_long_as_said() -> None:
     for count in range(1, 40):
-        leaves = [merkle.leaf_hash(bytes([number])) for number in range(count)]
-        paths = merkle.paths(leaves, range(count))
-        assert [len(path) for path in paths] == [merkle.path_length(place, count) for place in range(count)]
+        leaves = [blake3_tree.leaf_hash(bytes([number])) for number in range(count)]
+        paths = blake3_tree.paths(leaves, range(count))
+        assert [len(path) for path in paths] == [
+            blake3_tree.path_length(place, count) for place in range(count)
+        ]
         assert all(
-            merkle.root_from_path(leaf, place, count, path) == merkle.root(leaves)
+            blake3_tree.root_from_path(leaf, place, count, path) == blake3_tree.root(leaves)
             for place, (leaf, path) in enumerate(zip(leaves, paths, strict=True))
         )
 
@@ -313,7 +318,7 @@ def test_even_of_noise_an_opening_is_two_mebibytes_and_its_paths_and_proofs() ->
     assert len(form.places) == MOST_OPENED
     opening = opening_of(form, noise=True, steps=2**16)
     size = len(opening.to_bytes())
-    paths = 4 * 32 * sum(merkle.path_length(place, BILLION.chunks) for place in form.places)
+    paths = 4 * 32 * sum(blake3_tree.path_length(place, BILLION.chunks) for place in form.places)
     contents = 2 * MOST_OPENED * (form.codec.max_chunk_bytes + 6)
     trace = 4 * 2**16
     assert size <= 2 * 2**20 + paths + 2 * MOST_OPENED * 2 * 32 + contents + trace + 100

@@ -9,7 +9,7 @@ from live_swarm import ROUNDS_RECIPE, Swarm
 
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
-from trainer.demo.demo_peer import DemoPeer
+from trainer.demo.peer import DemoPeer
 
 EAGER = ROUNDS_RECIPE.replace("[round]", '[round]\noverlap = "eager"')
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from watching import OpenPage, Watched, open_page, watched
 
-from monitoring.web import api_forms as forms
-from monitoring.web.api_forms import FORMS
+from monitoring.web import api_schema as forms
+from monitoring.web.api_schema import FORMS
 from monitoring.web.page import views
 
 ROOT = Path(__file__).parent.parent

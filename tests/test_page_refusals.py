@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from watching import OpenPage, open_page, watched
 
-from monitoring.web.guard import HEADERS, MOST_PATH_BYTES, MOST_QUERY_BYTES
+from monitoring.web.middleware import HEADERS, MOST_PATH_BYTES, MOST_QUERY_BYTES
 
 FUZZED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KNOWN = ("/", "/peers", "/rounds", "/recipe", "/api", "/metrics", "/api/v1/swarm", "/static/page.js")

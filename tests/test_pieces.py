@@ -11,12 +11,12 @@ from peers.network.framing import RemoteError
 from peers.sync.piece_download import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
 from peers.sync.rate_control import Flow
 from recipes.errors import MessageError, Offence, StorageError, UnreachableError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId
 
 ANNA, BERT, CLEO = PeerId("anna"), PeerId("bert"), PeerId("cleo")
 CONTENTS = {f"piece {n}": bytes([n]) * 100 for n in range(20)}
-WANTED = [Wanted(name=name, hash=merkle.digest(content), size=100) for name, content in CONTENTS.items()]
+WANTED = [Wanted(name=name, hash=blake3_tree.digest(content), size=100) for name, content in CONTENTS.items()]
 
 Answer = Callable[[Wanted], Awaitable[bytes]]
 
@@ -231,9 +231,9 @@ async def test_a_full_disk_ends_the_fetch_and_nothing_runs_on() -> None:
 
 
 def test_a_merkle_leaf_is_checked_by_its_leaf_hash() -> None:
-    leaf = Wanted(name="leaf", hash=merkle.leaf_hash(b"x"), size=1, is_leaf=True)
+    leaf = Wanted(name="leaf", hash=blake3_tree.leaf_hash(b"x"), size=1, is_leaf=True)
     leaf.check(b"x")
     with pytest.raises(MessageError):
         leaf.check(b"y")
     with pytest.raises(MessageError):
-        Wanted(name="plain", hash=merkle.leaf_hash(b"x"), size=1).check(b"x")
+        Wanted(name="plain", hash=blake3_tree.leaf_hash(b"x"), size=1).check(b"x")

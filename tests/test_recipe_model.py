@@ -12,7 +12,7 @@ import torch
 from recipes.demands import contribution_bits, estimate, reduced_bits
 from recipes.density import Density
 from recipes.errors import ModelError
-from recipes.formats.merkle import leaf_hash, root
+from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.genesis import GENESIS_WEIGHTS, weights_root, write_genesis
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, lay_out, layout_of
 from recipes.model import MODEL_TYPES, build_model, flatten_into, load_flat

@@ -14,11 +14,11 @@ from dashboards import DASHBOARDS, queries_of
 from live_swarm import ROUNDS_RECIPE, Swarm
 from promtools import ROOT, Prometheus, prometheus_scraping, promtool
 
-from monitoring.metrics.declared import Declared
 from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
 from monitoring.metrics.reference import TABLES
-from trainer.demo.demo_page import DemoPage
-from trainer.demo.demo_peer import DemoPeer, launch
+from monitoring.metrics.spec import Declared
+from trainer.demo.page import DemoPage
+from trainer.demo.peer import DemoPeer, launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -23,8 +23,8 @@ from peers.protocol.events import (
 )
 from recipes.errors import RecipeError, StorageError
 from recipes.keys.keys import PeerId
-from trainer.demo.demo_peer import DemoPeer
-from trainer.demo.demo_report import Figures, all_reduce_bytes, as_json, curve_of, live_view, summary
+from trainer.demo.peer import DemoPeer
+from trainer.demo.report import Figures, all_reduce_bytes, as_json, curve_of, live_view, summary
 from trainer.join import identify_run
 from trainer.screen import Screen
 

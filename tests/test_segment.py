@@ -20,7 +20,7 @@ from peers.codec.segment import (
     verify_chunk,
 )
 from recipes.errors import MessageError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 
 CODEC = Codec(keep=64, level_bits=1)
 CHUNKS = 5
@@ -155,7 +155,7 @@ def test_arbitrary_bytes_are_never_a_proof_of_anything(data: bytes) -> None:
         return
     assert proof.to_bytes() == data
     assert not verify_chunk(
-        proof, root=merkle.EMPTY_ROOT, chunk=0, chunks=CHUNKS, segment=0, segments=SEGMENTS
+        proof, root=blake3_tree.EMPTY_ROOT, chunk=0, chunks=CHUNKS, segment=0, segments=SEGMENTS
     )
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from watching import Watched, watched
 
-from monitoring.swarm.picture import PeerPicture, Picture, Validation
-from monitoring.web import numbers, sentences
+from monitoring.swarm.view import PeerPicture, Picture, Validation
+from monitoring.web import formatting, sentences
 from peers.protocol.messages import Pace
 from recipes.keys.keys import PeerId
 
@@ -136,11 +136,11 @@ def test_each_state_of_a_peer_has_its_words() -> None:
     [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (26_300, "26.3 kB"), (1.07e18, "1.07 EB")],
 )
 def test_amounts_have_three_digits_and_a_prefix(value: float, words: str) -> None:
-    assert numbers.measure(value, "B") == words
+    assert formatting.measure(value, "B") == words
 
 
 @pytest.mark.parametrize(
     ("ratio", "words"), [(1.0, "100%"), (0.999, "99%"), (0.5, "50%"), (0.001, "under 1%"), (0.0, "0%")]
 )
 def test_what_is_not_all_is_never_called_all(ratio: float, words: str) -> None:
-    assert numbers.percent(ratio) == words
+    assert formatting.percent(ratio) == words

@@ -17,7 +17,7 @@ from peers.protocol.requests import Piece
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import Manifest, manifest_limit, parse_manifest, piece_count, state_digest
 from recipes.errors import MessageError, StateError, StorageError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout, lay_out
 from recipes.sections import OuterSection
 
@@ -36,7 +36,7 @@ OUTERS = pytest.mark.parametrize("outer", [PLAIN, HEAVY, NESTEROV], ids=["plain"
 
 
 def block(number: int) -> str:
-    return merkle.digest(str(number).encode()).hex()
+    return blake3_tree.digest(str(number).encode()).hex()
 
 
 def first_weights() -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ def first_weights() -> NDArray[np.float32]:
 def weights_root() -> bytes:
     content = first_weights().tobytes()
     pieces = [content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES)]
-    return merkle.root([merkle.leaf_hash(piece) for piece in pieces])
+    return blake3_tree.root([blake3_tree.leaf_hash(piece) for piece in pieces])
 
 
 def reduced(seed: int, segments: tuple[int, ...] = (0, 1, 2)) -> dict[int, SegmentFrame]:
@@ -109,8 +109,8 @@ def test_the_digest_is_that_of_the_files_pieces_and_the_counters(tmp_path: Path,
             path = tmp_path / "state" / name
             content = path.read_bytes() if path.exists() else b""
             pieces = [content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES)]
-            roots.append(merkle.root([merkle.leaf_hash(piece) for piece in pieces]))
-        assert state.digest(b"counters") == merkle.root([*roots, merkle.leaf_hash(b"counters")])
+            roots.append(blake3_tree.root([blake3_tree.leaf_hash(piece) for piece in pieces]))
+        assert state.digest(b"counters") == blake3_tree.root([*roots, blake3_tree.leaf_hash(b"counters")])
         assert state.digest(b"counters") == state.manifest(b"counters").digest()
 
 
@@ -136,7 +136,7 @@ def test_momentum_that_nothing_feeds_ends_at_zero_before_it_is_subnormal(tmp_pat
     (tmp_path / "snapshots" / "0").mkdir(parents=True)
     (tmp_path / "snapshots" / "0" / "weights.f32").write_bytes(bytes(4 * 4096))
     state.adopt_genesis(
-        COUNTERS, block=GENESIS, weights_root=merkle.root([merkle.leaf_hash(bytes(4 * 4096))])
+        COUNTERS, block=GENESIS, weights_root=blake3_tree.root([blake3_tree.leaf_hash(bytes(4 * 4096))])
     )
     pulse = SegmentFrame.encode(np.eye(1, 4096, dtype=np.float32), codec=CODEC)
     silence = SegmentFrame.encode(np.zeros((1, 4096), dtype=np.float32), codec=CODEC)
@@ -369,8 +369,8 @@ def test_the_longest_manifest_is_within_its_limit() -> None:
 
 
 def test_a_state_without_momentum_has_the_empty_tree_in_its_digest() -> None:
-    leaf = merkle.leaf_hash(b"x")
-    expected = merkle.root([leaf, merkle.EMPTY_ROOT, leaf])
+    leaf = blake3_tree.leaf_hash(b"x")
+    expected = blake3_tree.root([leaf, blake3_tree.EMPTY_ROOT, leaf])
     assert state_digest(weights=[leaf], momentum=[], counters=leaf) == expected
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from watching import ROUND_SECONDS, Watched, watched
 
-from monitoring.swarm.picture import RoundPicture
-from monitoring.swarm.stopwatch import timing_of
+from monitoring.swarm.round_times import timing_of
+from monitoring.swarm.view import RoundPicture
 from peers.protocol.messages import Pace
 
 

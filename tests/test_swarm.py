@@ -15,7 +15,7 @@ from live_swarm import Swarm
 
 from recipes.formats.files import write_atomic
 from recipes.home import run_folder
-from trainer.demo.demo_peer import DemoPeer
+from trainer.demo.peer import DemoPeer
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from promtools import promtool
 from watching import ROUND_SECONDS, watched
 
 from monitoring.metrics.swarm_metrics import DECLARED, swarm_registry, values_of
-from monitoring.swarm.picture import Picture
+from monitoring.swarm.view import Picture
 
 
 def exposed(picture: Picture) -> str:

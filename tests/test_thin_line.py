@@ -15,7 +15,7 @@ from peers.network.framing import RemoteError
 from peers.sync.piece_download import Wanted, fetch_pieces
 from peers.sync.rate_control import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, Pace
 from recipes.errors import UnreachableError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId
 
 MIB = 1 << 20
@@ -57,7 +57,7 @@ class Line:
 
 def fetch(line: Line, *, pieces: int, sources: int = 3, flow: Flow | None = None) -> float:
     """Fetch so many pieces; return the seconds that it took."""
-    wanted = [Wanted(name=f"piece {n}", hash=merkle.digest(PIECE), size=MIB) for n in range(pieces)]
+    wanted = [Wanted(name=f"piece {n}", hash=blake3_tree.digest(PIECE), size=MIB) for n in range(pieces)]
     here: list[str] = []
 
     async def all_of_them() -> float:
@@ -117,7 +117,7 @@ def test_a_piece_that_another_source_goes_on_with_is_fetched_from_its_beginning(
 
     async def one() -> None:
         await fetch_pieces(
-            [Wanted(name="piece", hash=merkle.digest(PIECE), size=MIB)],
+            [Wanted(name="piece", hash=blake3_tree.digest(PIECE), size=MIB)],
             sources=lambda: SOURCES[:2],
             ask=ask,
             sink=lambda _, __: None,
@@ -136,7 +136,7 @@ def test_who_sends_drop_by_drop_does_not_hold_a_piece_for_ever() -> None:
 
     async def one() -> float:
         await fetch_pieces(
-            [Wanted(name="piece", hash=merkle.digest(PIECE), size=MIB)],
+            [Wanted(name="piece", hash=blake3_tree.digest(PIECE), size=MIB)],
             sources=lambda: SOURCES[:2],
             ask=ask,
             sink=lambda _, __: None,
@@ -163,7 +163,7 @@ def test_who_fetches_the_same_itself_is_asked_again_until_it_has_it() -> None:
 
     async def all_of_them() -> float:
         await fetch_pieces(
-            [Wanted(name=f"piece {n}", hash=merkle.digest(PIECE), size=MIB) for n in range(24)],
+            [Wanted(name=f"piece {n}", hash=blake3_tree.digest(PIECE), size=MIB) for n in range(24)],
             sources=lambda: SOURCES[:2],
             ask=ask,
             sink=lambda _, __: None,

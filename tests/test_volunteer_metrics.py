@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
 from monitoring.metrics.endpoint import metrics_served
 from monitoring.metrics.series import Series
-from monitoring.metrics.volunteer import _PAUSES, VolunteerMetrics
+from monitoring.metrics.volunteer_listener import _PAUSES, VolunteerMetrics
 from monitoring.metrics.volunteer_metrics import CONTRIBUTIONS, DECLARED
 from peers.consensus import claims
 from peers.consensus.engine import RoundEngine

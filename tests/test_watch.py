@@ -9,10 +9,10 @@ from ledgers import ground
 from rounds import Swarm, elected, trunk
 from watching import START, blocks, run_picture, watched
 
-from monitoring.sources.beside import PeersFolder
+from monitoring.sources.folder_source import PeersFolder
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.measured import Measured
-from monitoring.swarm.seen import Seen
+from monitoring.swarm.block_times import Seen
+from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.watch import Watch
 from peers.chain.chain import Chain
 from peers.state.block_store import ChainStore

@@ -18,13 +18,13 @@ from rounds import Swarm
 
 from monitoring.metrics.swarm_metrics import swarm_registry
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.measured import Measured
-from monitoring.swarm.picture import Picture, RunPicture
-from monitoring.swarm.seen import Seen
+from monitoring.swarm.block_times import Seen
+from monitoring.swarm.loss_store import Measured
+from monitoring.swarm.view import Picture, RunPicture
 from monitoring.swarm.watch import Watch
 from monitoring.web.app import Site
-from monitoring.web.listening import Server
 from monitoring.web.live import Live
+from monitoring.web.server import Server
 from peers.chain.chain import Link
 from peers.credit.rules import MILLION
 from peers.protocol.messages import Block, Pace, Signed, sign

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitoring.metrics.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
-from monitoring.metrics.volunteer import VolunteerMetrics
+from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from peers.network.bandwidth import BandwidthLimits, read_limit
 from peers.protocol.events import Event
 from recipes.command import plain_errors

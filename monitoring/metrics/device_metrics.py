@@ -12,8 +12,8 @@ import pynvml
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from monitoring.metrics.declared import Declared
 from monitoring.metrics.series import Labels, family_of
+from monitoring.metrics.spec import Declared
 
 MOST_DEVICES = 16
 

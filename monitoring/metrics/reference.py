@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from monitoring.metrics.declared import Declared
 from monitoring.metrics.device_metrics import DEVICE_DECLARED
+from monitoring.metrics.spec import Declared
 from monitoring.metrics.swarm_metrics import DECLARED as SWARM_DECLARED
 from monitoring.metrics.volunteer_metrics import DECLARED as VOLUNTEER_DECLARED
 from recipes.command import plain_errors

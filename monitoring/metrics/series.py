@@ -10,7 +10,7 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitoring.metrics.declared import Declared
+from monitoring.metrics.spec import Declared
 
 Labels = tuple[str, ...]
 

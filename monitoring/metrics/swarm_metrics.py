@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitoring.metrics.declared import Declared
-from monitoring.swarm.picture import LEAVE_REASONS, PHASES, Picture
+from monitoring.metrics.spec import Declared
+from monitoring.swarm.view import LEAVE_REASONS, PHASES, Picture
 from peers.chain.finality import MANY_ELECTORS
 
 Samples = Mapping[tuple[str, ...], float]

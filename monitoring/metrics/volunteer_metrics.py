@@ -5,7 +5,7 @@ No label names a peer, a round or a message, so there are as many series however
 
 from __future__ import annotations
 
-from monitoring.metrics.declared import Declared
+from monitoring.metrics.spec import Declared
 
 PHASES = ("train", "roster", "exchange", "block")
 CONTRIBUTIONS = (

@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from monitoring.swarm.chronicle import Told
-from monitoring.swarm.picture import ContributionPicture, RoundPicture, VerdictPicture
+from monitoring.swarm.chain_history import Told
+from monitoring.swarm.view import ContributionPicture, RoundPicture, VerdictPicture
 from peers.credit.entries import Decided, Entry, Forfeit, Lapsed, Restored, VerdictCounted
 from recipes.errors import StorageError
 from recipes.keys.keys import PeerId

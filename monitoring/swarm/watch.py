@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.chronicle import Chronicle, Told, tell
-from monitoring.swarm.measured import Measured
-from monitoring.swarm.picture import Picture, RoundPicture, RunPicture, Totals, Validation
-from monitoring.swarm.roll import roll_of
-from monitoring.swarm.seen import Seen
-from monitoring.swarm.stopwatch import Stopwatch
+from monitoring.swarm.block_times import Seen
+from monitoring.swarm.chain_history import Chronicle, Told, tell
+from monitoring.swarm.loss_store import Measured
+from monitoring.swarm.peer_list import roll_of
+from monitoring.swarm.round_times import Stopwatch
+from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Totals, Validation
 from peers.chain.chain import Chain, Link
 from peers.ledger.derive import Ground
 from peers.protocol.messages import Block, CoSignature, Signed

@@ -4,7 +4,7 @@
 /peers, /peers/ID       who is here, and one volunteer with every contribution
 /rounds, /rounds/N      blocks, and one of them
 /recipe, /api           the recipe in plain words, the API explained
-/api/v1/...             the same as JSON (api_forms.py)
+/api/v1/...             the same as JSON (api_schema.py)
 /metrics                for Prometheus (swarm_metrics.py)
 /events                 server-sent events: there is a new picture
 /ledger.jsonl           the ledger, to be verified offline
@@ -32,12 +32,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.picture import ContributionPicture, PeerPicture, Picture, RoundPicture
-from monitoring.web import answers
-from monitoring.web.api_forms import FORMS, Form, Problem
+from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture
+from monitoring.web import api
+from monitoring.web.api_schema import FORMS, Form, Problem
 from monitoring.web.downloads import Downloads, TooManyDownloadsError
-from monitoring.web.guard import Guard
 from monitoring.web.live import Live, TooManyError
+from monitoring.web.middleware import Guard
 from monitoring.web.page import views
 from monitoring.web.page.render import STATIC
 from recipes.errors import ManyhandsError
@@ -111,7 +111,7 @@ class Site:
     # ------------------------------------------------------------ pages
 
     async def overview(self, _: Request) -> Response:
-        curve = answers.curve(self._picture, self._archive)
+        curve = api.curve(self._picture, self._archive)
         files = views.Files(
             ledger=self._downloads is not None,
             model_round=self._downloads.model_round if self._downloads is not None else None,
@@ -124,7 +124,7 @@ class Site:
     async def peer(self, request: Request) -> Response:
         found, before = self._peer(request), _before(request)
         contributions = self._archive.contributions_of(
-            found.peer, before=before, limit=answers.PAGE_CONTRIBUTIONS
+            found.peer, before=before, limit=api.PAGE_CONTRIBUTIONS
         )
         return HTMLResponse(views.peer(self._picture, found, contributions))
 
@@ -139,31 +139,31 @@ class Site:
         return HTMLResponse(views.recipe(self._picture))
 
     async def api(self, _: Request) -> Response:
-        return HTMLResponse(views.api(self._picture))
+        return HTMLResponse(views.explain_api(self._picture))
 
     # ------------------------------------------------------------ the API
 
     async def api_swarm(self, _: Request) -> Response:
-        return _answer(answers.swarm(self._picture))
+        return _answer(api.swarm(self._picture))
 
     async def api_peers(self, _: Request) -> Response:
-        return _answer(answers.peers(self._picture))
+        return _answer(api.peers(self._picture))
 
     async def api_peer(self, request: Request) -> Response:
         found = self._peer(request)
-        return _answer(answers.peer_page(self._picture, self._archive, found, _before(request)))
+        return _answer(api.peer_page(self._picture, self._archive, found, _before(request)))
 
     async def api_rounds(self, request: Request) -> Response:
-        return _answer(answers.rounds(self._rounds(request)))
+        return _answer(api.rounds(self._rounds(request)))
 
     async def api_round(self, request: Request) -> Response:
-        return _answer(answers.round_page(self._picture, *self._round(request)))
+        return _answer(api.round_page(self._picture, *self._round(request)))
 
     async def api_curve(self, _: Request) -> Response:
-        return _answer(answers.curve(self._picture, self._archive))
+        return _answer(api.curve(self._picture, self._archive))
 
     async def api_recipe(self, _: Request) -> Response:
-        return _answer(answers.recipe(self._picture))
+        return _answer(api.recipe(self._picture))
 
     async def api_schema(self, _: Request) -> Response:
         _names, schema = models_json_schema([(form, "serialization") for form in FORMS])
@@ -225,7 +225,7 @@ class Site:
         name = request.path_params["peer"]
         found = None
         if len(name) <= _LONGEST_PEER and name.isascii() and name.isalnum():
-            found = answers.find_peer(self._picture, self._archive, name)
+            found = api.find_peer(self._picture, self._archive, name)
         if found is None:
             raise HTTPException(404, "No peer of that id has taken part in this run.")
         return found
@@ -240,8 +240,8 @@ class Site:
         return found, self._archive.contributions_in(found.round)
 
     def _rounds(self, request: Request) -> list[RoundPicture]:
-        found = self._archive.rounds(before=_before(request), limit=answers.PAGE_ROUNDS + 1)
-        return list(self._timed(found))[: answers.PAGE_ROUNDS]
+        found = self._archive.rounds(before=_before(request), limit=api.PAGE_ROUNDS + 1)
+        return list(self._timed(found))[: api.PAGE_ROUNDS]
 
     # ------------------------------------------------------------ when something is wrong
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from monitoring.swarm.picture import Picture
+from monitoring.swarm.view import Picture
 
 MOST_FOLLOWERS = 64
 

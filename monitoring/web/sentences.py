@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from monitoring.swarm.picture import PeerPicture, Picture, Validation
-from monitoring.web.numbers import duration, percent
+from monitoring.swarm.view import PeerPicture, Picture, Validation
+from monitoring.web.formatting import duration, percent
 from peers.chain.finality import MANY_ELECTORS
 
 Mood = Literal["good", "waiting", "bad"]

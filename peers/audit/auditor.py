@@ -48,7 +48,7 @@ from peers.training.replaying import Replay, precision_of
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import WindowTasks
 from recipes.errors import DataError, MessageError, ModelError, StateError, StorageError, UnreachableError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.layout import Layout
 
 _CALL_SECONDS = 600.0  # for an opening that comes slowly

@@ -29,7 +29,7 @@ from peers.exchange.error_feedback_copies import LEAF_BYTES
 from peers.exchange.loss_trace import MOST_STEPS, LossTrace
 from peers.protocol.length_prefixed import join_parts, split_parts
 from recipes.errors import MessageError, Offence
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.layout import CHUNK_VALUES, Layout
 
 _RAW, _DEFLATED = b"\x00", b"\x01"
@@ -50,9 +50,9 @@ class OpenedFeedback:
 
     def fits(self, root: str, places: Sequence[int], *, chunks: int) -> bool:
         """Say whether these are the chunks at `places` of the error feedback with this root, hex."""
-        leaves = (merkle.leaf_hash(chunk.astype("<u2").tobytes()) for chunk in self.values)
+        leaves = (blake3_tree.leaf_hash(chunk.astype("<u2").tobytes()) for chunk in self.values)
         return all(
-            merkle.root_from_path(leaf, place, chunks, path) == bytes.fromhex(root)
+            blake3_tree.root_from_path(leaf, place, chunks, path) == bytes.fromhex(root)
             for leaf, place, path in zip(leaves, places, self.paths, strict=True)
         )
 
@@ -72,8 +72,8 @@ class OpenedFeedback:
             MessageError: it is malformed.
         """
         parts = split_parts(data, most=2)
-        lengths = [merkle.path_length(place, chunks) for place in places]
-        if len(parts) != 2 or len(parts[1]) != merkle.HASH_BYTES * sum(lengths):
+        lengths = [blake3_tree.path_length(place, chunks) for place in places]
+        if len(parts) != 2 or len(parts[1]) != blake3_tree.HASH_BYTES * sum(lengths):
             raise _malformed("chunks of the error feedback without their paths")
         size = len(places) * LEAF_BYTES
         kind, packed = parts[0][:1], parts[0][1:]
@@ -149,10 +149,12 @@ class OpeningForm:
     @property
     def limit(self) -> int:
         """Bytes of the longest opening."""
-        bare = 4 * _PARTS_OF_TRACE + merkle.HASH_BYTES + 4 * MOST_STEPS
+        bare = 4 * _PARTS_OF_TRACE + blake3_tree.HASH_BYTES + 4 * MOST_STEPS
         if not self.places:
             return bare
-        longest = 2 * merkle.HASH_BYTES * max(1, (self.layout.chunks - 1).bit_length() + 1)  # of two trees
+        longest = (
+            2 * blake3_tree.HASH_BYTES * max(1, (self.layout.chunks - 1).bit_length() + 1)
+        )  # of two trees
         feedback = 9 + len(self.places) * (LEAF_BYTES + longest)
         proofs = sum(6 + longest + codec.max_chunk_bytes for codec in (self.codec, self.earlier_codec))
         return bare + 4 * 4 + 2 * feedback + len(self.places) * proofs
@@ -169,7 +171,7 @@ class OpeningForm:
         if len(parts) not in (_PARTS_OF_TRACE, _PARTS_OF_ALL):
             raise _malformed("an opening with parts missing")
         salt, losses = parts[:_PARTS_OF_TRACE]
-        if len(salt) != merkle.HASH_BYTES or len(losses) % 4 or len(losses) > 4 * MOST_STEPS:
+        if len(salt) != blake3_tree.HASH_BYTES or len(losses) % 4 or len(losses) > 4 * MOST_STEPS:
             raise _malformed("an opening whose trace is none")
         trace = LossTrace(salt, losses)
         work = self._parse_work(parts[_PARTS_OF_TRACE:]) if len(parts) == _PARTS_OF_ALL else None
@@ -211,7 +213,9 @@ def _inflate(packed: bytes, size: int) -> bytes:
 
 
 def _hashes(data: bytes) -> list[bytes]:
-    return [data[start : start + merkle.HASH_BYTES] for start in range(0, len(data), merkle.HASH_BYTES)]
+    return [
+        data[start : start + blake3_tree.HASH_BYTES] for start in range(0, len(data), blake3_tree.HASH_BYTES)
+    ]
 
 
 def _malformed(what: str) -> MessageError:

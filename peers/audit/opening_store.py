@@ -26,7 +26,7 @@ from peers.exchange.loss_trace import LossTrace, TraceStore
 from peers.protocol.length_prefixed import join_parts
 from peers.protocol.messages import Claim, Signed
 from recipes.errors import MessageError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.formats.files import write_atomic
 from recipes.layout import Layout
 
@@ -143,24 +143,24 @@ class Openings:
     def _feedback(self, root: str, places: Sequence[int]) -> OpenedFeedback | None:
         file = self._history.feedback_file(root)
         leaves = leaves_of(file) if file is not None else []
-        if file is None or merkle.root(leaves).hex() != root:
+        if file is None or blake3_tree.root(leaves).hex() != root:
             return None
         return OpenedFeedback(
             values=np.stack([read_chunk(file, place) for place in places]),
-            paths=tuple(map(tuple, merkle.paths(leaves, places))),
+            paths=tuple(map(tuple, blake3_tree.paths(leaves, places))),
         )
 
     def _proofs(self, claim: str, places: Sequence[int]) -> tuple[ChunkProof, ...] | None:
         frames = self._history.frames(claim, segments=self._layout.segments)
         if not frames:
             return None
-        above = merkle.paths([frame.root() for frame in frames], range(len(frames)))
+        above = blake3_tree.paths([frame.root() for frame in frames], range(len(frames)))
         proofs = []
         for segment, frame in enumerate(frames):
             chunks = [
                 place % len(frame.encoded) for place in places if place // len(frame.encoded) == segment
             ]
-            below = merkle.paths(frame.chunk_leaves(), chunks) if chunks else []
+            below = blake3_tree.paths(frame.chunk_leaves(), chunks) if chunks else []
             proofs += [
                 ChunkProof(frame.encoded[chunk], tuple(path), tuple(above[segment]))
                 for chunk, path in zip(chunks, below, strict=True)

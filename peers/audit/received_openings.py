@@ -16,8 +16,8 @@ from pathlib import Path
 
 from peers.protocol.length_prefixed import join_parts, split_parts
 from recipes.errors import MessageError, Offence
+from recipes.formats.blake3_tree import HASH_BYTES
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import HASH_BYTES
 
 MOST_KEPT = 16  # of at most 5 MB each, and in a common case 2 MB
 ROUNDS_KEPT = 64  # as long as authors keep their loss traces

@@ -29,7 +29,7 @@ from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import Counters, advance, initial
 from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Roster, Signed
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 

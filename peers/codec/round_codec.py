@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame, frame_limit, proof_limit, with_header
 from recipes.density import Density, DensitySchedule, density_schedule
-from recipes.formats.merkle import HASH_BYTES
+from recipes.formats.blake3_tree import HASH_BYTES
 from recipes.layout import Layout
 from recipes.recipe import Recipe
 

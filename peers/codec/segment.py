@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from peers.codec.codec import Codec, EncodedChunks, SparseChunks
 from peers.codec.levels import MAGNITUDE_UNITS, UNIT_EXPONENT
 from recipes.errors import MessageError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 
 _MAGIC = b"MHS\x02"
 _HEADER = struct.Struct("<4sHBI")
@@ -100,7 +100,7 @@ class SegmentFrame:
 
     def chunk_leaves(self) -> list[bytes]:
         """Return the leaf hashes of the chunks' bytes, in order."""
-        return [merkle.leaf_hash(self.encoded[chunk]) for chunk in range(len(self.encoded))]
+        return [blake3_tree.leaf_hash(self.encoded[chunk]) for chunk in range(len(self.encoded))]
 
     def prove_chunk(self, chunk: int, *, segment: int, segment_roots: Sequence[bytes]) -> ChunkProof:
         """Prove that this frame, as segment `segment` of a contribution, holds the chunk that it holds.
@@ -115,8 +115,8 @@ class SegmentFrame:
         """
         return ChunkProof(
             content=self.encoded[chunk],
-            segment_path=tuple(merkle.path(self.chunk_leaves(), chunk)),
-            contribution_path=tuple(merkle.path(segment_roots, segment)),
+            segment_path=tuple(blake3_tree.path(self.chunk_leaves(), chunk)),
+            contribution_path=tuple(blake3_tree.path(segment_roots, segment)),
         )
 
     @cached_property
@@ -127,7 +127,7 @@ class SegmentFrame:
 
     @cached_property
     def _root(self) -> bytes:
-        return merkle.root(self.chunk_leaves())
+        return blake3_tree.root(self.chunk_leaves())
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ class ChunkProof:
             segment: the segment's index within its contribution.
             segments: how many segments a contribution has.
         """
-        leaf = merkle.leaf_hash(self.content)
-        segment_root = merkle.root_from_path(leaf, chunk, chunks, self.segment_path)
+        leaf = blake3_tree.leaf_hash(self.content)
+        segment_root = blake3_tree.root_from_path(leaf, chunk, chunks, self.segment_path)
         if segment_root is None:
             return None
-        return merkle.root_from_path(segment_root, segment, segments, self.contribution_path)
+        return blake3_tree.root_from_path(segment_root, segment, segments, self.contribution_path)
 
     def to_bytes(self) -> bytes:
         """Return the proof as it goes over the wire: two path lengths, the paths' hashes, the content."""
@@ -174,14 +174,14 @@ class ChunkProof:
         if len(data) < _PROOF_HEADER.size:
             raise MessageError("A chunk's proof is cut short.")
         segment_length, contribution_length = _PROOF_HEADER.unpack_from(data)
-        content_start = _PROOF_HEADER.size + (segment_length + contribution_length) * merkle.HASH_BYTES
+        content_start = _PROOF_HEADER.size + (segment_length + contribution_length) * blake3_tree.HASH_BYTES
         if max(segment_length, contribution_length) > _MAX_PATH_HASHES or len(data) <= content_start:
             raise MessageError("A chunk's proof is cut short, or its paths are longer than any can be.")
         if len(data) - content_start > codec.max_chunk_bytes:
             raise MessageError(f"A chunk of {len(data) - content_start} bytes is longer than any can be.")
         hashes = [
-            data[start : start + merkle.HASH_BYTES]
-            for start in range(_PROOF_HEADER.size, content_start, merkle.HASH_BYTES)
+            data[start : start + blake3_tree.HASH_BYTES]
+            for start in range(_PROOF_HEADER.size, content_start, blake3_tree.HASH_BYTES)
         ]
         return cls(
             content=data[content_start:],
@@ -204,12 +204,12 @@ def frame_limit(codec: Codec, chunks: int) -> int:
 
 def proof_limit(codec: Codec) -> int:
     """Return the longest that a well-formed chunk proof can be, in bytes."""
-    return _PROOF_HEADER.size + 2 * _MAX_PATH_HASHES * merkle.HASH_BYTES + codec.max_chunk_bytes
+    return _PROOF_HEADER.size + 2 * _MAX_PATH_HASHES * blake3_tree.HASH_BYTES + codec.max_chunk_bytes
 
 
 def contribution_root(segment_roots: Sequence[bytes]) -> bytes:
     """Return the root over all segments' roots, which a claim commits to."""
-    return merkle.root(segment_roots)
+    return blake3_tree.root(segment_roots)
 
 
 def verify_chunk(

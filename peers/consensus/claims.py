@@ -15,7 +15,7 @@ from peers.consensus.effects import SaveClaim, Train, WindowEnded
 from peers.protocol.events import Claimed, Waiting, WindowStarted
 from peers.protocol.messages import Claim, sign
 from peers.protocol.rules import CLAIM_LEADERS
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import total
 

@@ -80,7 +80,7 @@ from peers.protocol.messages import (
 from peers.protocol.rules import CLAIM_LEADERS, FANOUT, Rules
 from peers.protocol.timeouts import Deadlines
 from peers.protocol.verdicts import Dispute, Verdict
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import total
 

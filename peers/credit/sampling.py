@@ -17,7 +17,7 @@ from math import log2
 
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION, CreditRules
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 MOST_OPENED = 128  # chunks, in one audit

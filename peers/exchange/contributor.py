@@ -20,7 +20,7 @@ from peers.exchange.residual_returns import Counted
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Signed, SlotRange
 from recipes.errors import MessageError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
 
 if TYPE_CHECKING:

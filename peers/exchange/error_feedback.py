@@ -23,7 +23,7 @@ from peers.codec.segment import SegmentFrame
 from peers.codec.selection import Selector, select_largest
 from peers.exchange.error_feedback_copies import LEAF_BYTES, FeedbackCopies, leaves_of
 from peers.state.memmap import MappedArray
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.layout import CHUNK_VALUES, Layout
 
 FEEDBACK_FILE = "feedback.bf16"
@@ -97,7 +97,7 @@ class ErrorFeedback:
     def start_again(self) -> None:
         """Let E be zero, as if nothing had been left out so far."""
         self._stored.array[:] = 0
-        self._leaves = [merkle.leaf_hash(bytes(LEAF_BYTES))] * self._layout.chunks
+        self._leaves = [blake3_tree.leaf_hash(bytes(LEAF_BYTES))] * self._layout.chunks
         self._stored.release()
         self.reset = True
 
@@ -105,7 +105,7 @@ class ErrorFeedback:
         """Let E be what it was when its root was this one; without a whole copy of that, zero."""
         copy = self._copies.find(root.hex())
         leaves = leaves_of(copy) if copy is not None else []
-        if copy is None or merkle.root(leaves) != root:
+        if copy is None or blake3_tree.root(leaves) != root:
             self.start_again()
             return
         for start in range(0, self._layout.padded, _BATCH_VALUES):
@@ -123,7 +123,7 @@ class ErrorFeedback:
 
     def root(self) -> bytes:
         """Return the Merkle root over E's chunks, 8192 bytes of bfloat16 each."""
-        return merkle.root(self._leaves)
+        return blake3_tree.root(self._leaves)
 
     def values(self, segment: int) -> NDArray[np.float32]:
         """Return a copy of E in one segment, float32, shape (values,)."""
@@ -196,7 +196,9 @@ class ErrorFeedback:
 
     def _hash(self, place: slice) -> list[bytes]:
         starts = range(2 * place.start, 2 * place.stop, LEAF_BYTES)
-        return [merkle.leaf_hash(self._stored.bytes_between(start, start + LEAF_BYTES)) for start in starts]
+        return [
+            blake3_tree.leaf_hash(self._stored.bytes_between(start, start + LEAF_BYTES)) for start in starts
+        ]
 
 
 def take_out(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.formats.files import replacing
 from recipes.layout import CHUNK_VALUES
 
@@ -66,7 +66,7 @@ def leaves_of(file: Path) -> list[bytes]:
         with file.open("rb") as stream:
             while batch := stream.read(_READ_BYTES):
                 leaves += [
-                    merkle.leaf_hash(batch[start : start + LEAF_BYTES])
+                    blake3_tree.leaf_hash(batch[start : start + LEAF_BYTES])
                     for start in range(0, len(batch), LEAF_BYTES)
                 ]
     except OSError:

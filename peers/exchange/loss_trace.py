@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.formats.blake3_tree import HASH_BYTES, digest
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import HASH_BYTES, digest
 
 TRACES_KEPT = 64  # rounds for which a loss trace can be opened
 MOST_STEPS = 1 << 16

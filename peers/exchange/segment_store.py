@@ -30,8 +30,8 @@ from peers.network.peer_scores import counts_as
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
 from recipes.errors import MessageError, Offence
+from recipes.formats.blake3_tree import HASH_BYTES, path, root_from_path
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import HASH_BYTES, path, root_from_path
 from recipes.keys.keys import PeerId
 from recipes.slots import total
 

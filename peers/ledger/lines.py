@@ -28,8 +28,8 @@ from peers.protocol.messages import (
     Signed,
 )
 from recipes.errors import DataError
+from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
-from recipes.formats.merkle import digest
 from recipes.recipe import MAXIMUM_RECIPE_BYTES
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, MAXIMUM_SIGNATURES, OwnerSignature
 

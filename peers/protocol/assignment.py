@@ -13,7 +13,7 @@ from functools import lru_cache
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block
 from peers.protocol.rules import Rules
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 _FEWEST_ELECTORS = 2  # who can stand in for each other

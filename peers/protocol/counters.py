@@ -34,7 +34,7 @@ from peers.protocol.rules import (
     Rules,
 )
 from peers.protocol.timeouts import Deadlines, first_deadlines, next_deadlines
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, subtract, take, total
 

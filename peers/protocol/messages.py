@@ -43,7 +43,7 @@ from peers.protocol.signed import (
 )
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.errors import MessageError, Offence
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 
 __all__ = [

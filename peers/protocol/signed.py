@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema
 
+from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
 from recipes.formats.canonical_models import Writing, with_sorted_fields, writing_of
-from recipes.formats.merkle import digest
 from recipes.keys.keys import PeerId, SigningKey, verify
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

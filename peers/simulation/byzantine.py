@@ -28,7 +28,7 @@ from peers.protocol.messages import (
     sign,
 )
 from recipes.errors import MessageError
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from peers.simulation.virtual_disk import NUMERIC_CLASS, RUN, DiskAfter
 from peers.simulation.virtual_links import Links, home_line, size_of
 from peers.simulation.virtual_peer import NO_ANSWER_SECONDS, VirtualPeer
 from recipes.density import Density, DensitySchedule
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.sections import Overlap
 

@@ -13,7 +13,7 @@ from peers.credit.rules import CreditRules
 from peers.exchange.residual_returns import Entry
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
 from peers.state.block_store import CLAIMS_KEPT
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 RUN = digest(b"a simulated run").hex()

@@ -33,7 +33,7 @@ from peers.simulation.virtual_disk import (
     roots_of,
 )
 from peers.simulation.virtual_links import Line
-from recipes.formats.merkle import digest
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import take, total
 

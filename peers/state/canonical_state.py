@@ -26,7 +26,7 @@ from peers.state.manifest import Manifest, piece_count
 from peers.state.memmap import MappedArray
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import StateError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
 from recipes.sections import HexHash, OuterSection
@@ -180,7 +180,7 @@ class CanonicalState:
         """
         self._begin_change(0, block)
         self._copy(self.snapshots.pieces_of(0, "weights"), kind="weights")
-        if merkle.root(self._hashes("weights")) != weights_root:
+        if blake3_tree.root(self._hashes("weights")) != weights_root:
             raise StateError(
                 "The first weights in snapshots/0 are not those that the recipe names.",
                 remedy="Delete the run's folder and join again: they are fetched.",
@@ -260,7 +260,7 @@ class CanonicalState:
             block=self.block,
             weights=weights,
             momentum=momentum,
-            counters=merkle.leaf_hash(counters).hex(),
+            counters=blake3_tree.leaf_hash(counters).hex(),
         )
 
     def _manifest_leaves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -280,7 +280,7 @@ class CanonicalState:
         hashes = []
         for index, known in enumerate(leaves):
             start = index * PIECE_BYTES
-            leaf = known or merkle.leaf_hash(mapped.bytes_between(start, start + PIECE_BYTES))
+            leaf = known or blake3_tree.leaf_hash(mapped.bytes_between(start, start + PIECE_BYTES))
             leaves[index] = leaf
             hashes.append(leaf)
         return hashes
@@ -295,7 +295,7 @@ class CanonicalState:
             leaves[first : last + 1] = [None] * (last + 1 - first)
 
     def _roots(self) -> tuple[str, ...]:
-        return tuple(merkle.root(self._hashes(kind)).hex() for kind in self._arrays)
+        return tuple(blake3_tree.root(self._hashes(kind)).hex() for kind in self._arrays)
 
     def _begin_change(self, round_number: int, block: str) -> None:
         self.clean = False

@@ -9,7 +9,7 @@ from peers.protocol.counters import initial
 from peers.protocol.rules import Rules, rules_of
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import piece_count
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.publication import SignedRecipe
@@ -48,6 +48,6 @@ def genesis_digest(*, weights_root: bytes, counters: bytes, layout: Layout, has_
     if has_momentum:
         size = 4 * layout.padded
         lengths = [min(PIECE_BYTES, size - index * PIECE_BYTES) for index in range(piece_count(layout))]
-        momentum = [merkle.leaf_hash(bytes(length)) for length in lengths]
-    counters_leaf = merkle.leaf_hash(counters)
-    return merkle.root([weights_root, merkle.root(momentum), counters_leaf]).hex()
+        momentum = [blake3_tree.leaf_hash(bytes(length)) for length in lengths]
+    counters_leaf = blake3_tree.leaf_hash(counters)
+    return blake3_tree.root([weights_root, blake3_tree.root(momentum), counters_leaf]).hex()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peers.protocol.requests import Piece
 from recipes.errors import MessageError, Offence
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.sections import HexHash
 
@@ -75,7 +75,7 @@ class Manifest(BaseModel):
 
 def state_digest(*, weights: Sequence[bytes], momentum: Sequence[bytes], counters: bytes) -> bytes:
     """Return the digest of a state from the leaf hashes of its pieces and of its counters, 32 bytes."""
-    return merkle.root([merkle.root(weights), merkle.root(momentum), counters])
+    return blake3_tree.root([blake3_tree.root(weights), blake3_tree.root(momentum), counters])
 
 
 def piece_count(layout: Layout) -> int:

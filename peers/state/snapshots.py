@@ -22,7 +22,7 @@ from peers.protocol.requests import Piece, PieceKind
 from peers.state.manifest import Manifest, parse_manifest
 from peers.state.snapshot_pin import Hold
 from recipes.errors import MessageError, StateError, StorageError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.formats.files import write_atomic
 from recipes.layout import PIECE_BYTES, Layout
 
@@ -87,7 +87,7 @@ class SnapshotStore:
         if manifest is None:
             raise StateError(f"There is no snapshot of round {round_number} here.")
         content = self._read(self._whole(round_number), Piece("counters", 0))
-        if merkle.leaf_hash(content) != manifest.leaf(Piece("counters", 0)):
+        if blake3_tree.leaf_hash(content) != manifest.leaf(Piece("counters", 0)):
             raise StateError(f"The counters in the snapshot of round {round_number} are damaged.")
         return content
 
@@ -117,7 +117,9 @@ class SnapshotStore:
         if folder is None:
             return pieces
         return [
-            piece for piece in pieces if merkle.leaf_hash(self._read(folder, piece)) != manifest.leaf(piece)
+            piece
+            for piece in pieces
+            if blake3_tree.leaf_hash(self._read(folder, piece)) != manifest.leaf(piece)
         ]
 
     def write_piece(self, manifest: Manifest, piece: Piece, data: bytes) -> None:
@@ -132,7 +134,7 @@ class SnapshotStore:
             expected = manifest.leaf(piece)
         except IndexError as error:
             raise MessageError(f"The snapshot has no {error}.") from error
-        if merkle.leaf_hash(data) != expected:
+        if blake3_tree.leaf_hash(data) != expected:
             raise MessageError(f"The {piece.kind} piece {piece.index} is not what the manifest names.")
         folder = self._home_of(manifest)
         if folder is None:
@@ -181,7 +183,7 @@ class SnapshotStore:
         if manifest is None or not _names(manifest, piece):
             return None
         content = self._read(folder, piece)
-        return content if merkle.leaf_hash(content) == manifest.leaf(piece) else None
+        return content if blake3_tree.leaf_hash(content) == manifest.leaf(piece) else None
 
     def save(
         self, manifest: Manifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import StateError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.recipe import Recipe, published
@@ -97,7 +97,7 @@ def _candidates(run: Path, recipe: Recipe, layout: Layout) -> Iterator[_Candidat
     for number in reversed(snapshots.rounds()):
         manifest = snapshots.manifest(number)
         if manifest is not None:
-            root = merkle.root([bytes.fromhex(leaf) for leaf in manifest.weights])
+            root = blake3_tree.root([bytes.fromhex(leaf) for leaf in manifest.weights])
             yield _Candidate(run / "snapshots" / str(number) / "weights.f32", number, root)
     yield _Candidate(run / GENESIS_WEIGHTS, 0, bytes.fromhex(published(recipe).weights_root))
 
@@ -109,6 +109,9 @@ def _read_checked(candidate: _Candidate, layout: Layout) -> npt.NDArray[np.float
     except OSError:
         return None
     pieces = (content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES))
-    if len(content) != 4 * layout.padded or merkle.root([*map(merkle.leaf_hash, pieces)]) != candidate.root:
+    if (
+        len(content) != 4 * layout.padded
+        or blake3_tree.root([*map(blake3_tree.leaf_hash, pieces)]) != candidate.root
+    ):
         return None
     return np.frombuffer(content, dtype="<f4")

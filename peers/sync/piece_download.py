@@ -22,7 +22,7 @@ from typing import Protocol
 from peers.network.framing import RemoteError
 from peers.sync.rate_control import Flow
 from recipes.errors import MessageError, Offence, UnreachableError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId
 
 LANES = 3  # pieces from one source at a time: enough to fill a link with delay
@@ -52,7 +52,7 @@ class Wanted:
                 f"Piece {self.name} came with {len(content)} bytes; it has {self.size}.",
                 offence=Offence.FALSE,
             )
-        found = merkle.leaf_hash(content) if self.is_leaf else merkle.digest(content)
+        found = blake3_tree.leaf_hash(content) if self.is_leaf else blake3_tree.digest(content)
         if found != self.hash:
             raise MessageError(
                 f"Piece {self.name} came with the hash {found.hex()}, not {self.hash.hex()}.",

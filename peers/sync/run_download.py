@@ -28,8 +28,8 @@ from recipes.errors import (
     StorageError,
     UnreachableError,
 )
+from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
-from recipes.formats.merkle import digest
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.keys.keys import PeerId
 from recipes.publication import (

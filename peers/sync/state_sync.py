@@ -32,7 +32,7 @@ from peers.sync.piece_download import Wanted, fetch_pieces
 from peers.sync.rate_control import Flow
 from peers.sync.snapshot_offers import SnapshotOffers, agreed, is_agreed
 from recipes.errors import MessageError, StateError, UnreachableError
-from recipes.formats import merkle
+from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId
 from recipes.layout import PIECE_BYTES, Layout
 
@@ -294,7 +294,7 @@ class StateSync:
                 if (
                     target is not None
                     and data is not None
-                    and merkle.leaf_hash(data) == manifest.leaf(target)
+                    and blake3_tree.leaf_hash(data) == manifest.leaf(target)
                 ):
                     snapshots.write_piece(manifest, target, data)
 

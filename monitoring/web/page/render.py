@@ -1,7 +1,7 @@
 """Turning values into HTML: the templates, and how they write numbers, names and times.
 
 Everything that a template writes is escaped. There is no inline script or style anywhere, for the answers'
-headers allow none (guard.py).
+headers allow none (middleware.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from monitoring.web import numbers
+from monitoring.web import formatting
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -35,12 +35,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "short": numbers.short,
-        "measure": numbers.measure,
+        "short": formatting.short,
+        "measure": formatting.measure,
         "clauses": _clauses,
-        "percent": numbers.percent,
-        "duration": numbers.duration,
-        "seconds": numbers.seconds,
+        "percent": formatting.percent,
+        "duration": formatting.duration,
+        "seconds": formatting.seconds,
         "grouped": lambda value: f"{value:,}",
         "peer": _peer,
         "hash": _hash,
@@ -72,7 +72,7 @@ def _time(at: float | None, now: float) -> Markup:
     """Return how long ago something was, with the time itself at hand."""
     if at is None:
         return Markup("–")
-    ago = numbers.duration(max(0.0, now - at))
+    ago = formatting.duration(max(0.0, now - at))
     return Markup('<time datetime="{0}" title="{1} UTC">{2} ago</time>').format(
-        numbers.machine_moment(at), numbers.moment(at), escape(ago)
+        formatting.machine_moment(at), formatting.moment(at), escape(ago)
     )

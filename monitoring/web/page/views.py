@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monitoring.swarm.picture import ContributionPicture, PeerPicture, Picture, RoundPicture
-from monitoring.web import answers, sentences
-from monitoring.web.api_forms import FORMS, Curve, Form
-from monitoring.web.numbers import duration, measure, percent, short
+from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture
+from monitoring.web import api, sentences
+from monitoring.web.api_schema import FORMS, Curve, Form
+from monitoring.web.formatting import duration, measure, percent, short
 from monitoring.web.page import drawing
 from monitoring.web.page.render import render
 from monitoring.web.sentences import Said
@@ -78,14 +78,14 @@ def peers(picture: Picture, start: int = 0) -> str:
 
 def peer(picture: Picture, found: PeerPicture, contributions: Sequence[ContributionPicture]) -> str:
     """Return one volunteer's page."""
-    full = len(contributions) == answers.PAGE_CONTRIBUTIONS
+    full = len(contributions) == api.PAGE_CONTRIBUTIONS
     return _page(
         "peer.html",
         picture,
         title=f"Peer {found.peer[-8:]}",
         peer=found,
         peer_said=sentences.of_peer(found, picture, you=True),
-        contributions=[(one, answers.reason_of(one, picture)) for one in contributions],
+        contributions=[(one, api.reason_of(one, picture)) for one in contributions],
         verdict_sentences=VERDICT_SENTENCES,
         audit_pending="" if picture.audited else AUDIT_PENDING,
         before=contributions[-1].round if full else None,
@@ -100,7 +100,7 @@ def rounds(picture: Picture, found: Sequence[RoundPicture]) -> str:
         title="Rounds",
         rounds=found,
         bars={one.round: drawing.phase_bar(one.timing) for one in found},
-        before=found[-1].round if len(found) == answers.PAGE_ROUNDS and found[-1].round > 1 else None,
+        before=found[-1].round if len(found) == api.PAGE_ROUNDS and found[-1].round > 1 else None,
     )
 
 
@@ -123,7 +123,7 @@ def recipe(picture: Picture) -> str:
     return _page("recipe.html", picture, title="Recipe")
 
 
-def api(picture: Picture) -> str:
+def explain_api(picture: Picture) -> str:
     """Return the API, explained."""
     return _page("api.html", picture, title="API", forms=[_explained(form) for form in FORMS])
 

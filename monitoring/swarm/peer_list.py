@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from monitoring.swarm.chronicle import Chronicle, Record
-from monitoring.swarm.picture import QUIET_ROUNDS, TRAINING_ROUNDS, PeerPicture, PeerState
+from monitoring.swarm.chain_history import Chronicle, Record
+from monitoring.swarm.view import QUIET_ROUNDS, TRAINING_ROUNDS, PeerPicture, PeerState
 from peers.credit.escrow import Account
 from recipes.keys.keys import PeerId
 

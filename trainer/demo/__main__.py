@@ -29,9 +29,9 @@ from recipes.errors import NetworkError, StorageError
 from recipes.home import run_folder
 from recipes.publication import Publication
 from recipes.publish import publish
-from trainer.demo.demo_page import DemoPage
-from trainer.demo.demo_peer import DemoPeer, free_port, launch
-from trainer.demo.demo_report import Figures, as_json, draw_curve, live_view, summary
+from trainer.demo.page import DemoPage
+from trainer.demo.peer import DemoPeer, free_port, launch
+from trainer.demo.report import Figures, as_json, draw_curve, live_view, summary
 
 PROMPT = "class "
 SAMPLE_TOKENS = 400

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from monitoring.swarm.picture import Validation
+from monitoring.swarm.view import Validation
 from recipes.errors import StorageError
 
 _MOST_LINES = 100_000

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from monitoring.swarm.picture import PHASES, Phase, RoundPicture, Timing, Watched
-from monitoring.swarm.seen import Seen
+from monitoring.swarm.block_times import Seen
+from monitoring.swarm.view import PHASES, Phase, RoundPicture, Timing, Watched
 
 _PACE_ROUNDS = 32  # that averages are taken over
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.measured import Measured
-from monitoring.swarm.picture import RunPicture
-from monitoring.swarm.seen import Seen
+from monitoring.swarm.block_times import Seen
+from monitoring.swarm.loss_store import Measured
+from monitoring.swarm.view import RunPicture
 from monitoring.swarm.watch import Watch
 from peers.chain.chain import Chain
 from peers.credit.rules import credit_rules

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from trainer.demo.demo_peer import DemoPeer
+from trainer.demo.peer import DemoPeer
 from trainer.screen import short_count
 
 _CURVE_HEIGHT = 10

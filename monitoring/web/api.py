@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.picture import ContributionPicture, PeerPicture, Picture, RoundPicture, Validation
-from monitoring.web import api_forms as forms
+from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture, Validation
+from monitoring.web import api_schema as forms
 from monitoring.web import sentences
 from peers.protocol.reasons import VERDICT_SENTENCES, sentence
 from recipes.keys.keys import PeerId

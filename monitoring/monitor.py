@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from monitoring.evaluation.validating import Validation
-from monitoring.swarm.picture import Picture
+from monitoring.swarm.view import Picture
 from monitoring.swarm.watch import Watch
 from monitoring.web.downloads import Downloads
 from monitoring.web.live import Live

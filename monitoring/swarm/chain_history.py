@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from monitoring.swarm.picture import (
+from monitoring.swarm.view import (
     QUIET_ROUNDS,
     TRAINING_ROUNDS,
     ContributionPicture,

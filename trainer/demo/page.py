@@ -6,7 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from trainer.demo.demo_peer import Launch, Process, free_port, launch
+from trainer.demo.peer import Launch, Process, free_port, launch
 
 VALIDATE_EVERY = 2  # rounds; the publisher measures every round, and the machine is busy
 

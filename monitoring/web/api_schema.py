@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from monitoring.swarm.picture import PeerState, RoundResult
+from monitoring.swarm.view import PeerState, RoundResult
 from monitoring.web.sentences import Mood
 from peers.protocol.reasons import CreditReason, VerdictReason
 from peers.protocol.verdicts import Decision, Outcome

@@ -3,7 +3,7 @@
 It asks peers where they stand, fetches the blocks that it lacks, and checks each as a peer would. It says
 nothing of itself on the notice board, takes no part in rounds and co-signs nothing: no peer waits for it, and
 none counts it. It serves nothing; it takes a few small answers for each round, the blocks, and, unless told
-otherwise, the reduced segments by which it keeps the model (keeping.py).
+otherwise, the reduced segments by which it keeps the model (state_follower.py).
 """
 
 from __future__ import annotations
