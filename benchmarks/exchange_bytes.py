@@ -20,8 +20,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shaped_swarm import peers_at, places_on_loopback, publish_changed
-from benchmarks.sizes import sizes_of
+from benchmarks.harness.shaped_swarm import peers_at, places_on_loopback, publish_changed
+from benchmarks.harness.sizes import sizes_of
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.formats.files import write_atomic

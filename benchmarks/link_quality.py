@@ -21,8 +21,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bad_links import BadLinks, check_platform, path_line
-from benchmarks.router import inside
+from benchmarks.harness.bad_links import BadLinks, check_platform, path_line
+from benchmarks.harness.router import inside
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic
 

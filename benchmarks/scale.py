@@ -29,7 +29,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.sizes import sizes_of
+from benchmarks.harness.sizes import sizes_of
 from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, Claimed
 from peers.protocol.messages import AnyMessage, Signed, kind_of, parse

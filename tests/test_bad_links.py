@@ -17,9 +17,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from benchmarks import bad_links, links, wan
-from benchmarks.bad_links import BadLinks, check_platform, default_congestion, path_line
-from benchmarks.router import Line, Network, address_of, inside
+from benchmarks.harness import bad_links
+from benchmarks.links import links
+from benchmarks.wan import wan
+from benchmarks.harness.bad_links import BadLinks, check_platform, default_congestion, path_line
+from benchmarks.harness.router import Line, Network, address_of, inside
 from recipes.errors import NetworkError, PlatformError
 
 PACKET_BYTES = 1000
@@ -28,8 +30,8 @@ LINE = Line(up_bits_per_second=8e6, down_bits_per_second=16e6, delay_seconds=0.0
 
 OWNER = """
 import sys
-from benchmarks.bad_links import BadLinks
-from benchmarks.router import Line
+from benchmarks.harness.bad_links import BadLinks
+from benchmarks.harness.router import Line
 line = Line(up_bits_per_second=1e7, down_bits_per_second=1e7, delay_seconds=0.01)
 with BadLinks([line, line]) as links:
     print(links.router_process, *(host.namespace for host in links.hosts), flush=True)

@@ -12,10 +12,10 @@ import pytest
 import typer
 from exchange import FORM, contribution
 
-from benchmarks.codec import main
-from benchmarks.codec_figures import Record, content_bits, spread
-from benchmarks.codec_rivals import MeasuredCodec, Ours, SparseLoCo
-from benchmarks.peak_memory import peak_bytes_beyond
+from benchmarks.codec.codec import main
+from benchmarks.codec.codec_figures import Record, content_bits, spread
+from benchmarks.codec.codec_rivals import MeasuredCodec, Ours, SparseLoCo
+from benchmarks.harness.peak_memory import peak_bytes_beyond
 from peers.codec.codec import Codec
 from peers.codec.segment import contribution_root
 from peers.exchange.segment_store import ExchangeStore

@@ -8,25 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.join_figures import (
-    COUNTED,
-    DATA,
-    FIRST_PACKET,
-    ON_LINE,
-    RECIPE,
-    STATE,
-    TRAINS,
-    Course,
-    Moment,
-    Seen,
-    compared,
-    hivemind_stages,
-    our_stages,
-    period,
-    show,
-)
-from benchmarks.join_settings import VETERANS, JoinSettings
-from benchmarks.join_watch import lines_of
+from benchmarks.join.join_figures import COUNTED, DATA, FIRST_PACKET, ON_LINE, RECIPE, STATE, TRAINS, Course, Moment, Seen, compared, hivemind_stages, our_stages, period, show
+from benchmarks.join.join_settings import VETERANS, JoinSettings
+from benchmarks.join.join_watch import lines_of
 
 
 def at(seconds: float, down: int = 0, up: int = 0) -> Moment:

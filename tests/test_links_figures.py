@@ -9,26 +9,11 @@ import pytest
 import typer
 from rich.console import Console
 
-from benchmarks.links import arms_of, rates_of
-from benchmarks.links_cells import rows
-from benchmarks.links_figures import (
-    ALONE,
-    NO_NETWORK,
-    SCALED,
-    UNSHAPED,
-    Cell,
-    Count,
-    Link,
-    Speed,
-    in_order,
-    ratio,
-    scaled_megabits,
-    show,
-    speed_between,
-    speed_of_rounds,
-)
-from benchmarks.links_hivemind import MATCHMAKING_SECONDS, Settings, least_seconds, settings_for
-from benchmarks.links_measure import with_sent_bytes
+from benchmarks.links.links import arms_of, rates_of
+from benchmarks.links.links_cells import rows
+from benchmarks.links.links_figures import ALONE, NO_NETWORK, SCALED, UNSHAPED, Cell, Count, Link, Speed, in_order, ratio, scaled_megabits, show, speed_between, speed_of_rounds
+from benchmarks.links.links_hivemind import MATCHMAKING_SECONDS, Settings, least_seconds, settings_for
+from benchmarks.links.links_measure import with_sent_bytes
 from recipes.errors import NetworkError
 
 

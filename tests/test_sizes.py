@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from benchmarks.sizes import sizes_of
+from benchmarks.harness.sizes import sizes_of
 
 
 def test_sizes_stand_in_the_order_given() -> None:
