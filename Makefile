@@ -3,6 +3,7 @@
 #   make test                       ruff, mypy, and the tests that take seconds
 #   make test-slow                  the tests that take minutes
 #   make lint                       ruff and mypy alone
+#   make fix                        formats, and mends what ruff can mend
 #   make prometheus                 Debian's Prometheus in .venv/prometheus, for the tests of rules and dashboards
 #   make bench                      every measurement in benchmarks/ that this machine can make
 #   make .venv                      only set up
@@ -16,9 +17,9 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.10; do 
 	&& echo $$candidate && break; done)
 VENV_PYTHON := .venv/bin/python
 INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
-BENCHMARKS := $(shell grep -l __main__ benchmarks/*.py)
+BENCHMARKS := $(patsubst %/__main__.py,%,$(patsubst %.py,%,$(shell grep -l __main__ benchmarks/*.py benchmarks/*/__main__.py)))
 
-.PHONY: demo test test-slow lint bench prometheus .venv
+.PHONY: demo test test-slow lint fix bench prometheus .venv
 .DELETE_ON_ERROR:
 
 demo: .venv
@@ -30,14 +31,18 @@ test: lint .venv/prometheus/tried
 test-slow: .venv .venv/prometheus/tried
 	$(VENV_PYTHON) -m pytest -m slow $(ARGS)
 
+fix: .venv
+	$(VENV_PYTHON) -m ruff format .
+	$(VENV_PYTHON) -m ruff check --fix .
+
 lint: .venv
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
 
 bench: .venv
-	@for file in $(BENCHMARKS); do echo "== $$file"; \
-		$(VENV_PYTHON) -m "benchmarks.$$(basename $$file .py)" $(ARGS) || { code=$$?; \
+	@for benchmark in $(subst /,.,$(BENCHMARKS)); do echo "== $$benchmark"; \
+		$(VENV_PYTHON) -m "$$benchmark" $(ARGS) || { code=$$?; \
 		[ $$code = 3 ] || exit $$code; echo "Left out: this machine cannot measure it."; }; done
 
 # Nothing is installed system-wide: the package is unpacked, with apt's lists and cache in the same folder. Where it

@@ -26,7 +26,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ledger.ledger_chain import SyntheticRun
+from benchmarks.ledger.chain import SyntheticRun
 from monitoring.metrics.swarm_metrics import swarm_registry
 from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen

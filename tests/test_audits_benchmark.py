@@ -9,9 +9,9 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks.audits.audits import arms, main
-from benchmarks.audits.audits_model import Hazard, audit_cost, caught, closed_form, drawn_lifetimes
-from benchmarks.audits.audits_swarm import STEPS, TRUSTED, Conduct, LightSwarm, Outcomes, credit_rules
+from benchmarks.audits.__main__ import arms, main
+from benchmarks.audits.model import Hazard, audit_cost, caught, closed_form, drawn_lifetimes
+from benchmarks.audits.swarm import STEPS, TRUSTED, Conduct, LightSwarm, Outcomes, credit_rules
 
 RULES = credit_rules(escrow_rounds=80)
 

@@ -18,10 +18,10 @@ import typer
 from typer.testing import CliRunner
 
 from benchmarks.harness import bad_links
-from benchmarks.links import links
-from benchmarks.wan import wan
 from benchmarks.harness.bad_links import BadLinks, check_platform, default_congestion, path_line
 from benchmarks.harness.router import Line, Network, address_of, inside
+from benchmarks.links import __main__ as links
+from benchmarks.wan import __main__ as wan
 from recipes.errors import NetworkError, PlatformError
 
 PACKET_BYTES = 1000

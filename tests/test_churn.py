@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.churn.churn_figures import DYING_SECONDS, MOMENTS, bound_seconds, compare, draw_victims, loss_at
+from benchmarks.churn.figures import DYING_SECONDS, MOMENTS, bound_seconds, compare, draw_victims, loss_at
 from recipes.sections import RoundSection
 
 RULES = RoundSection(

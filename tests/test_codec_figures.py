@@ -12,9 +12,9 @@ import pytest
 import typer
 from exchange import FORM, contribution
 
-from benchmarks.codec.codec import main
-from benchmarks.codec.codec_figures import Record, content_bits, spread
-from benchmarks.codec.codec_rivals import MeasuredCodec, Ours, SparseLoCo
+from benchmarks.codec.__main__ import main
+from benchmarks.codec.figures import Record, content_bits, spread
+from benchmarks.codec.rivals import MeasuredCodec, Ours, SparseLoCo
 from benchmarks.harness.peak_memory import peak_bytes_beyond
 from peers.codec.codec import Codec
 from peers.codec.segment import contribution_root

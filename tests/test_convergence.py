@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from tiny_run import RECIPE, publish_tiny
 
-from benchmarks.convergence.convergence import _scope, read_arms
-from benchmarks.convergence.convergence_arms import BASES, Arm, parse_arm
-from benchmarks.convergence.convergence_attack import Attack, Attackers
-from benchmarks.convergence.convergence_exchange import Exchange, Feedback, compress
-from benchmarks.convergence.convergence_inner import Arrangement, InnerChoice, InnerOptimizer
-from benchmarks.convergence.convergence_local import BatchedTrainer
-from benchmarks.convergence.convergence_model import check_against_production
-from benchmarks.convergence.convergence_momentum import LowRankMomentum
-from benchmarks.convergence.convergence_plot import best_of_each_kind, plot
-from benchmarks.convergence.convergence_report import Result, read, summarise, write
-from benchmarks.convergence.convergence_run import Task, run
+from benchmarks.convergence.__main__ import _scope, read_arms
+from benchmarks.convergence.arms import BASES, Arm, parse_arm
+from benchmarks.convergence.attack import Attack, Attackers
+from benchmarks.convergence.exchange import Exchange, Feedback, compress
+from benchmarks.convergence.inner import Arrangement, InnerChoice, InnerOptimizer
+from benchmarks.convergence.local import BatchedTrainer
+from benchmarks.convergence.model import check_against_production
+from benchmarks.convergence.momentum import LowRankMomentum
+from benchmarks.convergence.plot import best_of_each_kind, plot
+from benchmarks.convergence.report import Result, read, summarise, write
+from benchmarks.convergence.run import Task, run
 from peers.codec.codec import Codec
 from peers.exchange.error_feedback import ErrorFeedback, Returned
 from recipes.corpus import TokenArray
@@ -62,7 +62,7 @@ def test_the_batched_model_is_the_production_model() -> None:
 
 
 def test_another_model_than_the_production_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.convergence.convergence_model._rotate", lambda heads, _: heads)
+    monkeypatch.setattr("benchmarks.convergence.model._rotate", lambda heads, _: heads)
     with pytest.raises(ModelError, match="differs from the production model"):
         check_against_production(_recipe(), _tokens(2, 3, 33))
 

@@ -14,7 +14,7 @@ from rounds import RUN
 from typer.testing import CliRunner
 
 from peers.credit.rules import credit_rules
-from peers.ledger import __main__
+from peers.ledger import __main__ as ledger
 from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.protocol.messages import parse
 from peers.protocol.rules import rules_of
@@ -82,10 +82,10 @@ def test_a_home_folder_of_before_is_read_whole(tmp_path: Path) -> None:
 
 def test_an_export_of_before_is_verified_and_written_the_same(tmp_path: Path) -> None:
     home, facts = goldens.unpacked(tmp_path), json.loads(FACTS.read_text())
-    verified = CliRunner().invoke(__main__.app, ["verify", str(home / EXPORT)])
+    verified = CliRunner().invoke(ledger.app, ["verify", str(home / EXPORT)])
     assert verified.exit_code == 0, verified.output
     again = tmp_path / "again.jsonl"
     words = ["export", facts["run"], "--home", str(home), "--out", str(again), "--tip"]
-    exported = CliRunner().invoke(__main__.app, words)
+    exported = CliRunner().invoke(ledger.app, words)
     assert exported.exit_code == 0, exported.output
     assert again.read_bytes() == (home / EXPORT).read_bytes()

@@ -8,9 +8,25 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks.join.join_figures import COUNTED, DATA, FIRST_PACKET, ON_LINE, RECIPE, STATE, TRAINS, Course, Moment, Seen, compared, hivemind_stages, our_stages, period, show
-from benchmarks.join.join_settings import VETERANS, JoinSettings
-from benchmarks.join.join_watch import lines_of
+from benchmarks.join.figures import (
+    COUNTED,
+    DATA,
+    FIRST_PACKET,
+    ON_LINE,
+    RECIPE,
+    STATE,
+    TRAINS,
+    Course,
+    Moment,
+    Seen,
+    compared,
+    hivemind_stages,
+    our_stages,
+    period,
+    show,
+)
+from benchmarks.join.settings import VETERANS, JoinSettings
+from benchmarks.join.watch import lines_of
 
 
 def at(seconds: float, down: int = 0, up: int = 0) -> Moment:

@@ -16,7 +16,7 @@ from peers.chain.chain import Link
 from peers.chain.rebuild import KeptFinal
 from peers.credit import __main__ as credit
 from peers.credit.rules import credit_rules
-from peers.ledger import __main__
+from peers.ledger import __main__ as ledger
 from peers.ledger.payout import AddressBinding
 from peers.protocol.messages import Signed
 from peers.protocol.rules import rules_of
@@ -76,7 +76,7 @@ class Told:
 
 def run_ledger(machine: Machine, *words: object, home: bool = True) -> Told:
     where = ["--home", str(machine.home)] if home else []
-    result = CliRunner().invoke(__main__.app, [*map(str, words), *where])
+    result = CliRunner().invoke(ledger.app, [*map(str, words), *where])
     return Told(result.exit_code, result.output)
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_was_not_joined_or_has_no_final_block_has_no_ledger(tmp_path:
     (tmp_path / "home" / IDENTITY_KEY).write_bytes(SigningKey(bytes(32)).file_bytes())
     (tmp_path / "home" / IDENTITY_KEY).chmod(0o600)
     words = ["export", "0" * 64, "--out", str(tmp_path / "out"), "--home", str(tmp_path / "home")]
-    result = CliRunner().invoke(__main__.app, words)
+    result = CliRunner().invoke(ledger.app, words)
     assert result.exit_code == 4
     assert "never been joined" in result.output
 
@@ -162,7 +162,7 @@ def test_a_run_that_was_joined_and_stopped_before_its_first_block_has_no_ledger(
     folder = run_folder(tmp_path, machine.run)
     folder.mkdir(parents=True)
     adopt_folder(machine.folder, folder)
-    result = CliRunner().invoke(__main__.app, ["show", machine.run, "--home", str(tmp_path)])
+    result = CliRunner().invoke(ledger.app, ["show", machine.run, "--home", str(tmp_path)])
     assert result.exit_code == StateError.exit_code
     assert "No block of this run is final" in result.output
 
@@ -238,6 +238,6 @@ def test_a_chain_that_is_only_looked_at_is_neither_made_nor_changed(tmp_path: Pa
 
 
 def test_help_names_every_command() -> None:
-    result = CliRunner().invoke(__main__.app, ["--help"])
+    result = CliRunner().invoke(ledger.app, ["--help"])
     for command in ("export", "verify", "show", "prove", "payout", "address"):
         assert command in result.output

@@ -9,11 +9,26 @@ import pytest
 import typer
 from rich.console import Console
 
-from benchmarks.links.links import arms_of, rates_of
-from benchmarks.links.links_cells import rows
-from benchmarks.links.links_figures import ALONE, NO_NETWORK, SCALED, UNSHAPED, Cell, Count, Link, Speed, in_order, ratio, scaled_megabits, show, speed_between, speed_of_rounds
-from benchmarks.links.links_hivemind import MATCHMAKING_SECONDS, Settings, least_seconds, settings_for
-from benchmarks.links.links_measure import with_sent_bytes
+from benchmarks.links.__main__ import arms_of, rates_of
+from benchmarks.links.cells import rows
+from benchmarks.links.figures import (
+    ALONE,
+    NO_NETWORK,
+    SCALED,
+    UNSHAPED,
+    Cell,
+    Count,
+    Link,
+    Speed,
+    in_order,
+    ratio,
+    scaled_megabits,
+    show,
+    speed_between,
+    speed_of_rounds,
+)
+from benchmarks.links.hivemind_swarm import MATCHMAKING_SECONDS, Settings, least_seconds, settings_for
+from benchmarks.links.measure import with_sent_bytes
 from recipes.errors import NetworkError
 
 

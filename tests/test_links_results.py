@@ -11,10 +11,10 @@ import pytest
 import typer
 from rich.console import Console
 
-from benchmarks.links.links_cells import Benchmark
-from benchmarks.links.links_figures import UNSHAPED, Cell, Link, Speed, comparable
-from benchmarks.links.links_measure import Conditions, last_count
-from benchmarks.links.links_results import measured, read_cells, with_cell, write_cells
+from benchmarks.links.cells import Benchmark
+from benchmarks.links.figures import UNSHAPED, Cell, Link, Speed, comparable
+from benchmarks.links.measure import Conditions, last_count
+from benchmarks.links.results import measured, read_cells, with_cell, write_cells
 from recipes.publication import Publication
 
 SPEED = Speed(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.newcomers.newcomers import Outcome, rehearse
+from benchmarks.newcomers.__main__ import Outcome, rehearse
 from peers.node.serving import ANSWER_BYTES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -17,7 +17,7 @@ import trainer.replay
 from peers.audit.comparing import FARTHEST, TraceGap
 from peers.audit.judging import Judgement
 from peers.audit.received_openings import OpenedClaim, OpenedClaims
-from peers.ledger import __main__
+from peers.ledger import __main__ as ledger
 from peers.ledger.derive import Derivation, Ground
 from peers.replay.claim_search import ClaimSearch, FoundClaim
 from peers.replay.replay_claim import Replayed, choose_numerics, replay_claim
@@ -70,7 +70,7 @@ def replayed(bench: Bench, claim: str, *words: object, run: Path | None = None) 
     where = ["--run", str(run)] if run is not None else ["--home", str(bench.run.home)]
     arguments = ["verify", str(bench.export), "--replay", claim, *map(str, words), *where]
     with cpu_threads(1):  # as the windows were trained
-        result = CliRunner().invoke(__main__.app, arguments)
+        result = CliRunner().invoke(ledger.app, arguments)
     return Told(result.exit_code, " ".join(result.output.split()))
 
 
@@ -302,7 +302,7 @@ def test_a_claim_that_is_unknown_ambiguous_or_no_hash_is_a_usage_error(bench: Be
         told = replayed(bench, given)
         assert told.exit_code == USAGE, given
         assert words in told.output.replace("│ ", "")
-    alone = CliRunner().invoke(__main__.app, ["verify", str(bench.export), "--device", "cpu"])
+    alone = CliRunner().invoke(ledger.app, ["verify", str(bench.export), "--device", "cpu"])
     assert alone.exit_code == USAGE
 
 

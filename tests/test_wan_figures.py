@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.router import LaneStatistics, RouterStatistics
-from benchmarks.wan.wan_figures import Figures, Moved, figures_of
+from benchmarks.wan.figures import Figures, Moved, figures_of
 from recipes.errors import NetworkError
 
 SEGMENTS = 4

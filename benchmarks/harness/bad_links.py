@@ -22,7 +22,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from benchmarks.harness.router import NAMESPACE_PREFIX, LaneStatistics, Line, RouterStatistics, address_of, namespace_of, remove_namespace
+from benchmarks.harness.router import (
+    NAMESPACE_PREFIX,
+    LaneStatistics,
+    Line,
+    RouterStatistics,
+    address_of,
+    namespace_of,
+    remove_namespace,
+)
 from recipes.errors import NetworkError, PlatformError
 
 TUN = Path("/dev/net/tun")

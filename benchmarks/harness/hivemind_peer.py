@@ -21,7 +21,7 @@ from hivemind.compression import CompressionBase, Float16Compression, NoCompress
 from hivemind.optim.grad_averager import GradientAverager
 from pydantic import TypeAdapter
 
-from benchmarks.join.join_settings import HivemindSettings
+from benchmarks.join.settings import HivemindSettings
 from recipes.corpus import TokenArray
 from recipes.model import build_model
 from recipes.publication import DATA_FOLDER, load_manifest, load_signed_recipe

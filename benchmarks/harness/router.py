@@ -1,7 +1,7 @@
 """Packets between many peers' lines, with rates, delays, losses and bounded queues: a router in user space.
 
 `Network` is pure: a packet goes in at one moment, and comes out at another or is dropped. `serve` runs it as
-a process of its own, between TUN devices in as many network namespaces; benchmarks/harness/bad_links.py starts that.
+a process of its own, between TUN devices in as many network namespaces; bad_links.py starts that.
 """
 
 from __future__ import annotations

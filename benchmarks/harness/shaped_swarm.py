@@ -5,7 +5,7 @@
         swarm.follow(first, rounds)
         figures = ... swarm.logs, first, rounds ...
 
-A place says where a peer's process runs: in a network namespace (benchmarks/harness/bad_links.py), or on loopback.
+A place says where a peer's process runs: in a network namespace (bad_links.py), or on loopback.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ import typer
 from rich.console import Console
 
 from benchmarks.harness.bad_links import prepare
-from benchmarks.join.join_figures import Course, show
-from benchmarks.join.join_hivemind import measure_hivemind
-from benchmarks.join.join_ours import measure_ours
-from benchmarks.join.join_settings import JoinSettings
 from benchmarks.harness.shaped_swarm import publish_changed
+from benchmarks.join.figures import Course, show
+from benchmarks.join.hivemind_swarm import measure_hivemind
+from benchmarks.join.ours import measure_ours
+from benchmarks.join.settings import JoinSettings
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic
 from recipes.recipe import published

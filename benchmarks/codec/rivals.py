@@ -1,4 +1,4 @@
-"""The codecs that benchmarks/codec/codec.py compares, each from float32 chunks to bytes and back.
+"""The codecs that benchmarks/codec/__main__.py compares, each from float32 chunks to bytes and back.
 
 Ours is the production code. hivemind's are its own functions on its own messages. SparseLoCo's packing (Sarfi
 et al. 2025) is written down here after its description: 64 of 4096 values by magnitude, indices of 12 bits,

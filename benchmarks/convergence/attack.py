@@ -1,7 +1,7 @@
 """Workers of the convergence benchmark that send what harms the model, until the run expels them.
 
 When that is follows from the real drawing, hearings and accounts: a swarm of as many peers in which the same
-ones cheat is played through them (benchmarks/audits/audits_swarm.py), with the recipe's defaults, all of them
+ones cheat is played through them (benchmarks/audits/swarm.py), with the recipe's defaults, all of them
 newcomers, and audits that show the cheat, as those of whole windows do (docs/verification.md). There auditors
 answer in the next block; as a replay takes its time, the decision comes a few rounds later here.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.audits.audits_swarm import Conduct, LightSwarm, credit_rules
+from benchmarks.audits.swarm import Conduct, LightSwarm, credit_rules
 
 Attack = Literal["none", "flip", "noise", "absent"]
 """What attackers do to their pseudo-gradients: nothing, turn them, draw noise as long, or send nothing."""

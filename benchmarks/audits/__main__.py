@@ -3,8 +3,8 @@
     python -m benchmarks.audits [--runs 1000] [--lifetimes 20000] [--out results/audits.json]
 
 For each kind of cheat: the share that it vests of what an honest peer does in an honest swarm. Three times:
-from runs of whole swarms through the real drawing, hearings and accounts (audits_swarm.py), from many
-lifetimes of one peer drawn with numpy, and from a closed formula (both in audits_model.py). That a cheat is
+from runs of whole swarms through the real drawing, hearings and accounts (swarm.py), from many
+lifetimes of one peer drawn with numpy, and from a closed formula (both in model.py). That a cheat is
 seen when its work is replayed is one assumed chance; how large it really is takes training and calibration.
 
 Newcomers begin without a passed audit, established peers with so many that their audit rate is at its floor:
@@ -26,8 +26,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.audits.audits_model import Hazard, audit_cost, caught, closed_form, cost_of_stay, drawn_lifetimes
-from benchmarks.audits.audits_swarm import STEPS, TRUSTED, Conduct, LightSwarm, Outcomes, credit_rules
+from benchmarks.audits.model import Hazard, audit_cost, caught, closed_form, cost_of_stay, drawn_lifetimes
+from benchmarks.audits.swarm import STEPS, TRUSTED, Conduct, LightSwarm, Outcomes, credit_rules
 from peers.credit.rules import MILLION, CreditRules
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic

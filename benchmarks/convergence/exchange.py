@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.convergence.convergence_arms import Arm, Choose
+from benchmarks.convergence.arms import Arm, Choose
 from peers.codec.codec import Codec, SparseChunks
 from peers.codec.levels import magnitude_keys
 from peers.codec.segment import SegmentFrame

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.convergence.convergence_arms import Arm
-from benchmarks.convergence.convergence_attack import Attackers
-from benchmarks.convergence.convergence_exchange import DENSE_BITS, Exchange
-from benchmarks.convergence.convergence_local import BatchedTrainer
+from benchmarks.convergence.arms import Arm
+from benchmarks.convergence.attack import Attackers
+from benchmarks.convergence.exchange import DENSE_BITS, Exchange
+from benchmarks.convergence.local import BatchedTrainer
 from recipes.corpus import TokenArray
 from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic

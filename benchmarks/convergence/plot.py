@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.convergence_arms import Arm
-from benchmarks.convergence.convergence_report import Line
+from benchmarks.convergence.arms import Arm
+from benchmarks.convergence.report import Line
 
 _COLOURS = (*range(0, 20, 2), *range(1, 20, 2))  # of tab20, whose neighbours are alike
 _SHOWN = 15  # curves and their labels

@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.convergence.convergence_arms import Arm
+from benchmarks.convergence.arms import Arm
 from recipes.errors import DataError
 from recipes.formats.files import write_atomic
 
 Result = dict[str, Any]
-"""What benchmarks.convergence.convergence_run writes of one arm and seed."""
+"""What benchmarks.convergence.run writes of one arm and seed."""
 
 Point = dict[str, Any]
 """One measurement of the validation loss: after which round and how many tokens, and the loss."""

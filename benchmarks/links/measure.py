@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.bad_links import BadLinks, path_line
-from benchmarks.links.links_figures import ALONE, Count, Link, Speed, speed_between, speed_of_rounds
-from benchmarks.links.links_rivals import Assignment
 from benchmarks.harness.shaped_swarm import Place, Swarm, places_on, places_on_loopback
+from benchmarks.links.figures import ALONE, Count, Link, Speed, speed_between, speed_of_rounds
+from benchmarks.links.rivals import Assignment
 from recipes.errors import NetworkError
 from recipes.publication import Publication
 
@@ -33,7 +33,7 @@ _WARM_SECONDS = 5.0
 _EXCHANGE_SECONDS = 300.0  # within which every rival must complete one more exchange
 _EXCHANGES = 2  # that a measured span has at least
 _REPOSITORY = Path(__file__).parents[2]
-_SERVE = "from benchmarks.links.links_rivals import serve; serve()"
+_SERVE = "from benchmarks.links.rivals import serve; serve()"
 
 
 @dataclass(frozen=True, kw_only=True)

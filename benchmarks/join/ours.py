@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from benchmarks.harness.bad_links import BadLinks
-from benchmarks.join.join_figures import Course, our_stages, period
-from benchmarks.join.join_settings import VETERANS, JoinSettings
-from benchmarks.join.join_watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from benchmarks.harness.shaped_swarm import peers_at, places_on
+from benchmarks.join.figures import Course, our_stages, period
+from benchmarks.join.settings import VETERANS, JoinSettings
+from benchmarks.join.watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from recipes.home import run_folder
 from recipes.publication import Publication
 from trainer.demo.peer import DemoPeer

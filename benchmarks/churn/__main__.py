@@ -29,8 +29,8 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.churn.churn_figures import Comparison, compare
-from benchmarks.churn.churn_swarm import RECIPE, RunRecord, Swarm
+from benchmarks.churn.figures import Comparison, compare
+from benchmarks.churn.swarm import RECIPE, RunRecord, Swarm
 from benchmarks.harness.warm_start import warm_launch
 from recipes.command import plain_errors
 from recipes.errors import RecipeError

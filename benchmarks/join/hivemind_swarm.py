@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.harness.bad_links import BadLinks, Host
-from benchmarks.join.join_figures import RIVAL, Course, Moment, Seen, hivemind_stages, period
-from benchmarks.join.join_settings import VETERANS, HivemindSettings, JoinSettings, hivemind_settings
-from benchmarks.join.join_watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
+from benchmarks.join.figures import RIVAL, Course, Moment, Seen, hivemind_stages, period
+from benchmarks.join.settings import VETERANS, HivemindSettings, JoinSettings, hivemind_settings
+from benchmarks.join.watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from recipes.publication import Publication
 from recipes.recipe import published
 from trainer.demo.peer import events_since

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.harness.bad_links import BadLinks, path_line, prepare
 from benchmarks.harness.shaped_swarm import Swarm, places_on, publish_changed
-from benchmarks.wan.wan_figures import Figures, Moved, figures_of, overview, show
+from benchmarks.wan.figures import Figures, Moved, figures_of, overview, show
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.formats.files import write_atomic

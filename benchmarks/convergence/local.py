@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.convergence.convergence_inner import Arrangement, InnerChoice, InnerOptimizer, StepNumbers
-from benchmarks.convergence.convergence_model import BatchedLlama, Shape
+from benchmarks.convergence.inner import Arrangement, InnerChoice, InnerOptimizer, StepNumbers
+from benchmarks.convergence.model import BatchedLlama, Shape
 from recipes.layout import Layout
 from recipes.recipe import Recipe
 

@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ledger.ledger_chain import RECIPE, SyntheticRun
+from benchmarks.ledger.chain import RECIPE, SyntheticRun
 from peers.ledger.derive import Ground, Settled, derive
 from peers.ledger.export import write_export
 from peers.ledger.lines import Header

@@ -1,6 +1,6 @@
 """One process of a rival: it trains the recipe's model, and writes after each step what it has done so far.
 
-benchmarks/links/links_measure.py starts `serve` in each peer's place, with an assignment as JSON for its argument.
+benchmarks/links/measure.py starts `serve` in each peer's place, with an assignment as JSON for its argument.
 Model, data, batch, arithmetic, threads and inner optimizer are those of our peers; slots are drawn at random.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.links.links_figures import Count
+from benchmarks.links.figures import Count
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +173,7 @@ def _optimizer(work: Work) -> Callable[[], None]:
 
 
 def _hivemind(assignment: Assignment, work: Work) -> Step:
-    from benchmarks.links.links_hivemind import join
+    from benchmarks.links.hivemind_swarm import join
 
     return join(assignment, work)
 

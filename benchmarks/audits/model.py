@@ -1,7 +1,7 @@
 """What cheating should come to: in a closed formula, and in lifetimes drawn many at once.
 
 Both leave out what takes rounds (auditors' answers, and vesting that stands still meanwhile), which only adds
-to what a cheat loses. So where they and the real code (audits_swarm.py) disagree, one of the three is wrong.
+to what a cheat loses. So where they and the real code (swarm.py) disagree, one of the three is wrong.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.convergence.convergence_momentum import LowRankMomentum
+from benchmarks.convergence.momentum import LowRankMomentum
 from recipes.layout import Layout, Span
 from recipes.sections import InnerSection
 from trainer.optimizer import is_hidden_matrix

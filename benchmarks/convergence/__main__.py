@@ -4,9 +4,9 @@
         [--seeds 0,1,2] [--device auto] [--jobs 2] [--data FOLDER] [--at ROUND] [--out FILE]
     python -m benchmarks.convergence --read FILE [--read FILE]... [--at ROUND] [--out FILE]
 
-All workers of an arm live in one process, in one batch (benchmarks/convergence/convergence_local.py), and exchange
-through the production codec, reduction and outer optimizer (benchmarks/convergence/convergence_exchange.py). An ARM is a
-base, and changes to it: `ours:reduced_keep=128,reduced_level_bits=2`; benchmarks/convergence/convergence_arms.py has the
+All workers of an arm live in one process, in one batch (benchmarks/convergence/local.py), and exchange
+through the production codec, reduction and outer optimizer (benchmarks/convergence/exchange.py). An ARM is a
+base, and changes to it: `ours:reduced_keep=128,reduced_level_bits=2`; benchmarks/convergence/arms.py has the
 bases and the fields. A FILE holds an arm a line, in the order in which they are to run, and where seeds
 differ, `seeds=0,1` after it. For every seed, all arms begin with the same weights and take the same tokens in
 each round. It is meant for a GPU; on a CPU, choose few rounds.
@@ -32,11 +32,11 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.convergence.convergence_arms import BASES, Arm, parse_arm
-from benchmarks.convergence.convergence_model import check_against_production
-from benchmarks.convergence.convergence_plot import plot
-from benchmarks.convergence.convergence_report import Result, collect, read, summarise, table, write
-from benchmarks.convergence.convergence_run import Task, run
+from benchmarks.convergence.arms import BASES, Arm, parse_arm
+from benchmarks.convergence.model import check_against_production
+from benchmarks.convergence.plot import plot
+from benchmarks.convergence.report import Result, collect, read, summarise, table, write
+from benchmarks.convergence.run import Task, run
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, PlatformError, RecipeError
@@ -46,7 +46,7 @@ from recipes.model import build_model, flatten_into
 from recipes.publication import Publication, load_publication
 from recipes.publish import publish
 
-_PRELOADED = ["benchmarks.convergence.convergence_run", "torch", "numpy"]
+_PRELOADED = ["benchmarks.convergence.run", "torch", "numpy"]
 _POLL_SECONDS = 5.0
 ROUNDS = 150
 

@@ -12,10 +12,20 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.links.links_figures import ALONE, LABELS, NO_NETWORK, SCALED, UNSHAPED, Cell, Link, Speed, scaled_megabits
-from benchmarks.links.links_hivemind import settings_for
-from benchmarks.links.links_measure import Conditions, measure_ours, measure_rival
 from benchmarks.harness.shaped_swarm import publish_changed
+from benchmarks.links.figures import (
+    ALONE,
+    LABELS,
+    NO_NETWORK,
+    SCALED,
+    UNSHAPED,
+    Cell,
+    Link,
+    Speed,
+    scaled_megabits,
+)
+from benchmarks.links.hivemind_swarm import settings_for
+from benchmarks.links.measure import Conditions, measure_ours, measure_rival
 from recipes.errors import NetworkError
 from recipes.publication import Publication
 

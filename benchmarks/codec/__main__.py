@@ -27,9 +27,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.codec.codec_figures import Record, content_bits, draw, spread, table_of
-from benchmarks.codec.codec_rivals import MeasuredCodec, Ours, SparseLoCo, hivemind_codecs
-from benchmarks.codec.codec_values import GAUSSIAN, REAL, STUDENT, blocks_of
+from benchmarks.codec.figures import Record, content_bits, draw, spread, table_of
+from benchmarks.codec.rivals import MeasuredCodec, Ours, SparseLoCo, hivemind_codecs
+from benchmarks.codec.values import GAUSSIAN, REAL, STUDENT, blocks_of
 from benchmarks.harness.peak_memory import peak_bytes_beyond
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame

@@ -1,4 +1,4 @@
-"""The cells that benchmarks/links/links.py has measured, in a file that is complete after each of them."""
+"""The cells that benchmarks/links/__main__.py has measured, in a file that is complete after each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from benchmarks.links.links_figures import Cell, as_records, comparable
+from benchmarks.links.figures import Cell, as_records, comparable
 from recipes.formats.files import write_atomic
 
 _DERIVED = ("of_unshaped", "of_no_network")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness.bad_links import BadLinks
-from benchmarks.join.join_figures import COUNTED, FIRST_PACKET, Course, Moment, Seen
-from benchmarks.join.join_settings import VETERANS, JoinSettings
 from benchmarks.harness.router import Line
+from benchmarks.join.figures import COUNTED, FIRST_PACKET, Course, Moment, Seen
+from benchmarks.join.settings import VETERANS, JoinSettings
 from recipes.errors import NetworkError
 
 SEED = 1  # decides which packets are lost

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from benchmarks.convergence.convergence_attack import Attack
-from benchmarks.convergence.convergence_inner import InnerChoice, Kept, MuonKept
+from benchmarks.convergence.attack import Attack
+from benchmarks.convergence.inner import InnerChoice, Kept, MuonKept
 from recipes.errors import RecipeError
 
 Method = Literal["data-parallel", "dense", "all-gather", "ours"]
@@ -39,7 +39,7 @@ class Arm:
             that less the own newest share and the others' last known ones; with `own`, less the own
             contribution.
         attack: what the last `attackers` of the workers send in place of their work, `attack_scale` times as
-            long; with `expelled`, only until audits have found them (benchmarks/convergence/convergence_attack.py).
+            long; with `expelled`, only until audits have found them (benchmarks/convergence/attack.py).
     """
 
     name: str

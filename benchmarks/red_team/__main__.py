@@ -3,9 +3,9 @@
     python -m benchmarks.red_team [--cheat NAME]... [--rounds 30] [--out results/red_team.json]
 
 Real processes on loopback train a small model and audit each other: four honest ones, and up to three that
-cheat (red_team_cheats.py), each with its own key. All that is told comes from the chain as the publisher
+cheat (cheats.py), each with its own key. All that is told comes from the chain as the publisher
 holds it. Audits are as frequent as it takes to see them at work in few rounds: half of a newcomer's claims,
-and credit is in escrow for 10 rounds; benchmarks/audits/audits.py says what the recipe's default rates come to.
+and credit is in escrow for 10 rounds; benchmarks/audits says what the recipe's default rates come to.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.churn.churn_swarm import RECIPE, TEXT_BYTES
-from benchmarks.red_team.red_team_cheats import ACCOMPLICE, PLACES
+from benchmarks.churn.swarm import RECIPE, TEXT_BYTES
+from benchmarks.red_team.cheats import ACCOMPLICE, PLACES
 from peers.credit.entries import ClaimCounted, Decided, Entry, Forfeit, Lapsed, Restored, VerdictCounted, Vest
 from peers.ledger.derive import derive, ground_of
 from peers.state.block_store import CHAIN_FILE, ChainStore
@@ -113,7 +113,7 @@ class Outcome:
 def red_launch(cheat: str, accomplice: str, arguments: Sequence[str], log: Path) -> Process:
     """Start a volunteer that cheats."""
     os.environ[ACCOMPLICE] = accomplice
-    return launch(arguments, log, program=("-m", "benchmarks.red_team.red_team_cheats", cheat))
+    return launch(arguments, log, program=("-m", "benchmarks.red_team.cheats", cheat))
 
 
 def run_group(

@@ -23,11 +23,21 @@ import typer
 from rich.console import Console
 
 from benchmarks.harness.bad_links import prepare
-from benchmarks.links.links_cells import ARMS, Benchmark, about, caption, publish_for, rows
-from benchmarks.links.links_figures import ALONE, LABELS, NO_NETWORK, Cell, Link, comparable, in_order, scaled_megabits, show
-from benchmarks.links.links_measure import Conditions
-from benchmarks.links.links_plot import plot
-from benchmarks.links.links_results import measured, read_cells, with_cell, write_cells
+from benchmarks.links.cells import ARMS, Benchmark, about, caption, publish_for, rows
+from benchmarks.links.figures import (
+    ALONE,
+    LABELS,
+    NO_NETWORK,
+    Cell,
+    Link,
+    comparable,
+    in_order,
+    scaled_megabits,
+    show,
+)
+from benchmarks.links.measure import Conditions
+from benchmarks.links.plot import plot
+from benchmarks.links.results import measured, read_cells, with_cell, write_cells
 from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.layout import published_layout

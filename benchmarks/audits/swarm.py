@@ -1,4 +1,4 @@
-"""A light swarm for benchmarks/audits/audits.py: who cheats and how, without training, over the real credit code.
+"""A light swarm for benchmarks/audits/: who cheats and how, without training, over the real credit code.
 
 Each round, everybody claims the same work, and every auditor who is asked answers in the next block. Drawing,
 orders, decisions, escrow and vesting are those of peers/credit. What is modelled is only what people do, and

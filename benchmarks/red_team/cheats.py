@@ -1,6 +1,6 @@
 """The red team: volunteers that cheat, each a small subclass of what an honest one runs.
 
-    python -m benchmarks.red_team.red_team_cheats NAME [arguments of trainer.join]
+    python -m benchmarks.red_team.cheats NAME [arguments of trainer.join]
 
 `python -m benchmarks.red_team` starts them in real swarms, one process each. What they claim in place of work
 is that of peers/calibration/cheats.py, by which thresholds are calibrated too. In all else, auditing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.links.links_figures import ALONE, LABELS, NO_NETWORK, SCALED, UNSHAPED, Cell, ratio
+from benchmarks.links.figures import ALONE, LABELS, NO_NETWORK, SCALED, UNSHAPED, Cell, ratio
 
 
 def plot(cells: Sequence[Cell], out: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.churn.churn_figures import DYING_SECONDS, Death, Round, Victim, bound_seconds, draw_victims
+from benchmarks.churn.figures import DYING_SECONDS, Death, Round, Victim, bound_seconds, draw_victims
 from peers.protocol.counters import counted_segments
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.errors import NetworkError
