@@ -17,7 +17,7 @@ PYTHON ?= $(shell for candidate in python3 python3.12 python3.11 python3.10; do 
 	&& echo $$candidate && break; done)
 VENV_PYTHON := .venv/bin/python
 INSTALL := $(VENV_PYTHON) -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
-BENCHMARKS := $(patsubst %/__main__.py,%,$(patsubst %.py,%,$(shell grep -l __main__ benchmarks/*.py benchmarks/*/__main__.py)))
+BENCHMARKS := $(patsubst %/__main__,%,$(patsubst %.py,%,$(shell grep -l __main__ benchmarks/*.py benchmarks/*/__main__.py)))
 
 .PHONY: demo test test-slow lint fix bench prometheus .venv
 .DELETE_ON_ERROR:
