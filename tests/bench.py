@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rounds import Swarm, keys_of, name
 
@@ -21,6 +21,8 @@ from peers.protocol.rules import ELECTOR_MINIMUM
 from recipes.keys.keys import SigningKey
 from recipes.sections import Overlap
 from recipes.slots import take
+
+Wanted = TypeVar("Wanted")
 
 
 class Bench:
@@ -143,3 +145,12 @@ def sent(effects: list[Effect], kind: type[Any]) -> list[Send]:
 
 def told(effects: list[Effect], kind: type[Any]) -> list[Any]:
     return [effect.event for effect in effects if isinstance(effect, Tell) and isinstance(effect.event, kind)]
+
+
+def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
+    """The effects of one kind."""
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def acquainted(bench: Bench) -> None:
+    bench.take(Acquainted(tuple(key.peer_id for key in bench.others)))

@@ -53,6 +53,8 @@ from recipes.recipe import parse_recipe
 from recipes.signature import SignatureFile, check_recipe_signatures, sign_recipe
 from recipes.tokenizer import parse_tokenizer, train_tokenizer
 
+HUGE = 2**53 - 1
+
 KEY = SigningKey(bytes(32))
 LAYOUT = lay_out([("weights", (300_000,))], segments=2)
 LONGEST = 1 << 16  # bytes of a spoilt sample

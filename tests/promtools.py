@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from monitoring.metrics.reference import TABLES
 from trainer.demo.peer import free_port
 
 ROOT = Path(__file__).parent.parent
@@ -92,3 +94,14 @@ def _await_answer(server: Prometheus, process: subprocess.Popen[bytes], log: Pat
         except OSError:
             continue  # it is still starting
     raise AssertionError(f"Prometheus did not start: {log.read_text()[-1500:]}")
+
+
+def known_metrics() -> set[str]:
+    """Return the names that a scrape has, those of histograms' parts among them."""
+    names = {one.name for declared in TABLES.values() for one in declared}
+    histograms = {one.name for declared in TABLES.values() for one in declared if one.kind == "histogram"}
+    return names | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+
+
+def metrics_in(text: str) -> set[str]:
+    return set(re.findall(r"\bmanyhands_\w+", text))

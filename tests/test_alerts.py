@@ -6,26 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from promtools import ROOT, promtool
-
-from monitoring.metrics.reference import TABLES
+from promtools import ROOT, known_metrics, metrics_in, promtool
 
 RULES = ROOT / "monitoring" / "prometheus" / "rules.yml"
 CASES = sorted((ROOT / "tests" / "alerts").glob("*.yml"))
 RUNBOOKS = ROOT / "docs" / "runbooks"
 ALERTS = re.findall(r"^      - alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 SECTIONS = ["What it means", "How to see the cause", "What to do"]
-
-
-def known_metrics() -> set[str]:
-    """Return the names that a scrape has, those of histograms' parts among them."""
-    names = {one.name for declared in TABLES.values() for one in declared}
-    histograms = {one.name for declared in TABLES.values() for one in declared if one.kind == "histogram"}
-    return names | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
-
-
-def metrics_in(text: str) -> set[str]:
-    return set(re.findall(r"\bmanyhands_\w+", text))
 
 
 def test_the_rules_and_the_configuration_are_valid() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from audited_swarm import EVERYTHING_AUDITED, decided, ledger
 from live_swarm import Swarm
-from test_audit_swarm import EVERYTHING_AUDITED, decided, ledger
 
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder

@@ -8,9 +8,9 @@ import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_texts import TEXT
 from pydantic import Field
 from rounds import one_of_each
-from test_canonical import TEXT
 
 from peers.credit.entries import ClaimCounted
 from peers.protocol.canonical_spans import body_texts

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from machines import ROUNDS, Machine, in_lanes_of_their_own
 from rounds import Swarm, keys_of
 from tiny_run import publish_tiny
 from typer import Typer
@@ -15,83 +15,24 @@ from typer.testing import CliRunner
 
 from peers import checkpoint as command
 from peers.chain.chain import Chain, Link
-from peers.chain.rebuild import KeptFinal
 from peers.checkpoint import make_checkpoint, take_checkpoint
 from peers.credit.rules import credit_rules
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch
 from peers.protocol.rules import rules_of
 from peers.simulation.simulator import World
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
-from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes.errors import DataError, HomeInUseError, IdentityError, RecipeError, StateError
 from recipes.home import IDENTITY_KEY, OWNER_KEY, lock_home, run_folder
-from recipes.keys.keys import SigningKey, load_or_create_key
+from recipes.keys.keys import load_or_create_key
 from recipes.layout import layout_of
 from recipes.publication import Publication
-
-ROUNDS = 6
 
 
 @pytest.fixture(scope="module")
 def publication(tmp_path_factory: pytest.TempPathFactory) -> Publication:
     return publish_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A home folder from which the tiny run was joined, and a swarm that writes into its chain."""
-
-    home: Path
-    publication: Publication
-    swarm: Swarm
-    owner: SigningKey
-
-    @property
-    def run(self) -> str:
-        return self.publication.run_id
-
-    @property
-    def folder(self) -> Path:
-        return run_folder(self.home, self.run)
-
-    def keep(self, links: Sequence[Link], *, final: Link | None = None, settled: bool = False) -> None:
-        """Have blocks in the chain on disk, and which of them is final."""
-        store = ChainStore(self.folder / CHAIN_FILE)
-        for link in links:
-            assert link.block is not None
-            store.save(link.block)
-        if final is not None:
-            store.save_final(KeptFinal(final.round, final.hash, settled))
-        store.close()
-
-    def kept(self) -> Vouched | None:
-        store = ChainStore(self.folder / CHAIN_FILE)
-        try:
-            return store.checkpoint(run=self.run)
-        finally:
-            store.close()
-
-    def trunk(self, rounds: int = ROUNDS, *, members: Sequence[SigningKey] = ()) -> list[Link]:
-        """Rounds on top of genesis, all co-signed."""
-        tip = self.swarm.grow(self.swarm.genesis, members or self.swarm.keys, rounds)
-        return self.swarm.chain.path(self.swarm.genesis.hash, tip.hash) or []
-
-    def stand_on(self, link: Link) -> None:
-        """Have the state on disk say that it is the one after `link`."""
-        recipe = self.publication.recipe
-        state = CanonicalState(self.folder, layout=layout_of(recipe), outer=recipe.outer)
-        root = bytes.fromhex(recipe.genesis.weights_root) if recipe.genesis else b""
-        state.adopt_genesis(b"", block=link.hash, weights_root=root)
-
-
-def in_lanes_of_their_own(keys: Sequence[SigningKey], swarm: Swarm) -> list[SigningKey]:
-    """Those of `keys` that can all claim in the first round: the run is another one in each test."""
-    lanes: dict[object, SigningKey] = {}
-    for key in keys:
-        lanes.setdefault(swarm.genesis.counters.slots_for(key.peer_id, swarm.rules), key)
-    return list(lanes.values())
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from adventures import SEEDS, adventure
 from credit_rounds import AMOUNT, PEERS, RULES, UNAUDITED, Book, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import RUN, Swarm, keys_of, name
-from test_credit_accounts import SEEDS, adventure
 
 from peers.credit.accounts import Accounts, settle
 from peers.credit.block_facts import DoubleClaim, facts_of

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from dashboards import DASHBOARDS, panels_of, queries_of
-from promtools import ROOT, promtool
-from test_alerts import known_metrics, metrics_in
+from promtools import ROOT, known_metrics, metrics_in, promtool
 
 from monitoring import serve
 from monitoring.metrics import endpoint

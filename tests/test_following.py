@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import pytest
-from bench import Bench, sent, told
+from bench import Bench, acquainted, of, sent, told
 from rounds import Swarm, fork, name, trunk
 
 from peers.chain.chain import Chain, Link
@@ -41,22 +40,11 @@ from peers.protocol.messages import Checkpoint, Claim, CoSignature, Evidence, He
 from peers.protocol.rules import FANOUT
 from recipes.keys.keys import PeerId
 
-Wanted = TypeVar("Wanted")
-
-
-def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
-    """The effects of one kind."""
-    return [effect for effect in effects if isinstance(effect, kind)]
-
 
 def rebuilt(bench: Bench, *, checkpoint: Vouched) -> Chain:
     """The chain as the disk has it once the checkpoint is kept, but for what words alone made final."""
     blocks = [link.block for link in bench.swarm.chain.after(0) if link.block is not None]
     return build_chain(bench.swarm.fresh_chain(), blocks, final=None, checkpoint=checkpoint, evidence=())
-
-
-def acquainted(bench: Bench) -> None:
-    bench.take(Acquainted(tuple(key.peer_id for key in bench.others)))
 
 
 # ---------------------------------------------------------------- having just come

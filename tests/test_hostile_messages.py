@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bench import Bench, told
+from hostile import HUGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import GENESIS_DIGEST, name
@@ -47,9 +48,6 @@ from peers.protocol.messages import (
     sign,
 )
 from recipes.keys.keys import SigningKey
-
-HUGE = 2**53 - 1
-
 
 # ---------------------------------------------------------------- each by name
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from bench import Bench
 from exchange import FORM, SEGMENTS, contribution
+from hostile import HUGE
 from numpy.typing import NDArray
 from rounds import Swarm, elected, keys_of
-from test_hostile_messages import HUGE
 
 from peers.chain.chain import Link
 from peers.codec.segment import SegmentFrame, contribution_root

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench import Bench
+from bench import Bench, acquainted, of
+from machines import Machine, in_lanes_of_their_own
 from rounds import Swarm, fork, keys_of
-from test_checkpoint import Machine, in_lanes_of_their_own
-from test_following import acquainted, of
-from test_publish import TINY, write_texts
+from texts import TINY, write_texts
 from typer import Typer
 from typer.testing import CliRunner
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from texts import TINY, write_texts
 
 from peers.calibration.thresholds import MEASURES
 from recipes.command import plain_errors
@@ -20,15 +21,6 @@ from recipes.publication import Publication, damaged_pieces, load_publication
 from recipes.publish import publish
 from recipes.recipe import parse_recipe, published
 from recipes.show import describe
-
-TINY = Path(__file__).parent / "samples" / "tiny.toml"
-
-
-def write_texts(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for number in range(20):
-        (folder / f"{number:02}.txt").write_text(f"document {number}: " + "some words. " * 20)
-    return folder
 
 
 def publish_tiny(folder: Path, template: Path = TINY) -> Publication:
