@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from exchange import FORM
+from places import TESTS
 from rounds import one_of_each
 from trained_run import TrainedRun
 
@@ -37,7 +38,7 @@ from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 from recipes.sections import Overlap
 
-FOLDER = Path(__file__).parent / "goldens"
+FOLDER = TESTS / "goldens"
 MESSAGES, FRAMES, TRACES = FOLDER / "messages.json", FOLDER / "frames.json", FOLDER / "traces.json"
 HOME, FACTS = FOLDER / "home.tar.xz", FOLDER / "home.json"
 EXPORT = "export.jsonl"  # within the home

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fault_points import Faults, Orders, happened
+from places import ROOT, SUPPORT
 from small_disk import SmallDisk, may_mount
 from tiny_run import RECIPE, publish_tiny
 
@@ -238,9 +239,8 @@ def armed_swarm(folder: Path, *, volunteers: int) -> Iterator[Swarm]:
 
     The runs of the last volunteer lie on a disk of their own where this process may mount one: `swarm.disk`.
     """
-    here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
+        patch.setenv("PYTHONPATH", f"{ROOT}:{SUPPORT}")
         swarm = Swarm(folder, volunteers=volunteers, armed=True)
         try:
             if may_mount(folder):

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from monitoring.metrics.reference import TABLES
 from trainer.demo.peer import free_port
 
-ROOT = Path(__file__).parent.parent
 UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin"
 PATIENCE_SECONDS = 60.0  # this bounds a failing test, nothing is decided by it
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from audited_swarm import EVERYTHING_AUDITED, decided, ledger
 from live_swarm import Swarm
+from places import ROOT, SUPPORT
 
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    here = Path(__file__).parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{here.parent}:{here}")
+        patch.setenv("PYTHONPATH", f"{ROOT}:{SUPPORT}")
         folder = tmp_path_factory.mktemp("swarm")
         running = Swarm(folder, volunteers=2, recipe=EVERYTHING_AUDITED, liar=True)
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import SAMPLES
 
 from recipes.corpus import Manifest, Part, Piece, TokenArray, parse_manifest
 from recipes.errors import DataError
@@ -17,7 +18,7 @@ from recipes.packing import DOCUMENT_CHARACTERS, collect_files, divide, document
 from recipes.recipe import Recipe, parse_recipe
 from recipes.tokenizer import END_OF_TEXT, load_tokenizer, parse_tokenizer, train_tokenizer
 
-TINY = (Path(__file__).parent / "samples" / "tiny.toml").read_bytes()
+TINY = (SAMPLES / "tiny.toml").read_bytes()
 RECIPE = parse_recipe(TINY, name="tiny.toml")
 
 

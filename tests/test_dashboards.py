@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from dashboards import DASHBOARDS, panels_of, queries_of
-from promtools import ROOT, known_metrics, metrics_in, promtool
+from places import ROOT
+from promtools import known_metrics, metrics_in, promtool
 
 from monitoring import serve
 from monitoring.metrics import endpoint

@@ -10,6 +10,7 @@ import pytest
 from exchange import CHUNKS, FORM, SEGMENTS, Exchange
 from hypothesis import given
 from hypothesis import strategies as st
+from places import SAMPLES
 from rounds import Swarm
 
 from peers.chain.chain import Link
@@ -25,7 +26,7 @@ from recipes.errors import MessageError, Offence
 from recipes.layout import lay_out
 from recipes.recipe import Recipe, parse_recipe
 
-TINY = (Path(__file__).parent / "samples" / "tiny.toml").read_bytes()
+TINY = (SAMPLES / "tiny.toml").read_bytes()
 LASTING = FORM.densities.lasting
 EARLY = replace(FORM, densities=DensitySchedule(LASTING, early=((100, LASTING.scaled(4)),)))
 REDUCER, CHECKER = 1, 2

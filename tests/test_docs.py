@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from places import ROOT
 
 from recipes import errors
 from trainer.join import LEFT_AT_ONCE
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
 PAGES = (README, ROOT / "LOG.md", *sorted((ROOT / "docs").rglob("*.md")))

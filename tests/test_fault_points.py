@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from fault_points import Faults, Orders, Point, corrupt, happened
+from places import ROOT, SUPPORT
 
 CLAIM = Point("before", "send", "claim")
 
@@ -88,8 +89,7 @@ print("awake")
 def test_a_stopped_process_is_woken_however_late_it_comes_to_stop(tmp_path: Path) -> None:
     armed(tmp_path, Faults().at(CLAIM).stop(seconds=0.1), markers=tmp_path / "markers")
     command = [sys.executable, "-c", LATE, str(tmp_path / "faults.json")]
-    here = Path(__file__).parent
-    rooms = {**os.environ, "PYTHONPATH": f"{here.parent}:{here}"}
+    rooms = {**os.environ, "PYTHONPATH": f"{ROOT}:{SUPPORT}"}
     with subprocess.Popen(command, env=rooms, stdout=subprocess.PIPE, text=True) as process:
         try:
             _, status = os.waitpid(process.pid, os.WUNTRACED)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
-from promtools import ROOT, promtool
+from places import ROOT
+from promtools import promtool
 
 from monitoring.metrics.reference import TABLES, with_tables
 from monitoring.metrics.spec import Declared

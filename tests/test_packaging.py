@@ -14,8 +14,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 ROOMS = ("recipes", "peers", "monitoring", "trainer")
 """From the ground floor up: each may import from itself and from those before it."""
 

@@ -6,17 +6,16 @@ import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from watching import OpenPage, Watched, open_page, watched
 
 from monitoring.web import api_schema as forms
 from monitoring.web.api_schema import FORMS
 from monitoring.web.page import views
 
-ROOT = Path(__file__).parent.parent
 API_PAGE = ROOT / "docs" / "api.md"
 ANSWERS: dict[str, type[forms.Form]] = {
     "/api/v1/swarm": forms.Swarm,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import TESTS
 from playwright.sync_api import expect, sync_playwright
 from watching import OpenPage, Watched, open_page, watched
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-AXE = Path(__file__).parent / "vendored" / "axe.min.js"
+AXE = TESTS / "vendored" / "axe.min.js"
 THEMES = ("light", "dark")
 SIZES = ((390, 844), (1440, 900))
 PAGES = ("/", "/peers", "/rounds", "/rounds/30", "/recipe", "/api", "/peers/{peer}", "/nowhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from places import ROOT, SAMPLES
 from pydantic import ValidationError
 
 from recipes.diagnosis import field_lines
@@ -15,7 +16,7 @@ from recipes.recipe import MAXIMUM_RECIPE_BYTES, parse_published, parse_recipe, 
 from recipes.reference import with_reference
 from recipes.signature import check_recipe_signatures, sign_recipe
 
-TINY = (Path(__file__).parent / "samples" / "tiny.toml").read_bytes()
+TINY = (SAMPLES / "tiny.toml").read_bytes()
 OWNER = SigningKey(b"o" * 32)
 STRANGER = SigningKey(b"s" * 32)
 CPU_THRESHOLDS = b"""
@@ -250,5 +251,5 @@ def test_a_name_that_is_no_recipe_is_refused_with_what_there_is(given: str) -> N
 
 
 def test_the_page_on_recipes_agrees_with_the_models() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "recipe.md").read_text()
+    page = (ROOT / "docs" / "recipe.md").read_text()
     assert with_reference(page) == page, "run `python -m recipes.reference docs/recipe.md`"

@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from places import SAMPLES
 
 from recipes.demands import contribution_bits, estimate, reduced_bits
 from recipes.density import Density
@@ -19,7 +20,7 @@ from recipes.model import MODEL_TYPES, build_model, flatten_into, load_flat
 from recipes.recipe import Recipe, parse_recipe
 from recipes.sections import Architecture
 
-TINY = (Path(__file__).parent / "samples" / "tiny.toml").read_bytes()
+TINY = (SAMPLES / "tiny.toml").read_bytes()
 
 
 def tiny(right: bytes = b"", wrong: bytes = b"") -> Recipe:

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from places import ROOT
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
@@ -190,6 +190,6 @@ def test_the_result_does_not_depend_on_the_processors_vector_instructions(disabl
         # Without -W, NumPy warns of each named feature that this processor does not have anyway.
         [sys.executable, "-W", "ignore", "-c", script],
         env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled},
-        cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert plain.stdout.strip() == reduction_hash()

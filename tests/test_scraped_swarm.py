@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from dashboards import DASHBOARDS, queries_of
 from live_swarm import ROUNDS_RECIPE, Swarm
-from promtools import ROOT, Prometheus, prometheus_scraping, promtool
+from places import ROOT
+from promtools import Prometheus, prometheus_scraping, promtool
 
 from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
 from monitoring.metrics.reference import TABLES

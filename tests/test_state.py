@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from places import ROOT
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
@@ -189,7 +190,7 @@ frames[2] = dataclasses.replace(frames[2], codec=DeadlyCodec(256, 3))
 state = test_state.reopened(pathlib.Path({str(tmp_path)!r}))
 state.apply(frames, round_number=1, block=test_state.block(1))
 """
-    killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False)
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert killed.returncode == -9
     state = reopened(tmp_path)
     assert (state.weights != first_weights()).any()
@@ -400,7 +401,7 @@ def test_every_machine_reaches_the_same_digest(tmp_path: Path, environment: dict
     script = "import sys, tests.test_state as t; print(t.digest_after_two_rounds(t.Path(sys.argv[1])))"
     there = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "there")],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

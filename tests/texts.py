@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-TINY = Path(__file__).parent / "samples" / "tiny.toml"
+from places import SAMPLES
+
+TINY = SAMPLES / "tiny.toml"
 
 
 def write_texts(folder: Path) -> Path:

@@ -1,0 +1,10 @@
+"""Where things lie, whichever folder a test is in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SUPPORT = Path(__file__).parent
+TESTS = SUPPORT.parent
+ROOT = TESTS.parent
+SAMPLES = TESTS / "samples"
