@@ -2,7 +2,7 @@
 
 Contributions, clipping, averages, reduced segments and the outer optimizer's step are production code, and
 what is sent is counted as it is encoded. Error feedback is the arithmetic of peers/exchange/error_feedback.py
-over arrays instead of files (tests/test_convergence.py compares the two).
+over arrays instead of files (tests/benchmarks/convergence/test_convergence.py compares the two).
 """
 
 from __future__ import annotations

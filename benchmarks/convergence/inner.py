@@ -1,8 +1,8 @@
 """The inner optimizers of many simulated workers at once, and what of their state outlives a window.
 
-Every step does what torch.optim.AdamW and torch.optim.Muon do (tests/test_convergence.py compares them), for
-all workers together. All numbers that change from step to step are tensors, so that a GPU can replay the step
-as one graph.
+Every step does what torch.optim.AdamW and torch.optim.Muon do
+(tests/benchmarks/convergence/test_convergence.py compares them), for all workers together. All numbers that
+change from step to step are tensors, so that a GPU can replay the step as one graph.
 """
 
 from __future__ import annotations

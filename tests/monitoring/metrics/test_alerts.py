@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from promtools import ROOT, known_metrics, metrics_in, promtool
+from places import ROOT
+from promtools import known_metrics, metrics_in, promtool
 
 RULES = ROOT / "monitoring" / "prometheus" / "rules.yml"
 CASES = sorted((ROOT / "tests" / "alerts").glob("*.yml"))

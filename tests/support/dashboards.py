@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from promtools import ROOT
+from places import ROOT
 
 FOLDER = ROOT / "monitoring" / "grafana" / "dashboards"
 DASHBOARDS = sorted(FOLDER.glob("*.json"))

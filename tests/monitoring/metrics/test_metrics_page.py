@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from places import ROOT
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
-from places import ROOT
 from promtools import promtool
 
 from monitoring.metrics.reference import TABLES, with_tables

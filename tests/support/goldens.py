@@ -1,6 +1,6 @@
 """What earlier code wrote: messages, frames, a chain, a home folder, an export, traces of simulated worlds.
 
-    python tests/goldens.py    writes them anew: right only where a format or a rule was meant to change
+    python tests/support/goldens.py    writes them anew: only where a format or a rule was meant to change
 
 The files lie in tests/goldens/. Whatever reads or writes them must go on doing so, byte for byte.
 """
