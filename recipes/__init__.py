@@ -1,1 +1,6 @@
-"""What to train: the recipe, its signature, and the data, tokenizer and first weights that it names."""
+"""What to train: the recipe, its signature, and the data, tokenizer and first weights that it names.
+
+It imports from nothing else of the project. On its ground lie errors.py, formats/ and keys/.
+
+Read first: recipe.py.
+"""

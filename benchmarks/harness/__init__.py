@@ -1,1 +1,4 @@
-"""TODO."""
+"""What measurements share: swarms in network namespaces, links with rates and delays, memory.
+
+Read first: shaped_swarm.py.
+"""

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Cheats in real swarms: what they gain, when they are found, who else loses.
+
+Read first: __main__.py.
+"""

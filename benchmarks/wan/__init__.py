@@ -1,1 +1,4 @@
-"""TODO."""
+"""Rounds of real peers over bad links.
+
+Read first: __main__.py.
+"""

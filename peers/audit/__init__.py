@@ -1,1 +1,6 @@
-"""TODO."""
+"""Audits: opening own claims to auditors, and replaying the claims of others.
+
+It imports from training and what is below it.
+
+Read first: auditor.py.
+"""

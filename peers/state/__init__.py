@@ -1,1 +1,6 @@
-"""TODO."""
+"""What lies on disk: the canonical weights, snapshots, and the chain.
+
+It imports from what is pure.
+
+Read first: canonical_state.py.
+"""

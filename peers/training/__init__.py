@@ -1,1 +1,6 @@
-"""TODO."""
+"""The peer's side of training: what a trainer offers, and windows from their start to their claim.
+
+It imports from sync and what is below it.
+
+Read first: interface.py.
+"""

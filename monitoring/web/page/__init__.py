@@ -1,0 +1,6 @@
+"""The page's templates, and what fills them.
+
+It imports from web.
+
+Read first: views.py.
+"""
