@@ -26,7 +26,7 @@ from recipes.command import plain_errors
 from recipes.errors import NetworkError
 from recipes.formats.files import write_atomic
 from recipes.publication import Publication
-from recipes.recipe import published
+from recipes.schema.recipe import published
 from trainer.demo.peer import DemoPeer
 
 _WINDOW_SECONDS = 6

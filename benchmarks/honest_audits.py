@@ -39,7 +39,7 @@ from recipes.errors import DataError
 from recipes.formats.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publication import load_publication
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 OUTCOMES = ("pass", "inconclusive", "fail")
 SLOTS_OF_A_JOB = 1 << 20

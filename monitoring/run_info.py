@@ -20,7 +20,7 @@ from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.genesis import start_digest
 from recipes.layout import published_layout
 from recipes.publication import RECIPE_FILE, SignedRecipe, load_signed_recipe
-from recipes.recipe import published
+from recipes.schema.recipe import published
 from recipes.show import describe
 
 WATCHED_FOLDER = "watched"  # below the observer's home: its database, losses, and files to be downloaded

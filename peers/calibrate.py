@@ -34,7 +34,7 @@ from recipes.errors import RecipeError
 from recipes.formats.files import write_atomic
 from recipes.locate import locate_recipe
 from recipes.publication import RECIPE_FILE, Publication, load_publication, read_recipe_file
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 
 INTERRUPTED = 130
 MARGINS_FILE = "margins.json"

@@ -37,7 +37,7 @@ from peers.simulation.scenario import Outcome, Plan, plans, run_plan, run_world,
 from peers.simulation.simulator import World
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 
 BROKEN = 1  # exit code
 _SHOWN = 3  # broken worlds that are shrunk, and whose traces are printed

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recipes.errors import DataError
 from recipes.formats.blake3_tree import digest
 from recipes.layout import PIECE_BYTES
-from recipes.sections import HexHash
+from recipes.schema.sections import HexHash
 
 PartName = Literal["train", "validation"]
 TokenType = Literal["uint16", "uint32"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from recipes.density import Density, density_schedule
 from recipes.layout import CHUNK_VALUES
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 ASSUMED_PEERS = 8
 PROGRAM_BYTES = 900 * 10**6  # Python, torch, transformers and the network daemon

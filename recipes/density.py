@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from recipes.recipe import Recipe
-from recipes.sections import ExchangeSection
+from recipes.schema.recipe import Recipe
+from recipes.schema.sections import ExchangeSection
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from recipes.errors import DataError, StorageError
 from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.layout import PIECE_BYTES, layout_of
 from recipes.model import build_model, flatten_into
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 GENESIS_WEIGHTS = Path("snapshots", "0", "weights.f32")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipes.errors import ModelError
-from recipes.recipe import Recipe, published
+from recipes.schema.recipe import Recipe, published
 
 CHUNK_VALUES = 4096
 PIECE_BYTES = 1 << 20

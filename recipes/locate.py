@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipes.diagnosis import nearest
 from recipes.errors import RecipeError
 from recipes.home import run_folder
 from recipes.publication import RECIPE_FILE, read_recipe_file
-from recipes.recipe import run_id
+from recipes.schema.diagnosis import nearest
+from recipes.schema.recipe import run_id
 
 CATALOGUE = Path(__file__).parent / "catalogue"
 

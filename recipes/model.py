@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from recipes.diagnosis import nearest
 from recipes.errors import ModelError
-from recipes.recipe import Recipe
-from recipes.sections import Architecture
+from recipes.schema.diagnosis import nearest
+from recipes.schema.recipe import Recipe
+from recipes.schema.sections import Architecture
 
 if TYPE_CHECKING:
     import torch

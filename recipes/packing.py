@@ -22,7 +22,7 @@ from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
 from recipes.layout import PIECE_BYTES
 from recipes.model import END_OF_TEXT_ID
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from recipes.tokenizer import parse_tokenizer, train_tokenizer
 
 DOCUMENT_CHARACTERS = 1 << 16

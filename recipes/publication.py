@@ -19,7 +19,7 @@ from recipes.errors import DataError, RecipeError
 from recipes.formats.blake3_tree import digest
 from recipes.genesis import GENESIS_WEIGHTS, weights_root
 from recipes.keys.keys import PeerId
-from recipes.recipe import MAXIMUM_RECIPE_BYTES, Recipe, parse_published, published, run_id
+from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES, Recipe, parse_published, published, run_id
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, check_recipe_signatures
 from recipes.tokenizer import load_tokenizer
 

@@ -44,8 +44,8 @@ from recipes.publication import (
     load_publication,
     read_recipe_file,
 )
-from recipes.recipe import Recipe, parse_published, parse_recipe, published
-from recipes.sections import GenesisSection
+from recipes.schema.recipe import Recipe, parse_published, parse_recipe, published
+from recipes.schema.sections import GenesisSection
 from recipes.signature import sign_recipe
 
 DEFAULT_PORT = 31330

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from recipes.command import plain_errors
 from recipes.errors import RecipeError
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 BEGIN = "<!-- begin reference -->"
 END = "<!-- end reference -->"

@@ -29,8 +29,8 @@ from recipes.publication import (
     read_recipe_file,
     read_signature_file,
 )
-from recipes.recipe import Recipe, parse_recipe, run_id
-from recipes.sections import BYTE_VOCABULARY
+from recipes.schema.recipe import Recipe, parse_recipe, run_id
+from recipes.schema.sections import BYTE_VOCABULARY
 
 _NO_AUDITS = "rounds make none so far; they would"
 

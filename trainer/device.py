@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from recipes.errors import ModelError, PlatformError
 from recipes.model import build_model
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from trainer.objective import next_token_loss
 
 if TYPE_CHECKING:

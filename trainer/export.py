@@ -34,7 +34,7 @@ from recipes.publication import (
     load_signed_recipe,
     read_recipe_file,
 )
-from recipes.recipe import Recipe, published, run_id
+from recipes.schema.recipe import Recipe, published, run_id
 from recipes.tokenizer import END_OF_TEXT, load_tokenizer
 
 WEIGHTS_FILE = "model.safetensors"

@@ -26,7 +26,7 @@ from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import Layout
 from recipes.model import build_model, flatten_into, load_flat
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total
 from trainer.device import Device, Precision, computes_bf16, is_out_of_memory, memory_needed_for
 from trainer.device_selection import selector_on

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recipes.sections import InnerSection
+from recipes.schema.sections import InnerSection
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from peers.training.replaying import Numerics
 from recipes.corpus import TokenArray
 from recipes.layout import layout_of
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from recipes.slots import Range
 from trainer.device import Device, computes_bf16, find_device
 from trainer.local import LocalTrainer, Progress, Replay

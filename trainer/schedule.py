@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from recipes.recipe import Recipe
-from recipes.sections import ScheduleSection
+from recipes.schema.recipe import Recipe
+from recipes.schema.sections import ScheduleSection
 
 
 def learning_rate(recipe: Recipe, *, tokens_before: int, step: int) -> float:

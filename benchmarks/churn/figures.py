@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from recipes.sections import RoundSection
+from recipes.schema.sections import RoundSection
 
 Moment = Literal["WindowStarted", "Claimed", "RosterAccepted"]
 MOMENTS: tuple[Moment, ...] = ("WindowStarted", "Claimed", "RosterAccepted")

@@ -41,7 +41,7 @@ def pseudo_gradient(seed: int) -> NDArray[np.float32]:
     from recipes.layout import layout_of
     from recipes.locate import locate_recipe
     from recipes.model import build_model, flatten_into
-    from recipes.recipe import parse_recipe
+    from recipes.schema.recipe import parse_recipe
     from trainer.objective import next_token_loss
     from trainer.optimizer import fresh_optimizer
 

@@ -25,7 +25,7 @@ from peers.state.canonical_state import CanonicalState
 from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import CHUNK_VALUES, Layout
-from recipes.sections import OuterSection
+from recipes.schema.sections import OuterSection
 
 _CLIP_FACTOR = 2.0
 _ROOM = 8  # a chunk may keep so many times its fair share, where the largest of a segment are kept

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.convergence.momentum import LowRankMomentum
 from recipes.layout import Layout, Span
-from recipes.sections import InnerSection
+from recipes.schema.sections import InnerSection
 from trainer.optimizer import is_hidden_matrix
 
 Kept = Literal["restart", "kept", "factored"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.convergence.inner import Arrangement, InnerChoice, InnerOptimizer, StepNumbers
 from benchmarks.convergence.model import BatchedLlama, Shape
 from recipes.layout import Layout
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 _WARM_UP_STEPS = 3
 _VALIDATION_SLOTS = 64  # in one batch

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recipes.errors import ModelError
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 _TOLERANCE = 2e-4  # nats, between two orders of the same fp32 sums
 

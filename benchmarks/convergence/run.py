@@ -26,7 +26,7 @@ from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
 from recipes.layout import Layout
 from recipes.publication import Publication
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from recipes.slots import slot_positions
 from trainer.local import spread
 from trainer.schedule import learning_rate

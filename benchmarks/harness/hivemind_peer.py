@@ -25,7 +25,7 @@ from benchmarks.join.settings import HivemindSettings
 from recipes.corpus import TokenArray
 from recipes.model import build_model
 from recipes.publication import DATA_FOLDER, load_manifest, load_signed_recipe
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from trainer.objective import next_token_loss
 
 # Without a part of an answer. Hivemind's default, the time for matchmaking, is short for a thin line.

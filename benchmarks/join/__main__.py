@@ -30,7 +30,7 @@ from benchmarks.join.ours import measure_ours
 from benchmarks.join.settings import JoinSettings
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic
-from recipes.recipe import published
+from recipes.schema.recipe import published
 
 HEAD_WIDTH = 32
 FEED_FORWARD = 3  # times the width, as in stdlib-tiny

@@ -17,7 +17,7 @@ from benchmarks.join.figures import RIVAL, Course, Moment, Seen, hivemind_stages
 from benchmarks.join.settings import VETERANS, HivemindSettings, JoinSettings, hivemind_settings
 from benchmarks.join.watch import SEED, Tell, killed_after, lines_of, tell_course, wait, watch
 from recipes.publication import Publication
-from recipes.recipe import published
+from recipes.schema.recipe import published
 from trainer.demo.peer import events_since
 
 _EPOCHS = 3  # that each veteran must have averaged with others before the newcomer comes

@@ -13,7 +13,7 @@ from typing import Literal
 
 from peers.audit.comparing import ChunkGap, TraceGap
 from peers.protocol.reasons import VerdictReason
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 

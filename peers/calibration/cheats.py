@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.training.replaying import Replay, Replayer
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 from recipes.slots import Range
 
 NEARLY_ALL = 0.9

@@ -12,7 +12,7 @@ from peers.audit.judging import Limit, Thresholds
 from peers.calibration.margins import Comparison
 from peers.calibration.thresholds import MEASURES, Choice, Row, whole_gap
 from recipes.errors import RecipeError
-from recipes.recipe import parse_recipe
+from recipes.schema.recipe import parse_recipe
 
 _TITLES = {
     "loss_mean": "loss trace, mean",

@@ -22,7 +22,7 @@ from recipes.corpus import TokenArray
 from recipes.density import density_schedule
 from recipes.errors import TrainingError
 from recipes.layout import CHUNK_VALUES
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 HONEST = ""
 """What `Comparison.cheat` says of honest work."""

@@ -13,7 +13,7 @@ from peers.codec.segment import SegmentFrame, frame_limit, proof_limit, with_hea
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.formats.blake3_tree import HASH_BYTES
 from recipes.layout import Layout
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 MAX_PATH = 16  # hashes from a segment's root to its contribution's
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peers.protocol.rules import Rules
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 MILLION = 1_000_000  # rates are whole numbers, so that every machine draws the same claims
 

@@ -48,7 +48,7 @@ from peers.exchange.residual_returns import (
 from recipes.errors import MessageError, StateError
 from recipes.formats.files import write_atomic
 from recipes.layout import Layout
-from recipes.sections import HexHash
+from recipes.schema.sections import HexHash
 
 DEFAULT_DEPTH = 16
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from recipes.sections import HexHash
+from recipes.schema.sections import HexHash
 
 
 @dataclass(frozen=True)

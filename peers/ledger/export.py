@@ -14,7 +14,7 @@ from peers.ledger.note import TreeHead, origin_of, sign_note
 from recipes.errors import RecipeError
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.publication import SignedRecipe
-from recipes.recipe import run_id
+from recipes.schema.recipe import run_id
 from recipes.signature import holding_signatures, parse_signatures
 
 CHECKPOINT_EVERY = 64  # rounds

@@ -30,7 +30,7 @@ from peers.protocol.messages import (
 from recipes.errors import DataError
 from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
-from recipes.recipe import MAXIMUM_RECIPE_BYTES
+from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, MAXIMUM_SIGNATURES, OwnerSignature
 
 FORMAT_VERSION = 2

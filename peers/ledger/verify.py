@@ -40,7 +40,7 @@ from peers.protocol.messages import Block, Signed, parse
 from recipes.errors import DataError, MessageError, RecipeError
 from recipes.keys.keys import PeerId
 from recipes.publication import check_signed
-from recipes.recipe import run_id
+from recipes.schema.recipe import run_id
 from recipes.signature import MAXIMUM_SIGNATURES, OwnerSignature, SignatureFile
 
 REFUSED = "Do not trust this export. Get another, or make one from the chain of a peer of yours."

@@ -37,7 +37,7 @@ from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import NodeSettings
 from recipes.keys.keys import SigningKey
 from recipes.layout import Layout
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 CLAIMED_FOLDER = "claimed"
 

@@ -12,7 +12,7 @@ import math
 from peers.network.bandwidth import BandwidthLimits
 from recipes.demands import ASSUMED_PEERS, exchanged_bytes
 from recipes.density import density_schedule
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 
 def plan(limits: BandwidthLimits, recipe: Recipe, *, parameters: int, peers: int) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes.keys.keys import PeerId
-from recipes.recipe import Recipe, published
-from recipes.sections import Overlap
+from recipes.schema.recipe import Recipe, published
+from recipes.schema.sections import Overlap
 
 ELECTOR_WINDOW = 32  # blocks looked back on
 ELECTOR_MINIMUM = 4  # of them, in how many a peer stands before it may lead, reduce and co-sign

@@ -33,7 +33,7 @@ from recipes.publication import (
     load_manifest,
     load_signed_recipe,
 )
-from recipes.recipe import published
+from recipes.schema.recipe import published
 
 _TRAINED_ON: tuple[PartName, ...] = ("train",)
 _JOIN = "Join the run until it is here, or name with --run a folder of the run that has it."

@@ -13,7 +13,7 @@ from peers.protocol.rules import Rules
 from peers.simulation.faults import QUIET_SECONDS, Fault, Mishap, draw
 from peers.simulation.invariants import TRACE_LINES, InvariantBrokenError
 from peers.simulation.simulator import World
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 
 ROUNDS_TO_RECOVER = 5
 ROUNDS_OF_PROOF = 2  # that everybody completes within that time

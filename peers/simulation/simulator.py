@@ -29,7 +29,7 @@ from peers.simulation.virtual_peer import NO_ANSWER_SECONDS, VirtualPeer
 from recipes.density import Density, DensitySchedule
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 
 ROLL_CALL_SECONDS = 10.0
 TIGHT_BOUNDS = (Bounds(1.0, 6.0), Bounds(2.0, 12.0), Bounds(2.0, 8.0))

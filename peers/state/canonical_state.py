@@ -29,7 +29,7 @@ from recipes.errors import StateError
 from recipes.formats import blake3_tree
 from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
-from recipes.sections import HexHash, OuterSection
+from recipes.schema.sections import HexHash, OuterSection
 
 _FLOAT32 = np.dtype("<f4")
 _MARKER_LIMIT = 4096

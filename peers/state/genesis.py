@@ -13,7 +13,7 @@ from recipes.formats import blake3_tree
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.publication import SignedRecipe
-from recipes.recipe import Recipe, published
+from recipes.schema.recipe import Recipe, published
 
 
 def open_state(folder: Path, signed: SignedRecipe, layout: Layout) -> CanonicalState:

@@ -16,7 +16,7 @@ from peers.protocol.requests import Piece
 from recipes.errors import MessageError, Offence
 from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout
-from recipes.sections import HexHash
+from recipes.schema.sections import HexHash
 
 _HASH_JSON_BYTES = 67  # a hash in a manifest: 64 digits, two quotes, a comma
 

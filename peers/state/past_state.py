@@ -21,7 +21,7 @@ from peers.state.canonical_state import CanonicalState
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import MessageError, StateError
 from recipes.layout import Layout
-from recipes.sections import OuterSection
+from recipes.schema.sections import OuterSection
 
 AUDIT_FOLDER = "audit"
 

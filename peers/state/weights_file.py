@@ -16,7 +16,7 @@ from recipes.errors import StateError
 from recipes.formats import blake3_tree
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
-from recipes.recipe import Recipe, published
+from recipes.schema.recipe import Recipe, published
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from recipes.publication import (
     load_manifest,
     load_signed_recipe,
 )
-from recipes.recipe import MAXIMUM_RECIPE_BYTES, published, run_id
+from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES, published, run_id
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES
 from recipes.tokenizer import MAXIMUM_TOKENIZER_BYTES, load_tokenizer
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from peers.protocol.messages import SlotRange
 from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
-from recipes.recipe import Recipe
+from recipes.schema.recipe import Recipe
 
 REPLAY_MODULE = "trainer.replay"
 

@@ -23,7 +23,7 @@ from peers.training.replaying import Numerics
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, RecipeError
 from recipes.publication import Publication
-from recipes.recipe import parse_recipe
+from recipes.schema.recipe import parse_recipe
 
 PLAN = Plan(warmup=1, windows=2, steps=8, chunks=128)
 NUMERICS = (

@@ -23,7 +23,7 @@ from peers.state.genesis import open_state, start_digest
 from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.publication import load_publication
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 
 QUICK = SEEDS[::40]
 

@@ -45,8 +45,8 @@ LAYERS = (
 )
 """Each may import from itself and from those before it, also where only the type checker looks.
 
-A module belongs to the longest of these names that its own begins with. What `python -m` runs as one of peers'
-packages is a command, and belongs to peers itself.
+A module belongs to the longest of these names that its own begins with. What `python -m` runs as one of
+peers' packages is a command, and belongs to peers itself.
 """
 
 PURE = ("peers.protocol", "peers.codec", "peers.credit", "peers.chain", "peers.consensus")

@@ -15,7 +15,7 @@ from recipes.errors import DataError
 from recipes.formats.blake3_tree import digest
 from recipes.layout import PIECE_BYTES
 from recipes.packing import DOCUMENT_CHARACTERS, collect_files, divide, documents, pack
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 from recipes.tokenizer import END_OF_TEXT, load_tokenizer, parse_tokenizer, train_tokenizer
 
 TINY = (SAMPLES / "tiny.toml").read_bytes()

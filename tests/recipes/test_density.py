@@ -24,7 +24,7 @@ from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.errors import MessageError, Offence
 from recipes.layout import lay_out
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 
 TINY = (SAMPLES / "tiny.toml").read_bytes()
 LASTING = FORM.densities.lasting

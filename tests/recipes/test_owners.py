@@ -32,7 +32,7 @@ from recipes.keys.keys import SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.publication import Publication, load_publication, load_signed_recipe
 from recipes.publish import publish
-from recipes.recipe import parse_recipe
+from recipes.schema.recipe import parse_recipe
 from recipes.sign import sign_published
 from recipes.signature import add_signature, sign_recipe
 

@@ -19,7 +19,7 @@ from recipes.errors import DataError, ManyhandsError, ModelError, RecipeError, S
 from recipes.keys.keys import SigningKey
 from recipes.publication import Publication, damaged_pieces, load_publication
 from recipes.publish import publish
-from recipes.recipe import parse_recipe, published
+from recipes.schema.recipe import parse_recipe, published
 from recipes.show import describe
 
 

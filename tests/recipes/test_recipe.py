@@ -8,12 +8,12 @@ import pytest
 from places import ROOT, SAMPLES
 from pydantic import ValidationError
 
-from recipes.diagnosis import field_lines
 from recipes.errors import RecipeError
 from recipes.keys.keys import SigningKey
 from recipes.locate import CATALOGUE, catalogue_names, locate_recipe
-from recipes.recipe import MAXIMUM_RECIPE_BYTES, parse_published, parse_recipe, run_id
 from recipes.reference import with_reference
+from recipes.schema.diagnosis import field_lines
+from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES, parse_published, parse_recipe, run_id
 from recipes.signature import check_recipe_signatures, sign_recipe
 
 TINY = (SAMPLES / "tiny.toml").read_bytes()

@@ -17,8 +17,8 @@ from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.genesis import GENESIS_WEIGHTS, weights_root, write_genesis
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, lay_out, layout_of
 from recipes.model import MODEL_TYPES, build_model, flatten_into, load_flat
-from recipes.recipe import Recipe, parse_recipe
-from recipes.sections import Architecture
+from recipes.schema.recipe import Recipe, parse_recipe
+from recipes.schema.sections import Architecture
 
 TINY = (SAMPLES / "tiny.toml").read_bytes()
 

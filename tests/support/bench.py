@@ -19,7 +19,7 @@ from peers.protocol.key_change import KeyChange
 from peers.protocol.messages import AnyMessage, Roster, Signed
 from peers.protocol.rules import ELECTOR_MINIMUM
 from recipes.keys.keys import SigningKey
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 from recipes.slots import take
 
 Wanted = TypeVar("Wanted")

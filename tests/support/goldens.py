@@ -36,7 +36,7 @@ from peers.simulation.scenario import Plan, prepare
 from peers.simulation.virtual_peer import VirtualPeer
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 
 FOLDER = TESTS / "goldens"
 MESSAGES, FRAMES, TRACES = FOLDER / "messages.json", FOLDER / "frames.json", FOLDER / "traces.json"

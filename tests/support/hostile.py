@@ -49,7 +49,7 @@ from recipes.errors import DataError, MessageError, NetworkError, RecipeError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
-from recipes.recipe import parse_recipe
+from recipes.schema.recipe import parse_recipe
 from recipes.signature import SignatureFile, check_recipe_signatures, sign_recipe
 from recipes.tokenizer import parse_tokenizer, train_tokenizer
 

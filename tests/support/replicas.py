@@ -27,7 +27,7 @@ from recipes.errors import MessageError, UnreachableError
 from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
-from recipes.sections import OuterSection
+from recipes.schema.sections import OuterSection
 
 LAYOUT = lay_out([("weight", (3, 64 * 4096))], segments=3)  # three segments, each exactly one piece
 PIECES = 3

@@ -35,7 +35,7 @@ from peers.simulation.simulator import rules
 from peers.simulation.virtual_disk import GENESIS_DIGEST, RUN
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 from recipes.slots import take
 
 __all__ = [

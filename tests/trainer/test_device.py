@@ -11,7 +11,7 @@ from tiny_run import RECIPE
 
 import trainer.device
 from recipes.errors import ModelError, PlatformError
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 from trainer.device import Device, choose_device, fastest, is_out_of_memory
 
 FULL = Device("cpu")

@@ -23,7 +23,7 @@ from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.model import build_model, load_flat
 from recipes.publication import Publication, load_publication
-from recipes.recipe import published
+from recipes.schema.recipe import published
 from trainer.export import export_model, find_run, main
 from trainer.sample import generate
 

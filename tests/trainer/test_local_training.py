@@ -22,7 +22,7 @@ from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import layout_of
 from recipes.publication import Publication
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 from recipes.slots import Range
 from trainer.device import Device
 from trainer.local import LocalTrainer, Progress, WindowResult, spread

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny_run import RECIPE
 
-from recipes.recipe import Recipe, parse_recipe
-from recipes.sections import ScheduleSection
+from recipes.schema.recipe import Recipe, parse_recipe
+from recipes.schema.sections import ScheduleSection
 from trainer.schedule import learning_rate, ramp, scheduled_fraction
 
 

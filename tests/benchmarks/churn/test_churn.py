@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.churn.figures import DYING_SECONDS, MOMENTS, bound_seconds, compare, draw_victims, loss_at
-from recipes.sections import RoundSection
+from recipes.schema.sections import RoundSection
 
 RULES = RoundSection(
     window_seconds=6, grace_seconds=(1, 2), transfer_seconds=(2, 3), leader_seconds=(1, 1.5), segments=4

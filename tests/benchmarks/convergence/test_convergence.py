@@ -33,7 +33,7 @@ from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of
 from recipes.locate import locate_recipe
 from recipes.model import build_model, flatten_into
 from recipes.publication import Publication
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 from trainer.device import Device
 from trainer.local import LocalTrainer
 

@@ -25,7 +25,7 @@ from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import RUN
 from recipes.errors import DataError
 from recipes.formats.canonical import canonical_json
-from recipes.recipe import MAXIMUM_RECIPE_BYTES
+from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from peers.node.bandwidth_plan import plan
 from recipes.demands import exchanged_bytes
 from recipes.density import density_schedule
 from recipes.locate import locate_recipe
-from recipes.recipe import Recipe, parse_recipe
+from recipes.schema.recipe import Recipe, parse_recipe
 from trainer.join import bits_per_second
 
 PARAMETERS = 100_000_000

@@ -21,7 +21,7 @@ from peers.protocol.rules import (
 )
 from peers.state.snapshots import MAX_COUNTERS_BYTES
 from recipes.keys.keys import SigningKey
-from recipes.sections import Overlap
+from recipes.schema.sections import Overlap
 from recipes.slots import merge, total
 
 Attendance = Callable[[int], list[SigningKey]]

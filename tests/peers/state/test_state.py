@@ -20,7 +20,7 @@ from peers.state.manifest import Manifest, manifest_limit, parse_manifest, piece
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout, lay_out
-from recipes.sections import OuterSection
+from recipes.schema.sections import OuterSection
 
 CODEC = Codec(keep=256, level_bits=3)
 COUNTERS = b'{"round":0}'

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from recipes.sections import Section
+from recipes.schema.sections import Section
 
 DETECTION = 0.8  # assumed chance that an audit finds a cheat that saves a tenth of the work
 LEAST_EXPECTED_FINDS = 3  # of a lasting cheat, while its first credit is in escrow

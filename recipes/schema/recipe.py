@@ -13,10 +13,10 @@ from typing import Literal
 from blake3 import blake3
 from pydantic import Field, ValidationError, model_validator
 
-from recipes.audit_sections import DETECTION, LEAST_EXPECTED_FINDS, CreditSection, VerificationSection
-from recipes.diagnosis import explain_problems, explain_syntax
 from recipes.errors import RecipeError
-from recipes.sections import (
+from recipes.schema.audit_sections import DETECTION, LEAST_EXPECTED_FINDS, CreditSection, VerificationSection
+from recipes.schema.diagnosis import explain_problems, explain_syntax
+from recipes.schema.sections import (
     DataSection,
     ExchangeSection,
     GenesisSection,
