@@ -32,8 +32,6 @@ from recipes.publication import (
 from recipes.schema.recipe import Recipe, parse_recipe, run_id
 from recipes.schema.sections import BYTE_VOCABULARY
 
-_NO_AUDITS = "rounds make none so far; they would"
-
 Fact = tuple[str, str]
 """A topic, and what the recipe says about it."""
 
@@ -120,10 +118,12 @@ def _round(recipe: Recipe) -> str:
 def _audits(recipe: Recipe) -> str:
     classes = sorted(recipe.verification.thresholds)
     if not classes:
-        return f"{_NO_AUDITS} judge nobody: no thresholds were measured (python -m peers.calibrate does that)"
+        return (
+            "replays are told, and judge nobody: no thresholds were measured "
+            "(python -m peers.calibrate does that)"
+        )
     return (
-        f"{_NO_AUDITS} judge claims in {', '.join(classes)}; "
-        "claims of other numeric classes would neither pass nor fail"
+        f"replays judge claims in {', '.join(classes)}; claims of other numeric classes neither pass nor fail"
     )
 
 

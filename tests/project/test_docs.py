@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from layers import LAYERS
 from places import ROOT
 
 from recipes import errors
@@ -18,7 +19,7 @@ from trainer.join import LEFT_AT_ONCE
 
 README = ROOT / "README.md"
 ERRORS = ROOT / "docs" / "errors.md"
-PAGES = (README, ROOT / "LOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (README, ROOT / "CONTRIBUTING.md", ROOT / "LOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 ROOMS = ("trainer", "monitoring", "peers", "recipes")
 
 DONE, USAGE = 0, 2
@@ -29,8 +30,6 @@ MAKE = re.compile(r"(?:^    |`)make ([a-z-]+)", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-MAPPED_FILE = re.compile(r"^  ([\w.]+/?) ", re.MULTILINE)
-MAPPED_FOLDER = re.compile(r"^(\w+)/ ")
 
 
 def _text(page: Path) -> str:
@@ -63,19 +62,6 @@ def _source(module: str) -> Path:
     """Return the file that `python -m` runs for a module or a package."""
     path = ROOT / module.replace(".", "/")
     return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def _map() -> dict[str, set[str]]:
-    """Return the README's map of the tree: the entries that it lists below each folder."""
-    block = next(block for block in FENCE.findall(_text(README)) if "\ntrainer/ " in block)
-    mapped: dict[str, set[str]] = {}
-    for part in block.split("\n\n"):
-        folder = MAPPED_FOLDER.match(part.removeprefix("```\n"))
-        if folder is not None:
-            mapped[folder[1]] = set(MAPPED_FILE.findall(part))
-        others = re.findall(r"^(\w+)/ ", part, re.MULTILINE)
-        mapped |= {name: set() for name in others if name not in mapped}
-    return mapped
 
 
 def _slug(heading: str) -> str:
@@ -116,23 +102,18 @@ def test_every_make_target_shown_exists() -> None:
     assert {"demo", "test"} <= shown <= targets
 
 
-@pytest.mark.parametrize("room", [*ROOMS, "benchmarks"])
-def test_the_map_in_the_readme_has_every_file_of_a_room_and_of_benchmarks_and_no_other(room: str) -> None:
-    mapped = {name for name in _map()[room] if name.endswith(".py")}
-    here = {file.name for file in (ROOT / room).glob("*.py")} - {"__init__.py"}
-    assert mapped == here
+def test_the_readme_is_one_that_one_reads() -> None:
+    assert len(README.read_bytes()) <= 10_000
 
 
-def test_the_map_in_the_readme_has_every_file_of_a_folder_in_a_room_and_no_other() -> None:
-    mapped = set(re.findall(r"^    ([\w.]+\.py) ", _text(README), re.MULTILINE))
-    here = {file.name for room in ROOMS for file in (ROOT / room).glob("*/*.py")} - {"__init__.py"}
-    assert mapped == here
-
-
-def test_every_folder_in_the_map_exists() -> None:
-    folders = {Path(room) for room in _map()}
-    folders |= {Path(room, name) for room, names in _map().items() for name in names if name.endswith("/")}
-    assert [str(folder) for folder in folders if not (ROOT / folder).is_dir()] == []
+def test_the_readme_names_each_package_of_the_peer_and_each_room_in_the_order_of_imports() -> None:
+    named = re.findall(r"^\| \[([\w/]+)/\]", _text(README), re.MULTILINE)
+    packages = {
+        f"peers/{folder.name}" for folder in (ROOT / "peers").iterdir() if (folder / "__init__.py").is_file()
+    }
+    assert set(named) == {*ROOMS, "benchmarks", "tests", *packages}
+    ordered = [name.replace("/", ".") for name in named if name.replace("/", ".") in LAYERS]
+    assert ordered == sorted(ordered, key=LAYERS.index)
 
 
 def test_every_exit_code_is_explained_and_no_other() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-from monitoring.metrics.reference import TABLES
+from monitoring.reference import TABLES
 from trainer.demo.peer import free_port
 
 UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin"

@@ -16,8 +16,8 @@ from places import ROOT
 from promtools import Prometheus, prometheus_scraping, promtool
 
 from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
-from monitoring.metrics.reference import TABLES
 from monitoring.metrics.spec import Declared
+from monitoring.reference import TABLES
 from trainer.demo.page import DemoPage
 from trainer.demo.peer import DemoPeer, launch
 

@@ -10,10 +10,10 @@ from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from promtools import promtool
 
-from monitoring.metrics.reference import TABLES, with_tables
 from monitoring.metrics.spec import Declared
 from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from monitoring.metrics.volunteer_metrics import DECLARED
+from monitoring.reference import TABLES, with_tables
 from peers.credit.escrow import Account
 from peers.network.traffic import TrafficMeter
 from peers.protocol.events import BlockAdopted, BlockFinal, Claimed, Validated, WindowFinished
@@ -51,7 +51,7 @@ def served(metrics: VolunteerMetrics) -> dict[str, Metric]:
 
 def test_the_tables_of_metrics_are_those_of_the_code() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert with_tables(page) == page, "run `python -m monitoring.metrics.reference docs/metrics.md`"
+    assert with_tables(page) == page, "run `python -m monitoring.reference docs/metrics.md`"
 
 
 def test_a_page_without_the_marks_is_refused() -> None:

@@ -1,6 +1,6 @@
 """Write the tables in docs/metrics.md from what is declared, so that the page cannot disagree with the code.
 
-    python -m monitoring.metrics.reference docs/metrics.md
+    python -m monitoring.reference docs/metrics.md
 
 What stands between two marks in the page is replaced; the rest is written by hand.
 """
