@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from peers.chain.fork_choice import best_head
 from peers.protocol.messages import (
     KINDS,
     MAX_OWNERS,
@@ -218,7 +219,7 @@ def _standing(folder: Path, signed: SignedRecipe, layout: Layout, chain: Chain) 
     from peers.state.canonical_state import CanonicalState
 
     state = CanonicalState(folder, layout=layout, outer=signed.recipe.outer)
-    return state.block if state.block in chain else chain.best_head(chain.final)
+    return state.block if state.block in chain else best_head(chain, chain.final)
 
 
 def _block_of(chain: Chain, head: str, number: int) -> Link:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from benchmarks.links.rivals import Assignment, Step, Work
+    from benchmarks.links.work import Assignment, Step, Work
 
 Averaged = Literal["parameters", "gradients"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.harness.bad_links import BadLinks, path_line
 from benchmarks.harness.shaped_swarm import Place, Swarm, places_on, places_on_loopback
 from benchmarks.links.figures import ALONE, Count, Link, Speed, speed_between, speed_of_rounds
-from benchmarks.links.rivals import Assignment
+from benchmarks.links.work import Assignment
 from recipes.errors import NetworkError
 from recipes.publication import Publication
 

@@ -16,6 +16,8 @@ from monitoring.swarm.peer_list import roll_of
 from monitoring.swarm.round_times import Stopwatch
 from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Totals, Validation
 from peers.chain.chain import Chain, Link
+from peers.chain.fork_choice import best_head
+from peers.chain.validation import block_fault
 from peers.ledger.derive import Ground
 from peers.protocol.messages import Block, CoSignature, Signed
 from recipes.errors import DataError
@@ -82,7 +84,7 @@ class Watch:
                     continue
                 if self.chain.rules_out(signed):
                     continue
-                if (fault := self.chain.block_fault(signed.body)) is not None:
+                if (fault := block_fault(self.chain, signed.body)) is not None:
                     raise DataError(f"Block {signed.hash[:8]} of round {signed.body.round}: {fault}.")
                 self.chain.add(signed)
                 new.append(signed)
@@ -174,7 +176,7 @@ class Watch:
 
     def _follow(self) -> None:
         """Go to the head of the best branch, and tell what lies on the way."""
-        head = self.chain.best_head(self.head)
+        head = best_head(self.chain, self.head)
         if head == self.head:
             return
         fork = self.chain.common_ancestor(self.head, head)
@@ -199,7 +201,7 @@ class Watch:
     def _settle(self) -> None:
         """Let time make final what lies deep enough where nothing else does, as it does for peers."""
         rules, chain = self.chain.rules, self.chain
-        tip = chain.link(chain.best_head(self.head))
+        tip = chain.link(best_head(chain, self.head))
         if tip.round - chain.link(chain.final).round <= rules.settled_depth:
             return
         link: Link = tip

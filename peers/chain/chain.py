@@ -1,13 +1,6 @@
-"""The chain of blocks: what makes a block valid, which branch to follow, and what is final.
+"""The chain of blocks: which are known, who co-signed them, and what is final.
 
 Pure and in memory: a block tree above the last pruned block, with the co-signatures known for each.
-
-Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches
-from an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
-co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et
-al. 2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a
-peer leaves its branch only for one that is justified, or that more than half of the last final block's
-electors stand on.
 
 Three things make a block final: two quorums in a row; the time that passed while this peer itself went
 through `settled_depth` rounds in which nothing became final (`settle`); and the owner's signature under a
@@ -17,18 +10,17 @@ checkpoint (`decree`). What is final is never undone, but by the last of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from peers.chain import validation
 from peers.chain.finality import Finality, begin, show
 from peers.credit.accounts import Accounts
 from peers.credit.ledger import Ledger
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import Counters, advance, initial
-from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Roster, Signed
+from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Signed
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
@@ -88,7 +80,7 @@ class Chain:
         self._latest: dict[PeerId, CoSignature] = {}
         self.equivocations: dict[PeerId, tuple[Signed[CoSignature], Signed[CoSignature]]] = {}
         self._version = 0  # counts what may change the fork choice
-        self._best: tuple[tuple[int, str, frozenset[str]], str] | None = None
+        self._remembered: tuple[object, str] | None = None
 
     @property
     def equivocators(self) -> set[PeerId]:
@@ -111,14 +103,6 @@ class Chain:
     def tokens_at(self, block: str) -> int:
         """Return how many tokens were trained on by `block`; the next round's density follows from it."""
         return self.links[block].counters.tokens
-
-    def roster_fault(self, roster: Roster, parent: Link) -> str | None:
-        """Say what is wrong with a roster on top of `parent`, or None."""
-        return validation.roster_fault(self, roster, parent)
-
-    def block_fault(self, block: Block) -> str | None:
-        """Say what is wrong with a block whose parent is known, or None."""
-        return validation.block_fault(self, block)
 
     @property
     def ground(self) -> str:
@@ -394,86 +378,16 @@ class Chain:
             block = self.links[block].parent
         return block == ancestor
 
-    def best_head(self, head: str, unavailable: Collection[str] = ()) -> str:
-        """Return the head of the branch to follow, for a peer that stands at `head`.
+    def latest_word(self, peer: PeerId) -> CoSignature | None:
+        """Return what a peer co-signed last of what is known here, or None."""
+        return self._latest.get(peer)
 
-        Blocks that cannot be applied here are passed over.
-        """
-        question = (self._version, head, frozenset(unavailable))
-        if self._best is None or self._best[0] != question:
-            self._best = (question, self._choose(head, unavailable))
-        return self._best[1]
-
-    def _choose(self, head: str, unavailable: Collection[str]) -> str:
-        current = self.final if self.justified in unavailable else self.justified
-        floor = self.links[head].round - self.rules.rewind_depth if head in self.links else 0
-        own = self._branch_of(head, self.links[current].round)
-        while True:
-            children = [child for child in self._children.get(current, []) if child not in unavailable]
-            if not children:
-                return current
-            below = own.get(self.links[current].round + 1)
-            if len(children) == 1:
-                current = children[0]
-            elif below in children and self.links[current].round < floor:
-                current = self._prevailing(current, children) or below
-            else:
-                current = self._heaviest(current, children)
-
-    def _branch_of(self, head: str, floor: int) -> dict[int, str]:
-        """Return the blocks from `head` down to round `floor`, by round."""
-        found: dict[int, str] = {}
-        while head in self.links and self.links[head].round > floor:
-            found[self.links[head].round] = head
-            head = self.links[head].parent
-        return found
-
-    def _prevailing(self, ancestor: str, children: list[str]) -> str | None:
-        """Return the branch that over half of the last final block's electors stand on, if there is one."""
-        electors = self.electors_at(self.final) - self.equivocations.keys()
-        weight = self._weights(ancestor, children, electors)
-        best = max(children, key=lambda child: weight[child])
-        return best if 2 * weight[best] > len(electors) else None
-
-    def _weights(self, ancestor: str, children: list[str], electors: Iterable[PeerId]) -> dict[str, int]:
-        weight = dict.fromkeys(children, 0)
-        for elector in electors:
-            latest = self._latest.get(elector)
-            if latest is not None and (branch := self._branch(latest.block, ancestor)) in weight:
-                weight[branch] += 1
-        return weight
-
-    def _heaviest(self, ancestor: str, children: list[str]) -> str:
-        electors = self.electors_at(ancestor) - self.equivocations.keys()
-        weight = self._weights(ancestor, children, electors)
-        # Where as many electors stand on two branches, or none on any, those whom the chain knows at all
-        # decide.
-        known = self.links[ancestor].counters.peers.keys() - self.equivocations.keys()
-        following = self._weights(ancestor, children, known)
-        return min(
-            children, key=lambda child: (-weight[child], -following[child], self._attempt(child), child)
-        )
-
-    def words_behind(self, fork: str, head: str) -> list[Signed[CoSignature]]:
-        """Return the latest words of those of `fork`'s electors that stand on the branch of `head`."""
-        branch = self._branch(head, fork)
-        latest = [self._latest[peer] for peer in sorted(self.electors_at(fork)) if peer in self._latest]
-        standing = [word for word in latest if self._branch(word.block, fork) == branch]
-        words = [self.word_of(word.peer, word.block) for word in standing]
-        return [word for word in words if word is not None]
-
-    def _attempt(self, block: str) -> int:
-        signed = self.links[block].block
-        return signed.body.attempt if signed is not None else 0
-
-    def _branch(self, block: str, ancestor: str) -> str:
-        """Return the child of `ancestor` under which `block` stands, or an empty string."""
-        floor = self.links[ancestor].round
-        current = block
-        while current in self.links and self.links[current].round > floor + 1:
-            current = self.links[current].parent
-        link = self.links.get(current)
-        return current if link is not None and link.parent == ancestor else ""
+    def remembered(self, question: object, choose: Callable[[], str]) -> str:
+        """Return a choice between blocks, made anew only once something came that may change it."""
+        asked = (self._version, question)
+        if self._remembered is None or self._remembered[0] != asked:
+            self._remembered = (asked, choose())
+        return self._remembered[1]
 
     def path(self, ancestor: str, block: str) -> list[Link] | None:
         """Return the links after `ancestor` up to `block`, oldest first; None if it is no ancestor."""

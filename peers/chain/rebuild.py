@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from peers.chain.chain import Chain
+from peers.chain.validation import block_fault
 from peers.protocol.messages import Block, Evidence, Signed, Vouched
 
 
@@ -37,7 +38,7 @@ def build_chain(
         chain.decree(checkpoint.body.round, checkpoint.body.block)
     for signed in blocks:
         known = signed.body.parent in chain and not chain.rules_out(signed)
-        if known and chain.block_fault(signed.body) is None:
+        if known and block_fault(chain, signed.body) is None:
             chain.add(signed)
             if signed.hash == settled:  # before what stands on it: its electors go on from there
                 chain.settle(settled)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from peers.chain.validation import parts_fault
+from peers.chain.validation import parts_fault, roster_fault
 from peers.consensus import block_processing
 from peers.consensus.effects import FetchReduced, PushSegment, Reduce, SegmentReduced
 from peers.protocol.assignment import assign_reducers
@@ -36,7 +36,7 @@ MAX_CANDIDATES = 16
 def take_roster(engine: RoundEngine, signed: Signed[Roster]) -> None:
     """Keep a valid roster from a peer whose turn it is or will be; `exchange` accepts it in its time."""
     current, roster = engine.round, signed.body
-    if fault := engine.chain.roster_fault(roster, current.parent):
+    if fault := roster_fault(engine.chain, roster, current.parent):
         engine.tell(Refused(roster.peer, "roster", fault))
         return
     order = engine.leaders()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from peers.chain.chain import Chain, Link
 from peers.chain.finality import Promise
-from peers.chain.validation import RULED_OUT
+from peers.chain.fork_choice import best_head, words_behind
+from peers.chain.validation import RULED_OUT, block_fault
 from peers.consensus import allreduce, audit_duties
 from peers.consensus.block_search import PATIENCE_SECONDS
 from peers.consensus.effects import (
@@ -72,7 +73,7 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
         if not fetched:
             look_for(engine, sender, signed.hash, signed.body.round)
         return False
-    if fault := chain.block_fault(signed.body):
+    if fault := block_fault(chain, signed.body):
         _refuse(engine, sender, signed, fault)
         return False
     if len(chain.children(signed.body.parent)) >= MAX_SIBLINGS and not _is_ranked(engine, signed.body):
@@ -253,7 +254,7 @@ def _tell_what_weighs(engine: RoundEngine, peer: PeerId, block: str) -> None:
         return
     fork = chain.common_ancestor(engine.head, block)
     if fork not in (engine.head, block):
-        for word in chain.words_behind(fork, engine.head)[:MAX_COSIGNATURES]:
+        for word in words_behind(chain, fork, engine.head)[:MAX_COSIGNATURES]:
             engine.send([peer], word)
 
 
@@ -332,7 +333,7 @@ def _best_to_be_had(engine: RoundEngine, waiting: set[str]) -> str:
     """
     chain = engine.chain
     while True:
-        best = chain.best_head(engine.head, waiting)
+        best = best_head(chain, engine.head, waiting)
         if best in waiting or best == engine.head or best not in engine.barred:
             return best
         lowest = best

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peers.chain.chain import Chain
+from peers.chain.fork_choice import best_head
 from peers.protocol.messages import Block, Signed
 from recipes.keys.keys import PeerId
 
@@ -115,7 +116,7 @@ class BlockSearch:
             now: seconds.
         """
         self._look_through(chain, now)
-        best = chain.best_head(standing)
+        best = best_head(chain, standing)
         free = [source for source, sought in self._sought.items() if sought.asked_at is None]
         wanted = []
         for source in self._next(free, chain, best, now):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peers.chain.chain import Chain, Link
+from peers.chain.validation import block_fault
 from peers.credit.accounts import Accounts
 from peers.credit.entries import Entry
 from peers.credit.ledger import Ledger
@@ -111,7 +112,7 @@ class Derivation:
         block = signed.body
         if block.parent != self._hashes[-1]:
             raise DataError("The block does not stand on the one before it.")
-        if (fault := self._chain.block_fault(block)) is not None:
+        if (fault := block_fault(self._chain, block)) is not None:
             raise DataError(f"The block is not valid in its place: {fault}.")
         link = self._chain.add(signed)
         self._hashes.append(link.hash)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from peers.chain.chain import Chain, genesis_hash
+from peers.chain.fork_choice import best_head
 from peers.credit.accounts import Accounts
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally
@@ -80,7 +81,7 @@ def branch_here(given: str, *, home: Path | None, tip: bool) -> Branch:
     with closing(ChainStore(folder / CHAIN_FILE, read_only=True)) as store:
         chain = load_chain(store, ground.rules, genesis_digest=ground.genesis_digest)
         empty = not any(store.blocks(run=signed.run_id))
-    head = chain.best_head(chain.final) if tip else chain.final
+    head = best_head(chain, chain.final) if tip else chain.final
     blocks = _blocks_up_to(chain, head, run=signed.run_id)
     if not blocks:
         _explain_nothing(empty=empty, known=len(chain.links) > 1)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from peers.chain.chain import Chain, Link, trunk_below
+from peers.chain.fork_choice import best_head
 from peers.consensus.allreduce import MAX_CANDIDATES
 from peers.consensus.block_processing import MAX_HEADS, MAX_SIBLINGS
 from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT
@@ -206,7 +207,7 @@ class Watch:
 
     def forgot(self, peer: VirtualPeer, chain: Chain, reason: str) -> None:
         """Note that a peer's record of its contributions is gone: what is not decided is lost."""
-        trunk = trunk_below(chain, chain.best_head(chain.final))
+        trunk = trunk_below(chain, best_head(chain, chain.final))
         for entry in peer.disk.entries:
             self._note_fates(entry, trunk.get(entry.round), otherwise=f"lost: {reason}")
 

@@ -13,6 +13,7 @@ from goldens import EXPORT, FACTS, FRAMES, MESSAGES, OVERLAPS, SEEDS, TRACES
 from rounds import RUN
 from typer.testing import CliRunner
 
+from peers.chain.fork_choice import best_head
 from peers.credit.rules import credit_rules
 from peers.ledger import __main__ as ledger
 from peers.ledger.store import LEDGER_FILE, LedgerStore
@@ -69,7 +70,7 @@ def test_a_home_folder_of_before_is_read_whole(tmp_path: Path) -> None:
         )
         claims = store.claims(run=facts["run"])
     head = chain.link(facts["head"])
-    assert chain.best_head(chain.root) == facts["head"]
+    assert best_head(chain, chain.root) == facts["head"]
     assert state.block == facts["head"]
     assert state.digest(head.counters.canonical()).hex() == facts["digest"]
     assert (head.ledger.head.root, head.ledger.head.size) == (facts["ledger"], facts["entries"])

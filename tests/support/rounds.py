@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from peers.chain.chain import Chain, Link
+from peers.chain.validation import block_fault
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import assign_reducers, leaders
 from peers.protocol.key_change import KeyChange, Rotation
@@ -291,7 +292,7 @@ class Swarm:
 
     def add(self, signed: Signed[Block]) -> Link:
         """Put a block into the chain, which must find no fault with it."""
-        assert (fault := self.chain.block_fault(signed.body)) is None, fault
+        assert (fault := block_fault(self.chain, signed.body)) is None, fault
         link = self.chain.add(signed)
         self.digests[link.hash] = name(f"state after {link.hash}")
         return link

@@ -9,6 +9,8 @@ import pytest
 from rounds import GENESIS_DIGEST, Swarm, copied, cosign, elected, fork, keys_of, name, trunk
 
 from peers.chain.chain import Link
+from peers.chain.fork_choice import best_head
+from peers.chain.validation import block_fault, roster_fault
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed
 from peers.protocol.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
@@ -55,9 +57,9 @@ def test_a_roster_at_fault_is_refused_with_its_reason(case: RosterCase) -> None:
     swarm = Swarm(3)
     parent = swarm.grow(swarm.genesis, swarm.keys)
     roster, reason = case(swarm, parent)
-    assert reason in (swarm.chain.roster_fault(roster.body, parent) or "")
+    assert reason in (roster_fault(swarm.chain, roster.body, parent) or "")
     block = swarm.block(parent, (), roster=roster)
-    assert reason in (swarm.chain.block_fault(block.body) or "")
+    assert reason in (block_fault(swarm.chain, block.body) or "")
 
 
 def test_two_newcomers_in_one_lane_cannot_both_be_rostered() -> None:
@@ -72,7 +74,7 @@ def test_two_newcomers_in_one_lane_cannot_both_be_rostered() -> None:
     swarm.by_id.update({key.peer_id: key for key in both})
     claims = [swarm.claim(key, swarm.genesis) for key in both]
     roster = swarm.roster(claims, swarm.genesis)
-    assert swarm.chain.roster_fault(roster.body, swarm.genesis) == "two claims used the same slots"
+    assert roster_fault(swarm.chain, roster.body, swarm.genesis) == "two claims used the same slots"
 
 
 # ---------------------------------------------------------------- blocks
@@ -80,7 +82,7 @@ def test_two_newcomers_in_one_lane_cannot_both_be_rostered() -> None:
 
 def test_a_good_block_has_no_fault() -> None:
     swarm, head = elected()
-    assert swarm.chain.block_fault(swarm.block(head, swarm.keys, cosigners=swarm.keys).body) is None
+    assert block_fault(swarm.chain, swarm.block(head, swarm.keys, cosigners=swarm.keys).body) is None
 
 
 def changed_block(swarm: Swarm, parent: Link, **other: Any) -> Block:
@@ -89,7 +91,7 @@ def changed_block(swarm: Swarm, parent: Link, **other: Any) -> Block:
 
 def test_a_block_of_another_round_is_refused() -> None:
     swarm, head = elected(3)
-    assert swarm.chain.block_fault(changed_block(swarm, head, round=head.round + 2)) == "wrong round"
+    assert block_fault(swarm.chain, changed_block(swarm, head, round=head.round + 2)) == "wrong round"
 
 
 def test_a_leader_has_the_attempt_of_its_rank_alone() -> None:
@@ -100,10 +102,10 @@ def test_a_leader_has_the_attempt_of_its_rank_alone() -> None:
     for rank, peer in enumerate(order):
         roster = swarm.roster(claims, head, key=swarm.by_id[peer])
         assert roster.body.attempt == rank
-        assert swarm.chain.block_fault(swarm.block(head, (), roster=roster).body) is None
+        assert block_fault(swarm.chain, swarm.block(head, (), roster=roster).body) is None
         for wrong in {0, 1, rank + 1, len(order)} - {rank}:
             roster = swarm.roster(claims, head, key=swarm.by_id[peer], attempt=wrong)
-            fault = swarm.chain.block_fault(swarm.block(head, (), roster=roster).body)
+            fault = block_fault(swarm.chain, swarm.block(head, (), roster=roster).body)
             assert fault == "an attempt that is not its leader's"
 
 
@@ -114,9 +116,9 @@ def test_who_has_no_rank_leads_after_all_who_have_one() -> None:
     claims = [swarm.claim(stranger, head)]
     late = swarm.block(head, (), roster=swarm.roster(claims, head))
     assert late.body.attempt == len(swarm.order(head))
-    assert swarm.chain.block_fault(late.body) is None
+    assert block_fault(swarm.chain, late.body) is None
     early = swarm.block(head, (), roster=swarm.roster(claims, head, attempt=0))
-    assert swarm.chain.block_fault(early.body) == "an attempt that is not its leader's"
+    assert block_fault(swarm.chain, early.body) == "an attempt that is not its leader's"
 
 
 def test_a_successor_goes_on_from_the_roster_of_a_leader_before_it() -> None:
@@ -125,9 +127,9 @@ def test_a_successor_goes_on_from_the_roster_of_a_leader_before_it() -> None:
     claims = [swarm.claim(key, head) for key in swarm.keys]
     roster = swarm.roster(claims, head, key=swarm.by_id[second])
     successor = swarm.block(head, (), roster=roster, key=swarm.by_id[third], attempt=2)
-    assert swarm.chain.block_fault(successor.body) is None
+    assert block_fault(swarm.chain, successor.body) is None
     predecessor = swarm.block(head, (), roster=roster, key=swarm.by_id[first], attempt=0)
-    assert swarm.chain.block_fault(predecessor.body) == "an attempt before its own roster's"
+    assert block_fault(swarm.chain, predecessor.body) == "an attempt before its own roster's"
 
 
 def reductions_changed(**other: Any) -> Callable[[Swarm, Link, Signed[Roster]], tuple[Any, ...]]:
@@ -165,7 +167,7 @@ def test_a_block_with_reductions_at_fault_is_refused_with_its_reason(reason: str
     roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
     reductions = REDUCTION_FAULTS[reason](swarm, head, roster)
     block = swarm.block(head, (), roster=roster, reductions=reductions)
-    assert swarm.chain.block_fault(block.body) == reason.rstrip()
+    assert block_fault(swarm.chain, block.body) == reason.rstrip()
 
 
 def test_empty_segments_and_those_of_a_backup_are_fine() -> None:
@@ -173,7 +175,7 @@ def test_empty_segments_and_those_of_a_backup_are_fine() -> None:
     roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
     backup = swarm.reduction(roster, 1, head, backup=True)
     block = swarm.block(head, (), roster=roster, reductions=(None, backup))
-    assert swarm.chain.block_fault(block.body) is None
+    assert block_fault(swarm.chain, block.body) is None
     missed = missed_reducers(block.body, head.counters, swarm.rules)
     assert missed == {swarm.reduction(roster, segment, head).body.peer for segment in (0, 1)}
     after = swarm.add(block)
@@ -194,7 +196,7 @@ def test_co_signatures_of_another_block_twice_or_by_outsiders_are_refused() -> N
     for reason, lists in cases.items():
         for signatures in lists:
             block = changed_block(swarm, head, cosignatures=tuple(signatures))
-            assert swarm.chain.block_fault(block) == reason
+            assert block_fault(swarm.chain, block) == reason
 
 
 def test_the_largest_group_of_electors_decides_which_digest_is_right() -> None:
@@ -205,7 +207,7 @@ def test_the_largest_group_of_electors_decides_which_digest_is_right() -> None:
     assert swarm.chain.agreed_digest(head, signatures) == right
     for claimed, reason in ((right, None), (wrong, "another digest than its co-signatures agree on")):
         block = changed_block(swarm, head, cosignatures=tuple(signatures), digest_before=claimed)
-        assert swarm.chain.block_fault(block) == reason
+        assert block_fault(swarm.chain, block) == reason
 
 
 def test_the_word_of_electors_on_a_digest_outweighs_that_of_newcomers() -> None:
@@ -223,7 +225,7 @@ def test_the_first_block_starts_from_the_recipes_state() -> None:
     swarm = Swarm(2)
     for digest_before, fits in ((GENESIS_DIGEST, True), (name("another state"), False)):
         block = swarm.block(swarm.genesis, swarm.keys, digest_before=digest_before)
-        assert (swarm.chain.block_fault(block.body) is None) == fits
+        assert (block_fault(swarm.chain, block.body) is None) == fits
 
 
 def test_a_block_carries_at_most_so_many_co_signatures_the_electors_first() -> None:
@@ -248,7 +250,7 @@ def test_a_block_carries_at_most_so_many_co_signatures_the_electors_first() -> N
     assert len(admissible) == MAX_COSIGNATURES
     assert newcomer.peer_id not in {signed.body.peer for signed in admissible}
     block = swarm.block(link, [everybody[0]], cosignatures=tuple(admissible))
-    assert swarm.chain.block_fault(block.body) is None
+    assert block_fault(swarm.chain, block.body) is None
 
 
 # ---------------------------------------------------------------- which branch
@@ -258,8 +260,8 @@ def test_without_a_word_from_anyone_the_earlier_attempt_wins() -> None:
     swarm, head = elected()
     order = [swarm.by_id[peer] for peer in swarm.order(head)]
     late, early = fork(swarm, head, order[1:], order)
-    assert swarm.chain.best_head(head.hash) == early.hash
-    assert swarm.chain.best_head(late.hash) == early.hash
+    assert best_head(swarm.chain, head.hash) == early.hash
+    assert best_head(swarm.chain, late.hash) == early.hash
 
 
 def test_ties_are_decided_the_same_way_by_everybody() -> None:
@@ -269,7 +271,7 @@ def test_ties_are_decided_the_same_way_by_everybody() -> None:
     for order in ([one, other], [other, one]):
         chain = copied(swarm, [*trunk(swarm, head), *order])
         expected = min((one, other), key=lambda link: (same_attempt[link is other], link.hash))
-        assert chain.best_head(head.hash) == expected.hash
+        assert best_head(chain, head.hash) == expected.hash
 
 
 def test_the_branch_with_more_electors_behind_it_wins() -> None:
@@ -278,7 +280,7 @@ def test_the_branch_with_more_electors_behind_it_wins() -> None:
     early, late = fork(swarm, head, order, order[1:])
     cosign(swarm, early, order[:1])
     cosign(swarm, late, order[1:3])
-    assert swarm.chain.best_head(early.hash) == late.hash
+    assert best_head(swarm.chain, early.hash) == late.hash
 
 
 def test_a_longer_branch_is_no_better_for_its_length() -> None:
@@ -287,7 +289,7 @@ def test_a_longer_branch_is_no_better_for_its_length() -> None:
     favoured, lonely = fork(swarm, head, order, order[4:])
     cosign(swarm, favoured, order[1:3])
     longer = swarm.grow(lonely, order[4:], 5, cosigned=True)
-    assert swarm.chain.best_head(longer.hash) == favoured.hash
+    assert best_head(swarm.chain, longer.hash) == favoured.hash
 
 
 def test_each_electors_latest_co_signature_counts() -> None:
@@ -296,10 +298,10 @@ def test_each_electors_latest_co_signature_counts() -> None:
     one, other = fork(swarm, head, order, order[1:])
     cosign(swarm, one, order[1:3])
     cosign(swarm, other, order[3:4])
-    assert swarm.chain.best_head(head.hash) == one.hash
+    assert best_head(swarm.chain, head.hash) == one.hash
     further = swarm.grow(other, order[1:], cosigned=False)
     cosign(swarm, further, order[1:2])  # came over
-    assert swarm.chain.best_head(head.hash) == further.hash
+    assert best_head(swarm.chain, head.hash) == further.hash
 
 
 def test_peers_that_became_electors_after_the_fork_weigh_nothing_at_it() -> None:
@@ -311,7 +313,7 @@ def test_peers_that_became_electors_after_the_fork_weigh_nothing_at_it() -> None
     crowd = swarm.grow(taken, [swarm.keys[0], *newcomers], ELECTOR_MINIMUM, cosigned=False)
     assert swarm.chain.electors_at(crowd.hash) >= {key.peer_id for key in newcomers}
     cosign(swarm, crowd, newcomers)
-    assert swarm.chain.best_head(crowd.hash) == honest.hash
+    assert best_head(swarm.chain, crowd.hash) == honest.hash
 
 
 def test_who_co_signs_two_blocks_of_one_round_weighs_nothing() -> None:
@@ -320,10 +322,10 @@ def test_who_co_signs_two_blocks_of_one_round_weighs_nothing() -> None:
     one, other = fork(swarm, head, order, order[1:])
     cosign(swarm, other, order[1:3])
     cosign(swarm, one, order[3:4])
-    assert swarm.chain.best_head(head.hash) == other.hash
+    assert best_head(swarm.chain, head.hash) == other.hash
     cosign(swarm, one, order[1:3])
     assert swarm.chain.equivocators == {key.peer_id for key in order[1:3]}
-    assert swarm.chain.best_head(head.hash) == one.hash
+    assert best_head(swarm.chain, head.hash) == one.hash
 
 
 def test_two_faced_words_are_noticed_even_if_a_later_word_lies_between() -> None:
@@ -340,10 +342,10 @@ def test_a_block_that_cannot_be_applied_here_is_passed_over() -> None:
     swarm, head = elected()
     best, next_best = sorted(
         fork(swarm, head, swarm.keys, swarm.keys[:4]),
-        key=lambda link: swarm.chain.best_head(head.hash) != link.hash,
+        key=lambda link: best_head(swarm.chain, head.hash) != link.hash,
     )
-    assert swarm.chain.best_head(head.hash, {best.hash}) == next_best.hash
-    assert swarm.chain.best_head(head.hash, {best.hash, next_best.hash}) == head.hash
+    assert best_head(swarm.chain, head.hash, {best.hash}) == next_best.hash
+    assert best_head(swarm.chain, head.hash, {best.hash, next_best.hash}) == head.hash
 
 
 def test_a_co_signature_of_somebody_without_a_say_is_not_kept() -> None:
@@ -393,7 +395,7 @@ def test_the_chain_goes_on_after_forgetting() -> None:
     final = swarm.chain.link(swarm.chain.final)
     swarm.chain.prune(below_round=final.round)
     assert swarm.chain.root == final.hash
-    assert swarm.chain.best_head(link.hash) == link.hash
+    assert best_head(swarm.chain, link.hash) == link.hash
     tip = swarm.grow(link, swarm.keys, 3)
     assert swarm.chain.final == tip.parent
     swarm.chain.prune(below_round=final.round - 1)  # nothing is left down there
@@ -448,7 +450,7 @@ def test_a_block_that_says_something_else_of_the_ledger_than_the_chain_is_refuse
     swarm = Swarm(2)
     link = swarm.grow(swarm.genesis, swarm.keys)
     false = link.ledger.head.model_copy(update=change)
-    fault = swarm.chain.block_fault(swarm.block(link, swarm.keys, ledger=false).body)
+    fault = block_fault(swarm.chain, swarm.block(link, swarm.keys, ledger=false).body)
     assert fault == "another ledger than follows from the chain"
 
 

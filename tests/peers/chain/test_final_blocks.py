@@ -8,8 +8,9 @@ import pytest
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
 from peers.chain.chain import Chain, Link
+from peers.chain.fork_choice import best_head
 from peers.chain.rebuild import KeptFinal, build_chain
-from peers.chain.validation import RULED_OUT
+from peers.chain.validation import RULED_OUT, block_fault
 from peers.protocol.messages import Block, Evidence, Signed, Vouched
 from peers.protocol.rules import ELECTOR_WINDOW
 from recipes.keys.keys import SigningKey
@@ -135,8 +136,8 @@ def test_a_branch_on_which_others_became_final_is_out_of_reach() -> None:
     tip = swarm.grow(head, honest, 2)
     assert swarm.chain.final == tip.parent
     late = swarm.block(minority, lone)
-    assert swarm.chain.block_fault(late.body) == RULED_OUT
-    assert swarm.chain.best_head(minority.hash) == tip.hash
+    assert block_fault(swarm.chain, late.body) == RULED_OUT
+    assert best_head(swarm.chain, minority.hash) == tip.hash
 
 
 # ---------------------------------------------------------------- going back
@@ -167,8 +168,8 @@ def test_nothing_deeper_than_the_rewind_depth_is_undone() -> None:
     assert favoured.block is not None
     chain.add(favoured.block)
     cosign(swarm, favoured, swarm.keys[1:3], chain=chain)
-    assert chain.best_head(tips[depth].hash) == favoured.hash
-    assert chain.best_head(tips[depth + 1].hash) != favoured.hash
+    assert best_head(chain, tips[depth].hash) == favoured.hash
+    assert best_head(chain, tips[depth + 1].hash) != favoured.hash
 
 
 def test_a_branch_with_most_electors_of_the_last_final_block_is_followed_from_any_depth() -> None:
@@ -177,9 +178,9 @@ def test_a_branch_with_most_electors_of_the_last_final_block_is_followed_from_an
     favoured = swarm.grow(head, swarm.keys[1:], cosigned=False)
     chain.add(blocks_of([favoured])[0])
     cosign(swarm, favoured, swarm.keys[1:3], chain=chain)
-    assert chain.best_head(tip.hash) == tip.hash
+    assert best_head(chain, tip.hash) == tip.hash
     cosign(swarm, favoured, swarm.keys[3:4], chain=chain)
-    assert chain.best_head(tip.hash) == favoured.hash
+    assert best_head(chain, tip.hash) == favoured.hash
 
 
 def test_the_word_of_who_contradicted_itself_takes_nobody_back_so_deep() -> None:
@@ -190,7 +191,7 @@ def test_the_word_of_who_contradicted_itself_takes_nobody_back_so_deep() -> None
         chain.add(blocks_of([link])[0])
     cosign(swarm, other, swarm.keys[1:3], chain=chain)
     cosign(swarm, favoured, swarm.keys[1:4], chain=chain)
-    assert chain.best_head(tip.hash) == tip.hash
+    assert best_head(chain, tip.hash) == tip.hash
 
 
 def test_a_justified_branch_is_followed_from_any_depth() -> None:
@@ -202,7 +203,7 @@ def test_a_justified_branch_is_followed_from_any_depth() -> None:
         chain.add(blocks_of([link])[0])
     assert chain.justified == favoured.hash
     assert chain.final != favoured.hash
-    assert chain.best_head(tip.hash) == shown.hash
+    assert best_head(chain, tip.hash) == shown.hash
 
 
 # ---------------------------------------------------------------- settled by time
@@ -235,8 +236,8 @@ def test_what_time_settled_binds_like_any_final_block() -> None:
     aside = swarm.grow(head, swarm.keys[2:], cosigned=False)
     link = swarm.grow(head, swarm.keys[:2], 2)
     swarm.chain.settle(link.hash)
-    assert swarm.chain.block_fault(swarm.block(aside, swarm.keys[2:]).body) == RULED_OUT
-    assert swarm.chain.best_head(aside.hash) == link.hash
+    assert block_fault(swarm.chain, swarm.block(aside, swarm.keys[2:]).body) == RULED_OUT
+    assert best_head(swarm.chain, aside.hash) == link.hash
 
 
 # ---------------------------------------------------------------- by decree
@@ -259,7 +260,7 @@ def test_a_block_decreed_before_it_came_is_final_when_it_comes_and_keeps_its_riv
     assert not chain.rules_out(blocks_of([decreed])[0])
     chain.add(blocks_of([decreed])[0])
     assert chain.final == decreed.hash
-    assert chain.block_fault(blocks_of([rival])[0].body) == RULED_OUT
+    assert block_fault(chain, blocks_of([rival])[0].body) == RULED_OUT
 
 
 def test_a_decree_undoes_what_was_final_beside_it() -> None:
@@ -271,8 +272,8 @@ def test_a_decree_undoes_what_was_final_beside_it() -> None:
     assert swarm.chain.final == swarm.chain.justified == rival.hash
     assert not swarm.chain.is_final(tip.parent)
     assert swarm.chain.is_final(head.hash)
-    assert swarm.chain.best_head(tip.hash) == rival.hash
-    assert swarm.chain.block_fault(swarm.block(tip, swarm.keys).body) == RULED_OUT
+    assert best_head(swarm.chain, tip.hash) == rival.hash
+    assert block_fault(swarm.chain, swarm.block(tip, swarm.keys).body) == RULED_OUT
 
 
 def test_a_decree_undoes_nothing_that_is_final_on_top_of_it() -> None:
@@ -302,14 +303,14 @@ def test_until_a_decreed_block_comes_its_branch_is_let_in_beside_the_final_one()
     chain = copied(swarm, trunk(swarm, tip))
     beside = trunk(swarm, aside)[-4:]
     assert chain.final == trunk(swarm, tip)[-3].hash
-    assert chain.block_fault(blocks_of(beside)[0].body) == RULED_OUT
+    assert block_fault(chain, blocks_of(beside)[0].body) == RULED_OUT
     chain.decree(aside.round, aside.hash)
-    assert chain.best_head(tip.hash) == tip.hash
+    assert best_head(chain, tip.hash) == tip.hash
     for signed in blocks_of(beside):
-        assert chain.block_fault(signed.body) is None
+        assert block_fault(chain, signed.body) is None
         chain.add(signed)
     assert chain.final == aside.hash
-    assert chain.best_head(tip.hash) == aside.hash
+    assert best_head(chain, tip.hash) == aside.hash
 
 
 def test_time_settles_nothing_beside_a_decreed_block() -> None:
@@ -343,12 +344,12 @@ def test_a_final_block_that_the_disk_lost_is_not_waited_for() -> None:
     assert kept.round == rival.round
     final = KeptFinal(kept.round, kept.hash, settled=False)
     chain = rebuilt(swarm, [*trunk(swarm, head), rival], final=final)
-    assert chain.best_head(rival.hash) == rival.hash
+    assert best_head(chain, rival.hash) == rival.hash
     for signed in blocks_of([kept, tip]):
         chain.add(signed)
     cosign(swarm, tip, swarm.keys, chain=chain)
     assert chain.final == kept.hash
-    assert chain.best_head(rival.hash) == tip.hash
+    assert best_head(chain, rival.hash) == tip.hash
 
 
 def test_what_time_settled_is_settled_after_a_restart() -> None:
@@ -379,7 +380,7 @@ def test_an_owners_checkpoint_goes_before_what_was_final_beside_it(above: int, s
     )
     assert chain.final == decreed.hash
     assert not chain.is_final(final.hash)
-    assert chain.best_head(tip.hash) == decreed.hash
+    assert best_head(chain, tip.hash) == decreed.hash
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -406,7 +407,7 @@ def test_what_was_final_stays_so_until_a_later_decreed_block_comes_even_over_a_r
     chain = rebuilt(swarm, trunk(swarm, tip), final=kept, checkpoint=signed)
     assert chain.final == final.hash
     for block in blocks_of(trunk(swarm, decreed)[-3:]):
-        assert chain.block_fault(block.body) is None
+        assert block_fault(chain, block.body) is None
         chain.add(block)
     assert chain.final == decreed.hash
 
@@ -425,9 +426,9 @@ def test_blocks_without_a_parent_or_at_fault_are_left_out_at_a_restart() -> None
     swarm, head = elected(3)
     tip = swarm.grow(head, swarm.keys, 3)
     links = trunk(swarm, tip)
-    assert rebuilt(swarm, links).best_head(head.hash) == tip.hash
+    assert best_head(rebuilt(swarm, links), head.hash) == tip.hash
     holed = rebuilt(swarm, [link for link in links if link.round != head.round + 1])
-    assert holed.best_head(head.hash) == head.hash
+    assert best_head(holed, head.hash) == head.hash
     assert len(holed.links) == head.round + 1
 
 

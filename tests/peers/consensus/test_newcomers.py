@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rounds import Swarm, elected, keys_of
 
 from peers.chain.chain import Link
+from peers.chain.validation import roster_fault
 from peers.codec.segment import SegmentFrame, contribution_root
 from peers.consensus.effects import Effect, Received, Send
 from peers.exchange.averaging import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
@@ -84,7 +85,7 @@ def test_the_leaders_roster_holds_everybody_known_and_its_memory_is_bounded() ->
     rostered = {claim.body.peer for claim in roster.body.claims}
     assert {key.peer_id for key in bench.swarm.keys} < rostered
     assert len(rostered) == MAX_PEERS
-    assert bench.swarm.chain.roster_fault(roster.body, bench.head) is None
+    assert roster_fault(bench.swarm.chain, roster.body, bench.head) is None
     for what, length, most in _bounds(bench.engine, bench.swarm.rules):
         assert length <= most, what
 

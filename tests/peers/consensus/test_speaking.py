@@ -9,6 +9,7 @@ from credit_rounds import verdict
 from rounds import keys_of
 
 from peers.chain.chain import Link
+from peers.chain.validation import roster_fault
 from peers.consensus.audit_duties import CHANGE_WINDOWS
 from peers.consensus.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord
 from peers.credit.audit import Audit
@@ -221,9 +222,9 @@ def test_nobody_takes_a_claim_of_who_is_expelled() -> None:
     link, audit = convicted_of_fraud(bench)
     liar, swarm = bench.key, bench.swarm
     roster = swarm.roster([swarm.claim(key, link) for key in swarm.keys], link)
-    assert "expelled until round" in (swarm.chain.roster_fault(roster.body, link) or "")
+    assert "expelled until round" in (roster_fault(swarm.chain, roster.body, link) or "")
     others = swarm.roster([swarm.claim(key, link) for key in bench.others], link)
-    assert swarm.chain.roster_fault(others.body, link) is None
+    assert roster_fault(swarm.chain, others.body, link) is None
     assert audit.work.peer == liar.peer_id
 
 
