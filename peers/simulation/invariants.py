@@ -28,8 +28,7 @@ from peers.protocol.rules import Rules
 from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:
-    from peers.simulation.simulator import World
-    from peers.simulation.virtual_peer import VirtualPeer
+    from peers.simulation.virtual_peer import Surroundings, VirtualPeer
 
 TRACE_LINES = 60  # shown when an invariant breaks
 _BLOCKS_A_ROUND = 2 * MAX_PEERS  # far more than any world shows: a chain beyond it grows without bound
@@ -47,7 +46,7 @@ class InvariantBrokenError(AssertionError):
 class Watch:
     """Sees everything that happens in a world, and remembers what it takes to find it wrong."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Surroundings) -> None:
         self._world = world
         self._digests: dict[str, str] = {}  # by block
         self._finals: dict[int, str] = {}  # by round

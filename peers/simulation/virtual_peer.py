@@ -8,20 +8,22 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from peers.chain.chain import Link, trunk_below
+from peers.chain.chain import Chain, Link, trunk_below
 from peers.chain.rebuild import KeptFinal
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
 from peers.credit.audit import Audit
+from peers.credit.rules import CreditRules
 from peers.exchange.lineage import may_stray, source_of
 from peers.exchange.residual_returns import Counted, Entry, may_go_on, settle
 from peers.protocol.counters import counted_segments
-from peers.protocol.messages import AnyMessage, HeadNotice
+from peers.protocol.events import Event
+from peers.protocol.messages import AnyMessage, Block, HeadNotice, Signed
 from peers.protocol.reasons import VerdictReason
+from peers.protocol.rules import Rules
 from peers.protocol.verdicts import Outcome, Verdict
-from peers.simulation.byzantine import Liar
 from peers.simulation.virtual_clock import Clock
 from peers.simulation.virtual_disk import (
     GENESIS,
@@ -32,13 +34,11 @@ from peers.simulation.virtual_disk import (
     next_digest,
     roots_of,
 )
-from peers.simulation.virtual_links import Line
+from peers.simulation.virtual_links import Line, Links
+from recipes.density import DensitySchedule
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import take, total
-
-if TYPE_CHECKING:
-    from peers.simulation.simulator import World
 
 NO_ANSWER_SECONDS = 1.0  # to learn that a source does not answer
 _LONGEST_AUDIT_SECONDS = 15.0
@@ -54,15 +54,79 @@ class Manner(str, Enum):
     SHUT = "shut"  # opens no claim of its own
 
 
+class Behaviour(Protocol):
+    """How a peer departs from the protocol (byzantine.py)."""
+
+    @property
+    def withholds(self) -> bool: ...
+    @property
+    def miscomputes(self) -> bool: ...
+    def alter(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]: ...
+    def boast(self, notice: HeadNotice | None) -> HeadNotice | None: ...
+    def deliver(self, me: PeerId, blocks: tuple[Signed[Block], ...]) -> do.BlocksFetched | None: ...
+
+
+class Witness(Protocol):
+    """What sees all that a peer does, and finds it wrong where it is (invariants.py)."""
+
+    def said(self, peer: VirtualPeer, message: AnyMessage) -> None: ...
+    def turns_to(self, peer: VirtualPeer, block: str) -> None: ...
+    def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None: ...
+    def forgot(self, peer: VirtualPeer, chain: Chain, reason: str) -> None: ...
+    def after_step(self, peer: VirtualPeer) -> None: ...
+
+
+class Surroundings(Protocol):
+    """What a peer finds around it: time, links, rules and others (simulator.py)."""
+
+    @property
+    def now(self) -> float: ...
+    @property
+    def rules(self) -> Rules: ...
+    @property
+    def credit(self) -> CreditRules: ...
+    @property
+    def densities(self) -> DensitySchedule: ...
+    @property
+    def links(self) -> Links: ...
+    @property
+    def watch(self) -> Witness: ...
+    @property
+    def trace(self) -> list[str]: ...
+    @property
+    def peers(self) -> Mapping[str, VirtualPeer]: ...
+    @property
+    def by_id(self) -> Mapping[PeerId, VirtualPeer]: ...
+    @property
+    def measured(self) -> bool: ...
+    @property
+    def blocks_at_once(self) -> int: ...
+    def honest(self) -> list[VirtualPeer]: ...
+    def contribution_at(self, tokens: int) -> int: ...
+    def reduced_at(self, tokens: int) -> int: ...
+    def ids_alive(self, *, besides: VirtualPeer) -> tuple[PeerId, ...]: ...
+    def at(self, time: float, action: Callable[[], None]) -> None: ...
+    def reachable(self, sender: VirtualPeer, receiver: VirtualPeer) -> bool: ...
+    def deliver(self, sender: VirtualPeer, receiver: VirtualPeer, happened: do.Input, size: int) -> None: ...
+    def carry(
+        self, sender: VirtualPeer, receiver: VirtualPeer, size: int, arrived: Callable[[], None]
+    ) -> None: ...
+    def size_of(self, message: AnyMessage) -> int: ...
+    def ask_head(self, sender: VirtualPeer, other: VirtualPeer) -> None: ...
+    def ask_roster(self, sender: VirtualPeer, other: VirtualPeer, roster: str) -> None: ...
+    def ask_blocks(self, sender: VirtualPeer, other: VirtualPeer, after_round: int) -> None: ...
+    def note(self, peer: VirtualPeer, event: Event) -> None: ...
+
+
 class VirtualPeer:
     """A peer of the world. `speed` is in slots a second; `liar` says how it departs from the protocol."""
 
-    def __init__(self, world: World, name: str, key: SigningKey, *, line: Line, speed: float) -> None:
+    def __init__(self, world: Surroundings, name: str, key: SigningKey, *, line: Line, speed: float) -> None:
         self.world, self.name, self.key = world, name, key
         self.line, self.speed = line, speed
         self.clock = Clock()
         self.disk = Disk()
-        self.liar: Liar | None = None
+        self.liar: Behaviour | None = None
         self.manner = Manner.HONEST
         self.engine: RoundEngine | None = None
         self.left = False

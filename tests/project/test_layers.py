@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -106,3 +106,48 @@ def test_no_test_module_imports_another_one() -> None:
         for file in files_of("tests")
     }
     assert {file: names for file, names in found.items() if names} == {}
+
+
+ENGINE_AND_ITS_PARTS = frozenset(
+    f"peers.consensus.{part}"
+    for part in ("allreduce", "audit_duties", "block_processing", "claims", "engine", "leader")
+)
+"""They are handed the engine, whose type they name: the one circle that there is."""
+
+
+def circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
+    """The sets of modules of which each leads to each other one (Tarjan 1972)."""
+    found: set[frozenset[str]] = set()
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        path.append(module)
+        for other in graph[module]:
+            if other not in order:
+                visit(other)
+            if other in path:
+                lowest[module] = min(lowest[module], lowest[other])
+        if lowest[module] == order[module]:
+            circle = frozenset(path[path.index(module) :])
+            del path[path.index(module) :]
+            if len(circle) > 1:
+                found.add(circle)
+
+    for module in graph:
+        if module not in order:
+            visit(module)
+    return found
+
+
+def test_no_imports_go_round_in_a_circle_but_those_of_the_engine_and_its_parts() -> None:
+    """Those included that only the type checker follows."""
+    files = {module_of(file).removesuffix(".__init__"): file for room in ROOMS for file in files_of(room)}
+    graph = {
+        module: {name for name in imported(file.read_text()) if name in files and name != module}
+        for module, file in files.items()
+    }
+    assert circles(graph) == {ENGINE_AND_ITS_PARTS}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == {frozenset("bc")}
