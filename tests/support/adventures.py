@@ -1,4 +1,4 @@
-"""TODO."""
+"""Drawn histories of audits, for tests of what must hold of accounts in each of them."""
 
 from __future__ import annotations
 

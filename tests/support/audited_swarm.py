@@ -1,4 +1,4 @@
-"""TODO."""
+"""A real swarm of which every claim is audited, and what its chain says of that."""
 
 from __future__ import annotations
 

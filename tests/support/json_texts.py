@@ -1,4 +1,4 @@
-"""TODO."""
+"""Strings that JSON has to escape, or must not."""
 
 from __future__ import annotations
 

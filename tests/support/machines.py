@@ -1,4 +1,4 @@
-"""TODO."""
+"""A machine that a run was joined from, with its keys, chain and state, for tests of checkpoints."""
 
 from __future__ import annotations
 

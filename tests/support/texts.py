@@ -1,4 +1,4 @@
-"""TODO."""
+"""Small texts and a recipe, for tests of publishing."""
 
 from __future__ import annotations
 
