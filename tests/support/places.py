@@ -8,3 +8,4 @@ SUPPORT = Path(__file__).parent
 TESTS = SUPPORT.parent
 ROOT = TESTS.parent
 SAMPLES = TESTS / "samples"
+IMPORTING = f"{ROOT}:{SUPPORT}"  # $PYTHONPATH of a process that imports a test from the folder where it runs

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from places import ROOT
+from places import IMPORTING
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
@@ -185,11 +186,11 @@ def reduction_hash() -> str:
 
 @pytest.mark.parametrize("disabled", ["AVX512F AVX512CD AVX512_SKX AVX512_ICL AVX2 FMA3", "AVX512_SKX"])
 def test_the_result_does_not_depend_on_the_processors_vector_instructions(disabled: str) -> None:
-    script = "from tests.test_reduction import reduction_hash; print(reduction_hash())"
+    script = "from test_reduction import reduction_hash; print(reduction_hash())"
     plain = subprocess.run(
         # Without -W, NumPy warns of each named feature that this processor does not have anyway.
         [sys.executable, "-W", "ignore", "-c", script],
-        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled},
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled, "PYTHONPATH": IMPORTING},
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert plain.stdout.strip() == reduction_hash()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from places import ROOT
+from places import IMPORTING
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
@@ -179,7 +179,7 @@ def test_an_update_cut_short_by_a_kill_is_noticed_and_undone(tmp_path: Path) -> 
     script = f"""
 import dataclasses, os, pathlib, signal
 from peers.codec.codec import Codec
-from tests import test_state
+import test_state
 
 class DeadlyCodec(Codec):
     def decode_batches(self, encoded):
@@ -190,7 +190,12 @@ frames[2] = dataclasses.replace(frames[2], codec=DeadlyCodec(256, 3))
 state = test_state.reopened(pathlib.Path({str(tmp_path)!r}))
 state.apply(frames, round_number=1, block=test_state.block(1))
 """
-    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": IMPORTING},
+        check=False,
+    )
     assert killed.returncode == -9
     state = reopened(tmp_path)
     assert (state.weights != first_weights()).any()
@@ -398,11 +403,11 @@ def digest_after_two_rounds(folder: Path) -> str:
     ids=["without vector instructions", "one thread", "four threads"],
 )
 def test_every_machine_reaches_the_same_digest(tmp_path: Path, environment: dict[str, str]) -> None:
-    script = "import sys, tests.test_state as t; print(t.digest_after_two_rounds(t.Path(sys.argv[1])))"
+    script = "import sys, test_state as t; print(t.digest_after_two_rounds(t.Path(sys.argv[1])))"
     there = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "there")],
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        cwd=Path(__file__).parent,
+        env={**os.environ, **environment, "PYTHONPATH": IMPORTING},
         capture_output=True,
         text=True,
         check=True,
