@@ -133,7 +133,7 @@ class Observer:
             while True:
                 for wanted in self._search.due(chain, self._watch.head, time.monotonic()):
                     asking[asyncio.create_task(self._blocks(wanted.peer, wanted.after_round))] = wanted.peer
-                if not len(self._search):
+                if not asking or not self._search.waits(time.monotonic()):
                     return found
                 pause = max(0.0, self._search.look_at - time.monotonic())
                 done, _ = await asyncio.wait(asking, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
@@ -141,7 +141,7 @@ class Observer:
                     peer, blocks = asking.pop(task), task.result()
                     new = self._take(peer, blocks)
                     found = found or bool(new)
-                    self._search.answered(peer, blocks, new=bool(new), chain=chain, now=time.monotonic())
+                    self._search.answered(peer, blocks, new=len(new), chain=chain, now=time.monotonic())
         finally:
             self.fetching = False
             self._came_at.clear()

@@ -133,8 +133,8 @@ def fetch_blocks(engine: RoundEngine) -> None:
 
 def take_fetched(engine: RoundEngine, sender: PeerId, blocks: Sequence[Signed[Block]]) -> None:
     """Take in blocks that were asked for; none, if the source failed."""
-    new = [take_block(engine, sender, signed, fetched=True) for signed in blocks]
-    apart = engine.search.answered(sender, blocks, new=any(new), chain=engine.chain, now=engine.now)
+    new = sum([take_block(engine, sender, signed, fetched=True) for signed in blocks])
+    apart = engine.search.answered(sender, blocks, new=new, chain=engine.chain, now=engine.now)
     if apart:
         _tell_apart(engine)
 

@@ -43,7 +43,7 @@ from recipes.keys.keys import PeerId, SigningKey
 MESSAGE_TIMEOUT = 10.0  # seconds for a small message to be taken
 BLOCKS_BYTES = 8 << 20  # of one answer with blocks; others send less
 BLOCKS_SECONDS = 600.0  # for one that comes slowly
-BLOCKS_STALL_SECONDS = 30.0  # without a byte of one; others are asked before that (block_search.py)
+BLOCKS_STALL_SECONDS = 15.0  # without a byte of one; others are asked before that (block_search.py)
 MOST_BLOCKS = 4096
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 Outcome = TypeVar("Outcome")
@@ -390,7 +390,9 @@ class Node:
 
     async def _reload_chain(self) -> None:
         await asyncio.sleep(0)  # the engine's step is over first
-        self.take(do.ChainReloaded(self._load_chain()))
+        chain = self._load_chain()
+        self.chain_store.follow(chain, chain.final)
+        self.take(do.ChainReloaded(chain))
 
     def roster(self, roster_hash: str) -> bytes:
         """Return the roster that this peer exchanges by, as it is sent.

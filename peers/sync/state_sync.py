@@ -77,6 +77,7 @@ class StateSync:
         self._divergences = 0
         self._audited_from: int | None = None
         self._flow = Flow()
+        self._given_up: set[int] = set()  # rounds of snapshots that were begun in vain
         self._asking = Asking(call)
         self._offers = SnapshotOffers(
             self._asking, layout=layout, has_momentum=has_momentum, sources=sources, blame=blame
@@ -191,21 +192,23 @@ class StateSync:
         interval = self._rules.snapshot_interval
         vouched = {n for link in _links_between(above, target, chain) if (n := link.round) % interval == 0}
         held = await self._offers.of(vouched) if vouched else {}
-        begun = set(self.state.snapshots.begun())
+        begun = set(self.state.snapshots.begun()) - self._given_up
         offers = [
             (number, peer)
             for number in sorted(held, key=lambda number: (number not in begun, -number))
             for peer in self._asking.silent_last(held[number])
         ]
-        manifest = await self._offers.first_agreed(offers, target, chain)
-        if manifest is not None:
+        while (manifest := await self._offers.first_agreed(offers, target, chain)) is not None:
             try:
                 await self._stand_at(manifest, chain)
             except (UnreachableError, MessageError) as error:
                 self._tell(Notice(f"No snapshot of round {manifest.round}: {error}"))
+                self._given_up.add(manifest.round)  # it may be named by who has no pieces of it
+                offers = [offer for offer in offers if offer[0] != manifest.round]
             else:
+                self._given_up.clear()
                 return True
-        elif held:
+        if offers:
             newest = ", ".join(map(str, sorted(held)[-_ROUNDS_TOLD:]))
             count = len({peer for _, peer in offers})
             self._tell(

@@ -56,11 +56,11 @@ class Seeker:
 
     def answer(self, wanted: BlocksWanted, blocks: Sequence[Signed[Block]]) -> None:
         self.now += SECOND
-        new = False
+        new = 0
         for signed in blocks:
             if signed.hash not in self.chain and signed.body.parent in self.chain:
                 self.chain.add(signed)
-                new = True
+                new += 1
         self.search.answered(wanted.peer, blocks, new=new, chain=self.chain, now=self.now)
 
     def run(self) -> int:
@@ -91,7 +91,7 @@ def test_a_long_chain_comes_once_however_many_have_it(long_branch: tuple[Swarm, 
     assert branch[-1].hash in seeker.chain
     given = [block for source in sources for block in source.given]
     assert len(given) <= 1.25 * len(branch)  # each source's first answer overlaps by two rounds
-    assert sum(bool(source.given) for source in sources) >= 3  # nobody tells all of it
+    assert sum(bool(source.given) for source in sources) >= 2  # nobody tells all of it
 
 
 def test_one_request_is_open_at_a_time_and_more_only_while_answers_stay_out(
@@ -233,3 +233,43 @@ def test_what_is_looked_for_is_bounded() -> None:
     for number in range(10 * MAX_SOUGHT):
         search.name(PeerId(f"p{number}"), name(f"{number}"), 5, 0.0)
     assert len(search) == MAX_SOUGHT
+
+
+def test_a_drop_now_and_then_neither_holds_the_state_up_nor_keeps_a_good_source_from_its_turn(
+    long_branch: tuple[Swarm, list[Link]],
+) -> None:
+    """Seven liars deliver a true block each, after almost as long as one may take."""
+    swarm, branch = long_branch
+    seeker = Seeker(swarm.fresh_chain())
+    honest = Source("honest", branch)
+    liars = [Source(f"liar{number}", branch) for number in range(7)]
+    for source in [*liars, honest]:
+        seeker.names(source)
+    open_until: dict[PeerId, float] = {}
+    asked: dict[PeerId, BlocksWanted] = {}
+    while branch[-1].hash not in seeker.chain:
+        assert seeker.now < 60
+        for wanted in seeker.due():
+            asked[wanted.peer] = wanted
+            open_until[wanted.peer] = seeker.now + (0.5 if wanted.peer == honest.peer else 4.9)
+        for peer in [peer for peer, at in open_until.items() if at <= seeker.now]:
+            wanted = asked.pop(peer)
+            del open_until[peer]
+            answer = seeker.sources[peer].give(wanted.after_round)
+            seeker.answer(wanted, answer if peer == honest.peer else answer[:1])
+        seeker.now += 0.1
+
+
+def test_who_drips_blocks_of_its_own_for_ever_is_not_waited_for_for_ever() -> None:
+    other = Swarm(3)
+    endless = trunk(other, other.grow(other.genesis, other.keys[2:], 90, cosigned=False))
+    seeker = Seeker(other.fresh_chain())
+    liar = PeerId("liar")
+    seeker.search.name(liar, name("nowhere"), 10**6, seeker.now)
+    blocks = iter([link.block for link in endless if link.block is not None])
+    while seeker.search.waits(seeker.now):
+        assert seeker.now < 90
+        for wanted in seeker.due():
+            seeker.now += 4.5
+            seeker.answer(wanted, [next(blocks)])
+        seeker.now += 4.5
