@@ -32,7 +32,7 @@ from peers.audit.comparing import ChunkGap, TraceGap
 from peers.audit.judging import judge, thresholds_of
 from peers.calibrate import find_publication
 from peers.calibration.margins import Bench, Comparison, Plan
-from peers.training.replaying import find_replay_source, precision_of
+from peers.training.interface import find_replay_source, precision_of
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError

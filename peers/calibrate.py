@@ -27,7 +27,7 @@ from peers.calibration.margin_record import Record, read_record, write_record
 from peers.calibration.margin_report import draw, table, threshold_table, with_thresholds
 from peers.calibration.margins import Bench, Plan
 from peers.calibration.thresholds import choose, outcomes
-from peers.training.replaying import find_replay_source
+from peers.training.interface import find_replay_source
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import RecipeError

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from peers.training.replaying import Numerics
+from peers.training.interface import Numerics
 from recipes.corpus import TokenArray
 from recipes.layout import layout_of
 from recipes.schema.recipe import Recipe

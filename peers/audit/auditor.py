@@ -43,8 +43,7 @@ from peers.protocol.messages import sign
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.verdicts import Verdict, outcome_of
 from peers.state.past_state import PastState, way_to
-from peers.training.interface import Trainer
-from peers.training.replaying import Replay, precision_of
+from peers.training.interface import Replay, Trainer, precision_of
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import WindowTasks
 from recipes.errors import DataError, MessageError, ModelError, StateError, StorageError, UnreachableError

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.training.replaying import Replay, Replayer
+from peers.training.interface import Replay, Replayer
 from recipes.schema.recipe import Recipe
 from recipes.slots import Range
 

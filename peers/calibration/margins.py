@@ -17,7 +17,7 @@ from peers.audit.comparing import OpenedChunks, chunk_gap, sample_chunks, trace_
 from peers.calibration.cheats import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
 from peers.codec.codec import Codec
 from peers.exchange.error_feedback import from_bfloat16, take_out
-from peers.training.replaying import Numerics, Replayer, ReplaySource
+from peers.training.interface import Numerics, Replayer, ReplaySource
 from recipes.corpus import TokenArray
 from recipes.density import density_schedule
 from recipes.errors import TrainingError

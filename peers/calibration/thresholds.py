@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from peers.audit.comparing import ChunkGap, TraceGap
 from peers.audit.judging import Limit, Outcome, Thresholds, judge
 from peers.calibration.margins import HONEST, Comparison
-from peers.training.replaying import precision_of
+from peers.training.interface import precision_of
 
 MEASURES = ("loss_mean", "loss_worst", "dropped", "direction", "length")
 

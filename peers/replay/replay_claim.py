@@ -30,7 +30,7 @@ from peers.exchange.error_feedback import ErrorFeedback
 from peers.replay.claim_search import FoundClaim
 from peers.replay.opening_source import ShownOpening, check_of, find_opening
 from peers.replay.run_data import RunData
-from peers.training.replaying import (
+from peers.training.interface import (
     Numerics,
     Progress,
     Replay,

@@ -19,7 +19,7 @@ from peers.calibration.margin_record import Record, read_record, write_record
 from peers.calibration.margin_report import table, threshold_table, with_thresholds
 from peers.calibration.margins import HONEST, Bench, Comparison, Plan
 from peers.calibration.thresholds import Row, choose, outcomes
-from peers.training.replaying import Numerics
+from peers.training.interface import Numerics
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, RecipeError
 from recipes.publication import Publication

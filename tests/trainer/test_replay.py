@@ -9,7 +9,7 @@ import torch
 from tiny_run import publish_tiny
 
 import trainer.replay
-from peers.training.replaying import Numerics, Replayer, ReplaySource, find_replay_source, precision_of
+from peers.training.interface import Numerics, Replayer, ReplaySource, find_replay_source, precision_of
 from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
 from recipes.layout import layout_of

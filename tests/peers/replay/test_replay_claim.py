@@ -23,7 +23,7 @@ from peers.replay.claim_search import ClaimSearch, FoundClaim
 from peers.replay.replay_claim import Replayed, choose_numerics, replay_claim
 from peers.replay.replay_report import conclude
 from peers.replay.run_data import RunData
-from peers.training.replaying import Numerics
+from peers.training.interface import Numerics
 from recipes.errors import DataError, ReplayError
 from trainer.replay import cpu_threads
 
