@@ -25,7 +25,8 @@ def check(outcome: Outcome) -> None:
         assert one.lines <= MOST_LINES
         assert one.snapshot_bytes <= 1.1 * one.snapshot_size
         if not one.among_liars:
-            assert one.block_bytes <= 1.1 * one.chain_bytes
+            # On a busy machine, an answer may stay out for so long that another source is asked beside it.
+            assert one.block_bytes <= 1.1 * one.chain_bytes + ANSWER_BYTES
 
 
 def test_five_newcomers_enter_a_run_of_one_publisher_and_one_more_among_seven_liars(tmp_path: Path) -> None:
