@@ -152,16 +152,15 @@ class BlockSearch:
         pending = [sought for sought in self._sought.values() if sought.asked_at is not None]
         if any(now < self._asked_beside_at(sought) for sought in pending):
             return ()
-        half_way = [source for source in free if self._sought[source].goes_back]
+        going_back = [source for source in free if self._sought[source].goes_back]
         good = [source for source in free if self._sought[source].blocks_a_second]
         untried = [source for source in free if not self._sought[source].turn]
-        if half_way:
-            return half_way[:1]
+        if going_back:
+            return going_back[:1]
         best = max(good, key=lambda source: self._sought[source].blocks_a_second, default=None)
         if best is not None:
-            in_turn = (self._turns + 1) % TRIED_EVERY == 0 or self._sought[
-                best
-            ].answer_seconds > TRIAL_SECONDS
+            slow = self._sought[best].answer_seconds > TRIAL_SECONDS
+            in_turn = slow or (self._turns + 1) % TRIED_EVERY == 0
             return untried[:1] if untried and in_turn and not pending else [best]
         others = sorted(set(free) - set(untried), key=lambda source: self._sought[source].turn)
         hoped_for = sum(now < (sought.asked_at or 0.0) + PATIENCE_SECONDS for sought in pending)
