@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from monitoring.swarm.watch import Watch
-from peers.consensus.block_search import BlockSearch
+from peers.consensus.block_search import FRUITLESS_SECONDS, BlockSearch
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import RemoteError, Transport
 from peers.protocol.events import Event, Refused
@@ -32,6 +32,7 @@ _HEAD_SECONDS = 10.0
 _BLOCKS_BYTES = 8 << 20
 _BLOCKS_SECONDS, _BLOCKS_STALL_SECONDS = 600.0, 30.0
 _MOST_BLOCKS = 4096
+_LONGEST_FETCH_SECONDS = 60.0  # until heads are asked for again, and the picture is shown
 _QUIET_SECONDS = 60.0  # without an answer, after which something is wrong
 
 
@@ -129,18 +130,22 @@ class Observer:
         chain, found = self._watch.chain, False
         asking: dict[asyncio.Task[list[Signed[Block]]], PeerId] = {}
         self.fetching = True
+        began = fruitful_at = time.monotonic()
         try:
             while True:
+                if time.monotonic() >= min(fruitful_at + FRUITLESS_SECONDS, began + _LONGEST_FETCH_SECONDS):
+                    return found
                 for wanted in self._search.due(chain, self._watch.head, time.monotonic()):
                     asking[asyncio.create_task(self._blocks(wanted.peer, wanted.after_round))] = wanted.peer
-                if not asking or not self._search.waits(time.monotonic()):
+                if not asking:
                     return found
                 pause = max(0.0, self._search.look_at - time.monotonic())
                 done, _ = await asyncio.wait(asking, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     peer, blocks = asking.pop(task), task.result()
                     new = self._take(peer, blocks)
-                    found = found or bool(new)
+                    if new:
+                        found, fruitful_at = True, time.monotonic()
                     self._search.answered(peer, blocks, new=len(new), chain=chain, now=time.monotonic())
         finally:
             self.fetching = False
