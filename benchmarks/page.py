@@ -32,7 +32,7 @@ from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen
 from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.view import RunPicture
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.app import Site
 from monitoring.web.live import Live
 from monitoring.web.server import Server, listening
@@ -75,7 +75,7 @@ class Figures:
         return slowest < GOAL_SECONDS and self.series < GOAL_SERIES
 
 
-def watch_synthetic(peers: int, rounds: int) -> tuple[Watch, float, float]:
+def watch_synthetic(peers: int, rounds: int) -> tuple[SwarmWatch, float, float]:
     """Return a watch that saw every block of a run, the time then, and what the last block took, seconds."""
     run = SyntheticRun(peers, at_once=min(peers, AT_ONCE))
     words = RunPicture(
@@ -90,7 +90,7 @@ def watch_synthetic(peers: int, rounds: int) -> tuple[Watch, float, float]:
         join="python -m trainer.join RUN --peer ADDRESS",
     )
     chain = Chain(run.ground.rules, genesis_digest=run.ground.genesis_digest)
-    watch = Watch(words, run.ground, chain, archive=Archive(), measured=Measured(None), seen=Seen(None))
+    watch = SwarmWatch(words, run.ground, chain, archive=Archive(), measured=Measured(None), seen=Seen(None))
     now, took = time.time() - rounds * _ROUND_SECONDS, 0.0
     for number, block in zip(range(1, rounds + 1), run.blocks(), strict=False):
         now += _ROUND_SECONDS
@@ -102,7 +102,7 @@ def watch_synthetic(peers: int, rounds: int) -> tuple[Watch, float, float]:
 
 
 @contextmanager
-def served(watch: Watch, now: float) -> Iterator[tuple[int, Live]]:
+def served(watch: SwarmWatch, now: float) -> Iterator[tuple[int, Live]]:
     """Serve a page on a port of its own until the block ends."""
     live = Live(watch.picture(now=now + 1, heard_at=now, board=()))
     site = Site(live, watch.archive, swarm_registry(lambda: live.picture, version="0"), timed=watch.timed)

@@ -16,7 +16,7 @@ from monitoring.run_info import WatchedRun, begin_watch, join_command, open_run
 from monitoring.sources.folder_source import PeersFolder
 from monitoring.sources.network_source import Observer
 from monitoring.sources.state_follower import StateKeeper
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.downloads import Downloads
 from peers.network.discovery import Crowd, remembered_peers
 from peers.network.transport import Transport
@@ -53,7 +53,7 @@ class Choices:
 
 @asynccontextmanager
 async def beside_a_peer(folder: Path, choices: Choices) -> AsyncIterator[Station]:
-    """Watch the run that a peer of this machine keeps in `folder`, which is only read.
+    """SwarmWatch the run that a peer of this machine keeps in `folder`, which is only read.
 
     Raises:
         ManyhandsError: the run's files are not whole, or the disk refuses.
@@ -133,7 +133,7 @@ async def in_the_swarm(
 @asynccontextmanager
 async def _station(
     run: WatchedRun,
-    watch: Watch,
+    watch: SwarmWatch,
     source: Observer | PeersFolder,
     choices: Choices,
     *,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from monitoring.evaluation.validating import Validation
 from monitoring.swarm.view import Picture
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.downloads import Downloads
 from monitoring.web.live import Live
 from peers.network.traffic import TrafficMeter
@@ -42,7 +42,7 @@ class BlockSource(Protocol):
 class Station:
     """Everything that watches one run."""
 
-    watch: Watch
+    watch: SwarmWatch
     source: BlockSource
     validation: Validation | None
     downloads: Downloads
@@ -60,7 +60,7 @@ class Station:
         )
 
     async def work(self, live: Live) -> None:
-        """Watch until cancelled, and hand each new picture on.
+        """SwarmWatch until cancelled, and hand each new picture on.
 
         Raises:
             ManyhandsError: what cannot be mended here: disk, network daemon.

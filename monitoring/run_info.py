@@ -10,7 +10,7 @@ from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen
 from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.view import RunPicture
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from peers.chain.chain import Chain
 from peers.credit.rules import credit_rules
 from peers.ledger.derive import Ground
@@ -64,7 +64,7 @@ def open_run(folder: Path, home: Path) -> WatchedRun:
     return WatchedRun(folder, home / WATCHED_FOLDER / signed.run_id, signed, ground)
 
 
-def begin_watch(run: WatchedRun, *, join: str) -> Watch:
+def begin_watch(run: WatchedRun, *, join: str) -> SwarmWatch:
     """Return a watch that has taken in all blocks on disk.
 
     Raises:
@@ -72,7 +72,7 @@ def begin_watch(run: WatchedRun, *, join: str) -> Watch:
         ModelError: the recipe's model cannot be built.
         DataError: the manifest beside the recipe is not the one that it names.
     """
-    return Watch(
+    return SwarmWatch(
         run_picture(run, join=join),
         run.ground,
         _chain(run),

@@ -150,7 +150,7 @@ def add_word(given: str, file: Path, *, home: Path) -> Made:
             store.close()
 
 
-def take_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]:
+def install_checkpoint(given: str, file: Path, *, home: Path) -> Signed[Checkpoint]:
     """Check a checkpoint that an owner made elsewhere, and keep it for the next start of this peer.
 
     Args:
@@ -323,7 +323,7 @@ def main(
         if take is not None:
             if round_number is not None or out is not None or sign_file is not None:
                 raise typer.BadParameter("--take goes with none of --round, --sign and --out.")
-            body = take_checkpoint(run, take.expanduser(), home=folder).body
+            body = install_checkpoint(run, take.expanduser(), home=folder).body
             print(f"Took the checkpoint of round {body.round}, block {body.block[:8]}, by owner {body.peer}.")
             print("From the next `python -m trainer.join` on, this peer goes by it and gives it to others.")
             return

@@ -31,7 +31,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Piece(_Record):
+class CorpusPiece(_Record):
     """One file of tokens, named by the BLAKE3 hash of its content."""
 
     hash: HexHash
@@ -42,10 +42,10 @@ class Part(_Record):
     """The pieces of one part in order: all of 1 MiB but the last."""
 
     tokens: int = Field(ge=1)
-    pieces: list[Piece] = Field(min_length=1)
+    pieces: list[CorpusPiece] = Field(min_length=1)
 
 
-class Manifest(_Record):
+class CorpusManifest(_Record):
     """What manifest.json holds: the whole corpus by hash. Tokens are little-endian integers."""
 
     version: Literal[1] = 1
@@ -56,7 +56,7 @@ class Manifest(_Record):
     validation: Part
 
     @model_validator(mode="after")
-    def _pieces_hold_tokens(self) -> Manifest:
+    def _pieces_hold_tokens(self) -> CorpusManifest:
         for name, part in (("train", self.train), ("validation", self.validation)):
             if any(piece.bytes != PIECE_BYTES for piece in part.pieces[:-1]):
                 raise ValueError(f"a piece of {name} before the last has not {PIECE_BYTES} bytes")
@@ -83,7 +83,7 @@ class Manifest(_Record):
         return digest(self.content())
 
 
-def parse_manifest(content: bytes, *, expected: bytes) -> Manifest:
+def parse_manifest(content: bytes, *, expected: bytes) -> CorpusManifest:
     """Read the content of a manifest.json whose BLAKE3 hash must be `expected`.
 
     Raises:
@@ -95,7 +95,7 @@ def parse_manifest(content: bytes, *, expected: bytes) -> Manifest:
             remedy="Remove it: joining fetches it again.",
         )
     try:
-        return Manifest.model_validate_json(content)
+        return CorpusManifest.model_validate_json(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(map(str, problem["loc"])) or "it"
@@ -111,7 +111,7 @@ class TokenArray:
     Only sizes are checked here: a piece's hash is checked when it arrives.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, part: PartName) -> None:
+    def __init__(self, folder: Path, manifest: CorpusManifest, part: PartName) -> None:
         """`folder` holds the pieces, each named by its hash.
 
         Raises:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from recipes.corpus import Manifest, Part, Piece, TokenType
+from recipes.corpus import CorpusManifest, CorpusPiece, Part, TokenType
 from recipes.errors import DataError
 from recipes.formats.blake3_tree import digest
 from recipes.formats.files import write_atomic
@@ -115,7 +115,7 @@ def pack(
     folder: Path,
     *,
     progress: Callable[[int], None] | None = None,
-) -> tuple[Manifest, bytes]:
+) -> tuple[CorpusManifest, bytes]:
     """Train the tokenizer on the training text and write both parts as pieces into `folder`.
 
     Args:
@@ -151,7 +151,7 @@ def pack(
                 f"The {name} text has {part.tokens} tokens: less than one sequence and its last target.",
                 remedy="Give more text, or a smaller data.sequence_length.",
             )
-    manifest = Manifest(
+    manifest = CorpusManifest(
         dtype=dtype,
         sequence_length=recipe.data.sequence_length,
         tokenizer=digest(tokenizer_file).hex(),
@@ -168,7 +168,7 @@ class _PieceWriter:
         self._folder = folder
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._buffer = bytearray()
-        self._pieces: list[Piece] = []
+        self._pieces: list[CorpusPiece] = []
         self._tokens = 0
 
     def append(self, tokens: list[int]) -> None:
@@ -186,7 +186,7 @@ class _PieceWriter:
     def _write(self, content: bytes) -> None:
         name = digest(content).hex()
         write_atomic(self._folder / name, content)
-        self._pieces.append(Piece(hash=name, bytes=len(content)))
+        self._pieces.append(CorpusPiece(hash=name, bytes=len(content)))
 
 
 def _tokenise(tokenizer: Tokenizer, texts: list[str]) -> Iterator[list[int]]:

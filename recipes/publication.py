@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, PartName, parse_manifest
+from recipes.corpus import MAXIMUM_MANIFEST_BYTES, CorpusManifest, PartName, parse_manifest
 from recipes.errors import DataError, RecipeError
 from recipes.formats.blake3_tree import digest
 from recipes.genesis import GENESIS_WEIGHTS, weights_root
@@ -47,7 +47,7 @@ class Publication:
 
     folder: Path
     signed: SignedRecipe
-    manifest: Manifest
+    manifest: CorpusManifest
 
     @property
     def recipe(self) -> Recipe:
@@ -101,7 +101,7 @@ def load_signed_recipe(folder: Path, *, partly: bool = False) -> SignedRecipe:
     return check_signed(read_recipe_file(path), read_signature_file(path), name=str(path), partly=partly)
 
 
-def load_manifest(folder: Path, recipe: Recipe) -> Manifest:
+def load_manifest(folder: Path, recipe: Recipe) -> CorpusManifest:
     """Read manifest.json from `folder` and check that it is the one that the published recipe names.
 
     Raises:
@@ -126,7 +126,7 @@ def load_manifest(folder: Path, recipe: Recipe) -> Manifest:
 
 
 def damaged_pieces(
-    folder: Path, manifest: Manifest, parts: Collection[PartName] = ("train", "validation")
+    folder: Path, manifest: CorpusManifest, parts: Collection[PartName] = ("train", "validation")
 ) -> tuple[str, ...]:
     """Return the names of the manifest's pieces that are missing in folder/data or have another hash."""
     names = dict.fromkeys(piece.hash for name in parts for piece in manifest.part(name).pieces)

@@ -24,7 +24,7 @@ import tomlkit
 import typer
 
 from recipes.command import plain_errors
-from recipes.corpus import Manifest
+from recipes.corpus import CorpusManifest
 from recipes.errors import RecipeError, StorageError
 from recipes.formats.files import write_atomic
 from recipes.genesis import write_genesis
@@ -185,7 +185,7 @@ def _put_in_place(draft: Path, out: Path) -> None:
         ) from error
 
 
-def _packed_words(manifest: Manifest) -> str:
+def _packed_words(manifest: CorpusManifest) -> str:
     return (
         f"Packed {manifest.train.tokens:,} tokens to train on into {len(manifest.train.pieces)} pieces, and "
         f"{manifest.validation.tokens:,} held out into {len(manifest.validation.pieces)}."

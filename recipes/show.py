@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recipes.command import plain_errors
-from recipes.corpus import Manifest
+from recipes.corpus import CorpusManifest
 from recipes.demands import ASSUMED_PEERS, contribution_bits, estimate, reduced_bits
 from recipes.density import density_schedule
 from recipes.layout import layout_of
@@ -84,7 +84,7 @@ def _model(recipe: Recipe, parameters: int) -> str:
     return f"{recipe.model.architecture} with {parameters:,} parameters ({config})"
 
 
-def _data(recipe: Recipe, manifest: Manifest | None) -> str:
+def _data(recipe: Recipe, manifest: CorpusManifest | None) -> str:
     merges = recipe.tokenizer.vocab_size - BYTE_VOCABULARY
     learned = f" and {merges:,} merges learned from the corpus" if merges else ""
     words = f"tokens are bytes{learned}, in sequences of {recipe.data.sequence_length}"
@@ -142,7 +142,7 @@ def _exchange(recipe: Recipe) -> str:
     )
 
 
-def _demands(recipe: Recipe, parameters: int, manifest: Manifest | None) -> list[Fact]:
+def _demands(recipe: Recipe, parameters: int, manifest: CorpusManifest | None) -> list[Fact]:
     needs = estimate(recipe, parameters=parameters, data_bytes=_data_bytes(manifest) if manifest else 0)
     early = recipe.exchange.early
     densest = (
@@ -161,7 +161,7 @@ def _demands(recipe: Recipe, parameters: int, manifest: Manifest | None) -> list
     ]
 
 
-def _data_bytes(manifest: Manifest) -> int:
+def _data_bytes(manifest: CorpusManifest) -> int:
     return sum(piece.bytes for part in (manifest.train, manifest.validation) for piece in part.pieces)
 
 

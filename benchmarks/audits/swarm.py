@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from peers.credit.accounts import Accounts, settle
+from peers.credit.accounts import Accounts, close_round
 from peers.credit.audit import Audit, Work
-from peers.credit.block_facts import Counted, RoundFacts
+from peers.credit.block_facts import RosteredClaim, RoundFacts
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
 from peers.credit.rules import CreditRules
@@ -129,7 +129,7 @@ class LightSwarm:
         """Play so many rounds, and tell what they came to."""
         for _ in range(rounds):
             facts = self._facts(self.accounts.round + 1)
-            self.accounts, entries = settle(self.accounts, facts, self._rules)
+            self.accounts, entries = close_round(self.accounts, facts, self._rules)
             self._entries += entries
             self._come_back(entries)
         return self._outcomes()
@@ -147,7 +147,7 @@ class LightSwarm:
             beacon=digest(f"{self._seed}/{number}".encode()).hex(),
             electors=frozenset(p.name for p in self._people if number - p.since >= _ELECTED_AFTER),
             claims=tuple(
-                Counted(_work(person.name, number), None, 1)
+                RosteredClaim(_work(person.name, number), None, 1)
                 for person in self._people
                 if self.accounts.expelled_until(person.name) < number
             ),

@@ -108,7 +108,7 @@ def contribute_rates(blocks: int, select: Selector, clock: Clock) -> list[float]
         feedback = ErrorFeedback(Path(folder), layout=layout, decay=0.95, expected_root=None)
         for _ in range(blocks):
             began = clock()
-            feedback.contribute(delta, codec=_CONTRIBUTION, returned=lambda _: (), select=select)
+            feedback.compress(delta, codec=_CONTRIBUTION, returned=lambda _: (), select=select)
             rates.append(delta.size / (clock() - began) / 1e6)
     return rates
 

@@ -77,7 +77,7 @@ class Feedback:
         self._stored = np.zeros(layout.padded, dtype=np.uint16)
         self.norm = 0.0
 
-    def contribute(
+    def compress(
         self, delta: Values, *, returned: Sequence[Iterable[Returned]], codec: Codec, choose: Choose
     ) -> list[Sent]:
         """Do what `ErrorFeedback.contribute` does, with the choice of values given."""
@@ -181,13 +181,13 @@ class Exchange:
         density = arm.density(progress)
         codec = Codec(keep=_scaled(arm.keep, density), level_bits=arm.level_bits)
 
-        def contribute(worker: int) -> list[Sent]:
+        def compress(worker: int) -> list[Sent]:
             returned = self._returned[worker]
-            return self._feedback[worker].contribute(
+            return self._feedback[worker].compress(
                 deltas[worker], returned=returned, codec=codec, choose=arm.choose
             )
 
-        contributions = list(self._threads.map(contribute, range(self._workers)))
+        contributions = list(self._threads.map(compress, range(self._workers)))
         starts = self._overlapping(contributions) if arm.overlap != "blocking" else None
         if arm.method == "all-gather":
             self._take_all(contributions)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from monitoring.evaluation.evaluating import Evaluator
 from monitoring.evaluation.model import ModelFile, NewestModel
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from recipes.errors import ManyhandsError, MessageError, UnreachableError
 
 _LOOK_SECONDS = 0.5
@@ -23,7 +23,7 @@ class Validation:
 
     def __init__(
         self,
-        watch: Watch,
+        watch: SwarmWatch,
         model: NewestModel,
         evaluator: Evaluator,
         *,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from peers.protocol.messages import Block, Signed, parse
 from peers.state.block_store import ChainStore
 from recipes.errors import DataError, MessageError, StorageError
@@ -25,7 +25,7 @@ _LIVE_SECONDS = 5.0  # since the last look, for a block to count as watched
 class PeersFolder:
     """Follows the chain that a peer keeps."""
 
-    def __init__(self, watch: Watch, chain_file: Path, *, run: str) -> None:
+    def __init__(self, watch: SwarmWatch, chain_file: Path, *, run: str) -> None:
         self.heard_at: float | None = None
         self.board: tuple[PeerId, ...] | None = None  # no notice board is read from here
         self.trouble = ""

@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from peers.consensus.block_search import FRUITLESS_SECONDS, BlockSearch
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import RemoteError, Transport
@@ -41,7 +41,7 @@ class Observer:
 
     def __init__(
         self,
-        watch: Watch,
+        watch: SwarmWatch,
         store: ChainStore,
         transport: Transport,
         crowd: Crowd,

@@ -26,7 +26,7 @@ from recipes.keys.keys import PeerId
 SHOWN_ROUNDS = 64  # on the page; older ones are in the archive
 
 
-class Watch:
+class SwarmWatch:
     """One run as it is watched. Not to be used from two threads at once."""
 
     def __init__(

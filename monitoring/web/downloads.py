@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from monitoring.evaluation.model import NewestModel
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from peers.ledger.derive import Ground, derive
 from peers.ledger.export import header_of, write_export
 from peers.protocol.messages import Block, Signed
@@ -34,7 +34,7 @@ class Downloads:
     def __init__(
         self,
         *,
-        watch: Watch,
+        watch: SwarmWatch,
         chain_file: Path,
         signed: SignedRecipe,
         ground: Ground,

@@ -14,7 +14,7 @@ from peers.audit.opening import OpenedWork, OpeningForm
 from peers.codec.codec import Codec, SparseChunks
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import ChunkProof, SegmentFrame, contribution_root, verify_chunk
-from peers.exchange.residual_returns import Counted, discount
+from peers.exchange.residual_returns import IncludedSegment, discount
 from peers.network.peer_scores import counts_as
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import Claim, Signed, parse
@@ -183,7 +183,7 @@ class OpeningCheck:
             return codec.decode(codec.split(content, chunks=len(proofs)))
 
     def _returned(
-        self, earlier: SparseChunks, counted: Mapping[int, Counted], reduced: ReducedSegments
+        self, earlier: SparseChunks, counted: Mapping[int, IncludedSegment], reduced: ReducedSegments
     ) -> NDArray[np.float32]:
         """Return what came back of the contribution before in the drawn chunks, as in contribution_store.py.
 

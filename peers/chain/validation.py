@@ -31,7 +31,7 @@ def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
     until = parent.accounts.expelled_until(claim.peer)
     if claim.round <= until:
         return f"expelled until round {until}, because the audit of a claim failed"
-    return counters.claim_fault(claim, parent.counters, rules)
+    return counters.quota_or_nonce_fault(claim, parent.counters, rules)
 
 
 def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:

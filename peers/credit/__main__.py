@@ -18,7 +18,7 @@ from recipes.command import plain_errors
 
 if TYPE_CHECKING:
     from peers.credit.statement import Unvested
-    from peers.ledger.source import Standing
+    from peers.ledger.source import CreditReading
 
 app = typer.Typer(
     help="Credit: what peers earned for their work, in FLOPs.", no_args_is_help=True, add_completion=False
@@ -70,7 +70,7 @@ def show(
         console.print(AUDIT_PENDING)
 
 
-def _table(found: Standing) -> Table:
+def _table(found: CreditReading) -> Table:
     table = Table(title=f"Credit after round {found.round:,}, FLOPs", box=None)
     table.add_column("peer", overflow="fold")
     for column in ("earned", "vested", "pending", "lost", "audits passed"):
@@ -89,7 +89,7 @@ def _table(found: Standing) -> Table:
     return table
 
 
-def _tell(console: Console, found: Standing, name: str) -> None:
+def _tell(console: Console, found: CreditReading, name: str) -> None:
     from peers.credit.statement import unvested
     from recipes.keys.keys import PeerId
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Work
 from peers.credit.audit_transitions import decide, draw_audits, hear, punish_double_claims
-from peers.credit.block_facts import Counted, RoundFacts, facts_of
+from peers.credit.block_facts import RosteredClaim, RoundFacts, facts_of
 from peers.credit.entries import ClaimCounted, Entry, Join, Vest
 from peers.credit.escrow import Account, vest
 from peers.credit.rotation import Holdings, Retired, rotate
@@ -80,10 +80,10 @@ def entries_after(
         counters: after the block.
         rules: of the run.
     """
-    return settle(accounts, facts_of(block, counters, rules), rules)
+    return close_round(accounts, facts_of(block, counters, rules), rules)
 
 
-def settle(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[Accounts, list[Entry]]:
+def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[Accounts, list[Entry]]:
     """Return what `entries_after` does, from a block's facts alone.
 
     Raises:
@@ -111,7 +111,7 @@ def settle(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[A
     return _rotate(after, page, facts), page.entries
 
 
-def _credit(page: Page, counted: Counted) -> int:
+def _credit(page: Page, counted: RosteredClaim) -> int:
     """Put what was counted of a claim into escrow, and return the amount."""
     work, rules = counted.work, page.rules
     whole = work.tokens * rules.flops_per_token

@@ -15,7 +15,7 @@ from recipes.slots import total
 
 
 @dataclass(frozen=True)
-class Counted:
+class RosteredClaim:
     """A claim of the block's roster: the work that it states, and how much of it was counted."""
 
     work: Work
@@ -41,7 +41,7 @@ class RoundFacts:
     round: int
     beacon: str
     electors: frozenset[PeerId]
-    claims: tuple[Counted, ...] = ()
+    claims: tuple[RosteredClaim, ...] = ()
     verdicts: tuple[tuple[str, Verdict], ...] = ()
     disputes: tuple[Dispute, ...] = ()
     double_claims: tuple[DoubleClaim, ...] = ()
@@ -52,7 +52,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
     """Return what a block that is valid on its chain says. `counters` are those after it."""
     counted = counted_segments(block)
     claims = (
-        Counted(_work(signed, rules), signed.body.predecessor, len(counted[signed.body.peer]))
+        RosteredClaim(_work(signed, rules), signed.body.predecessor, len(counted[signed.body.peer]))
         for signed in block.roster.body.claims
     )
     double_claims = (double_claim(one) for one in block.evidence)

@@ -43,7 +43,7 @@ from peers.exchange.residual_returns import (
     Stored,
     discount,
     may_go_on,
-    settle,
+    reconcile,
 )
 from recipes.errors import MessageError, StateError
 from recipes.formats.files import write_atomic
@@ -132,7 +132,7 @@ class ContributionHistory:
         """Whether the error feedback is zero now, because nothing whole was found on disk."""
         return self._feedback.reset
 
-    def contribute(
+    def compress_and_keep(
         self,
         round_number: int,
         delta: NDArray[np.float32],
@@ -162,7 +162,7 @@ class ContributionHistory:
         """
         self._undo_what_was_never_claimed()
         earlier = self._record.entries
-        entries, changes = settle(
+        entries, changes = reconcile(
             earlier,
             round_number,
             outcome=outcome,
@@ -185,7 +185,7 @@ class ContributionHistory:
                 yield self._difference(segment, change, reduced)
 
         codec = self._form.at(tokens).codec
-        frames = self._feedback.contribute(delta, codec=codec, returned=returned, select=select)
+        frames = self._feedback.compress(delta, codec=codec, returned=returned, select=select)
         number = max((entry.number for entry in earlier), default=0) + 1
         shutil.rmtree(
             self._folder / str(number), ignore_errors=True

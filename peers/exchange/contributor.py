@@ -16,7 +16,7 @@ from peers.consensus.effects import WindowEnded
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.lineage import counted_in, may_stray, source_of
 from peers.exchange.loss_trace import LossTrace, TraceStore
-from peers.exchange.residual_returns import Counted
+from peers.exchange.residual_returns import IncludedSegment
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Signed, SlotRange
 from recipes.errors import MessageError
@@ -62,7 +62,7 @@ class Contributor:
         round_number = chain.link(parent).round + 1
         trunk, me = trunk_below(chain, parent), self._key.peer_id
         source = source_of(chain, parent, me)
-        compressed = self._history.contribute(
+        compressed = self._history.compress_and_keep(
             round_number,
             window.delta,
             tokens=chain.tokens_at(parent),
@@ -105,7 +105,9 @@ class Contributor:
             raise MessageError("the contribution that was claimed is no longer on disk")
         self._exchange.hold(claim.body.contribution, whole)
 
-    def _outcome(self, chain: Chain, link: Link | None, claim_hash: str) -> Mapping[int, Counted] | None:
+    def _outcome(
+        self, chain: Chain, link: Link | None, claim_hash: str
+    ) -> Mapping[int, IncludedSegment] | None:
         """Return which segments of a claim's contribution its round's block counted, if it has a block."""
         if link is None or link.block is None:
             return None

@@ -129,7 +129,7 @@ class ErrorFeedback:
         """Return a copy of E in one segment, float32, shape (values,)."""
         return from_bfloat16(self._stored.array[self._layout.segment_slice(segment)])
 
-    def contribute(
+    def compress(
         self,
         delta: NDArray[np.float32],
         *,

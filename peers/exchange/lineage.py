@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from peers.chain.chain import Chain, Link
 from peers.exchange.averaging import clip_factors, newcomers_in
-from peers.exchange.residual_returns import Counted
+from peers.exchange.residual_returns import IncludedSegment
 from peers.protocol.messages import Block, Claim, Signed
 from recipes.keys.keys import PeerId
 
@@ -42,7 +42,7 @@ class Source:
     tokens: int
     electors: frozenset[PeerId]
 
-    def counted(self, *, clip_factor: float, return_dropped: bool) -> dict[int, Counted]:
+    def counted(self, *, clip_factor: float, return_dropped: bool) -> dict[int, IncludedSegment]:
         """Return which segments of its contribution its block counts.
 
         Args:
@@ -100,18 +100,18 @@ def shows_source(chain: Chain, parent: str) -> bool:
 
 def counted_in(
     block: Block, claim: str, *, electors: frozenset[PeerId], clip_factor: float, return_dropped: bool
-) -> dict[int, Counted]:
+) -> dict[int, IncludedSegment]:
     """Return which segments of a claim's contribution a block counts. `electors` are those of its round."""
     claims = block.roster.body.claims
     place = next((place for place, signed in enumerate(claims) if signed.hash == claim), None)
     newcomers = newcomers_in(block.roster.body, electors)
-    counted: dict[int, Counted] = {}
+    counted: dict[int, IncludedSegment] = {}
     for segment, reduction in enumerate(block.reductions):
         if place is None or reduction is None or place not in reduction.body.included:
             continue
         norms = [signed.body.norms[segment] for signed in claims]
         factors = clip_factors(norms, clip_factor=clip_factor, newcomers=newcomers)
-        counted[segment] = Counted(factors[place], reduction.body.root if return_dropped else None)
+        counted[segment] = IncludedSegment(factors[place], reduction.body.root if return_dropped else None)
     return counted
 
 

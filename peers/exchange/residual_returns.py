@@ -17,7 +17,7 @@ from recipes.schema.sections import HexHash
 
 
 @dataclass(frozen=True)
-class Counted:
+class IncludedSegment:
     """A contribution's segment that the chain counts.
 
     Attributes:
@@ -29,7 +29,7 @@ class Counted:
     reduced: str | None = None
 
 
-Outcome = Callable[[int, str], Mapping[int, Counted] | None]
+Outcome = Callable[[int, str], Mapping[int, IncludedSegment] | None]
 """Says which segments of a contribution, named by its round and its claim's hash, the current chain counts:
 a mapping by segment, empty if none is counted, or None while that round has no block."""
 
@@ -74,7 +74,7 @@ class Change:
     after: Return | None
 
 
-def settle(
+def reconcile(
     entries: Iterable[Entry], round_number: int, *, outcome: Outcome, segments: int, depth: int
 ) -> tuple[list[Entry], dict[int, list[Change]]]:
     """Compare what was returned with what is to be, for a contribution to round `round_number`.
@@ -121,7 +121,7 @@ def discount(decay: float, *, age: int) -> float:
     return float(decay ** (age - 1))
 
 
-def _due(counted: Counted | None) -> Return | None:
+def _due(counted: IncludedSegment | None) -> Return | None:
     """Say what of a segment is to return: all that is not counted, and what was dropped of what is."""
     if counted is None:
         return Return()

@@ -96,7 +96,7 @@ class ExchangeTasks:
         newcomers = newcomers_in(roster, chain.electors_at(roster.parent))
         return _Terms(chain.tokens_at(roster.parent), newcomers)
 
-    def settle(self, roots: set[str]) -> bool:
+    def take_checked(self, roots: set[str]) -> bool:
         """Say whether every spot check of these reduced segments was answered, and forget them."""
         checked = not roots & self._unchecked
         self._unchecked -= roots

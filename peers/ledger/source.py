@@ -38,7 +38,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class Standing:
+class CreditReading:
     """What a ledger amounts to after its last block, wherever it was taken from."""
 
     run: str
@@ -111,7 +111,7 @@ def is_export(given: str) -> bool:
     return path.is_file() and path.suffix != ".toml"
 
 
-def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
+def standing(given: str, *, home: Path | None, tip: bool) -> CreditReading:
     """Return what a ledger amounts to: of an export, once all of it is verified, or of a run joined here.
 
     Raises:
@@ -125,7 +125,7 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
     for block in branch.blocks:
         tally.add(derivation.follow(block).entries)
     last = branch.blocks[-1]
-    return Standing(
+    return CreditReading(
         run=branch.signed.run_id,
         rules=branch.ground.rules,
         round=last.body.round,
@@ -137,8 +137,8 @@ def standing(given: str, *, home: Path | None, tip: bool) -> Standing:
     )
 
 
-def _standing_of(verified: Verified) -> Standing:
-    return Standing(
+def _standing_of(verified: Verified) -> CreditReading:
+    return CreditReading(
         run=verified.header.run,
         rules=verified.rules,
         round=verified.round,

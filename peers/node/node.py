@@ -372,7 +372,7 @@ class Node:
             self.take(do.ApplyFailed(block, str(error), self._state.stands_below(block, self.engine.chain)))
             return
         roots = {r.body.root for r in link.block.body.reductions if r is not None} if link.block else set()
-        answered = self.exchange_tasks.settle(roots)
+        answered = self.exchange_tasks.take_checked(roots)
         checked = answered if live else self.engine.chain.is_final(block)
         self.exchange.forget_reduced(before_round=self._state.oldest_needed_round())
         self.take(do.Applied(block, digest, checked))

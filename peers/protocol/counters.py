@@ -39,7 +39,7 @@ from recipes.keys.keys import PeerId
 from recipes.slots import merge, subtract, take, total
 
 
-class Standing(Message):
+class PeerRecord(Message):
     """What the chain knows of one peer that stood in one of the last blocks."""
 
     included: Count  # bit i: counted in the block i before this one
@@ -50,7 +50,7 @@ class Standing(Message):
     nonce_commitment: Hash | None  # which x its next claim must reveal
 
 
-_STRANGER = Standing(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
+_STRANGER = PeerRecord(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
 
 
 class Counters(Message):
@@ -64,7 +64,7 @@ class Counters(Message):
     upcoming_newcomers: tuple[SlotRange, ...] = ()  # of the round after, where windows begin a round ahead
     beacon: Hash
     deadlines: Deadlines  # of the next round
-    peers: Annotated[dict[PeerName, Standing], Field(max_length=4096)]
+    peers: Annotated[dict[PeerName, PeerRecord], Field(max_length=4096)]
 
     def electors(self, rules: Rules) -> frozenset[PeerId]:
         """Return who may lead, reduce and co-sign; genesis names them until peers have earned it."""
@@ -120,7 +120,7 @@ def _lane(lanes: Sequence[SlotRange], peer: PeerId, round_number: int, rules: Ru
     return take(lanes_from_there, rules.newcomer_slots)[0]
 
 
-def claim_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
+def quota_or_nonce_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
     """Say what is wrong with a claim on top of `counters`, or None if it may be rostered."""
     if claim.round != counters.round + 1:
         return "wrong round"
@@ -182,7 +182,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
             taken, rest = take(free[:QUOTA_RANGES], wish)
             free = (*rest, *free[QUOTA_RANGES:])
             allotted = fill(taken, wish)
-        standing = Standing(
+        standing = PeerRecord(
             included=((old.included << 1) | (signed is not None)) & ((1 << ELECTOR_WINDOW) - 1),
             misses=((old.misses << 1) | (peer in missed)) & ((1 << MISS_MEMORY) - 1),
             best_slots=best,

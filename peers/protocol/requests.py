@@ -75,12 +75,12 @@ def decode_rounds(body: bytes) -> frozenset[int]:
     return frozenset(decode_round(body[at : at + ROUND_BYTES]) for at in range(0, len(body), ROUND_BYTES))
 
 
-def encode_piece(round_number: int, piece: Piece, span: Span) -> bytes:
+def encode_piece(round_number: int, piece: StatePiece, span: Span) -> bytes:
     """Return a request for a part of a piece of a snapshot."""
     return _PIECE.pack(round_number, PIECE_KINDS.index(piece.kind), piece.index) + _encode_span(span)
 
 
-def decode_piece(body: bytes) -> tuple[int, Piece, Span]:
+def decode_piece(body: bytes) -> tuple[int, StatePiece, Span]:
     """Return the round, the piece, and the part of it that are asked for.
 
     Raises:
@@ -89,7 +89,7 @@ def decode_piece(body: bytes) -> tuple[int, Piece, Span]:
     round_number, kind, index = _unpack(_PIECE, body[: _PIECE.size])
     if kind >= len(PIECE_KINDS):
         raise MessageError(f"there are no pieces of kind {kind}", offence=Offence.MALFORMED)
-    piece = Piece(PIECE_KINDS[kind], index)
+    piece = StatePiece(PIECE_KINDS[kind], index)
     return _round_in_reach(round_number), piece, _decode_span(body[_PIECE.size :])
 
 
@@ -165,7 +165,7 @@ def _unpack(form: struct.Struct, body: bytes) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class Piece:
+class StatePiece:
     """A piece's place in a snapshot: at most 1 MiB of `kind`, the `index`-th from 0."""
 
     kind: PieceKind

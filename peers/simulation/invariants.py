@@ -43,7 +43,7 @@ class InvariantBrokenError(AssertionError):
         self.lines = lines
 
 
-class Watch:
+class InvariantWatch:
     """Sees everything that happens in a world, and remembers what it takes to find it wrong."""
 
     def __init__(self, world: Surroundings) -> None:

@@ -22,7 +22,7 @@ from peers.credit.rules import CreditRules
 from peers.protocol.events import BlockAdopted, Event, Rewound
 from peers.protocol.messages import AnyMessage, Block, Signed
 from peers.protocol.rules import Bounds, Rules
-from peers.simulation.invariants import Watch
+from peers.simulation.invariants import InvariantWatch
 from peers.simulation.virtual_disk import NUMERIC_CLASS, RUN, DiskAfter
 from peers.simulation.virtual_links import Links, home_line, size_of
 from peers.simulation.virtual_peer import NO_ANSWER_SECONDS, VirtualPeer
@@ -131,7 +131,7 @@ class World:
         self.arrivals: dict[str, float] = {}  # of peers that come late
         self._weights: dict[str, int] = {}  # bytes of signed messages, by hash
         self.links = Links(self.random)
-        self.watch = Watch(self)
+        self.watch = InvariantWatch(self)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self._moved = True  # since it was last looked who has reached what

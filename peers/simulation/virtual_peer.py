@@ -17,7 +17,7 @@ from peers.consensus.engine import RoundEngine
 from peers.credit.audit import Audit
 from peers.credit.rules import CreditRules
 from peers.exchange.lineage import may_stray, source_of
-from peers.exchange.residual_returns import Counted, Entry, may_go_on, settle
+from peers.exchange.residual_returns import Entry, IncludedSegment, may_go_on, reconcile
 from peers.protocol.counters import counted_segments
 from peers.protocol.events import Event
 from peers.protocol.messages import AnyMessage, Block, HeadNotice, Signed
@@ -436,7 +436,7 @@ class VirtualPeer:
             known = self.disk.entries
             while known and known[-1].claim is None:  # never claimed: undone
                 known = known[:-1]
-            entries, changes = settle(
+            entries, changes = reconcile(
                 known,
                 number,
                 outcome=lambda number, claim: counted_of(trunk.get(number), claim, self.id),
@@ -616,10 +616,10 @@ class VirtualPeer:
         return [peer for peer in world.peers.values() if peer is not self and world.reachable(self, peer)]
 
 
-def counted_of(link: Link | None, claim: str, peer: PeerId) -> Mapping[int, Counted] | None:
+def counted_of(link: Link | None, claim: str, peer: PeerId) -> Mapping[int, IncludedSegment] | None:
     """Return which segments of a peer's claim a block counts; None while its round has no block."""
     if link is None or link.block is None:
         return None
     if not any(signed.hash == claim for signed in link.block.body.roster.body.claims):
         return {}
-    return dict.fromkeys(counted_segments(link.block.body).get(peer, ()), Counted())
+    return dict.fromkeys(counted_segments(link.block.body).get(peer, ()), IncludedSegment())

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peers.codec.segment import SegmentFrame
-from peers.protocol.requests import Piece, PieceKind
-from peers.state.manifest import Manifest, piece_count
+from peers.protocol.requests import PieceKind, StatePiece
+from peers.state.manifest import SnapshotManifest, piece_count
 from peers.state.memmap import MappedArray
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import StateError
@@ -144,7 +144,7 @@ class CanonicalState:
         """
         return self.manifest(counters).digest()
 
-    def manifest(self, counters: bytes) -> Manifest:
+    def manifest(self, counters: bytes) -> SnapshotManifest:
         """Describe this state with these counters, as a snapshot of it would.
 
         Raises:
@@ -153,7 +153,7 @@ class CanonicalState:
         self._must_be_clean()
         return self._manifest(counters)
 
-    def save_snapshot(self, counters: bytes) -> Manifest:
+    def save_snapshot(self, counters: bytes) -> SnapshotManifest:
         """Write a snapshot of this state with these counters, and return its manifest.
 
         Raises:
@@ -190,7 +190,7 @@ class CanonicalState:
         self.snapshots.adopt_genesis(self._manifest(counters), counters=counters)
         self._end_change()
 
-    def restore(self, round_number: int) -> list[Piece]:
+    def restore(self, round_number: int) -> list[StatePiece]:
         """Go back to a snapshot.
 
         Returns:
@@ -253,9 +253,9 @@ class CanonicalState:
         self._forget_leaves()
         self._release()
 
-    def _manifest(self, counters: bytes) -> Manifest:
+    def _manifest(self, counters: bytes) -> SnapshotManifest:
         weights, momentum = self._manifest_leaves()
-        return Manifest(
+        return SnapshotManifest(
             round=self.round,
             block=self.block,
             weights=weights,

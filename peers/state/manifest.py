@@ -12,7 +12,7 @@ from typing import Literal
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from peers.protocol.requests import Piece
+from peers.protocol.requests import StatePiece
 from recipes.errors import MessageError, Offence
 from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout
@@ -21,7 +21,7 @@ from recipes.schema.sections import HexHash
 _HASH_JSON_BYTES = 67  # a hash in a manifest: 64 digits, two quotes, a comma
 
 
-class Manifest(BaseModel):
+class SnapshotManifest(BaseModel):
     """What a snapshot holds. Hashes are those of Merkle leaves, in hex.
 
     Attributes:
@@ -49,7 +49,7 @@ class Manifest(BaseModel):
             counters=bytes.fromhex(self.counters),
         )
 
-    def leaf(self, piece: Piece) -> bytes:
+    def leaf(self, piece: StatePiece) -> bytes:
         """Return the leaf hash of `piece`.
 
         Raises:
@@ -60,13 +60,13 @@ class Manifest(BaseModel):
             raise IndexError(f"{piece.kind} piece {piece.index} of {len(leaves)}")
         return bytes.fromhex(leaves[piece.index])
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[StatePiece]:
         """Yield every piece: the counters, the weights, then the momentum."""
-        yield Piece("counters", 0)
+        yield StatePiece("counters", 0)
         for index in range(len(self.weights)):
-            yield Piece("weights", index)
+            yield StatePiece("weights", index)
         for index in range(len(self.momentum)):
-            yield Piece("momentum", index)
+            yield StatePiece("momentum", index)
 
     def to_bytes(self) -> bytes:
         """Return canonical JSON (RFC 8785)."""
@@ -88,7 +88,7 @@ def manifest_limit(layout: Layout) -> int:
     return 1024 + 2 * piece_count(layout) * _HASH_JSON_BYTES
 
 
-def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> Manifest:
+def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> SnapshotManifest:
     """Check a manifest from a peer or from disk. Whether its digest is the agreed one is for the caller.
 
     Raises:
@@ -101,7 +101,7 @@ def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> Man
         )
     try:
         # Strictness concerns JSON's own types: in JSON, a tuple is an array.
-        manifest = Manifest.model_validate_json(content)
+        manifest = SnapshotManifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

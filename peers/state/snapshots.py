@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from peers.protocol.requests import Piece, PieceKind
-from peers.state.manifest import Manifest, parse_manifest
+from peers.protocol.requests import PieceKind, StatePiece
+from peers.state.manifest import SnapshotManifest, parse_manifest
 from peers.state.snapshot_pin import Hold
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.formats import blake3_tree
@@ -73,7 +73,7 @@ class SnapshotStore:
         names = [path.parent.stem for path in self._folder.glob(f"*.partial/{_MANIFEST}")]
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def manifest(self, round_number: int) -> Manifest | None:
+    def manifest(self, round_number: int) -> SnapshotManifest | None:
         """Return the manifest of a whole snapshot, or None if there is none that is well-formed."""
         return self._read_manifest(self._whole(round_number))
 
@@ -86,12 +86,12 @@ class SnapshotStore:
         manifest = self.manifest(round_number)
         if manifest is None:
             raise StateError(f"There is no snapshot of round {round_number} here.")
-        content = self._read(self._whole(round_number), Piece("counters", 0))
-        if blake3_tree.leaf_hash(content) != manifest.leaf(Piece("counters", 0)):
+        content = self._read(self._whole(round_number), StatePiece("counters", 0))
+        if blake3_tree.leaf_hash(content) != manifest.leaf(StatePiece("counters", 0)):
             raise StateError(f"The counters in the snapshot of round {round_number} are damaged.")
         return content
 
-    def begin(self, manifest: Manifest) -> None:
+    def begin(self, manifest: SnapshotManifest) -> None:
         """Make room for a snapshot to be fetched. What is here of the same snapshot already is kept.
 
         Raises:
@@ -107,7 +107,7 @@ class SnapshotStore:
                 self._make_array_file(folder, kind)
         write_atomic(folder / _MANIFEST, manifest.to_bytes())
 
-    def missing(self, manifest: Manifest) -> list[Piece]:
+    def missing(self, manifest: SnapshotManifest) -> list[StatePiece]:
         """Return the pieces of a begun or whole snapshot whose content on disk is not what it must be.
 
         Hashes everything that is there: call it to begin or to check, not for each piece.
@@ -122,7 +122,7 @@ class SnapshotStore:
             if blake3_tree.leaf_hash(self._read(folder, piece)) != manifest.leaf(piece)
         ]
 
-    def write_piece(self, manifest: Manifest, piece: Piece, data: bytes) -> None:
+    def write_piece(self, manifest: SnapshotManifest, piece: StatePiece, data: bytes) -> None:
         """Put a fetched piece in its place in a begun snapshot, or heal a whole one.
 
         Raises:
@@ -150,7 +150,7 @@ class SnapshotStore:
                 stream.seek(piece.index * PIECE_BYTES)
                 stream.write(data)
 
-    def complete(self, manifest: Manifest) -> None:
+    def complete(self, manifest: SnapshotManifest) -> None:
         """Make a begun snapshot whole, once no piece is missing.
 
         Raises:
@@ -163,14 +163,14 @@ class SnapshotStore:
         if folder == self._partial(manifest.round):
             self._publish(manifest.round)
 
-    def read_piece(self, round_number: int, piece: Piece) -> bytes | None:
+    def read_piece(self, round_number: int, piece: StatePiece) -> bytes | None:
         """Return a piece of a whole snapshot, or None if it is not here. It is not checked."""
         manifest = self.manifest(round_number)
         if manifest is None or not _names(manifest, piece):
             return None
         return self._read(self._whole(round_number), piece) or None
 
-    def serve_piece(self, round_number: int, piece: Piece) -> bytes | None:
+    def serve_piece(self, round_number: int, piece: StatePiece) -> bytes | None:
         """Return a piece for somebody who fetches it, and keep its snapshot for a while (snapshot_pin.py).
 
         Of a snapshot that is still being fetched, those pieces are served that are here.
@@ -186,7 +186,7 @@ class SnapshotStore:
         return content if blake3_tree.leaf_hash(content) == manifest.leaf(piece) else None
 
     def save(
-        self, manifest: Manifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
+        self, manifest: SnapshotManifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
     ) -> None:
         """Write a whole snapshot, and forget older ones.
 
@@ -221,7 +221,7 @@ class SnapshotStore:
             if old not in (spared, needed):
                 shutil.rmtree(self._whole(old), ignore_errors=True)
 
-    def adopt_genesis(self, manifest: Manifest, *, counters: bytes) -> None:
+    def adopt_genesis(self, manifest: SnapshotManifest, *, counters: bytes) -> None:
         """Complete snapshots/0, which holds the recipe's first weights alone, to a whole snapshot.
 
         Raises:
@@ -264,19 +264,19 @@ class SnapshotStore:
         with (folder / _FILES[kind]).open("wb") as stream:
             stream.truncate(4 * self._layout.padded)
 
-    def _read_manifest(self, folder: Path) -> Manifest | None:
+    def _read_manifest(self, folder: Path) -> SnapshotManifest | None:
         try:
             content = (folder / _MANIFEST).read_bytes()
             return parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
         except (OSError, MessageError):
             return None
 
-    def _home_of(self, manifest: Manifest) -> Path | None:
+    def _home_of(self, manifest: SnapshotManifest) -> Path | None:
         """Return the folder in which exactly this snapshot is, whole or partial."""
         folders = (self._whole(manifest.round), self._partial(manifest.round))
         return next((folder for folder in folders if self._read_manifest(folder) == manifest), None)
 
-    def _read(self, folder: Path, piece: Piece) -> bytes:
+    def _read(self, folder: Path, piece: StatePiece) -> bytes:
         """Return a piece as it is on disk: less of it, or nothing, if the file is short or missing."""
         limit = MAX_COUNTERS_BYTES if piece.kind == "counters" else PIECE_BYTES
         try:
@@ -297,7 +297,7 @@ class SnapshotStore:
                 shutil.rmtree(self._partial(older), ignore_errors=True)
 
 
-def _names(manifest: Manifest, piece: Piece) -> bool:
+def _names(manifest: SnapshotManifest, piece: StatePiece) -> bool:
     """Say whether the snapshot has such a piece."""
     try:
         manifest.leaf(piece)

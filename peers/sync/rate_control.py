@@ -34,7 +34,7 @@ _SMOOTHING = 1 / 4  # of a new time in the mean, after RFC 6298's 1/8: there are
 
 
 @dataclass
-class Pace:
+class TransferPace:
     """One source's parts: how large, and how long to wait for one."""
 
     part_bytes: int = LEAST_PART_BYTES
@@ -79,11 +79,11 @@ class Flow:
     _parts: int = 0
     _since: float | None = None
     _lost_at: float = 0.0
-    _paces: dict[str, Pace] = field(default_factory=dict)
+    _paces: dict[str, TransferPace] = field(default_factory=dict)
 
-    def pace(self, source: str) -> Pace:
+    def pace(self, source: str) -> TransferPace:
         """Return what is known about one source."""
-        return self._paces.setdefault(source, Pace())
+        return self._paces.setdefault(source, TransferPace())
 
     def began(self, now: float) -> None:
         """Note that a part is asked for."""

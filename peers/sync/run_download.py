@@ -18,7 +18,7 @@ from peers.protocol.events import Event, Fetching, Notice, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.requests import Span, encode_data
 from peers.sync.piece_download import FetchProgress, Wanted, fetch_pieces
-from recipes.corpus import MAXIMUM_MANIFEST_BYTES, Manifest, PartName, parse_manifest
+from recipes.corpus import MAXIMUM_MANIFEST_BYTES, CorpusManifest, PartName, parse_manifest
 from recipes.errors import (
     DataError,
     ManyhandsError,
@@ -60,7 +60,7 @@ class Run:
 
     folder: Path
     signed: SignedRecipe
-    manifest: Manifest
+    manifest: CorpusManifest
 
     @property
     def data(self) -> Path:
@@ -207,7 +207,7 @@ async def _tokenizer(folder: Path, expected: bytes, asker: _Asker) -> None:
     load_tokenizer(path, expected=expected)
 
 
-async def _manifest(folder: Path, signed: SignedRecipe, expected: bytes, asker: _Asker) -> Manifest:
+async def _manifest(folder: Path, signed: SignedRecipe, expected: bytes, asker: _Asker) -> CorpusManifest:
     try:
         return load_manifest(folder, signed.recipe)
     except DataError:
@@ -221,7 +221,7 @@ async def _manifest(folder: Path, signed: SignedRecipe, expected: bytes, asker: 
     return load_manifest(folder, signed.recipe)
 
 
-async def _data(folder: Path, manifest: Manifest, asker: _Asker, parts: Collection[PartName]) -> None:
+async def _data(folder: Path, manifest: CorpusManifest, asker: _Asker, parts: Collection[PartName]) -> None:
     damaged = set(await asyncio.to_thread(damaged_pieces, folder, manifest, parts))
     if not damaged:
         return

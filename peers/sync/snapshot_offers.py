@@ -14,7 +14,7 @@ from peers.chain.chain import Chain
 from peers.network.asking import Asking
 from peers.network.transport import RemoteError
 from peers.protocol.requests import ROUND_BYTES, decode_rounds, encode_round
-from peers.state.manifest import Manifest, manifest_limit, parse_manifest
+from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest
 from recipes.errors import MessageError, UnreachableError
 from recipes.keys.keys import PeerId
 from recipes.layout import Layout
@@ -69,7 +69,7 @@ class SnapshotOffers:
 
     async def first_agreed(
         self, offers: Sequence[tuple[int, PeerId]], target: str, chain: Chain
-    ) -> Manifest | None:
+    ) -> SnapshotManifest | None:
         """Return the first manifest that comes and that the chain vouches for, or None if there is none.
 
         A peer is asked for one at a time, and not again once it failed: it named what it does not give.
@@ -80,7 +80,7 @@ class SnapshotOffers:
             chain: what is known.
         """
         left, failed = list(offers), set[PeerId]()
-        asking: dict[asyncio.Task[Manifest | None], tuple[int, PeerId]] = {}
+        asking: dict[asyncio.Task[SnapshotManifest | None], tuple[int, PeerId]] = {}
         try:
             while left or asking:
                 busy = {peer for _, peer in asking.values()}
@@ -107,7 +107,7 @@ class SnapshotOffers:
             await asyncio.gather(*asking, return_exceptions=True)
         return None
 
-    async def _manifest_of(self, peer: PeerId, round_number: int) -> Manifest | None:
+    async def _manifest_of(self, peer: PeerId, round_number: int) -> SnapshotManifest | None:
         """Return a peer's manifest of the snapshot of a round, or None if it gives none."""
         limit = manifest_limit(self._layout)
         try:
@@ -123,7 +123,7 @@ class SnapshotOffers:
         return None
 
 
-def is_agreed(manifest: Manifest, round_number: int, target: str, chain: Chain) -> bool:
+def is_agreed(manifest: SnapshotManifest, round_number: int, target: str, chain: Chain) -> bool:
     """Say whether a manifest is that of the snapshot of a round that the chain vouches for."""
     try:
         expected = agreed(round_number, target, chain)

@@ -24,10 +24,10 @@ from peers.network.asking import STALL_SECONDS, Asking
 from peers.network.transport import Call, RemoteError
 from peers.protocol.events import Diverged, Event, Fetching, Notice, Refused
 from peers.protocol.messages import Block, Reduction
-from peers.protocol.requests import Piece, Span, encode_piece
+from peers.protocol.requests import Span, StatePiece, encode_piece
 from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
-from peers.state.manifest import Manifest
+from peers.state.manifest import SnapshotManifest
 from peers.sync.piece_download import Wanted, fetch_pieces
 from peers.sync.rate_control import Flow
 from peers.sync.snapshot_offers import SnapshotOffers, agreed, is_agreed
@@ -227,12 +227,12 @@ class StateSync:
         """
         await self._stand_at(await self._agreed_manifest(round_number, target, chain), chain)
 
-    async def _stand_at(self, manifest: Manifest, chain: Chain) -> None:
+    async def _stand_at(self, manifest: SnapshotManifest, chain: Chain) -> None:
         """Fetch what is missing of a snapshot, and stand there."""
         await self._fetch_pieces(manifest, chain)
         await asyncio.to_thread(self.state.restore, manifest.round)
 
-    async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> Manifest:
+    async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> SnapshotManifest:
         """Return the manifest whose digest the chain vouches for, from here or from whoever has it.
 
         Raises:
@@ -248,11 +248,13 @@ class StateSync:
             raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
         return found
 
-    async def _fetch_pieces(self, manifest: Manifest, chain: Chain) -> int:
+    async def _fetch_pieces(self, manifest: SnapshotManifest, chain: Chain) -> int:
         """Fetch what is missing of a snapshot, verified piece by piece; return how many pieces came."""
         snapshots = self.state.snapshots
         await asyncio.to_thread(snapshots.begin, manifest)
-        snapshots.write_piece(manifest, Piece("counters", 0), chain.link(manifest.block).counters.canonical())
+        snapshots.write_piece(
+            manifest, StatePiece("counters", 0), chain.link(manifest.block).counters.canonical()
+        )
         await asyncio.to_thread(self._reuse_own_pieces, manifest)
         missing = await asyncio.to_thread(snapshots.missing, manifest)
         pieces = {f"{piece.kind} {piece.index}": piece for piece in missing}
@@ -281,11 +283,11 @@ class StateSync:
         await asyncio.to_thread(snapshots.complete, manifest)
         return len(wanted)
 
-    def _size(self, piece: Piece) -> int:
+    def _size(self, piece: StatePiece) -> int:
         """Return how many bytes a piece of the weights or of the momentum has."""
         return min(PIECE_BYTES, 4 * self._layout.padded - piece.index * PIECE_BYTES)
 
-    def _reuse_own_pieces(self, manifest: Manifest) -> None:
+    def _reuse_own_pieces(self, manifest: SnapshotManifest) -> None:
         """Copy the pieces that an own snapshot of another time already has."""
         snapshots = self.state.snapshots
         wanted = {manifest.leaf(piece): piece for piece in snapshots.missing(manifest)}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from peers import checkpoint as command
 from peers.chain.chain import Chain, Link
 from peers.chain.fork_choice import best_head
-from peers.checkpoint import make_checkpoint, take_checkpoint
+from peers.checkpoint import install_checkpoint, make_checkpoint
 from peers.credit.rules import credit_rules
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch
 from peers.protocol.rules import rules_of
@@ -140,7 +140,7 @@ def test_neither_works_while_a_peer_works_in_the_home(machine: Machine, tmp_path
         with pytest.raises(HomeInUseError):
             make_checkpoint(machine.run, home=machine.home)
         with pytest.raises(HomeInUseError):
-            take_checkpoint(machine.run, tmp_path / "file", home=machine.home)
+            install_checkpoint(machine.run, tmp_path / "file", home=machine.home)
 
 
 # ---------------------------------------------------------------- for a volunteer
@@ -161,7 +161,7 @@ def test_a_volunteer_goes_by_the_checkpoint_that_it_took(
     assert loaded(machine).final == lost.hash
     file = tmp_path / "checkpoint.json"
     file.write_bytes(checkpoint(machine, won).canonical() + b"\n")
-    taken = take_checkpoint(machine.run, file, home=machine.home)
+    taken = install_checkpoint(machine.run, file, home=machine.home)
     assert machine.kept() == taken
     assert loaded(machine).final == won.hash
     assert best_head(loaded(machine), lost.hash) == won.hash
@@ -184,7 +184,7 @@ def test_a_file_that_no_owner_signed_for_this_run_is_refused(
     if damage in contents:
         file.write_bytes(contents[damage])
     with pytest.raises(DataError) as refused:
-        take_checkpoint(machine.run, file, home=machine.home)
+        install_checkpoint(machine.run, file, home=machine.home)
     assert str(file) in str(refused.value)
     assert refused.value.exit_code == 5
     assert machine.kept() is None
@@ -194,10 +194,10 @@ def test_an_older_checkpoint_than_the_one_that_is_here_is_not_taken(machine: Mac
     older, newer = (checkpoint(machine, link) for link in machine.trunk(2))
     for number, signed in enumerate((older, newer)):
         (tmp_path / str(number)).write_bytes(signed.canonical())
-    take_checkpoint(machine.run, tmp_path / "1", home=machine.home)
-    take_checkpoint(machine.run, tmp_path / "1", home=machine.home)
+    install_checkpoint(machine.run, tmp_path / "1", home=machine.home)
+    install_checkpoint(machine.run, tmp_path / "1", home=machine.home)
     with pytest.raises(StateError, match="A checkpoint of round 2 is here already"):
-        take_checkpoint(machine.run, tmp_path / "0", home=machine.home)
+        install_checkpoint(machine.run, tmp_path / "0", home=machine.home)
     assert machine.kept() == newer
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from places import SAMPLES
 
-from recipes.corpus import Manifest, Part, Piece, TokenArray, parse_manifest
+from recipes.corpus import CorpusManifest, CorpusPiece, Part, TokenArray, parse_manifest
 from recipes.errors import DataError
 from recipes.formats.blake3_tree import digest
 from recipes.layout import PIECE_BYTES
@@ -26,7 +26,7 @@ RECIPE = parse_recipe(TINY, name="tiny.toml")
 class Packed:
     """A corpus in a folder."""
 
-    manifest: Manifest
+    manifest: CorpusManifest
     tokenizer: bytes
     data: Path
 
@@ -212,7 +212,7 @@ def pieces_of(tokens: np.ndarray[tuple[int], np.dtype[np.uint16]], folder: Path)
     for start in range(0, len(content), PIECE_BYTES):
         piece = content[start : start + PIECE_BYTES]
         (folder / digest(piece).hex()).write_bytes(piece)
-        pieces.append(Piece(hash=digest(piece).hex(), bytes=len(piece)))
+        pieces.append(CorpusPiece(hash=digest(piece).hex(), bytes=len(piece)))
     return Part(tokens=tokens.size, pieces=pieces)
 
 
@@ -221,7 +221,7 @@ def long_corpus(tmp_path: Path) -> Packed:
     tokens = (
         np.random.default_rng(3).integers(0, 257, size=PIECE_BYTES + 1000).astype(np.uint16)
     )  # three pieces
-    manifest = Manifest(
+    manifest = CorpusManifest(
         dtype="uint16",
         sequence_length=1000,
         tokenizer="a" * 64,

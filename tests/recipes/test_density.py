@@ -178,14 +178,14 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
     def opened() -> ContributionHistory:
         return ContributionHistory(tmp_path, layout=layout, form=EARLY, decay=1.0)
 
-    first = opened().contribute(
+    first = opened().compress_and_keep(
         1, delta, tokens=99, outcome=lambda *_: None, reduced=lambda *_: None, source=None
     )
     opened().name_claim("ab" * 32)
     again = opened().frame("ab" * 32, 2)
     assert again is not None
     assert again.to_bytes() == first.frames[2].to_bytes()
-    second = opened().contribute(
+    second = opened().compress_and_keep(
         2,
         np.zeros_like(delta),
         tokens=100,

@@ -14,7 +14,7 @@ from texts import TINY, write_texts
 from typer import Typer
 from typer.testing import CliRunner
 
-from peers.checkpoint import add_word, make_checkpoint, take_checkpoint
+from peers.checkpoint import add_word, install_checkpoint, make_checkpoint
 from peers.consensus.effects import SaveCheckpoint
 from peers.credit.rules import credit_rules
 from peers.ledger.export import header_of
@@ -234,7 +234,7 @@ def test_a_checkpoint_is_kept_by_the_machine_on_which_it_becomes_whole(
     assert (made.lacking, one.kept()) == (1, None)
     file.write_bytes(made.checkpoint.canonical())
     with pytest.raises(DataError, match="lacks the word of 1 more"):
-        take_checkpoint(other.run, file, home=other.home)
+        install_checkpoint(other.run, file, home=other.home)
     again = add_word(one.run, file, home=one.home)  # its own word is there already
     assert (again.lacking, again.checkpoint) == (1, made.checkpoint)
     whole = add_word(other.run, file, home=other.home)
@@ -242,7 +242,7 @@ def test_a_checkpoint_is_kept_by_the_machine_on_which_it_becomes_whole(
     assert vouchers(whole.checkpoint) == {one.owner.peer_id, other.owner.peer_id}
     assert other.kept() == whole.checkpoint
     file.write_bytes(whole.checkpoint.canonical())
-    assert take_checkpoint(one.run, file, home=one.home) == one.kept() == whole.checkpoint
+    assert install_checkpoint(one.run, file, home=one.home) == one.kept() == whole.checkpoint
 
 
 def test_an_owner_adds_its_word_only_to_what_its_own_machine_holds(

@@ -8,9 +8,9 @@ from typing import Any
 
 from rounds import RUN, keys_of, name, rules
 
-from peers.credit.accounts import Accounts, settle
+from peers.credit.accounts import Accounts, close_round
 from peers.credit.audit import Audit, Work
-from peers.credit.block_facts import Counted, DoubleClaim, RoundFacts
+from peers.credit.block_facts import DoubleClaim, RosteredClaim, RoundFacts
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
 from peers.credit.rules import MILLION, CreditRules
@@ -78,7 +78,7 @@ class Book:
             beacon=name(f"beacon {number}"),
             electors=self.electors if electors is None else electors,
             claims=tuple(
-                Counted(self.work(peer, number, numeric_class=numeric_class), None, segments)
+                RosteredClaim(self.work(peer, number, numeric_class=numeric_class), None, segments)
                 for peer in claimants
             ),
             verdicts=tuple((name(verdict.canonical().hex()), verdict) for verdict in verdicts),
@@ -87,7 +87,7 @@ class Book:
             rotations=tuple(rotations),
         )
         self.facts.append(facts)
-        self.accounts, entries = settle(self.accounts, facts, self.rules)
+        self.accounts, entries = close_round(self.accounts, facts, self.rules)
         self.entries += entries
         return entries
 

@@ -30,9 +30,9 @@ from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import KINDS, Signed, parse
 from peers.protocol.requests import (
     DATA_REQUEST_BYTES,
-    Piece,
     Span,
     SpotCheck,
+    StatePiece,
     decode_data,
     decode_hash,
     decode_piece,
@@ -43,7 +43,7 @@ from peers.protocol.requests import (
     encode_round,
     encode_spot_check,
 )
-from peers.state.manifest import Manifest, parse_manifest, piece_count
+from peers.state.manifest import SnapshotManifest, parse_manifest, piece_count
 from recipes import corpus
 from recipes.errors import DataError, MessageError, NetworkError, RecipeError
 from recipes.formats.blake3_tree import digest
@@ -327,8 +327,8 @@ def _requests(_: Path) -> Subject:
 
     span = Span(1 << 16, 1 << 15)
     pieces = [
-        encode_piece(7, Piece("momentum", 3), span),
-        encode_piece(2**53 - 1, Piece("counters", 0), span),
+        encode_piece(7, StatePiece("momentum", 3), span),
+        encode_piece(2**53 - 1, StatePiece("counters", 0), span),
     ]
     return Subject([encode_round(7), bytes(range(32)), encode_data(bytes(32), span), *pieces], read)
 
@@ -406,7 +406,7 @@ def _peers_file(folder: Path) -> Subject:
 
 def _snapshot_manifest(_: Path) -> Subject:
     leaves = tuple(f"{number:064x}" for number in range(piece_count(LAYOUT)))
-    manifest = Manifest(round=8, block=RUN, weights=leaves, momentum=leaves, counters=RUN)
+    manifest = SnapshotManifest(round=8, block=RUN, weights=leaves, momentum=leaves, counters=RUN)
 
     def read(content: bytes) -> bytes:
         found = parse_manifest(content, layout=LAYOUT, has_momentum=True)
@@ -419,9 +419,14 @@ def _snapshot_manifest(_: Path) -> Subject:
 def _corpus_manifest(_: Path) -> Subject:
     part = corpus.Part(
         tokens=PIECE_BYTES // 2 + 50,
-        pieces=[corpus.Piece(hash="a" * 64, bytes=PIECE_BYTES), corpus.Piece(hash="b" * 64, bytes=100)],
+        pieces=[
+            corpus.CorpusPiece(hash="a" * 64, bytes=PIECE_BYTES),
+            corpus.CorpusPiece(hash="b" * 64, bytes=100),
+        ],
     )
-    manifest = corpus.Manifest(dtype="uint16", sequence_length=32, tokenizer=RUN, train=part, validation=part)
+    manifest = corpus.CorpusManifest(
+        dtype="uint16", sequence_length=32, tokenizer=RUN, train=part, validation=part
+    )
 
     def read(content: bytes) -> bytes:
         return corpus.parse_manifest(content, expected=digest(content)).content()

@@ -17,7 +17,7 @@ from peers.network.framing import RemoteError
 from peers.node.serving import Answer, serve_state
 from peers.protocol.counters import initial
 from peers.protocol.events import Event
-from peers.protocol.requests import Piece, decode_piece
+from peers.protocol.requests import StatePiece, decode_piece
 from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import genesis_digest
 from peers.state.snapshots import SnapshotStore
@@ -122,7 +122,7 @@ class Replica:
         self.world, self.key, self.folder = world, key, folder
         self.events: list[Event] = []
         self.asked: list[str] = []
-        self.pieces_asked: set[tuple[int, Piece]] = set()  # and of which round
+        self.pieces_asked: set[tuple[int, StatePiece]] = set()  # and of which round
         self.lies: dict[str, Alter] = {}  # by kind: what becomes of an answer
         self.sources: list[Replica] = []
         if genesis:

@@ -21,7 +21,7 @@ from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen
 from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.view import Picture, RunPicture
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.app import Site
 from monitoring.web.live import Live
 from monitoring.web.server import Server
@@ -58,7 +58,7 @@ class Watched:
     """A swarm, and somebody who watches it: blocks come one every `ROUND_SECONDS`."""
 
     swarm: Swarm
-    watch: Watch
+    watch: SwarmWatch
     now: float = START
     links: list[Link] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ def watched(peers: int = 4, *, path: Path | None = None, audited: bool = False, 
     rules = replace(swarm.credit, protocol=replace(swarm.rules, window_seconds=WINDOW_SECONDS))
     swarm.play_by(replace(rules, newcomer_rate=MILLION) if audited else rules)
     swarm.pace = Pace(compute_ms=round(1000 * WINDOW_SECONDS))
-    watch = Watch(
+    watch = SwarmWatch(
         run_picture(swarm, **other),
         ground(swarm),
         swarm.fresh_chain(),

@@ -13,7 +13,7 @@ from virtual_loop import run_in_virtual_time
 
 from peers.network.framing import RemoteError
 from peers.sync.piece_download import Wanted, fetch_pieces
-from peers.sync.rate_control import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, Pace
+from peers.sync.rate_control import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, TransferPace
 from recipes.errors import UnreachableError
 from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId
@@ -179,7 +179,7 @@ def test_who_fetches_the_same_itself_is_asked_again_until_it_has_it() -> None:
 
 
 def test_parts_grow_while_they_come_quickly_and_shrink_when_they_do_not() -> None:
-    pace = Pace()
+    pace = TransferPace()
     for _ in range(5):
         pace.came(pace.part_bytes, 0.1)
     assert pace.part_bytes == 32 * LEAST_PART_BYTES
@@ -190,13 +190,13 @@ def test_parts_grow_while_they_come_quickly_and_shrink_when_they_do_not() -> Non
 
 
 def test_the_short_end_of_a_piece_says_nothing_about_long_parts() -> None:
-    pace = Pace(part_bytes=MIB)
+    pace = TransferPace(part_bytes=MIB)
     pace.came(100, 0.1)
     assert pace.part_bytes == MIB
 
 
 def test_patience_follows_what_parts_took_within_bounds() -> None:
-    pace = Pace()
+    pace = TransferPace()
     for _ in range(30):
         pace.came(pace.part_bytes, 4.0)
     assert pace.patience_seconds == pytest.approx(32.0)

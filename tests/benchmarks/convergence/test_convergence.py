@@ -199,8 +199,8 @@ def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Pat
     returned: list[list[Returned]] = [[], []]
     for number in range(4):
         delta = _deltas(layout, 1, seed=number)[0]
-        by_files = files.contribute(delta, codec=codec, returned=returned.__getitem__)
-        by_arrays = arrays.contribute(delta, returned=returned, codec=codec, choose="chunk")
+        by_files = files.compress(delta, codec=codec, returned=returned.__getitem__)
+        by_arrays = arrays.compress(delta, returned=returned, codec=codec, choose="chunk")
         assert [f.to_bytes() for f in by_files] == [sent.frame.to_bytes() for sent in by_arrays]
         sent = by_files[0].decode()
         returned = [[Returned(sent.positions[::2], sent.values[::2])], []]

@@ -13,7 +13,7 @@ from monitoring.sources.folder_source import PeersFolder
 from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen
 from monitoring.swarm.loss_store import Measured
-from monitoring.swarm.watch import Watch
+from monitoring.swarm.watch import SwarmWatch
 from peers.chain.chain import Chain
 from peers.state.block_store import ChainStore
 from recipes.errors import DataError
@@ -25,8 +25,8 @@ def watch_of(
     *,
     seen: Seen | None = None,
     chain: Chain | None = None,
-) -> Watch:
-    return Watch(
+) -> SwarmWatch:
+    return SwarmWatch(
         run_picture(swarm),
         ground(swarm),
         chain or swarm.fresh_chain(),
@@ -42,7 +42,7 @@ def test_a_watch_that_begins_late_knows_what_one_from_the_beginning_knows() -> N
     chain = run.swarm.fresh_chain()
     for block in blocks(run.links):
         chain.add(block)
-    late = Watch(
+    late = SwarmWatch(
         run_picture(run.swarm),
         ground(run.swarm),
         chain,

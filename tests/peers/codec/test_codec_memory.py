@@ -57,5 +57,5 @@ def test_contributing_takes_no_more_memory_for_a_larger_segment(tmp_path: Path) 
         layout = lay_out([("parameters", (chunks * 4096,))], segments=1)
         feedback = ErrorFeedback(tmp_path / str(chunks), layout=layout, decay=0.95, expected_root=None)
         delta = gaussian(chunks).reshape(-1)
-        peaks.append(peak(lambda: feedback.contribute(delta, codec=CODEC, returned=lambda _: ())))  # noqa: B023
+        peaks.append(peak(lambda: feedback.compress(delta, codec=CODEC, returned=lambda _: ())))  # noqa: B023
     assert peaks[1] <= peaks[0] + ROOM

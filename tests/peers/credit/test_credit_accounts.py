@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rounds import Swarm
 
 from peers.chain.chain import Link
-from peers.credit.accounts import Accounts, entries_after, settle
+from peers.credit.accounts import Accounts, close_round, entries_after
 from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rules import MILLION
 from peers.credit.statement import unvested
@@ -76,15 +76,15 @@ def test_the_same_accounts_and_entries_follow_however_the_chain_is_cut(seed: int
     book = adventure(seed)
     accounts, entries = Accounts(), []
     for facts in book.facts[:cut]:
-        accounts, more = settle(accounts, facts, MIXED)
+        accounts, more = close_round(accounts, facts, MIXED)
         entries += more
     middle = accounts
     for facts in book.facts[cut:]:
-        accounts, more = settle(accounts, facts, MIXED)
+        accounts, more = close_round(accounts, facts, MIXED)
         entries += more
     assert accounts == book.accounts
     assert entries == book.entries
-    again, _ = settle(middle, book.facts[cut], MIXED) if cut < len(book.facts) else (middle, [])
+    again, _ = close_round(middle, book.facts[cut], MIXED) if cut < len(book.facts) else (middle, [])
     assert again.round == min(cut + 1, len(book.facts))  # what came after has changed nothing before
 
 
@@ -95,7 +95,7 @@ def test_audits_that_rest_come_to_what_they_would_if_looked_at_in_each_round(see
     accounts, entries = Accounts(), []
     for facts in whole.facts:
         awake = tuple(replace(audit, rests_until=0) for audit in accounts.audits)
-        accounts, more = settle(replace(accounts, audits=awake), facts, MIXED)
+        accounts, more = close_round(replace(accounts, audits=awake), facts, MIXED)
         entries += more
     assert entries == whole.entries
 
@@ -106,7 +106,7 @@ def test_nobody_vests_while_an_audit_of_it_is_open_or_before_it_passed_one(seed:
     book = adventure(seed, rounds=0)
     whole = adventure(seed)
     for facts in whole.facts:
-        book.accounts, entries = settle(book.accounts, facts, MIXED)
+        book.accounts, entries = close_round(book.accounts, facts, MIXED)
         for entry in entries:
             if entry.kind == "vest":
                 assert entry.peer not in book.accounts.under_audit
@@ -193,7 +193,7 @@ def test_a_claim_that_was_not_counted_is_not_drawn() -> None:
 def test_facts_of_another_round_are_refused() -> None:
     book = adventure(1, rounds=3)
     with pytest.raises(ValueError, match="cannot be settled"):
-        settle(book.accounts, book.facts[0], MIXED)
+        close_round(book.accounts, book.facts[0], MIXED)
 
 
 def test_accounts_before_a_block_are_not_changed_by_it() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import RUN, Swarm, keys_of, name
 
-from peers.credit.accounts import Accounts, settle
+from peers.credit.accounts import Accounts, close_round
 from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rotation import Retired
 from peers.credit.tally import Tally, totals_of
@@ -186,7 +186,7 @@ def test_nothing_is_made_or_lost_by_rotations_whatever_else_happens(seed: int, a
     accounts, tally = Accounts(), Tally()
     for place, facts in enumerate(whole.facts):
         moves = [move(PEERS[one % 8], FRESH[one % 4]) for one in sorted(at) if one == place]
-        accounts, entries = settle(accounts, replace(facts, rotations=tuple(moves)), whole.rules)
+        accounts, entries = close_round(accounts, replace(facts, rotations=tuple(moves)), whole.rules)
         tally.add(entries)
     assert totals_of(accounts) == tally.totals()
     assert not accounts.peers.keys() & accounts.retired.keys()

@@ -20,7 +20,7 @@ from peers.codec.segment import SegmentFrame
 from peers.exchange.contribution_store import Compressed, ContributionHistory
 from peers.exchange.error_feedback import ErrorFeedback, Returned, from_bfloat16, to_bfloat16
 from peers.exchange.error_feedback_copies import leaves_of
-from peers.exchange.residual_returns import Counted, Outcome
+from peers.exchange.residual_returns import IncludedSegment, Outcome
 from recipes.density import Density, DensitySchedule
 from recipes.errors import StateError
 from recipes.formats import blake3_tree
@@ -75,15 +75,14 @@ def nothing(segment: int) -> list[Returned]:
 
 def test_what_a_contribution_leaves_out_is_sent_later(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
-    first = dense(kept.contribute(delta(1), codec=CODEC, returned=nothing))
+    first = dense(kept.compress(delta(1), codec=CODEC, returned=nothing))
     assert close(all_values(kept), delta(1) - first)
     before = all_values(kept)
-    second = dense(kept.contribute(delta(2), codec=CODEC, returned=nothing))
+    second = dense(kept.compress(delta(2), codec=CODEC, returned=nothing))
     assert close(all_values(kept), np.float32(DECAY) * before + delta(2) - second)
     untouched = np.zeros(LAYOUT.padded, dtype=np.float32)
     assert (
-        np.count_nonzero(dense(kept.contribute(untouched, codec=CODEC, returned=nothing)))
-        == 64 * LAYOUT.chunks
+        np.count_nonzero(dense(kept.compress(untouched, codec=CODEC, returned=nothing))) == 64 * LAYOUT.chunks
     )
 
 
@@ -91,7 +90,7 @@ def test_what_is_returned_is_discounted_like_the_rest(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
     part = Returned(np.array([5, 4096], dtype=np.int64), np.array([0.5, -0.25], dtype=np.float32))
     sent = dense(
-        kept.contribute(delta(1), codec=CODEC, returned=lambda segment: [part, part] if segment == 1 else [])
+        kept.compress(delta(1), codec=CODEC, returned=lambda segment: [part, part] if segment == 1 else [])
     )
     expected = delta(1)
     expected[LAYOUT.segment_slice(1)][[5, 4096]] += np.float32(DECAY) * np.array(
@@ -102,7 +101,7 @@ def test_what_is_returned_is_discounted_like_the_rest(tmp_path: Path) -> None:
 
 def test_the_root_is_that_of_the_files_chunks(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
-    kept.contribute(delta(1), codec=CODEC, returned=nothing)
+    kept.compress(delta(1), codec=CODEC, returned=nothing)
     content = (tmp_path / "feedback.bf16").read_bytes()
     assert len(content) == 2 * LAYOUT.padded
     leaves = [blake3_tree.leaf_hash(content[start : start + 8192]) for start in range(0, len(content), 8192)]
@@ -112,7 +111,7 @@ def test_the_root_is_that_of_the_files_chunks(tmp_path: Path) -> None:
 def test_feedback_carries_over_to_the_next_process(tmp_path: Path) -> None:
     kept = feedback(tmp_path)
     assert kept.reset
-    kept.contribute(delta(1), codec=CODEC, returned=nothing)
+    kept.compress(delta(1), codec=CODEC, returned=nothing)
     assert not kept.reset
     again = feedback(tmp_path, kept.root())
     assert not again.reset
@@ -122,7 +121,7 @@ def test_feedback_carries_over_to_the_next_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "missing"])
 def test_damaged_feedback_starts_again_from_zero_and_says_so(tmp_path: Path, damage: str) -> None:
     kept = feedback(tmp_path)
-    kept.contribute(delta(1), codec=CODEC, returned=nothing)
+    kept.compress(delta(1), codec=CODEC, returned=nothing)
     path = tmp_path / "feedback.bf16"
     content = bytearray(path.read_bytes())
     content[10_001] ^= 1
@@ -140,14 +139,14 @@ def test_a_pseudo_gradient_that_makes_no_sense_is_refused_and_changes_nothing(
     tmp_path: Path, value: float
 ) -> None:
     kept = feedback(tmp_path)
-    kept.contribute(delta(1), codec=CODEC, returned=nothing)
+    kept.compress(delta(1), codec=CODEC, returned=nothing)
     before = kept.root()
     broken = delta(2)
     broken[-200] = value
     with pytest.raises(ValueError, match="pseudo-gradient"):
-        kept.contribute(broken, codec=CODEC, returned=nothing)
+        kept.compress(broken, codec=CODEC, returned=nothing)
     with pytest.raises(ValueError, match="expected float32"):
-        kept.contribute(delta(2)[:-1], codec=CODEC, returned=nothing)
+        kept.compress(delta(2)[:-1], codec=CODEC, returned=nothing)
     assert feedback(tmp_path, before).root() == kept.root() == before
 
 
@@ -177,7 +176,7 @@ def test_values_that_no_codec_would_keep_fade_to_zero() -> None:
 class Swarm:
     """What the chain says: by claim, the segments that it counts, or None while it is undecided."""
 
-    verdicts: dict[str, Mapping[int, Counted] | None] = dataclasses.field(default_factory=dict)
+    verdicts: dict[str, Mapping[int, IncludedSegment] | None] = dataclasses.field(default_factory=dict)
     reduced: dict[str, SegmentFrame] = dataclasses.field(default_factory=dict)
 
     @property
@@ -194,7 +193,7 @@ class Swarm:
         return self.reduced.get(root)
 
 
-EVERYTHING = {segment: Counted() for segment in range(SEGMENTS)}
+EVERYTHING = {segment: IncludedSegment() for segment in range(SEGMENTS)}
 
 
 def history(folder: Path, depth: int = 16) -> ContributionHistory:
@@ -228,7 +227,7 @@ def build(
     may_stray: bool = False,
 ) -> Compressed:
     """Contribute without claiming; the claim of the round before, unless said, stands in a block below."""
-    return to.contribute(
+    return to.compress_and_keep(
         number,
         delta(number) if values is None else values,
         tokens=0,
@@ -251,7 +250,7 @@ def test_a_counted_contribution_does_not_return(tmp_path: Path) -> None:
 
 
 def test_segments_that_the_chain_did_not_count_return_once(tmp_path: Path) -> None:
-    peer, swarm = history(tmp_path), Swarm({claim(1): {1: Counted()}, claim(2): EVERYTHING})
+    peer, swarm = history(tmp_path), Swarm({claim(1): {1: IncludedSegment()}, claim(2): EVERYTHING})
     first = contribute(peer, 1, swarm)
     lost = first.copy()
     lost[LAYOUT.segment_slice(1)] = 0.0
@@ -283,7 +282,7 @@ def test_what_returns_after_missed_rounds_is_discounted_as_if_it_had_never_left(
 
 @pytest.mark.parametrize("counted", [EVERYTHING, {}])
 def test_a_contribution_that_was_never_claimed_is_undone_and_what_returned_to_it_returns_again(
-    tmp_path: Path, counted: Mapping[int, Counted]
+    tmp_path: Path, counted: Mapping[int, IncludedSegment]
 ) -> None:
     peer, swarm = history(tmp_path), Swarm({claim(1): counted})
     first = contribute(peer, 1, swarm)
@@ -336,7 +335,7 @@ def test_values_that_the_reduced_segment_dropped_return_less_what_was_clipped(tm
     peer.name_claim(claim(1))
     first = dense(built.frames)
     root = swarm.reduce(built.frames[0])
-    swarm.verdicts[claim(1)] = {0: Counted(factor=0.5, reduced=root), 1: Counted()}
+    swarm.verdicts[claim(1)] = {0: IncludedSegment(factor=0.5, reduced=root), 1: IncludedSegment()}
     dropped = np.zeros_like(first)
     place = LAYOUT.segment_slice(0)
     dropped[place] = np.where(dense([swarm.reduced[root]]) == 0.0, first[place], 0.0)
@@ -351,7 +350,7 @@ def test_dropped_values_are_not_returned_again_when_their_whole_segment_is(tmp_p
     peer.name_claim(claim(1))
     first = dense(built.frames)
     swarm.verdicts[claim(1)] = {
-        s: Counted(reduced=swarm.reduce(frame)) for s, frame in enumerate(built.frames)
+        s: IncludedSegment(reduced=swarm.reduce(frame)) for s, frame in enumerate(built.frames)
     }
     second = contribute(peer, 2, swarm)
     before = feedback_on_disk(tmp_path)
@@ -425,7 +424,7 @@ def test_a_contribution_that_was_never_claimed_is_undone_by_another_for_its_roun
 
 
 def test_the_feedback_starts_again_where_what_returns_cannot_be_computed(tmp_path: Path) -> None:
-    peer, swarm = history(tmp_path), Swarm({claim(1): {0: Counted(reduced="ab" * 32)}})
+    peer, swarm = history(tmp_path), Swarm({claim(1): {0: IncludedSegment(reduced="ab" * 32)}})
     contribute(peer, 1, swarm)
     built = build(peer, 2, swarm)
     assert built.feedback_reset

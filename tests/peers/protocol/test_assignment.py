@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from rounds import Swarm, keys_of, name, rules
 
 from peers.protocol.assignment import assign_reducers, leaders, missed_reducers, ranked
-from peers.protocol.counters import Counters, Standing, initial
+from peers.protocol.counters import Counters, PeerRecord, initial
 from peers.protocol.rules import ELECTOR_MINIMUM
 
 PEERS = [key.peer_id for key in keys_of(12)]
 RULES = rules(electors=(PEERS[0],), segments=8)
 
 
-def counters(number: int = 0, /, **standings: Standing) -> Counters:
+def counters(number: int = 0, /, **standings: PeerRecord) -> Counters:
     """Counters with a beacon of their own."""
     peers = {PEERS[int(place[1:])]: standing for place, standing in standings.items()}
     return initial(RULES).model_copy(update={"beacon": name(f"beacon {number}"), "peers": peers})
 
 
-def standing(*, included: int = 1, misses: int = 0) -> Standing:
-    return Standing(included=included, misses=misses, best_slots=1, quota=(), nonce_commitment=None)
+def standing(*, included: int = 1, misses: int = 0) -> PeerRecord:
+    return PeerRecord(included=included, misses=misses, best_slots=1, quota=(), nonce_commitment=None)
 
 
 ELECTOR = standing(included=(1 << ELECTOR_MINIMUM) - 1)

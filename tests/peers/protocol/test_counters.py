@@ -9,7 +9,7 @@ import pytest
 from rounds import Swarm, keys_of, name
 
 from peers.chain.chain import Link
-from peers.protocol.counters import Counters, advance, claim_fault, counted_segments, initial
+from peers.protocol.counters import Counters, advance, counted_segments, initial, quota_or_nonce_fault
 from peers.protocol.messages import Claim, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
@@ -293,7 +293,7 @@ def second_round() -> tuple[Swarm, Link]:
 
 def fault(swarm: Swarm, parent: Link, number: int = 0, **other: object) -> str | None:
     claim: Claim = swarm.claim(swarm.keys[number], parent, **other).body  # type: ignore[arg-type]
-    return claim_fault(claim, parent.counters, swarm.rules)
+    return quota_or_nonce_fault(claim, parent.counters, swarm.rules)
 
 
 def test_a_claim_within_its_quota_stands() -> None:
@@ -331,7 +331,7 @@ def test_a_claim_to_other_slots_than_its_quota_is_refused(how: str) -> None:
         "an empty range": ((start, count), (start + count, 0)),
     }
     claim = swarm.claim(swarm.keys[0], parent).body.model_copy(update={"slots": used[how]})
-    assert claim_fault(claim, parent.counters, swarm.rules) == "slots beyond its quota"
+    assert quota_or_nonce_fault(claim, parent.counters, swarm.rules) == "slots beyond its quota"
 
 
 def test_a_claim_must_reveal_the_x_behind_the_last_one() -> None:

@@ -15,9 +15,9 @@ from peers.protocol.requests import (
     PIECE_REQUEST_BYTES,
     ROUND_BYTES,
     SPOT_REQUEST_BYTES,
-    Piece,
     Span,
     SpotCheck,
+    StatePiece,
     decode_data,
     decode_piece,
     decode_round,
@@ -58,8 +58,10 @@ def test_a_round_survives_the_way(round_number: int) -> None:
     assert decode_round(encode_round(round_number)) == round_number
 
 
-@pytest.mark.parametrize("piece", [Piece("weights", 7), Piece("momentum", 2**32 - 1), Piece("counters", 0)])
-def test_a_request_for_a_piece_survives_the_way(piece: Piece) -> None:
+@pytest.mark.parametrize(
+    "piece", [StatePiece("weights", 7), StatePiece("momentum", 2**32 - 1), StatePiece("counters", 0)]
+)
+def test_a_request_for_a_piece_survives_the_way(piece: StatePiece) -> None:
     span = Span(65536, 2**32 - 1)
     body = encode_piece(12, piece, span)
     assert len(body) == PIECE_REQUEST_BYTES

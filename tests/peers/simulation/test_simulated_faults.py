@@ -15,7 +15,7 @@ from peers.protocol.counters import counted_segments
 from peers.protocol.events import Event
 from peers.simulation.byzantine import Liar, Lie
 from peers.simulation.faults import Fault
-from peers.simulation.invariants import Watch
+from peers.simulation.invariants import InvariantWatch
 from peers.simulation.scenario import Plan, prepare, recovery_bound, run_plan, shrink
 from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
@@ -177,13 +177,13 @@ def test_a_broken_world_is_told_with_its_seed_and_exit_code(monkeypatch: pytest.
 
 def test_a_broken_world_shrinks_to_the_mishaps_that_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever was started again is required never to have died: one death is what is left."""
-    told = Watch.told
+    told = InvariantWatch.told
 
-    def no_second_life(watch: Watch, peer: VirtualPeer, event: Event) -> None:
+    def no_second_life(watch: InvariantWatch, peer: VirtualPeer, event: Event) -> None:
         told(watch, peer, event)
         watch.require(peer.life < 2, f"{peer.name} died")
 
-    monkeypatch.setattr(Watch, "told", no_second_life)
+    monkeypatch.setattr(InvariantWatch, "told", no_second_life)
     faults = frozenset({Fault.CRASH, Fault.PAUSE, Fault.PARTITION})
     broken = run_plan(Plan(seed=5, peers=5, rounds=4, faults=faults))
     smallest = shrink(broken)

@@ -14,9 +14,9 @@ from places import IMPORTING
 
 from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
-from peers.protocol.requests import Piece
+from peers.protocol.requests import StatePiece
 from peers.state.canonical_state import CanonicalState
-from peers.state.manifest import Manifest, manifest_limit, parse_manifest, piece_count, state_digest
+from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest, piece_count, state_digest
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout, lay_out
@@ -292,9 +292,9 @@ def test_damaged_pieces_of_a_snapshot_are_named_healed_and_then_restored(tmp_pat
     damaged = state.restore(1)
     last = piece_count(LAYOUT) - 1
     assert damaged == [
-        Piece("counters", 0),
-        Piece("weights", 2),
-        *(Piece("momentum", i) for i in range(3, last + 1)),
+        StatePiece("counters", 0),
+        StatePiece("weights", 2),
+        *(StatePiece("momentum", i) for i in range(3, last + 1)),
     ]
     for piece in damaged:
         state.snapshots.write_piece(manifest, piece, donor[piece])
@@ -331,24 +331,24 @@ def test_a_newcomer_fetches_a_snapshot_piece_by_piece_and_resumes(tmp_path: Path
 def test_a_piece_that_is_not_what_the_manifest_names_is_refused(tmp_path: Path) -> None:
     state = fresh(tmp_path)
     manifest = state.save_snapshot(COUNTERS)
-    good = state.snapshots.read_piece(0, Piece("weights", 0)) or b""
+    good = state.snapshots.read_piece(0, StatePiece("weights", 0)) or b""
     with pytest.raises(MessageError, match="weights piece 1 is not"):
-        state.snapshots.write_piece(manifest, Piece("weights", 1), good)
+        state.snapshots.write_piece(manifest, StatePiece("weights", 1), good)
     with pytest.raises(MessageError, match="no weights piece 99"):
-        state.snapshots.write_piece(manifest, Piece("weights", 99), good)
+        state.snapshots.write_piece(manifest, StatePiece("weights", 99), good)
     with pytest.raises(MessageError, match="no momentum piece 0"):
-        state.snapshots.write_piece(manifest, Piece("momentum", 0), good)
+        state.snapshots.write_piece(manifest, StatePiece("momentum", 0), good)
     assert state.snapshots.missing(manifest) == []
 
 
 def test_only_pieces_that_exist_are_served(tmp_path: Path) -> None:
     snapshots = fresh(tmp_path).snapshots
-    assert snapshots.read_piece(0, Piece("counters", 0)) == COUNTERS
-    assert len(snapshots.read_piece(0, Piece("weights", 0)) or b"") == PIECE_BYTES
-    assert snapshots.read_piece(0, Piece("weights", -1)) is None
-    assert snapshots.read_piece(0, Piece("weights", piece_count(LAYOUT))) is None
-    assert snapshots.read_piece(0, Piece("momentum", 0)) is None
-    assert snapshots.read_piece(7, Piece("weights", 0)) is None
+    assert snapshots.read_piece(0, StatePiece("counters", 0)) == COUNTERS
+    assert len(snapshots.read_piece(0, StatePiece("weights", 0)) or b"") == PIECE_BYTES
+    assert snapshots.read_piece(0, StatePiece("weights", -1)) is None
+    assert snapshots.read_piece(0, StatePiece("weights", piece_count(LAYOUT))) is None
+    assert snapshots.read_piece(0, StatePiece("momentum", 0)) is None
+    assert snapshots.read_piece(7, StatePiece("weights", 0)) is None
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_only_pieces_that_exist_are_served(tmp_path: Path) -> None:
         b"",
         b"[]",
         b'{"version":1}',
-        Manifest(round=1, block=GENESIS, weights=(), momentum=(), counters=GENESIS).to_bytes(),
+        SnapshotManifest(round=1, block=GENESIS, weights=(), momentum=(), counters=GENESIS).to_bytes(),
         b" " * (manifest_limit(LAYOUT) + 1),
     ],
     ids=["nothing", "no object", "too little", "another shape", "too long"],
@@ -369,7 +369,9 @@ def test_a_malformed_manifest_is_refused(content: bytes) -> None:
 
 def test_the_longest_manifest_is_within_its_limit() -> None:
     leaves = ("ff" * 32,) * piece_count(LAYOUT)
-    manifest = Manifest(round=2**53 - 1, block="ff" * 32, weights=leaves, momentum=leaves, counters="ff" * 32)
+    manifest = SnapshotManifest(
+        round=2**53 - 1, block="ff" * 32, weights=leaves, momentum=leaves, counters="ff" * 32
+    )
     assert len(manifest.to_bytes()) <= manifest_limit(LAYOUT)
     assert parse_manifest(manifest.to_bytes(), layout=LAYOUT, has_momentum=True) == manifest
 

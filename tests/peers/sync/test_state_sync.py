@@ -12,7 +12,7 @@ from rounds import name
 from peers.chain.chain import Link
 from peers.codec.segment import SegmentFrame
 from peers.protocol.events import Diverged, Notice, Refused
-from peers.protocol.requests import Piece, encode_round
+from peers.protocol.requests import StatePiece, encode_round
 from recipes.errors import MessageError, StateError, UnreachableError
 
 HUGE = 2**40  # announced for a reduced segment, it makes a snapshot the cheaper way
@@ -233,7 +233,7 @@ async def test_what_was_fetched_of_a_snapshot_counts_although_newer_ones_appeare
     links = await world.rounds(genesis(world), writer, 5)
     old = writer.snapshots.manifest(4)
     assert old is not None
-    first = Piece("weights", 0)
+    first = StatePiece("weights", 0)
     content = writer.snapshots.serve_piece(4, first)
     assert content is not None
     newcomer.snapshots.begin(old)
@@ -242,7 +242,7 @@ async def test_what_was_fetched_of_a_snapshot_counts_although_newer_ones_appeare
     assert writer.snapshots.rounds() == [0, 4, 12, 16]  # round 4 stays, for somebody is fetching it
     newcomer.sources = [writer]
     assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
-    assert writer.pieces_asked == {(4, Piece("weights", 1)), (4, Piece("weights", 2))}
+    assert writer.pieces_asked == {(4, StatePiece("weights", 1)), (4, StatePiece("weights", 2))}
 
 
 async def test_what_was_begun_and_is_gone_gives_way_to_the_newest_snapshot(world: World) -> None:
@@ -264,14 +264,14 @@ async def test_a_snapshot_is_served_while_it_is_fetched_as_far_as_it_is_here(wor
     await world.rounds(genesis(world), writer, 5)
     manifest = writer.snapshots.manifest(4)
     assert manifest is not None
-    first = Piece("weights", 0)
+    first = StatePiece("weights", 0)
     content = writer.snapshots.serve_piece(4, first)
     assert content is not None
     newcomer.snapshots.begin(manifest)
     newcomer.snapshots.write_piece(manifest, first, content)
     assert newcomer.snapshots.serve_piece(4, first) == content
-    assert newcomer.snapshots.serve_piece(4, Piece("weights", 1)) is None
-    assert newcomer.snapshots.serve_piece(4, Piece("weights", 99)) is None
+    assert newcomer.snapshots.serve_piece(4, StatePiece("weights", 1)) is None
+    assert newcomer.snapshots.serve_piece(4, StatePiece("weights", 99)) is None
     assert newcomer.snapshots.serve_piece(8, first) is None
 
 
