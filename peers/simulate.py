@@ -167,7 +167,7 @@ def _tell(console: Console, world: World) -> None:
     refused: dict[str, int] = defaultdict(int)
     for _, name, event in world.events:
         if isinstance(event, Refused) and world.peers[name].liar is None:
-            refused[f"{event.what.split()[0]}: {event.reason.split(': ')[-1]}"] += 1
+            refused[f"{event.kind}: {event.fault.split(': ')[-1]}"] += 1
     for reason, times in sorted(refused.items(), key=lambda item: -item[1]):
         console.print(f"refused {times} times: {reason}", markup=False)
     for peer in world.peers.values():

@@ -34,6 +34,7 @@ from peers.protocol.events import (
     WindowStarted,
     as_json_line,
 )
+from peers.protocol.round_reasons import REFUSED_NAMES
 from recipes.errors import StorageError
 from trainer.repeats import Repeats
 
@@ -165,16 +166,17 @@ class Screen:
                 )
             case Validated(round_number, loss):
                 return f"Validation loss after round {round_number}: {loss:.4f} nats a token."
-            case Waiting(round_number, reason):
-                return f"Not training in round {round_number}: {reason}."
+            case Waiting(round_number):
+                return f"Not training in round {round_number}: {event.sentence}."
             case WindowSpoilt(round_number, reason, in_a_row, most):
                 return (
                     f"The window of round {round_number} is not claimed: {reason}. "
                     f"This is {in_a_row} in a row; after {most}, this peer stops. "
                     "If it happens again, try `--device cpu`."
                 )
-            case Refused(peer, what, reason):
-                return f"Refused {what} from {peer[-8:]}: {reason.rstrip('.')}."
+            case Refused(peer, kind, fault, which):
+                what = f"{REFUSED_NAMES[kind]}{f' ({which})' if which else ''}"
+                return f"Refused {what} from {peer[-8:]}: {fault.rstrip('.')}."
             case Banned(peer, seconds, reasons):
                 counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
                 return f"Peer {peer[-8:]} is left alone for {seconds / 60:.0f} min. It sent: {counts}."

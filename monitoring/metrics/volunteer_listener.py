@@ -38,36 +38,13 @@ from peers.protocol.events import (
     WindowFinished,
     WindowSpoilt,
 )
+from peers.protocol.round_reasons import WaitReason
 from peers.protocol.verdicts import Outcome
 
 if TYPE_CHECKING:
     from peers.sync.run_download import Run
     from recipes.keys.keys import PeerId
     from recipes.layout import Layout
-
-_PAUSES = {
-    "you asked to leave": "leaving",
-    "this peer's memory of the run is lost, and it may have claimed in that round already": "memory_lost",
-    "the claim for it was made before this peer was started again, and is sent again": "claimed_before",
-    "too little is left of it: training starts with the next": "too_late",
-    "no step was finished within the window": "no_step",
-    "the audit of a claim of this peer failed, and nobody takes another one": "expelled",
-}
-"""The engine's reasons to sit a round out, as a label says them."""
-
-_REFUSALS = {
-    "block": "block",
-    "claim": "claim",
-    "roster": "roster",
-    "reduction": "reduction",
-    "reduced segment": "segment",
-    "a piece of the state": "state",
-    "data": "data",
-    "recipe": "recipe",
-    "tokenizer": "recipe",
-    "manifest": "recipe",
-}
-"""What was refused, by the beginning of what the event calls it."""
 
 _COUNTED_BY: Mapping[type[Event], str] = {
     Banned: "manyhands_bans_total",
@@ -136,8 +113,8 @@ class VolunteerMetrics:
                 self._adopted(event)
             case BlockFinal(round=number):
                 self._series.set("manyhands_final_round", number)
-            case Refused(what=what):
-                self._series.add("manyhands_refusals_total", 1, _kind_of_refused(what))
+            case Refused(kind=kind):
+                self._series.add("manyhands_refusals_total", 1, kind)
             case Validated(round=number, loss=loss):
                 self._series.set("manyhands_validation_loss", loss)
                 self._series.set("manyhands_validation_round", number)
@@ -174,10 +151,9 @@ class VolunteerMetrics:
         if event.steps:
             self._series.set("manyhands_training_loss", event.loss)
 
-    def _waits(self, reason: str) -> None:
-        pause = _PAUSES.get(reason.partition(" until round ")[0], "other")
-        self._series.add("manyhands_pauses_total", 1, pause)
-        if pause == "no_step":
+    def _waits(self, reason: WaitReason) -> None:
+        self._series.add("manyhands_pauses_total", 1, reason)
+        if reason == "no_step":
             self._contribution("unclaimed", "no_step")
 
     def _adopted(self, event: BlockAdopted) -> None:
@@ -220,7 +196,3 @@ class _Volunteered(Collector):
                 for purpose, size in by_purpose.items():
                     self._series.set("manyhands_traffic_bytes_total", size, direction, purpose)
         return self._series.collect()
-
-
-def _kind_of_refused(what: str) -> str:
-    return next((kind for start, kind in _REFUSALS.items() if what.startswith(start)), "other")

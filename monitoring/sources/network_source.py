@@ -189,7 +189,7 @@ class Observer:
         return found
 
     def _refuse(self, peer: PeerId, error: MessageError) -> None:
-        self._tell(Refused(peer, "what was asked for", str(error)))
+        self._tell(Refused(peer, "answer", str(error)))
         self._transport.blame(peer, error)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from peers.chain.validation import parts_fault, roster_fault
 from peers.consensus import block_processing
-from peers.consensus.effects import FetchReduced, PushSegment, Reduce, SegmentReduced
+from peers.consensus.effects import BeginExchange, FetchReduced, PushSegment, Reduce, SegmentReduced
 from peers.protocol.assignment import assign_reducers
 from peers.protocol.events import Refused, RosterAccepted
 from peers.protocol.messages import MAX_PEERS, Evidence, Reduction, Roster, Signed, sign
@@ -110,6 +110,7 @@ def _accept(engine: RoundEngine, signed: Signed[Roster]) -> None:
     mine = any(
         current.own_claim is not None and claim.hash == current.own_claim.hash for claim in roster.claims
     )
+    engine.emit(BeginExchange(signed))
     engine.tell(RosterAccepted(roster.round, roster.attempt, roster.peer, len(claimants), mine))
     engine.replay_early(signed.hash)
 

@@ -16,6 +16,7 @@ from peers.consensus.effects import (
     AskHead,
     FetchBlocks,
     FetchRoster,
+    FollowHead,
     ReloadChain,
     SaveBlock,
     SaveCheckpoint,
@@ -91,7 +92,7 @@ def take_block(engine: RoundEngine, sender: PeerId, signed: Signed[Block], *, fe
 
 def _refuse(engine: RoundEngine, sender: PeerId, signed: Signed[Block], fault: str) -> None:
     """Say why a block is not taken."""
-    engine.tell(Refused(sender, f"block {signed.hash[:8]}", fault))
+    engine.tell(Refused(sender, "block", fault, which=signed.hash[:8]))
     if fault == RULED_OUT:
         _tell_apart(engine)
 
@@ -558,6 +559,7 @@ def _tell_adopted(engine: RoundEngine, link: Link, state_digest: str) -> None:
     gone = _gone(engine, link)
     if gone and not _gone(engine, engine.chain.link(link.parent)):
         engine.tell(Notice(_alone(gone)))
+    engine.emit(FollowHead(link.hash))
     engine.tell(
         BlockAdopted(
             round=link.round,

@@ -31,12 +31,11 @@ def claim(engine: RoundEngine, work: WindowEnded) -> None:
     if work.parent != engine.head or not current.training or current.own_claim is not None:
         return
     if work.steps == 0:
-        engine.tell(Waiting(current.parent.round + 1, "no step was finished within the window"))
+        engine.tell(Waiting(current.parent.round + 1, "no_step"))
         go_without(engine, work.parent)
         return
     if audit_duties.awaits_change(engine):
-        why = "what the old key has earned moves to the new one first, and no block says so yet"
-        engine.tell(Waiting(current.parent.round + 1, why))
+        engine.tell(Waiting(current.parent.round + 1, "key_change"))
         go_without(engine, work.parent)
         return
     current.window_ended = engine.now

@@ -13,7 +13,16 @@ from peers.chain.chain import Chain
 from peers.chain.finality import Promise
 from peers.credit.audit import Audit
 from peers.protocol.events import Event
-from peers.protocol.messages import AnyMessage, Block, Claim, Evidence, Signed, SlotRange, Vouched
+from peers.protocol.messages import (
+    AnyMessage,
+    Block,
+    Claim,
+    Evidence,
+    Roster,
+    Signed,
+    SlotRange,
+    Vouched,
+)
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId
 
@@ -245,8 +254,22 @@ class FetchReduced:
 
 
 @dataclass(frozen=True)
+class BeginExchange:
+    """Make room for the segments of a roster that was accepted, and draw what of them to spot-check."""
+
+    roster: Signed[Roster]
+
+
+@dataclass(frozen=True)
 class Apply:
     """Bring the canonical state to `block`, by whatever path; report `Applied` or `ApplyFailed`."""
+
+    block: str
+
+
+@dataclass(frozen=True)
+class FollowHead:
+    """`block` is the head now: let the ledger end with it, and keep what its accounts' audits may ask for."""
 
     block: str
 
@@ -371,7 +394,9 @@ Effect = (
     | PushSegment
     | Reduce
     | FetchReduced
+    | BeginExchange
     | Apply
+    | FollowHead
     | AskHead
     | FetchBlocks
     | SaveBlock

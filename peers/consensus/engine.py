@@ -59,7 +59,7 @@ from peers.consensus.message_buffer import EarlyMessages
 from peers.consensus.operation_pool import Word, Words
 from peers.consensus.round_state import Phase, RoundState
 from peers.credit.audit import Audit
-from peers.protocol.assignment import leaders
+from peers.protocol.assignment import Assignment, leaders
 from peers.protocol.events import Event, Notice, Waiting, WindowGoesOn, WindowStarted
 from peers.protocol.key_change import KeyChange
 from peers.protocol.messages import (
@@ -77,6 +77,7 @@ from peers.protocol.messages import (
     Signed,
     Vouched,
 )
+from peers.protocol.round_reasons import WaitReason
 from peers.protocol.rules import CLAIM_LEADERS, FANOUT, Rules
 from peers.protocol.timeouts import Deadlines
 from peers.protocol.verdicts import Dispute, Verdict
@@ -225,6 +226,25 @@ class RoundEngine:
     def deadlines(self) -> Deadlines:
         """How long this round waits for things."""
         return self.round.parent.counters.deadlines
+
+    @property
+    def roster(self) -> Signed[Roster] | None:
+        """The roster that this peer exchanges by."""
+        return self.round.roster
+
+    @property
+    def own_claim(self) -> Signed[Claim] | None:
+        """The own claim in the round at hand."""
+        return self.round.own_claim
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """Who reduces each segment of the accepted roster; empty without one."""
+        return self.round.assignments
+
+    def reductions_of(self, segment: int) -> list[Signed[Reduction]]:
+        """Return what was heard of a segment's reductions in the round at hand."""
+        return list(self.round.reductions.get(segment, {}).values())
 
     def emit(self, effect: Effect) -> None:
         """Add an effect to those of this step."""
@@ -483,7 +503,8 @@ class RoundEngine:
             self.round.claims_asked_at = self._now
             self.send(self.acquaintances, ClaimsWanted(round=number, parent=self.head))
         if reason := self._reason_to_wait(link, seconds):
-            self.tell(Waiting(number, reason))
+            last = link.accounts.expelled_until(self.me) if reason == "expelled" else None
+            self.tell(Waiting(number, reason, until=last))
             self.emit(Train(self.head, number, (), link.counters.tokens, 0.0))
             if self.head in self.own_claims and not self.leaving:
                 claims.claim_again(self)
@@ -511,21 +532,19 @@ class RoundEngine:
         audit_duties.begin_round(self)
         self.replay_early(self.head)
 
-    def _reason_to_wait(self, link: Link, seconds: float) -> str:
-        """Say why this peer does not train in the round that begins, or return an empty string."""
+    def _reason_to_wait(self, link: Link, seconds: float) -> WaitReason | None:
+        """Return why this peer does not train in the round that begins, if it does not."""
         if self.leaving:
-            return "you asked to leave"
-        if (last := link.accounts.expelled_until(self.me)) > link.round:
-            return (
-                f"the audit of a claim of this peer failed, and nobody takes another one until round {last}"
-            )
+            return "leaving"
+        if link.accounts.expelled_until(self.me) > link.round:
+            return "expelled"
         if self.forgot or (self.promise is not None and link.round < self.promise.claims_after):
-            return "this peer's memory of the run is lost, and it may have claimed in that round already"
+            return "memory_lost"
         if self.head in self.own_claims:
-            return "the claim for it was made before this peer was started again, and is sent again"
+            return "claimed_before"
         if seconds < SHORTEST_WINDOW * self.rules.window_seconds:
-            return "too little is left of it: training starts with the next"
-        return ""
+            return "too_late"
+        return None
 
     def _leave_when_done(self) -> None:
         """Once nothing of the round is open, and others had time to fetch what lies here, leave."""

@@ -182,7 +182,7 @@ class ExchangeTasks:
         except (UnreachableError, RemoteError) as error:
             self._take(do.ReducedLost(effect.root, str(error)))
         except MessageError as error:
-            self._tell(Refused(reduction.peer, f"reduced segment {effect.segment}", str(error)))
+            self._tell(Refused(reduction.peer, "segment", str(error), which=str(effect.segment)))
             self._take(do.ReducedLost(effect.root, str(error)))
         else:
             self._take(do.ReducedFetched(effect.root))

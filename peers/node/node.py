@@ -28,7 +28,7 @@ from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import RemoteError, Transport
-from peers.protocol.events import BlockAdopted, Event, Refused, RosterAccepted
+from peers.protocol.events import Event, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
 from peers.protocol.requests import SpotCheck, encode_round
@@ -268,8 +268,12 @@ class Node:
                 self._spawn(self.exchange_tasks.reduce(effect))
             case do.FetchReduced():
                 self._spawn(self.exchange_tasks.fetch_reduced(effect))
+            case do.BeginExchange(roster):
+                self._spawn(self.exchange_tasks.begin(roster))
             case do.Apply(block):
                 self._spawn(self._apply(block))
+            case do.FollowHead(block):
+                self._follow_head(block)
             case do.AskHead(peers):
                 for peer in peers:
                     self._spawn(self._ask_head(peer))
@@ -301,23 +305,16 @@ class Node:
                 if self._auditing is not None:
                     self._auditing.drop(claim_hash)
             case do.Tell(event):
-                self._told(event)
+                self._listener(event)
             case do.Leave():
                 self._finished = True
                 self._left.set()
 
-    def _told(self, event: Event) -> None:
-        """Pass an event on; some also concern the node."""
-        if isinstance(event, RosterAccepted):
-            roster = self.engine.round.roster
-            if roster is not None:
-                self._spawn(self.exchange_tasks.begin(roster))
-        elif isinstance(event, BlockAdopted):
-            self._adopted_at = time.monotonic()
-            self.chain_store.follow(self.engine.chain, event.block)
-            self._keep_ledger(event.block)
-            self._keep_for_audits()
-        self._listener(event)
+    def _follow_head(self, block: str) -> None:
+        self._adopted_at = time.monotonic()
+        self.chain_store.follow(self.engine.chain, block)
+        self._keep_ledger(block)
+        self._keep_for_audits()
 
     def _keep_for_audits(self) -> None:
         """Keep what the audits of the accounts at the head may ask for, of this peer and of its state."""
@@ -431,7 +428,7 @@ class Node:
             for part in split_parts(answer, most=MOST_BLOCKS):
                 blocks.append(parse("block", part, run=self._run))  # type: ignore[arg-type]  # noqa: PERF401
         except MessageError as error:  # those before it may be good
-            self._told(Refused(peer, "block", str(error)))
+            self._listener(Refused(peer, "block", str(error)))
             self.transport.blame(peer, error)
         self.take(do.BlocksFetched(peer, tuple(blocks)))
 
@@ -444,7 +441,7 @@ class Node:
         try:
             message = parse(kind, content, run=self._run)
         except MessageError as error:
-            self._told(Refused(sender, kind, str(error)))
+            self._listener(Refused(sender, "message", str(error), which=kind))
             self.transport.blame(sender, error)
             raise
         self.take(do.Received(sender, message))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from peers.protocol.reasons import VerdictReason
+from peers.protocol.round_reasons import WAIT_SENTENCES, RefusedKind, WaitReason
 from peers.protocol.verdicts import Decision, Outcome
 from recipes.keys.keys import PeerId
 
@@ -59,10 +60,16 @@ class WindowSpoilt:
 
 @dataclass(frozen=True)
 class Waiting:
-    """This peer sits the rest of a round out."""
+    """This peer sits the rest of a round out. `until`: the last round of an expulsion, if that is why."""
 
     round: int
-    reason: str
+    reason: WaitReason
+    until: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Why, as its volunteer reads it."""
+        return WAIT_SENTENCES[self.reason].format(until=self.until)
 
 
 @dataclass(frozen=True)
@@ -131,11 +138,12 @@ class Convicted:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something a peer sent was dropped."""
+    """Something a peer sent was dropped. `fault`: what is wrong with it; `which`: its name among its kind."""
 
     peer: PeerId
-    what: str
-    reason: str
+    kind: RefusedKind
+    fault: str
+    which: str = ""
 
 
 @dataclass(frozen=True)

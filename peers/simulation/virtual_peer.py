@@ -360,6 +360,8 @@ class VirtualPeer:
                 self._audit(audit)
             case do.AuditDropped():
                 pass  # the engine takes no verdict that is not wanted
+            case do.BeginExchange() | do.FollowHead():
+                pass  # segments wait at the door, and there is no ledger
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():

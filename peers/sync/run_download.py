@@ -148,7 +148,7 @@ class _Asker:
                     )
                     check(content)
                 except (RecipeError, DataError, MessageError) as error:
-                    self.tell(Refused(peer, kind, str(error)))
+                    self.tell(Refused(peer, "recipe", str(error), which=kind))
                     self.transport.blame(peer, _as_lie(error))
                     reasons[peer] = f"sent what it must not: {error}"
                 except (UnreachableError, RemoteError) as error:

@@ -276,7 +276,7 @@ class StateSync:
             sink=lambda wish, data: snapshots.write_piece(manifest, pieces[wish.name], data),
             already=lambda _: False,
             progress=lambda progress: self._tell(Fetching(what, progress.present, progress.pieces)),
-            dropped=lambda peer, reason: self._tell(Refused(peer, "a piece of the state", reason)),
+            dropped=lambda peer, reason: self._tell(Refused(peer, "state", reason)),
             blame=self._blame,
             flow=self._flow,
         )

@@ -246,7 +246,7 @@ async def test_a_liar_is_named_and_passed_over(
     network.hold(LIAR, publication, **{kind: lie})
     run, events = await fetch(publication, tmp_path / "run", network)
     assert files(run.folder) == files(publication.folder)
-    refused = {(event.peer, event.what) for event in events if isinstance(event, Refused)}
+    refused = {(event.peer, event.which) for event in events if isinstance(event, Refused)}
     assert refused == {(LIAR, kind)}
     assert set(network.blamed) == {LIAR}
 
