@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 from peers.protocol.reasons import CreditReason, VerdictReason
 from peers.protocol.verdicts import Decision, Outcome
@@ -22,8 +22,8 @@ PeerState = Literal["training", "quiet", "gone", "observing"]
 RoundResult = Literal["complete", "short", "empty"]
 LeaveReason = Literal["finished", "unfinished", "expelled", "rotated"]
 Phase = Literal["train", "roster", "exchange", "block"]
-PHASES: tuple[Phase, ...] = ("train", "roster", "exchange", "block")
-LEAVE_REASONS: tuple[LeaveReason, ...] = ("finished", "unfinished", "expelled", "rotated")
+PHASES: tuple[Phase, ...] = get_args(Phase)
+LEAVE_REASONS: tuple[LeaveReason, ...] = get_args(LeaveReason)
 
 
 @dataclass(frozen=True)

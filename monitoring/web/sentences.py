@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from monitoring.swarm.view import PeerPicture, Picture, Validation
-from monitoring.web.formatting import duration, percent
+from monitoring.web.formatting import duration, many, percent
 from peers.chain.finality import MANY_ELECTORS
 
 Mood = Literal["good", "waiting", "bad"]
@@ -45,7 +45,7 @@ def of_swarm(picture: Picture) -> Said:
             "bad", f"Stalled. No block for {duration(late)} after round {picture.round:,}. {loss}".strip()
         )
     computing = picture.watched.compute_ratio
-    parts = [f"{training:,} {'peer' if training == 1 else 'peers'}", f"round {picture.round:,}"]
+    parts = [many(training, "peer"), f"round {picture.round:,}"]
     if computing is not None:
         parts.append(f"{percent(computing)} of time computing")
     words = [f"Training. {', '.join(parts)}.", loss, *_worries(picture)]
@@ -93,11 +93,11 @@ def _worries(picture: Picture) -> list[str]:
     disagreeing = sum(one.disagreeing for one in newest)
     if disagreeing:
         found.append(
-            f"{_many(disagreeing, 'co-signature')} of the last {len(newest)} rounds named another state."
+            f"{many(disagreeing, 'co-signature')} of the last {len(newest)} rounds named another state."
         )
     short = sum(one.result == "empty" for one in newest)
     if short:
-        found.append(f"{_many(short, 'round')} of the last {len(newest)} moved nothing.")
+        found.append(f"{many(short, 'round')} of the last {len(newest)} moved nothing.")
     training = picture.peers_in("training")
     if training < MANY_ELECTORS:
         found.append(f"Few disks hold the state: {MANY_ELECTORS} peers would be safer.")
@@ -125,7 +125,7 @@ def of_peer(peer: PeerPicture, picture: Picture, *, you: bool = False) -> Said:
         away = picture.round - peer.last_round
         return Said("waiting", f"Quiet: in none of the last {away} rounds, since round {peer.last_round:,}.")
     if peer.rounds < 4:
-        rounds = _many(peer.rounds, "round")
+        rounds = many(peer.rounds, "round")
         return Said("good", f"New here: counted in {rounds} so far.")
     return _of_training(peer, picture, who=who)
 
@@ -154,10 +154,6 @@ def _is_slow(peer: PeerPicture, picture: Picture) -> bool:
 
 def _gone(peer: PeerPicture) -> str:
     return f" Last counted in round {peer.last_round:,}." if peer.last_round else ""
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _capital(words: str) -> str:

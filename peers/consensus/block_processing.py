@@ -41,6 +41,7 @@ from peers.protocol.messages import (
     sign,
     vouchers,
 )
+from peers.protocol.round_reasons import Equivocation, RewindReason
 from recipes.keys.keys import PeerId
 
 if TYPE_CHECKING:
@@ -162,11 +163,11 @@ def take_evidence(engine: RoundEngine, evidence: Evidence) -> None:
         return
     engine.convicts.add(culprit)
     one, other = evidence.one, evidence.other
-    what = "two claims on top of one block"
+    kind: Equivocation = "two_claims"
     if isinstance(one.body, CoSignature):
-        what = f"co-signatures of two blocks of round {one.body.round}"
+        kind = "two_cosignatures"
         engine.chain.convict(one, other)  # type: ignore[arg-type]
-    engine.tell(Convicted(culprit, what))
+    engine.tell(Convicted(culprit, kind, one.body.round))
     engine.emit(SaveEvidence(culprit, evidence))
     engine.send(set(engine.acquaintances), evidence)
 
@@ -418,16 +419,16 @@ def _round_on(engine: RoundEngine, link: Link) -> RoundState:
     return RoundState(parent=link, started=engine.now)
 
 
-def _why_rewound(engine: RoundEngine, left: Link, to: Link, block: str) -> str:
+def _why_rewound(engine: RoundEngine, left: Link, to: Link, block: str) -> RewindReason:
     chain = engine.chain
     if left.round - to.round <= engine.rules.rewind_depth:
-        return "more electors stand on the other branch"
+        return "more_electors"
     checkpoint = engine.checkpoint
     if checkpoint is not None and checkpoint.body.round > to.round and checkpoint.body.block in chain:
-        return "an owner's checkpoint names the other branch"
+        return "trusted_checkpoint"
     if chain.link(chain.justified).round > to.round and chain.path(chain.justified, block) is not None:
-        return "a quorum of the electors stands on the other branch"
-    return "more than half of the last final block's electors stand on the other branch"
+        return "quorum"
+    return "final_electors"
 
 
 def _count_rounds_without_final(engine: RoundEngine, link: Link) -> None:

@@ -114,9 +114,7 @@ class Demo:
     def _start_first_peers(self, latecomer: DemoPeer) -> None:
         self.headline = "Starting the publisher."
         self.peers[0].start(validate=True)
-        self._until(
-            lambda: b"Others join with" in self.peers[0].log.read_bytes(), "The publisher is starting."
-        )
+        self._until(lambda: self.peers[0].tally.connected, "The publisher is starting.")
         self.page.start()
         for peer in self.volunteers:
             if peer is not latecomer:
