@@ -15,7 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from monitoring.metrics.spec import Declared
-from monitoring.swarm.view import LEAVE_REASONS, PHASES, PeerState, Picture, RoundResult
+from monitoring.swarm.peer_picture import PeerState
+from monitoring.swarm.view import LEAVE_REASONS, PHASES, Picture, RoundResult
 from peers.chain.finality import MANY_ELECTORS
 from peers.protocol.verdicts import Outcome
 

@@ -14,7 +14,7 @@ from monitoring.swarm.chain_history import Chronicle, Told, tell
 from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.peer_list import roll_of
 from monitoring.swarm.round_times import Stopwatch
-from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Totals, Validation
+from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Validation
 from peers.chain.chain import Chain, Link
 from peers.chain.fork_choice import best_head
 from peers.chain.validation import block_fault
@@ -137,7 +137,7 @@ class SwarmWatch:
             round=link.round,
             final_round=self.chain.link(self.chain.final).round,
             digest=self.chain.digest_after(self.head),
-            totals=_totals(known, link),
+            totals=known.totals,
             watched=self._stopwatch.watched(),
             rounds=rounds,
             peers=peers,
@@ -221,20 +221,3 @@ class SwarmWatch:
         self._told = {block: told for block, told in self._told.items() if block in chain}
         self._chronicles = {block: known for block, known in self._chronicles.items() if block in chain}
         self._seen.forget_oldest()
-
-
-def _totals(known: Chronicle, link: Link) -> Totals:
-    return Totals(
-        results=known.results,
-        counted=known.counted,
-        missed=known.missed,
-        tokens=link.counters.tokens,
-        claimed=known.claimed,
-        credited=known.credited,
-        vested=known.vested,
-        verdicts=known.verdicts,
-        disagreements=known.disagreements,
-        joins=known.joins,
-        leaves=known.leaves,
-        expulsions=known.expulsions,
-    )

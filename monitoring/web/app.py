@@ -32,7 +32,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture
+from monitoring.swarm.peer_picture import PeerPicture
+from monitoring.swarm.view import ContributionPicture, Picture, RoundPicture
 from monitoring.web import api
 from monitoring.web.api_schema import FORMS, Form, Problem
 from monitoring.web.downloads import Downloads, TooManyDownloadsError

@@ -188,4 +188,4 @@ def test_who_is_expelled_is_called_so_in_the_list_and_on_its_page() -> None:
     found = next(one for one in picture.peers if one.peer == run.swarm.keys[0].peer_id)
     for page in (views.peers(picture), views.peer(picture, found, [])):
         assert '<span class="tag bad">expelled</span>' in page
-        assert f"Expelled up to round {found.expelled_until:,}" in page
+        assert f"Expelled up to round {found.account.expelled_until:,}" in page
