@@ -96,13 +96,14 @@ def _faults(picture: Picture) -> list[str]:
     """Return what went wrong in the newest rounds, the worst first."""
     found = []
     newest = picture.rounds[:32]
-    of = "the last round" if len(newest) == 1 else f"the last {len(newest)} rounds"
+    last = "the last round" if len(newest) == 1 else f"the last {len(newest)} rounds"
     disagreeing = sum(one.disagreeing for one in newest)
     if disagreeing:
-        found.append(f"{many(disagreeing, 'co-signature')} of {of} named another state.")
+        found.append(f"{many(disagreeing, 'co-signature')} of {last} named another state.")
     empty = sum(one.result == "empty" for one in newest)
     if empty:
-        found.append(f"{many(empty, 'round')} of the last {len(newest)} moved nothing.")
+        of = f"{many(empty, 'round')} of the last {len(newest)}" if len(newest) > 1 else "The last round"
+        found.append(f"{of} moved nothing.")
     return found
 
 
