@@ -19,6 +19,7 @@ from monitoring.sources.state_follower import StateKeeper
 from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.downloads import Downloads
 from peers.network.discovery import Crowd, remembered_peers
+from peers.network.p2pd.transport import P2pdTransport
 from peers.network.transport import Transport
 from peers.protocol.events import Event, Notice
 from peers.state.block_store import ChainStore
@@ -92,7 +93,7 @@ async def in_the_swarm(
 
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(
-            await Transport.open(
+            await P2pdTransport.open(
                 key_path=choices.home / IDENTITY_KEY,
                 run_id=run_id,
                 bootstrap=[*peers, *met],

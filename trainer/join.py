@@ -33,7 +33,7 @@ from recipes.keys.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport
     from peers.node.node import Node
 
 LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
@@ -182,7 +182,7 @@ def identify_run(given: str) -> tuple[str, Path | None]:
 
 async def enter_network(
     wishes: Wishes, run_id: str, folder: Path, screen: Screen, tell: Callable[[Event], None]
-) -> Transport:
+) -> P2pdTransport:
     """Open the transport, joined to whoever answers of the peers named and of those met before.
 
     Raises:
@@ -190,12 +190,12 @@ async def enter_network(
     """
     from peers.network.addresses import listen_address
     from peers.network.discovery import remembered_peers
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]
 
-    async def enter(bootstrap: Sequence[str]) -> Transport:
-        return await Transport.open(
+    async def enter(bootstrap: Sequence[str]) -> P2pdTransport:
+        return await P2pdTransport.open(
             key_path=wishes.home / IDENTITY_KEY,
             run_id=run_id,
             listen=[listen_address(wishes.host, wishes.port)],

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from monitoring.swarm.watch import SwarmWatch
 from peers.consensus.block_search import FRUITLESS_SECONDS, BlockSearch
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
-from peers.network.transport import RemoteError, Transport
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.events import Event, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, parse
@@ -106,7 +106,7 @@ class Observer:
         """Hear where a peer stands."""
         try:
             content = await self._transport.call(
-                peer, "head", b"", limit=KINDS["head"][1], timeout=_HEAD_SECONDS
+                peer, Request("head", b"", limit=KINDS["head"][1], timeout=_HEAD_SECONDS)
             )
             self.heard_at = time.time()
             if not content:
@@ -171,11 +171,13 @@ class Observer:
         try:
             answer = await self._transport.call(
                 peer,
-                "blocks",
-                encode_round(after_round),
-                limit=_BLOCKS_BYTES,
-                timeout=_BLOCKS_SECONDS,
-                stall=_BLOCKS_STALL_SECONDS,
+                Request(
+                    "blocks",
+                    encode_round(after_round),
+                    limit=_BLOCKS_BYTES,
+                    timeout=_BLOCKS_SECONDS,
+                    stall=_BLOCKS_STALL_SECONDS,
+                ),
             )
             for part in split_parts(answer, most=_MOST_BLOCKS):
                 signed = parse("block", part, run=self._run)

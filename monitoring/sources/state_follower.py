@@ -41,7 +41,7 @@ class StateKeeper:
             rules=rules_of(recipe, run.signed.run_id),
             layout=layout,
             has_momentum=bool(recipe.outer.momentum),
-            call=transport.call,
+            transport=transport,
             sources=crowd.peers,
             tell=tell,
             blame=transport.blame,

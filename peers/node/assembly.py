@@ -114,7 +114,7 @@ def assemble_node(
         rules=rules,
         layout=layout,
         has_momentum=bool(recipe.outer.momentum),
-        call=transport.call,
+        transport=transport,
         sources=crowd.peers,
         tell=listener,
         blame=transport.blame,

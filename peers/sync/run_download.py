@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers.network.discovery import Crowd
-from peers.network.transport import RemoteError, Transport
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.events import Event, Fetching, Notice, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.requests import Span, encode_data
@@ -139,12 +139,14 @@ class _Asker:
                 try:
                     content = await self.transport.call(
                         peer,
-                        kind,
-                        b"",
-                        limit=limit,
-                        timeout=_CALL_SECONDS,
-                        stall=_STALL_SECONDS,
-                        purpose="data",
+                        Request(
+                            kind,
+                            b"",
+                            limit=limit,
+                            timeout=_CALL_SECONDS,
+                            stall=_STALL_SECONDS,
+                            purpose="data",
+                        ),
                     )
                     check(content)
                 except (RecipeError, DataError, MessageError) as error:
@@ -231,7 +233,9 @@ async def _data(folder: Path, manifest: CorpusManifest, asker: _Asker, parts: Co
 
     async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
         body = encode_data(piece.hash, Span(start, length))
-        return await asker.transport.call(peer, "data", body, limit=length, timeout=timeout, purpose="data")
+        return await asker.transport.call(
+            peer, Request("data", body, limit=length, timeout=timeout, purpose="data")
+        )
 
     def told(progress: FetchProgress) -> None:
         asker.tell(Fetching("data", progress.present, progress.pieces))

@@ -21,7 +21,7 @@ from peers.chain.chain import Chain, Link
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.asking import STALL_SECONDS, Asking
-from peers.network.transport import Call, RemoteError
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.events import Diverged, Event, Fetching, Notice, Refused
 from peers.protocol.messages import Block, Reduction
 from peers.protocol.requests import Span, StatePiece, encode_piece
@@ -60,7 +60,7 @@ class StateSync:
         rules: Rules,
         layout: Layout,
         has_momentum: bool,
-        call: Call,
+        transport: Transport,
         sources: Callable[[], Sequence[PeerId]],
         tell: Callable[[Event], None],
         blame: Callable[[PeerId, MessageError], None] = lambda _, __: None,
@@ -70,7 +70,7 @@ class StateSync:
         self._rules = rules
         self._layout = layout
         self._has_momentum = has_momentum
-        self._call = call
+        self._transport = transport
         self._sources = sources
         self._tell = tell
         self._blame = blame
@@ -78,7 +78,7 @@ class StateSync:
         self._audited_from: int | None = None
         self._flow = Flow()
         self._given_up: set[int] = set()  # rounds of snapshots that were begun in vain
-        self._asking = Asking(call)
+        self._asking = Asking(transport)
         self._offers = SnapshotOffers(
             self._asking, layout=layout, has_momentum=has_momentum, sources=sources, blame=blame
         )
@@ -267,7 +267,9 @@ class StateSync:
 
         async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
             body = encode_piece(manifest.round, pieces[piece.name], Span(start, length))
-            return await self._call(peer, "piece", body, limit=length, timeout=timeout, purpose="snapshot")
+            return await self._transport.call(
+                peer, Request("piece", body, limit=length, timeout=timeout, purpose="snapshot")
+            )
 
         await fetch_pieces(
             wanted,

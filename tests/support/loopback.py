@@ -13,9 +13,9 @@ import pytest
 
 from peers.network import framing
 from peers.network.bandwidth import BandwidthLimits
-from peers.network.peer_scores import Conduct
+from peers.network.p2pd.transport import P2pdTransport
+from peers.network.peer_scores import Conduct, Limits
 from peers.network.presence import Presence
-from peers.network.transport import Limits, Transport
 from peers.protocol.events import Event
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -23,7 +23,7 @@ RUN, OTHER_RUN = "ab" * 32, "cd" * 32
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 NOBODY = SigningKey(bytes(32)).peer_id
 
-OpenPeer = Callable[..., Awaitable[Transport]]
+OpenPeer = Callable[..., Awaitable[P2pdTransport]]
 
 
 @pytest.fixture
@@ -34,16 +34,16 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
         async def open_one(
             name: str,
             *,
-            via: Transport | None = None,
+            via: P2pdTransport | None = None,
             run_id: str | None = RUN,
             limits: Limits | None = None,
             conduct: Conduct | None = None,
             bandwidth: BandwidthLimits | None = None,
             tell: Callable[[Event], None] = lambda _: None,
-        ) -> Transport:
+        ) -> P2pdTransport:
             bootstrap: Sequence[str] = await via.addresses() if via else ()
             return await peers.enter_async_context(
-                await Transport.open(
+                await P2pdTransport.open(
                     key_path=tmp_path / f"{name}.key",
                     run_id=run_id,
                     listen=LOOPBACK,
@@ -62,7 +62,7 @@ async def echo(_: PeerId, body: bytes) -> bytes:
     return body
 
 
-async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
+async def presence_of(transport: P2pdTransport, *, run: str = RUN) -> Presence:
     return Presence(
         run=run,
         peer=transport.peer_id,
@@ -72,7 +72,7 @@ async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
     )
 
 
-async def answer_to(request: bytes, *, asker: Transport, answerer: Transport) -> bytes:
+async def answer_to(request: bytes, *, asker: P2pdTransport, answerer: P2pdTransport) -> bytes:
     """Send raw bytes on a stream of their own and read the response."""
     reader, writer = await asker._uplink.streams.open(answerer.peer_id, asker._protocol)
     with closing(writer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rounds import Swarm, credit_of, name
@@ -13,7 +14,7 @@ from peers.chain.chain import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.framing import RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.node.serving import Answer, serve_state
 from peers.protocol.counters import initial
 from peers.protocol.events import Event
@@ -139,13 +140,14 @@ class Replica:
         self.exchange = ExchangeStore(self.folder, FORM)
         self._answers: dict[str, Answer] = {"reduced": self._reduced}
         serve_state(self, self.state)  # type: ignore[arg-type]
+        transport: Any = self
         self.sync = StateSync(
             self.state,
             self.exchange,
             rules=self.world.swarm.rules,
             layout=LAYOUT,
             has_momentum=False,
-            call=self._call,
+            transport=transport,
             sources=self._who_is_about,
             tell=self.events.append,
         )
@@ -170,31 +172,21 @@ class Replica:
     async def _reduced(self, _: PeerId, body: bytes) -> bytes:
         return self.exchange.reduced_bytes(body.hex())
 
-    async def _call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
+    async def call(self, peer: PeerId, request: Request) -> bytes:
         """Stand in for Transport.call: only those among the sources can be reached."""
         source = next((source for source in self.sources if source.key.peer_id == peer), None)
         if source is None:
             raise UnreachableError(f"no way to {peer}")
-        source.asked.append(kind)
-        if kind == "piece":
-            source.pieces_asked.add(decode_piece(body)[:2])
+        source.asked.append(request.kind)
+        if request.kind == "piece":
+            source.pieces_asked.add(decode_piece(request.body)[:2])
         try:
-            answer = await source._answers[kind](self.key.peer_id, body)
+            answer = await source._answers[request.kind](self.key.peer_id, request.body)
         except MessageError as refusal:
             raise RemoteError(str(refusal)) from refusal
-        if lie := source.lies.get(kind):
+        if lie := source.lies.get(request.kind):
             answer = lie(answer)
-        if len(answer) > limit:
+        if len(answer) > request.limit:
             raise MessageError("a longer answer than allowed")
         return answer
 

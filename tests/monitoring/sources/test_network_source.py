@@ -8,6 +8,7 @@ from typing import Any
 from rounds import RUN, Swarm, trunk
 
 from monitoring.sources.network_source import Observer
+from peers.network.transport import Request
 from peers.protocol.length_prefixed import join_parts
 from peers.protocol.messages import Block, Signed
 from peers.protocol.requests import decode_round
@@ -20,11 +21,11 @@ async def test_a_source_that_failed_once_is_asked_again() -> None:
     blocks = [link.block for link in trunk(swarm, head) if link.block is not None]
     chain, source, failing = swarm.fresh_chain(), swarm.keys[0].peer_id, True
 
-    async def call(_: object, kind: str, body: bytes, **__: object) -> bytes:
-        assert kind == "blocks"
+    async def call(_: object, request: Request) -> bytes:
+        assert request.kind == "blocks"
         if failing:
             raise UnreachableError("gone for a moment")
-        later = [block for block in blocks if block.body.round > decode_round(body)]
+        later = [block for block in blocks if block.body.round > decode_round(request.body)]
         return join_parts([block.canonical() for block in later[:2]])
 
     def take(new: list[Signed[Block]], **_: object) -> list[Signed[Block]]:

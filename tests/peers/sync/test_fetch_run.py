@@ -12,7 +12,7 @@ from rounds import keys_of
 from tiny_run import RECIPE
 
 import peers.sync.run_download
-from peers.network.framing import RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.node.serving import Answer, serve_publication
 from peers.protocol.events import Event, Fetching, Refused
 from peers.protocol.length_prefixed import join_parts, split_parts
@@ -72,17 +72,8 @@ class Network:
     def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
         self.answers.setdefault(self._serving, {})[kind] = handler
 
-    async def call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
+    async def call(self, peer: PeerId, request: Request) -> bytes:
+        kind, body = request.kind, request.body
         self.asked.append((peer, kind))
         if kind == "data":
             self.pieces_asked.add(decode_data(body)[0])
@@ -94,7 +85,7 @@ class Network:
         content = await answer(peer, body)
         if lie := self.lies[peer].get(kind):
             content = lie(content)
-        if len(content) > limit:
+        if len(content) > request.limit:
             raise MessageError("a longer answer than allowed")
         return content
 
@@ -246,7 +237,7 @@ async def test_a_liar_is_named_and_passed_over(
     network.hold(LIAR, publication, **{kind: lie})
     run, events = await fetch(publication, tmp_path / "run", network)
     assert files(run.folder) == files(publication.folder)
-    refused = {(event.peer, event.which) for event in events if isinstance(event, Refused)}
+    refused = {(event.peer, event.which or event.kind) for event in events if isinstance(event, Refused)}
     assert refused == {(LIAR, kind)}
     assert set(network.blamed) == {LIAR}
 
