@@ -25,7 +25,7 @@ import typer
 from monitoring.metrics.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
 from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from peers.network.bandwidth import BandwidthLimits, read_limit
-from peers.protocol.events import Event
+from peers.protocol.events import Event, Listeners
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -97,7 +97,7 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
         crowd = Crowd(transport, run_id, folder=folder)
 
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
-        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=tell)
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, listener=Listeners(tell))
         recipe, manifest = run.signed.recipe, run.manifest
         metrics.follow_recipe(segments=recipe.round.segments, window_seconds=recipe.round.window_seconds)
         serve_publication(transport, run)  # from here on, others may have from us what we have
@@ -190,7 +190,7 @@ async def enter_network(
     """
     from peers.network.addresses import listen_address
     from peers.network.discovery import remembered_peers
-    from peers.network.p2pd.transport import P2pdTransport
+    from peers.network.p2pd.transport import P2pdTransport, TransportSettings
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]
 
@@ -201,8 +201,8 @@ async def enter_network(
             listen=[listen_address(wishes.host, wishes.port)],
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
-            bandwidth=wishes.bandwidth,
-            tell=tell,
+            settings=TransportSettings(bandwidth=wishes.bandwidth),
+            listener=Listeners(tell),
         )
 
     if not wishes.peers and not met:

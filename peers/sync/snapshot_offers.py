@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from peers.chain.chain import Chain
 from peers.network.asking import Asking
-from peers.network.transport import RemoteError
+from peers.network.discovery import Sources
+from peers.network.transport import RemoteError, Transport
 from peers.protocol.requests import ROUND_BYTES, decode_rounds, encode_round
 from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest
 from recipes.errors import MessageError, UnreachableError
@@ -31,22 +32,22 @@ class SnapshotOffers:
 
     def __init__(
         self,
+        transport: Transport,
         asking: Asking,
+        sources: Sources,
         *,
         layout: Layout,
         has_momentum: bool,
-        sources: Callable[[], Sequence[PeerId]],
-        blame: Callable[[PeerId, MessageError], None],
     ) -> None:
+        self._transport = transport
         self._asking = asking
         self._layout = layout
         self._has_momentum = has_momentum
         self._sources = sources
-        self._blame = blame
 
     async def of(self, rounds: Collection[int]) -> dict[int, list[PeerId]]:
-        """Return who says that it holds the snapshots of which of these rounds."""
-        peers = list(self._sources())
+        """Return, for those of these rounds whose snapshot any peer claims to hold, the peers that do."""
+        peers = list(self._sources.peers())
         if len(peers) > _ASKED:
             peers = random.sample(peers, _ASKED)
         answers = await asyncio.gather(*(self._held_by(peer) for peer in peers))
@@ -62,7 +63,7 @@ class SnapshotOffers:
             asking = self._asking.ask(peer, "snapshots", b"", limit=limit, purpose="snapshot")
             return decode_rounds(await asyncio.wait_for(asking, _LIST_SECONDS))
         except MessageError as error:
-            self._blame(peer, error)
+            self._transport.blame(peer, error)
         except (asyncio.TimeoutError, UnreachableError, RemoteError):
             pass
         return frozenset()
@@ -75,7 +76,7 @@ class SnapshotOffers:
         A peer is asked for one at a time, and not again once it failed: it named what it does not give.
 
         Args:
-            offers: rounds and who says that it holds their snapshots, the best first.
+            offers: rounds, each with a peer that names its snapshot, the best first.
             target: a block on top of all of them.
             chain: what is known.
         """
@@ -115,7 +116,7 @@ class SnapshotOffers:
             content = await self._asking.ask(peer, "snapshot", request, limit=limit, stall=_STALL_SECONDS)
             manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
         except MessageError as error:
-            self._blame(peer, error)
+            self._transport.blame(peer, error)
         except (UnreachableError, RemoteError):
             pass
         else:
@@ -124,7 +125,7 @@ class SnapshotOffers:
 
 
 def is_agreed(manifest: SnapshotManifest, round_number: int, target: str, chain: Chain) -> bool:
-    """Say whether a manifest is that of the snapshot of a round that the chain vouches for."""
+    """Return whether a manifest is that of the snapshot of a round that the chain vouches for."""
     try:
         expected = agreed(round_number, target, chain)
     except UnreachableError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo, open_peer, presence_of
+from p2pd_peers import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo, open_peer, presence_of
 
 from peers.network.p2pd.transport import P2pdTransport
 from peers.network.peer_scores import Limits
