@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from peers.chain.chain import Chain
 from peers.network.asking import Asking
 from peers.network.discovery import Sources
-from peers.network.transport import RemoteError, Transport
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.requests import ROUND_BYTES, decode_rounds, encode_round
 from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest
 from recipes.errors import MessageError, UnreachableError
@@ -23,6 +23,7 @@ from recipes.layout import Layout
 _ASKED = 16  # peers, at once, for what they hold
 _MOST_ROUNDS = 64  # that one may name
 _LIST_SECONDS = 5.0  # for that
+_CALL_SECONDS = 600.0  # for an answer that comes slowly
 _STALL_SECONDS = 10.0  # without a byte of a manifest
 _NEXT_OFFER_SECONDS = 1.0  # without a manifest, after which the next offer is tried beside
 
@@ -60,7 +61,8 @@ class SnapshotOffers:
     async def _held_by(self, peer: PeerId) -> frozenset[int]:
         limit = _MOST_ROUNDS * ROUND_BYTES
         try:
-            asking = self._asking.ask(peer, "snapshots", b"", limit=limit, purpose="snapshot")
+            request = Request("snapshots", b"", limit=limit, timeout=_CALL_SECONDS, purpose="snapshot")
+            asking = self._asking.ask(peer, request)
             return decode_rounds(await asyncio.wait_for(asking, _LIST_SECONDS))
         except MessageError as error:
             self._transport.blame(peer, error)
@@ -112,8 +114,9 @@ class SnapshotOffers:
         """Return a peer's manifest of the snapshot of a round, or None if it gives none."""
         limit = manifest_limit(self._layout)
         try:
-            request = encode_round(round_number)
-            content = await self._asking.ask(peer, "snapshot", request, limit=limit, stall=_STALL_SECONDS)
+            body = encode_round(round_number)
+            request = Request("snapshot", body, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS)
+            content = await self._asking.ask(peer, request)
             manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
         except MessageError as error:
             self._transport.blame(peer, error)

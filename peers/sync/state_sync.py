@@ -18,9 +18,9 @@ from functools import partial
 from peers.chain.chain import Chain, Link
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.asking import STALL_SECONDS, Asking
+from peers.network.asking import Asking
 from peers.network.discovery import Sources
-from peers.network.transport import RemoteError, Transport
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.events import Diverged, Listener, Notice
 from peers.protocol.messages import Block, Reduction
 from peers.protocol.requests import StatePiece
@@ -35,6 +35,8 @@ from recipes.errors import MessageError, StateError, UnreachableError
 from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 
+_CALL_SECONDS = 600.0  # for an answer that comes slowly
+_STALL_SECONDS = 30.0  # without a byte of it
 _STALL_BEFORE_OTHERS_SECONDS = 5.0  # without a byte of an answer, where the next source may be asked instead
 _ROUNDS_TOLD = 4  # of snapshots that were named
 _DIVERGENCES = 2  # from an agreed base, before giving up
@@ -321,14 +323,15 @@ class StateSync:
         for peer in sources:
             is_last = len(tried) + 1 == len(sources)
             try:
-                data = await self._asking.ask(
-                    peer,
+                request = Request(
                     "reduced",
                     bytes.fromhex(reduction.root),
                     limit=exchange.form.at(tokens).reduced_limit,
-                    stall=STALL_SECONDS if is_last else _STALL_BEFORE_OTHERS_SECONDS,
+                    timeout=_CALL_SECONDS,
+                    stall=_STALL_SECONDS if is_last else _STALL_BEFORE_OTHERS_SECONDS,
                     purpose="catching up",
                 )
+                data = await self._asking.ask(peer, request)
                 take = partial(exchange.take_reduced, link.round, reduction.root, data, tokens=tokens)
                 await asyncio.to_thread(take)
                 return await asyncio.to_thread(read)
