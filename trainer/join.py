@@ -25,7 +25,7 @@ import typer
 from monitoring.metrics.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
 from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from peers.network.bandwidth import BandwidthLimits, read_limit
-from peers.protocol.events import Event
+from peers.protocol.events import Event, Listeners
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -33,7 +33,7 @@ from recipes.keys.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport
     from peers.node.node import Node
 
 LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
@@ -97,7 +97,7 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
         crowd = Crowd(transport, run_id, folder=folder)
 
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
-        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=tell)
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, listener=Listeners(tell))
         recipe, manifest = run.signed.recipe, run.manifest
         metrics.follow_recipe(segments=recipe.round.segments, window_seconds=recipe.round.window_seconds)
         serve_publication(transport, run)  # from here on, others may have from us what we have
@@ -182,7 +182,7 @@ def identify_run(given: str) -> tuple[str, Path | None]:
 
 async def enter_network(
     wishes: Wishes, run_id: str, folder: Path, screen: Screen, tell: Callable[[Event], None]
-) -> Transport:
+) -> P2pdTransport:
     """Open the transport, joined to whoever answers of the peers named and of those met before.
 
     Raises:
@@ -190,19 +190,19 @@ async def enter_network(
     """
     from peers.network.addresses import listen_address
     from peers.network.discovery import remembered_peers
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport, TransportSettings
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]
 
-    async def enter(bootstrap: Sequence[str]) -> Transport:
-        return await Transport.open(
+    async def enter(bootstrap: Sequence[str]) -> P2pdTransport:
+        return await P2pdTransport.open(
             key_path=wishes.home / IDENTITY_KEY,
             run_id=run_id,
             listen=[listen_address(wishes.host, wishes.port)],
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
-            bandwidth=wishes.bandwidth,
-            tell=tell,
+            settings=TransportSettings(bandwidth=wishes.bandwidth),
+            listener=Listeners(tell),
         )
 
     if not wishes.peers and not met:

@@ -29,6 +29,7 @@ from peers.consensus import effects as do
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contributor import Contributor, Window
 from peers.exchange.loss_trace import LossTrace
+from peers.network.transport import Request
 from peers.node.node import MESSAGE_TIMEOUT, Node
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.messages import Claim, Signed, sign
@@ -257,7 +258,7 @@ class FloodsAudits(Node):
 
     async def _ask_for(self, peer: PeerId, body: bytes) -> None:
         with contextlib.suppress(ManyhandsError):  # refused, as it has to be
-            await self.transport.call(peer, "audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT)
+            await self.transport.call(peer, Request("audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT))
 
 
 class AccusesFalsely(Auditing):

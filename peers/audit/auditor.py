@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ from peers.credit.audit import Audit
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import MOST_STEPS, LossTrace
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.transport import Call, RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.events import Event, Notice, Replayed
 from peers.protocol.messages import sign
@@ -48,6 +48,7 @@ from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import WindowTasks
 from recipes.errors import DataError, MessageError, ModelError, StateError, StorageError, UnreachableError
 from recipes.formats.blake3_tree import digest
+from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 
 _CALL_SECONDS = 600.0  # for an opening that comes slowly
@@ -137,7 +138,7 @@ class Auditing:
         trainer: Trainer,
         windows: WindowTasks,
         exchange: ExchangeStore,
-        call: Call,
+        call: Callable[[PeerId, Request], Awaitable[bytes]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         take: Callable[[do.Input], None],
         tell: Callable[[Event], None],
@@ -381,12 +382,14 @@ class Auditing:
             try:
                 return await self._call(
                     claim.body.peer,
-                    "audit",
-                    body,
-                    limit=limit,
-                    timeout=_CALL_SECONDS,
-                    stall=_STALL_SECONDS,
-                    purpose="audits",
+                    Request(
+                        "audit",
+                        body,
+                        limit=limit,
+                        timeout=_CALL_SECONDS,
+                        stall=_STALL_SECONDS,
+                        purpose="audits",
+                    ),
                 )
             except MessageError as error:
                 reason: VerdictReason = "not opened" if trace is None else "opening does not fit the claim"

@@ -18,7 +18,7 @@ from peers.consensus.engine import RoundEngine
 from peers.exchange.averaging import newcomers_in
 from peers.exchange.contributor import Contributor
 from peers.exchange.segment_store import ExchangeStore, read_push
-from peers.network.transport import Call, RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.protocol.events import Event, Refused
 from peers.protocol.messages import Reduction, Roster, Signed
 from peers.protocol.requests import SpotCheck, encode_spot_check
@@ -47,7 +47,7 @@ class ExchangeTasks:
         store: ExchangeStore,
         contributor: Contributor,
         spot_checks: int,
-        call: Call,
+        call: Callable[[PeerId, Request], Awaitable[bytes]],
         compute: Callable[[Callable[[], Any]], Awaitable[Any]],
         take: Callable[[do.Input], None],
         tell: Callable[[Event], None],
@@ -117,7 +117,8 @@ class ExchangeTasks:
         for last_try in (False, True):
             try:
                 await self._call(
-                    effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
+                    effect.reducer,
+                    Request("segment", content, limit=0, timeout=timeout, purpose="segments"),
                 )
             except (UnreachableError, RemoteError):
                 if last_try:
@@ -201,11 +202,13 @@ class ExchangeTasks:
             try:
                 data = await self._call(
                     source,
-                    "reduced",
-                    bytes.fromhex(effect.root),
-                    limit=self._store.form.at(tokens).reduced_limit,
-                    timeout=2 * self._engine.deadlines.transfer,
-                    purpose="segments",
+                    Request(
+                        "reduced",
+                        bytes.fromhex(effect.root),
+                        limit=self._store.form.at(tokens).reduced_limit,
+                        timeout=2 * self._engine.deadlines.transfer,
+                        purpose="segments",
+                    ),
                 )
                 take = partial(self._store.take_reduced, round_number, effect.root, data, tokens=tokens)
                 with self._answerable(source):
@@ -237,7 +240,8 @@ class ExchangeTasks:
             limit = self._store.form.at(terms.tokens).check_limit(len(reduction.included))
             try:
                 answer = await self._call(
-                    reduction.peer, "check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks"
+                    reduction.peer,
+                    Request("check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks"),
                 )
             except (UnreachableError, RemoteError):
                 self._unchecked.add(reduction.root)

@@ -24,7 +24,7 @@ from peers.network.discovery import Crowd
 from peers.network.transport import Transport
 from peers.node.key_rotation import waiting_changes
 from peers.node.node import Node
-from peers.protocol.events import Event, Notice
+from peers.protocol.events import Event, Listeners, Notice
 from peers.protocol.rules import rules_of
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.canonical_state import CanonicalState
@@ -114,10 +114,9 @@ def assemble_node(
         rules=rules,
         layout=layout,
         has_momentum=bool(recipe.outer.momentum),
-        call=transport.call,
-        sources=crowd.peers,
-        tell=listener,
-        blame=transport.blame,
+        transport=transport,
+        sources=crowd,
+        listener=Listeners(listener),
     )
     contributor = Contributor(
         folder,

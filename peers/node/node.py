@@ -27,7 +27,7 @@ from peers.exchange.transfers import ExchangeTasks
 from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
-from peers.network.transport import RemoteError, Transport
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.events import Event, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, kind_of, parse
@@ -337,25 +337,13 @@ class Node:
         if self._ledger is not None and not follow_branch(self._ledger, self.engine.chain, block):
             follow_branch(self._ledger, self._load_chain(), block)  # they part below what memory holds
 
-    async def _call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
+    async def _call(self, peer: PeerId, request: Request) -> bytes:
         gate = self._gates.setdefault(peer, asyncio.Semaphore(CALLS_PER_PEER))
         async with gate:
-            return await self.transport.call(
-                peer, kind, body, limit=limit, timeout=timeout, stall=stall, purpose=purpose
-            )
+            return await self.transport.call(peer, request)
 
     async def _send(self, peer: PeerId, kind: str, content: bytes) -> None:
-        await self._call(peer, kind, content, limit=0, timeout=MESSAGE_TIMEOUT)
+        await self._call(peer, Request(kind, content, limit=0, timeout=MESSAGE_TIMEOUT))
 
     # ------------------------------------------------------------ state
 
@@ -381,7 +369,9 @@ class Node:
         return self.engine.head_notice(age_seconds=time.monotonic() - self._adopted_at)
 
     async def _ask_head(self, peer: PeerId) -> None:
-        content = await self._call(peer, "head", b"", limit=KINDS["head"][1], timeout=MESSAGE_TIMEOUT)
+        content = await self._call(
+            peer, Request("head", b"", limit=KINDS["head"][1], timeout=MESSAGE_TIMEOUT)
+        )
         if content:
             self.receive(peer, "head", content)
 
@@ -405,7 +395,10 @@ class Node:
     async def _fetch_roster(self, peer: PeerId, roster: str) -> None:
         limit = KINDS["roster"][1]
         content = await self._call(
-            peer, "accepted", bytes.fromhex(roster), limit=limit, timeout=MESSAGE_TIMEOUT, purpose="roster"
+            peer,
+            Request(
+                "accepted", bytes.fromhex(roster), limit=limit, timeout=MESSAGE_TIMEOUT, purpose="roster"
+            ),
         )
         self.receive(peer, "roster", content)
 
@@ -415,11 +408,13 @@ class Node:
         try:
             answer = await self._call(
                 peer,
-                "blocks",
-                request,
-                limit=BLOCKS_BYTES,
-                timeout=BLOCKS_SECONDS,
-                stall=BLOCKS_STALL_SECONDS,
+                Request(
+                    "blocks",
+                    request,
+                    limit=BLOCKS_BYTES,
+                    timeout=BLOCKS_SECONDS,
+                    stall=BLOCKS_STALL_SECONDS,
+                ),
             )
         except (UnreachableError, RemoteError, MessageError):
             self.take(do.BlocksFetched(peer, ()))  # whom to ask instead is up to the engine

@@ -18,6 +18,7 @@ from peers.audit.auditor import Auditing, AuditParts, AuditTerms
 from peers.audit.judging import Limit, Thresholds
 from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.consensus import effects as do
+from peers.network.transport import Request
 from peers.protocol.audit_request import parse_request
 from peers.protocol.verdicts import Verdict
 from recipes.errors import DataError, UnreachableError
@@ -93,10 +94,12 @@ class Bench:
         assert isinstance(happened, do.Audited)
         self.verdicts.put_nowait(happened.verdict)
 
-    async def call(self, peer: str, kind: str, body: bytes, **_: Any) -> bytes:
+    async def call(self, peer: str, request: Request) -> bytes:
         if self.away:
             raise UnreachableError(f"{peer} is away.")
-        self.commitments.append(parse_request(body, run=self.engine.rules.run, sender=self.engine.me).trace)
+        self.commitments.append(
+            parse_request(request.body, run=self.engine.rules.run, sender=self.engine.me).trace
+        )
         return self.author.openings.opening(self.case)
 
     async def verdict(self) -> Verdict:

@@ -13,7 +13,7 @@ from exchange import FORM, Exchange
 
 from peers.consensus.effects import FetchReduced, Input, ReducedFetched, ReducedLost, SegmentStored
 from peers.exchange.transfers import ExchangeTasks
-from peers.network.transport import RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.protocol.assignment import Assignment
 from peers.protocol.length_prefixed import join_parts
 from recipes.errors import MessageError, Offence, UnreachableError
@@ -68,18 +68,8 @@ class Bench:
     async def compute(self, work: Callable[[], Any]) -> Any:
         return work()
 
-    async def call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
-        return self.answer(peer, kind, body)
+    async def call(self, peer: PeerId, request: Request) -> bytes:
+        return self.answer(peer, request.kind, request.body)
 
     def honest(self, peer: PeerId, kind: str, body: bytes) -> bytes:
         store = self.exchange.stores[REDUCER]

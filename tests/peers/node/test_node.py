@@ -15,6 +15,7 @@ import pytest
 
 from peers.chain.finality import Promise
 from peers.consensus import effects as do
+from peers.network.transport import Request
 from peers.node.node import Node
 from peers.protocol.events import Event, Notice, WindowSpoilt
 from peers.protocol.messages import Ready
@@ -63,7 +64,7 @@ class SilentTransport:
     def blame(self, peer: PeerId, error: MessageError) -> None:
         raise AssertionError(f"{peer} is blamed for {error}")
 
-    async def call(self, peer: PeerId, *_: object, **__: object) -> bytes:
+    async def call(self, peer: PeerId, request: Request) -> bytes:
         self.sent.append(peer)
         return b""
 
