@@ -5,14 +5,13 @@ On a terminal the line of state is renewed as time passes; elsewhere only the se
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -35,10 +34,9 @@ from peers.protocol.events import (
     WindowGoesOn,
     WindowSpoilt,
     WindowStarted,
-    as_json_line,
 )
 from peers.protocol.round_reasons import REFUSED_NAMES
-from recipes.errors import StorageError
+from trainer.event_log import EventLog
 from trainer.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ class _Window:
 
 
 class Screen:
-    """Takes in events, prints what a volunteer wants to know, and writes the event log if asked for one."""
+    """A listener that prints what a volunteer wants to know, and keeps the event log if asked for one."""
 
     def __init__(self, *, events: Path | None = None) -> None:
         """Begin with nothing to show.
@@ -81,8 +79,7 @@ class Screen:
         # Strangers choose some of the words: nothing in them is markup.
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._live: Live | None = None
-        self._log = _open_log(events) if events is not None else None
-        self._began = time.monotonic()
+        self._log = EventLog(events) if events is not None else None
         self._traffic: TrafficMeter | None = None
         self._engine: RoundEngine | None = None
         self._window: _Window | None = None  # that this peer trains in, or trained in last
@@ -109,8 +106,7 @@ class Screen:
         if self._counted:
             self.say(self._thanks())
         if self._log is not None:
-            with contextlib.suppress(OSError):  # told already, when it could not be written
-                self._log.close()
+            self._log.close()
 
     def say(self, sentence: str) -> None:
         """Print a sentence above the line of state."""
@@ -122,7 +118,9 @@ class Screen:
     ) -> None:
         """Take in this peer's id and addresses, and show others the line to join with."""
         self._traffic = traffic
-        self._write(Connected(peer_id, tuple(addresses)))
+        if self._log is not None:
+            self._log.count_traffic(traffic)
+        self.tell(Connected(peer_id, tuple(addresses)))
         self.say(f"Your peer id is {peer_id}.")
         self.say(f"Others join with this line:\n    python -m trainer.join {run_id} --peer {addresses[0]}")
 
@@ -130,34 +128,18 @@ class Screen:
         """Show the engine's phase from now on."""
         self._engine = engine
 
-    def listen(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         """Take in an event.
 
         Raises:
             StorageError: the event log cannot be written.
         """
-        self._write(event)
+        if self._log is not None:
+            self._log.tell(event)
         sentence = self._sentence(event)
         self._remember(event)
         for shown in self._repeats.pass_on(event, sentence, now=time.monotonic()):
             self.say(shown)
-
-    def _write(self, event: Event) -> None:
-        """Add an event to the log."""
-        if self._log is None:
-            return
-        moved = self._traffic.statistics() if self._traffic is not None else None
-        line = as_json_line(
-            event,
-            seconds=time.monotonic() - self._began,
-            sent=moved.sent if moved is not None else {},
-            received=moved.received if moved is not None else {},
-        )
-        try:
-            self._log.write(line + "\n")
-            self._log.flush()
-        except OSError as error:
-            raise _log_refused(Path(self._log.name), error) from error
 
     @property
     def _tokens(self) -> int:
@@ -292,18 +274,3 @@ def short_count(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g}{unit}"
     return str(count)
-
-
-def _open_log(path: Path) -> TextIO:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise _log_refused(path, error) from error
-
-
-def _log_refused(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"Cannot write the events to {path}: {error.strerror}.",
-        remedy="Free some space, or name another file with --events.",
-    )

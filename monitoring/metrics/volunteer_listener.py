@@ -96,14 +96,12 @@ class VolunteerMetrics:
         recipe = run.signed.recipe
         rules = rules_of(recipe, run.signed.run_id)
         ground = Ground(credit_rules(recipe, rules), start_digest(recipe, rules, layout))
-        self._own_credit = OwnCredit(
-            run.folder / CHAIN_FILE, ground, peer, credited=self.credited, audited=self.audited
-        )
+        self._own_credit = OwnCredit(run.folder / CHAIN_FILE, ground, peer, self)
 
-    def listen(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         """Take in an event."""
         if self._own_credit is not None:
-            self._own_credit.listen(event)
+            self._own_credit.tell(event)
         match event:
             case WindowFinished():
                 self._trained(event)

@@ -60,13 +60,13 @@ def adopted(round_number: int, *, counted: int) -> BlockAdopted:
 
 def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen() as screen:
-        screen.listen(WindowFinished(7, 12, 4096, 2.5, 10.0))
-        screen.listen(adopted(7, counted=8))
-        screen.listen(adopted(8, counted=0))
-        screen.listen(Waiting(9, "leaving"))
-        screen.listen(Refused(PEER, "claim", "slots beyond its quota"))
-        screen.listen(Banned(PEER, 240.0, {"malformed": 7, "forged signature": 1}))
-        screen.listen(Validated(8, 2.25))
+        screen.tell(WindowFinished(7, 12, 4096, 2.5, 10.0))
+        screen.tell(adopted(7, counted=8))
+        screen.tell(adopted(8, counted=0))
+        screen.tell(Waiting(9, "leaving"))
+        screen.tell(Refused(PEER, "claim", "slots beyond its quota"))
+        screen.tell(Banned(PEER, 240.0, {"malformed": 7, "forged signature": 1}))
+        screen.tell(Validated(8, 2.25))
     said = capsys.readouterr().out
     assert "Round 7 is done: 4 contributions, your work counted, 123,456 tokens so far, train 10.0 s" in said
     assert "Round 8 is done: 4 contributions, your work did not count" in said
@@ -83,15 +83,15 @@ def test_what_peers_say_is_printed_as_it_is_and_never_taken_for_markup(
 ) -> None:
     said = "cannot be had: all dials failed * [/ip4/127.0.0.1/tcp/33735] [bold]dial[/bold] :smile:"
     with Screen() as screen:
-        screen.listen(Notice(said))
+        screen.tell(Notice(said))
     assert said in capsys.readouterr().out
 
 
 def test_events_are_logged_a_json_object_a_line(tmp_path: Path) -> None:
     log = tmp_path / "new" / "events.jsonl"
     with Screen(events=log) as screen:
-        screen.listen(Claimed(3, 26_000))
-        screen.listen(WindowFinished(3, 2, 64, float("nan"), 1.0))
+        screen.tell(Claimed(3, 26_000))
+        screen.tell(WindowFinished(3, 2, 64, float("nan"), 1.0))
     first, second = [json.loads(line) for line in log.read_text().splitlines()]
     assert (first["event"], first["round"], first["contribution_bytes"]) == ("Claimed", 3, 26_000)
     assert second["seconds"] == 1.0
@@ -109,7 +109,7 @@ def test_a_log_whose_disk_is_full_is_a_plain_error() -> None:
         pytest.raises(StorageError, match=r"events to /dev/full: No space left.*\n.*--events"),
         Screen(events=Path("/dev/full")) as screen,
     ):
-        screen.listen(Claimed(3, 26_000))
+        screen.tell(Claimed(3, 26_000))
 
 
 def test_what_is_no_run_is_refused_with_what_would_be(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_a_round_without_the_others_of_before_is_told_as_what_it_is(
 ) -> None:
     with Screen() as screen:
         for number in (7, 8):
-            screen.listen(WindowFinished(number, 12, 1000, 2.5, 10.0))
-            screen.listen(replace(adopted(number, counted=8), claims=1, gone=4 * (number - 7)))
+            screen.tell(WindowFinished(number, 12, 1000, 2.5, 10.0))
+            screen.tell(replace(adopted(number, counted=8), claims=1, gone=4 * (number - 7)))
     said = capsys.readouterr().out
     assert "Round 7 is done: 1 contribution, your work counted" in said
     assert "Round 8 is done: 1 contribution, yours alone, without the 4 others of before" in said
@@ -221,9 +221,9 @@ def test_a_round_without_the_others_of_before_is_told_as_what_it_is(
 def test_rounds_that_are_undone_are_not_thanked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen() as screen:
         for number in (7, 8, 9):
-            screen.listen(WindowFinished(number, 12, 1000, 2.5, 10.0))
-            screen.listen(adopted(number, counted=8))
-        screen.listen(Rewound(9, 7, "more_electors"))
+            screen.tell(WindowFinished(number, 12, 1000, 2.5, 10.0))
+            screen.tell(adopted(number, counted=8))
+        screen.tell(Rewound(9, 7, "more_electors"))
     said = capsys.readouterr().out
     assert "This peer goes back from round 9 to round 7. More electors stand on the other branch." in said
     assert " 2 rounds of yours there do not count." in said
@@ -234,7 +234,7 @@ def said_of(*events: Event, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Return the lines that a screen prints of some events."""
     with Screen() as screen:
         for event in events:
-            screen.listen(event)
+            screen.tell(event)
     return capsys.readouterr().out.splitlines()
 
 
@@ -281,7 +281,7 @@ def line_of(engine: AtWork, *events: Event) -> str:
     screen = Screen()
     screen.watch(cast(RoundEngine, engine))
     for event in events:
-        screen.listen(event)
+        screen.tell(event)
     return screen._state_of_affairs()
 
 

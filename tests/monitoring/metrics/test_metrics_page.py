@@ -34,9 +34,9 @@ def busy_volunteer() -> VolunteerMetrics:
     phases = {"train": 50.0, "roster": 0.25, "exchange": 4.0, "block": 0.75}
     block = BlockAdopted(7, 0, "b" * 64, "d" * 64, leader, 4, 8, 0, 123_456, phases)
     for event in (WindowFinished(7, 12, 4096, 2.5, 45.0, 5.0), Claimed(7, 9), block):
-        metrics.listen(event)
-    metrics.listen(BlockFinal(6, "f" * 64))
-    metrics.listen(Validated(7, 2.25))
+        metrics.tell(event)
+    metrics.tell(BlockFinal(6, "f" * 64))
+    metrics.tell(Validated(7, 2.25))
     metrics.credited(Account(vested=10))
     return metrics
 

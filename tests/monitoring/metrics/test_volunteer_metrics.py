@@ -45,7 +45,7 @@ def told(*events: Event) -> VolunteerMetrics:
     metrics = VolunteerMetrics(now=lambda: NOW)
     metrics.follow_recipe(segments=8, window_seconds=60.0)
     for event in events:
-        metrics.listen(event)
+        metrics.tell(event)
     return metrics
 
 
