@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class EventLog:
-    """A listener that writes events down, each with the seconds since it began and the bytes moved by then."""
+    """A listener that writes events down, each with the seconds since the log began and the bytes moved."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, which may exist.

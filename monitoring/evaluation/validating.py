@@ -1,4 +1,4 @@
-"""How good the model is, measured here now and then: nobody's word is taken for it."""
+"""How good the model is, measured by this observer itself every so many rounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OwnState(Protocol):
         """Make the state the one after a block of the chain, so that its weights lie in the run's folder.
 
         Raises:
-            UnreachableError: what is needed can be had from nobody, for now.
+            UnreachableError: no peer has what is needed, for now.
             ManyhandsError: the state cannot be made.
         """
 

@@ -197,7 +197,7 @@ def _follow(
 def _leave(
     records: Mapping[PeerId, Record], accounts: Accounts, round_number: int
 ) -> tuple[dict[PeerId, Record], list[LeaveReason]]:
-    """Return the records with those marked who have been away for long enough, and why each of them is."""
+    """Return the records, with peers marked that have been away for long, and why each of these left."""
     after, reasons = dict(records), []
     for peer, record in records.items():
         if record.present and round_number - record.last_round >= TRAINING_ROUNDS:

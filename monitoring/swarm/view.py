@@ -37,17 +37,18 @@ class RoundPicture:
 
     Attributes:
         round, attempt, block, leader: as the block says.
-        roster: who claimed, in order; `counted` of them are averaged at least in part.
-        segments, empty_segments: of the model, and of these, how many nobody could deliver.
+        roster: the peers that claimed, in order; `counted` of them are averaged at least in part.
+        segments, empty_segments: of the model, and of these, how many no peer could deliver.
         result: whether all that was claimed is in the average, a part, or nothing.
         tokens: trained on in counted claims of this round.
         digest_before: the state that the round started from, as its co-signers agree.
-        signers, disagreeing: who co-signed the block before, and how many of them named another state.
+        signers, disagreeing: how many peers co-signed the block before, and how many of these named another
+            state.
         contribution_bytes: mean over the roster.
         bits_per_parameter: of that.
         late_ms, transfer_ms, exchange_ms: medians of what the claims measured of the round before.
         compute_ms: mean of how long claimants say that they computed in their windows, none for longer than
-            a window; None if nobody says.
+            a window; None if no claim says it.
         seen_at: when the block came, as far as that was watched.
         timing: likewise, and only if the block before was watched, too.
     """
@@ -185,7 +186,7 @@ class Watched:
     """Sums over the rounds whose time this observer watched, and figures of the newest of them.
 
     `compute_ratio`, `tokens_per_second` and `round_seconds` are of the newest rounds. The first is the mean
-    share of a round's time in which those who claimed computed, as their claims say.
+    share of a round's time in which the peers that claimed computed, as their claims say.
     """
 
     rounds: int
@@ -198,14 +199,14 @@ class Watched:
 
 @dataclass(frozen=True)
 class Picture:
-    """All that is known of a swarm at one moment. Peers who train come first, rounds newest first.
+    """All that is known of a swarm at one moment. Peers that train come first, rounds newest first.
 
     Attributes:
         now: when it was taken.
         final_round: of the newest block that is never undone.
-        digest: of the state after the newest block, as far as anybody co-signed it.
+        digest: of the state after the newest block, as far as it was co-signed.
         rounds: the newest ones.
-        observing: peers on the notice board that train not; None where no board is read.
+        observing: peers on the notice board that do not train; None where no board is read.
         heard_at: when the swarm was last heard; None if never.
         trouble: what keeps this observer from its work, in a sentence; empty if nothing does.
         model_trouble: likewise, from measuring the model.
@@ -228,7 +229,7 @@ class Picture:
 
     @property
     def audited(self) -> bool:
-        """Whether any verdict is on the chain: without one, nobody's work was replayed."""
+        """Whether any verdict is on the chain: without one, no work was replayed by an auditor."""
         return any(self.totals.verdicts.values())
 
     @property
@@ -253,7 +254,7 @@ class Picture:
 
     @cached_property
     def usual_transfer_ms(self) -> float | None:
-        """The median of what those who train measured for a segment to move; None if fewer than two did."""
+        """The median of what peers that train measured for a segment to move; None if fewer than two did."""
         found = [one.record.transfer_ms for one in self.peers if one.state == "training"]
         known = [took for took in found if took is not None]
         return statistics.median(known) if len(known) > 1 else None

@@ -1,4 +1,4 @@
-"""Following a run's chain without a part in it: blocks in, each checked in its place, and a picture out.
+"""A run's chain, followed without taking part: blocks in, each checked in its place, and a picture out.
 
 The same rules as those of a peer say which blocks are valid, which branch is followed and what is final
 (peers/chain/chain.py). Nothing here does I/O but the archive's database, and times are passed in.
@@ -71,8 +71,8 @@ class SwarmWatch:
         """Take in blocks whose signatures hold, parents first; return those that are new and valid.
 
         Args:
-            blocks: from anybody.
-            seen_at: when they came, Unix time; None if nobody watched them come.
+            blocks: from any source.
+            seen_at: when they came, Unix time; None if they were not watched.
 
         Raises:
             DataError: one of them is not valid in its place. Those before it are taken.
@@ -97,7 +97,7 @@ class SwarmWatch:
         return new
 
     def hear(self, word: Signed[CoSignature]) -> bool:
-        """Take in a co-signature, which may make blocks final or change the branch; say if it was new."""
+        """Take in a co-signature, which may make blocks final or change the branch; return if it is new."""
         new = self.chain.add_cosignature(word)
         if new:
             self._follow()
@@ -123,7 +123,7 @@ class SwarmWatch:
         Args:
             now: Unix time.
             heard_at: when the swarm was last heard.
-            board: who is on the notice board; None if that is not known.
+            board: the peers on the notice board; None if that is not known.
             trouble: what keeps the observer from its work.
             model_trouble: what keeps it from measuring the model.
         """

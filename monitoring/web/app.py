@@ -1,7 +1,7 @@
 """The web server's addresses: pages for people, JSON for programs, metrics for Prometheus, news live.
 
 /                       how the swarm is
-/peers, /peers/ID       who is here, and one volunteer with every contribution
+/peers, /peers/ID       all peers, and one of them with every contribution
 /rounds, /rounds/N      blocks, and one of them
 /recipe, /api           the recipe in plain words, the API explained
 /api/v1/...             the same as JSON (api_schema.py)
@@ -43,7 +43,7 @@ from monitoring.web.page import views
 from monitoring.web.page.render import STATIC
 from recipes.errors import ManyhandsError
 
-HEARTBEAT_SECONDS = 15.0  # of live connections, so that whoever is gone is noticed
+HEARTBEAT_SECONDS = 15.0  # of live connections, so that a reader that is gone is noticed
 _LONGEST_NUMBER = 15  # digits
 _LONGEST_PEER = 64
 
@@ -255,7 +255,7 @@ class Site:
         return HTMLResponse(views.problem(self._picture, status, words), status, headers)
 
     async def _trouble(self, request: Request, _: Exception) -> Response:
-        """Say that something cannot be made, a disk being full perhaps, without words on our paths."""
+        """Answer that something cannot be made, for want of disk space perhaps, without naming our paths."""
         return await self._problem(request, HTTPException(503, "That cannot be made at the moment."))
 
 

@@ -58,7 +58,7 @@ def of_swarm(picture: Picture) -> Said:
 
 
 def lateness(picture: Picture) -> float | None:
-    """Return for how many seconds a block is missing, or None if none is late, or nobody watched one come."""
+    """Return for how many seconds a block is overdue; None if none is, or no block was watched as it came."""
     at = picture.last_block_at
     if at is None:
         return None
@@ -149,7 +149,7 @@ def _of_training(peer: PeerPicture, picture: Picture, *, who: str) -> Said:
 
 
 def _is_slow(peer: PeerPicture, picture: Picture) -> bool:
-    """Whether a peer's transfers take much longer than those of most who train."""
+    """Whether a peer's transfers take much longer than those of most peers that train."""
     usual = picture.usual_transfer_ms
     if peer.record.transfer_ms is None or usual is None:
         return False

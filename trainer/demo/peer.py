@@ -251,7 +251,7 @@ def events_since(log: Path, start: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on now."""
+    """Return a TCP port on loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -174,7 +174,7 @@ def _figures(picture: Picture) -> list[Figure]:
 
 
 def _leaders(picture: Picture) -> dict[str, object]:
-    """Return who has vested most, or as long as nothing vests, who would."""
+    """Return the peers that have vested most or, as long as nothing vests, that have most pending."""
     vested = any(peer.account.vested for peer in picture.peers)
     ranked = sorted(picture.peers, key=lambda one: (-one.account.vested, -one.pending, one.peer))
     ranked = [one for one in ranked if one.account.vested or one.pending][:SHOWN_LEADERS]

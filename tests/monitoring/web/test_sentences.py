@@ -65,8 +65,8 @@ def test_states_that_disagree_are_told_of() -> None:
 
 
 def test_who_watches_says_when_it_cannot() -> None:
-    said = sentences.of_swarm(training().picture(trouble="Nobody has answered for 90 s."))
-    assert (said.mood, said.text) == ("bad", "Not watching. Nobody has answered for 90 s.")
+    said = sentences.of_swarm(training().picture(trouble="No peer has answered for 90 s."))
+    assert (said.mood, said.text) == ("bad", "Not watching. No peer has answered for 90 s.")
 
 
 @pytest.mark.parametrize(
