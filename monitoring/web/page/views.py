@@ -9,7 +9,7 @@ from monitoring.swarm.peer_picture import PeerPicture
 from monitoring.swarm.view import ContributionPicture, Picture, RoundPicture
 from monitoring.web import api, sentences
 from monitoring.web.api_schema import FORMS, Curve, Form
-from monitoring.web.formatting import duration, measure, percent, short
+from monitoring.web.formatting import duration, many, measure, percent, short
 from monitoring.web.page import drawing
 from monitoring.web.page.render import render
 from monitoring.web.sentences import Said
@@ -158,7 +158,7 @@ def _figures(picture: Picture) -> list[Figure]:
         value, _, unit = measure(watched.tokens_per_second, " tokens/s").partition(" ")
         found.append(Figure("Speed", value, unit.strip(), note))
     if watched.compute_ratio is not None:
-        note = f"of the last {min(32, watched.rounds)} rounds' time"
+        note = f"of the time of the last {many(min(32, watched.rounds), 'round')}"
         found.append(Figure("Computing", percent(watched.compute_ratio), "", note))
     share = totals.tokens / run.goal_tokens if run.goal_tokens else 0.0
     left = f", about {duration(picture.goal_at - picture.now)} left" if picture.goal_at else ""
