@@ -141,7 +141,7 @@ class Liar:
                 HeadNotice(round=far, block=nowhere, age_seconds=self._chance.uniform(0, 1e6)),
                 sign(peer.key, word),
             ]
-            own = peer.running.round.own_claim
+            own = peer.running.own_claim
             if own is not None:
                 messages.append(sign(peer.key, own.body.model_copy(update={"parent": nowhere, "round": far})))
             sent.append(do.Send(others, self._chance.choice(messages)))

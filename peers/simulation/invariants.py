@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from peers.chain.chain import Chain, Link, trunk_below
 from peers.chain.fork_choice import best_head
 from peers.consensus.allreduce import MAX_CANDIDATES
-from peers.consensus.block_processing import MAX_HEADS, MAX_SIBLINGS
+from peers.consensus.block_processing import MAX_SIBLINGS
 from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT
 from peers.consensus.claims import MAX_OWN_CLAIMS
-from peers.consensus.engine import MAX_ACQUAINTANCES, RoundEngine
-from peers.consensus.message_buffer import MAX_EARLY_EACH, MAX_EARLY_KEYS
+from peers.consensus.context import MAX_ACQUAINTANCES
+from peers.consensus.engine import RoundEngine
+from peers.consensus.inbox import MAX_KEYS, MAX_OF_ONE_KEY
 from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
+from peers.consensus.peer_heads import MAX_HEADS
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
 from peers.exchange.residual_returns import Entry
@@ -252,28 +254,29 @@ class InvariantWatch:
 def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
     """Return what an engine keeps of others' making: what it is, how many, and the most there may be."""
     current, chain = engine.round, engine.chain
-    early = engine.early.waiting
+    early = engine.context.inbox.waiting
     known = len(current.parent.counters.peers)
+    (heads, windows, rosters), (put_off, on_the_way) = engine.heads.sizes(), engine.blocks.sizes()
     depth = 2 * rules.rewind_depth + rules.settled_depth
     return [
         ("acquaintances", len(engine.acquaintances), MAX_ACQUAINTANCES + MAX_PEERS),
-        ("ready peers", len(current.ready), MAX_ACQUAINTANCES + 1),
-        ("claims", len(current.claims), known + 2 * MAX_PEERS),
+        ("ready peers", len(current.pool.ready), MAX_ACQUAINTANCES + 1),
+        ("claims", len(current.pool.held), known + 2 * MAX_PEERS),
         ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
-        ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
-        ("head notices", len(engine.head_age), MAX_ACQUAINTANCES + MAX_PEERS),
-        ("rosters spoken of", len(engine.rosters_spoken_of), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("candidate rosters", len(current.exchange.candidates), MAX_CANDIDATES),
+        ("head notices", windows, MAX_ACQUAINTANCES + MAX_PEERS),
+        ("rosters spoken of", rosters, MAX_ACQUAINTANCES + MAX_PEERS),
         ("heads looked for", len(engine.search), MAX_SOUGHT),
         ("resting sources", engine.search.resting(), MAX_RESTING),
-        ("others' heads", len(engine.heads), MAX_HEADS),
-        ("keys of early messages", len(early), MAX_EARLY_KEYS),
-        ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),
+        ("others' heads", heads, MAX_HEADS),
+        ("keys of early messages", len(early), MAX_KEYS),
+        ("early messages", max(map(len, early.values()), default=0), MAX_OF_ONE_KEY),
         ("words", len(engine.words.heard), MAX_WORDS),
         ("own words", len(engine.words.own), MAX_OWN_WORDS),
         ("double claims", len(engine.words.evidence), MAX_PROOFS),
         ("changes of keys", len(engine.words.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
-        ("blocks not applied", len(engine.unavailable), depth * _BLOCKS_A_ROUND),
-        ("blocks on the way there", len(engine.barred), depth * _BLOCKS_A_ROUND),
+        ("blocks not applied", put_off, depth * _BLOCKS_A_ROUND),
+        ("blocks on the way there", on_the_way, depth * _BLOCKS_A_ROUND),
         ("blocks", len(chain.links), depth * _BLOCKS_A_ROUND),
     ]

@@ -313,7 +313,7 @@ class World:
         """Ask for the roster that a peer exchanges by; the answer comes as a message."""
 
         def answer() -> None:
-            held = other.running.round.roster
+            held = other.running.roster
             if held is not None and held.hash == roster:
                 self.deliver(other, sender, do.Received(other.id, held), self.size_of(held))
 

@@ -14,6 +14,7 @@ from peers.chain.chain import Chain, Link, trunk_below
 from peers.chain.rebuild import KeptFinal
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
+from peers.consensus.remembered import Remembered
 from peers.credit.audit import Audit
 from peers.credit.rules import CreditRules
 from peers.exchange.lineage import may_stray, source_of
@@ -177,12 +178,14 @@ class VirtualPeer:
             chain=chain,
             head=head,
             state_digest=self.disk.digests.get(head, GENESIS_DIGEST),
-            promise=self.disk.promise,
-            checkpoint=self.disk.checkpoint,
-            evidence=self.disk.evidence,
-            own_words=tuple(self.disk.words.values()),
-            own_claims=self.disk.claims,
-            state_is_here=head in self.disk.digests,
+            remembered=Remembered(
+                promise=self.disk.promise,
+                checkpoint=self.disk.checkpoint,
+                evidence=self.disk.evidence,
+                own_words=tuple(self.disk.words.values()),
+                own_claims=self.disk.claims,
+                state_is_here=head in self.disk.digests,
+            ),
             now=self.now,
         )
         self.take(do.Acquainted(self.world.ids_alive(besides=self)))
@@ -279,7 +282,7 @@ class VirtualPeer:
         self.take(do.Tick())
 
     def _segments_let_in(self) -> list[do.SegmentStored]:
-        accepted = self.engine.round.roster if self.engine is not None else None
+        accepted = self.engine.roster if self.engine is not None else None
         if accepted is None:
             return []
         waiting = self._at_the_door.get(accepted.hash, {})
@@ -501,7 +504,7 @@ class VirtualPeer:
 
     def _take_reduced(self, effect: do.FetchReduced) -> None:
         engine = self.running
-        heard = engine.round.reductions.get(effect.segment, {}).values()
+        heard = engine.reductions_of(effect.segment)
         said = next((signed.body for signed in heard if signed.body.root == effect.root), None)
         if (
             said is not None

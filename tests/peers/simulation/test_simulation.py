@@ -94,7 +94,7 @@ def test_when_every_leader_of_a_round_dies_the_next_in_rank_leads() -> None:
     engine = world.peers["p0"].engine
     assert engine is not None
     by_id = {peer.key.peer_id: name for name, peer in world.peers.items()}
-    first_three = [by_id[peer] for peer in engine.leaders()[:3]]
+    first_three = [by_id[peer] for peer in engine.context.leaders()[:3]]
     for name in first_three:
         world.crash(name, at=world.now + 1)
     world.run(until_round=8)
