@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from peers.chain.chain import Chain, Link, trunk_below
 from peers.chain.fork_choice import best_head
@@ -27,10 +26,8 @@ from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.protocol.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
 from peers.protocol.rules import Rules
+from peers.simulation.virtual_surroundings import Peer, Surroundings
 from recipes.keys.keys import PeerId
-
-if TYPE_CHECKING:
-    from peers.simulation.virtual_peer import Surroundings, VirtualPeer
 
 TRACE_LINES = 60  # shown when an invariant breaks
 _BLOCKS_A_ROUND = 2 * MAX_PEERS  # far more than any world shows: a chain beyond it grows without bound
@@ -72,7 +69,7 @@ class InvariantWatch:
 
     # ------------------------------------------------------------ on what a peer says
 
-    def said(self, peer: VirtualPeer, message: AnyMessage) -> None:
+    def said(self, peer: Peer, message: AnyMessage) -> None:
         """Check a message that leaves a peer: whoever is honest never contradicts itself."""
         if peer.liar is not None or not isinstance(message, Signed):
             return
@@ -90,7 +87,7 @@ class InvariantWatch:
             known = self._words.setdefault((peer.id, body.round), body.block)
             self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")
 
-    def told(self, peer: VirtualPeer, event: Event) -> None:
+    def told(self, peer: Peer, event: Event) -> None:
         """Check what an honest peer's engine tells."""
         if peer.liar is not None:
             return
@@ -116,7 +113,7 @@ class InvariantWatch:
                 culprit.liar is not None, f"{culprit.name} is convicted, and is honest: {event.what}"
             )
 
-    def _require_counted_once(self, peer: VirtualPeer, block: str) -> None:
+    def _require_counted_once(self, peer: Peer, block: str) -> None:
         """No contribution counts twice in a chain."""
         chain = peer.running.chain
         path = []
@@ -134,7 +131,7 @@ class InvariantWatch:
             self.require(not twice and len(set(new)) == len(new), f"{len(twice)} claims counted twice")
             so_far = self._counted[signed.hash] = so_far | frozenset(new)
 
-    def _require_one_ledger(self, peer: VirtualPeer, block: str) -> None:
+    def _require_one_ledger(self, peer: Peer, block: str) -> None:
         """All who hold a block hold one ledger after it, and all that was ever earned is somewhere."""
         chain, path = peer.running.chain, []
         link = chain.link(block)
@@ -151,14 +148,14 @@ class InvariantWatch:
             conserved = totals == totals_of(later.accounts)
             self.require(conserved, f"credit is made or lost in block {later.hash[:8]}")
 
-    def turns_to(self, peer: VirtualPeer, block: str) -> None:
+    def turns_to(self, peer: Peer, block: str) -> None:
         """Check where a peer's state is being brought: who stands on what is final goes on standing on it."""
         chain, head = peer.running.chain, peer.running.head
         if peer.liar is None and head in chain and chain.common_ancestor(head, chain.final) == chain.final:
             stays = chain.common_ancestor(block, chain.final) == chain.final
             self.require(stays, f"{peer.name} leaves the final block {chain.final[:8]}")
 
-    def _require_one_final(self, peer: VirtualPeer, event: BlockFinal) -> None:
+    def _require_one_final(self, peer: Peer, event: BlockFinal) -> None:
         """No two peers hold different blocks of a round final, unless they were apart for very long.
 
         With a block, all before it are final. Time settles nothing until `settled_depth` rounds after the
@@ -187,7 +184,7 @@ class InvariantWatch:
         self._finals |= path
         self._checked |= set(path.values())
 
-    def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
+    def contributed(self, peer: Peer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
         """Each segment of each earlier contribution is either counted by the chain below, or returned."""
         kept = {entry.number for entry in entries}
         for entry in peer.disk.entries:
@@ -206,7 +203,7 @@ class InvariantWatch:
                     f"{'counted and returned' if counted else 'neither counted nor returned'}",
                 )
 
-    def forgot(self, peer: VirtualPeer, chain: Chain, reason: str) -> None:
+    def forgot(self, peer: Peer, chain: Chain, reason: str) -> None:
         """Note that a peer's record of its contributions is gone: what is not decided is lost."""
         trunk = trunk_below(chain, best_head(chain, chain.final))
         for entry in peer.disk.entries:
@@ -243,7 +240,7 @@ class InvariantWatch:
 
     # ------------------------------------------------------------ after every step
 
-    def after_step(self, peer: VirtualPeer) -> None:
+    def after_step(self, peer: Peer) -> None:
         """Check that whatever others can make an engine keep is bounded."""
         if peer.liar is not None:
             return

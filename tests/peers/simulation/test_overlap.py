@@ -15,7 +15,7 @@ from peers.protocol.events import BlockAdopted, WindowGoesOn, WindowStarted
 from peers.protocol.messages import Block, Claim, Pace, Ready, Signed
 from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, plans, run_world
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from recipes.keys.keys import SigningKey
 
 Wanted = TypeVar("Wanted")
@@ -180,7 +180,7 @@ def periods(world: World, name: str) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_round_takes_one_window_where_the_exchange_takes_less(seed: int) -> None:
-    world = World(seed=seed, peers=5, overlap="eager")
+    world = World(seed=seed, peers=5, form=WorldForm(overlap="eager"))
     for name in world.peers:
         world.start(name)
     world.run(until_round=30)
@@ -192,7 +192,11 @@ def test_a_round_takes_one_window_where_the_exchange_takes_less(seed: int) -> No
 
 def test_an_exchange_longer_than_a_window_is_waited_for_and_nothing_breaks() -> None:
     """The window ends in its own time, and its claim follows the block at once."""
-    world = World(seed=3, peers=4, overlap="eager", contribution_bytes=7_000_000, reduced_bytes=14_000_000)
+    world = World(
+        seed=3,
+        peers=4,
+        form=WorldForm(overlap="eager", contribution_bytes=7_000_000, reduced_bytes=14_000_000),
+    )
     for name in world.peers:
         world.start(name)
     world.run(until_round=14)

@@ -8,7 +8,7 @@ import pytest
 
 from peers.protocol.counters import counted_segments
 from peers.protocol.rules import Bounds
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from peers.simulation.virtual_links import MEGABIT, Line
 
 
@@ -200,10 +200,12 @@ def test_rounds_complete_on_links_of_any_rate_and_latency_without_a_changed_sett
     world = World(
         seed=16,
         peers=6,
-        window_seconds=60,
-        contribution_bytes=500_000,
-        reduced_bytes=2_000_000,
-        bounds=(Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0)),  # a recipe's defaults
+        form=WorldForm(
+            window_seconds=60,
+            contribution_bytes=500_000,
+            reduced_bytes=2_000_000,
+            bounds=(Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0)),  # a recipe's defaults
+        ),
     )
     for number, (name, peer) in enumerate(world.peers.items()):
         peer.line = Line(megabits * MEGABIT, megabits * MEGABIT, one_way_seconds / 2)
