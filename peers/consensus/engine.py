@@ -66,10 +66,10 @@ from peers.consensus.effects import (
 )
 from peers.consensus.evidence import EvidenceBook
 from peers.consensus.final_blocks import FinalBlocks
+from peers.consensus.host import Remembered
 from peers.consensus.leader import Leader
 from peers.consensus.operation_pool import Word, Words
 from peers.consensus.peer_heads import PeerHeads
-from peers.consensus.remembered import Remembered
 from peers.consensus.round_state import Phase, RoundState
 from peers.consensus.windows import Windows
 from peers.protocol.assignment import Assignment

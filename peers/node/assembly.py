@@ -14,7 +14,7 @@ from peers.audit.received_openings import OpenedClaims
 from peers.chain.chain import Chain
 from peers.codec.round_codec import exchange_format
 from peers.consensus.engine import RoundEngine
-from peers.consensus.remembered import Remembered
+from peers.consensus.host import Remembered
 from peers.credit.rules import credit_rules
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.contributor import Contributor

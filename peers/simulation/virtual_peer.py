@@ -10,8 +10,7 @@ from functools import partial
 
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
-from peers.consensus.host import save
-from peers.consensus.remembered import Remembered
+from peers.consensus.host import Remembered, save
 from peers.protocol.messages import AnyMessage, HeadNotice
 from peers.simulation.virtual_audits import VirtualAudits
 from peers.simulation.virtual_clock import VirtualClock

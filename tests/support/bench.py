@@ -12,8 +12,8 @@ from peers.chain.chain import Link
 from peers.chain.finality import Promise
 from peers.consensus.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import Remembered
 from peers.consensus.operation_pool import Word
-from peers.consensus.remembered import Remembered
 from peers.consensus.round_state import Phase
 from peers.credit.rules import MILLION
 from peers.protocol.key_change import KeyChange

@@ -21,7 +21,7 @@ from peers.consensus.effects import (
     Train,
 )
 from peers.consensus.engine import RoundEngine
-from peers.consensus.remembered import Remembered
+from peers.consensus.host import Remembered
 from peers.protocol.events import BlockAdopted, Notice
 from peers.protocol.messages import HeadNotice
 

@@ -17,7 +17,7 @@ from peers.consensus.effects import (
     Train,
 )
 from peers.consensus.engine import RoundEngine
-from peers.consensus.remembered import Remembered
+from peers.consensus.host import Remembered
 from peers.protocol.events import Notice, Refused
 from peers.protocol.messages import HeadNotice
 

@@ -8,7 +8,7 @@ from rounds import Swarm
 
 from peers.chain.finality import Promise
 from peers.consensus.engine import RoundEngine
-from peers.consensus.remembered import Remembered
+from peers.consensus.host import Remembered
 from peers.protocol.messages import Claim, Signed
 from peers.protocol.rules import FANOUT
 
