@@ -271,7 +271,7 @@ class World:
         heapq.heappush(self._queue, (time, self._count, action))
 
     def reachable(self, sender: Peer, receiver: Peer) -> bool:
-        """Say whether what is sent now can arrive."""
+        """Whether what is sent now can arrive."""
         return receiver.answers and not self.links.is_cut(sender.name, receiver.name)
 
     def deliver(self, sender: Peer, receiver: Peer, happened: do.Input, size: int) -> None:

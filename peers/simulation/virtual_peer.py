@@ -65,7 +65,7 @@ class VirtualPeer:
 
     @property
     def answers(self) -> bool:
-        """Say whether it lives and is not paused."""
+        """Whether it lives and is not paused."""
         return self.engine is not None and self.paused_until is None
 
     @property
@@ -205,7 +205,7 @@ class VirtualPeer:
     # ------------------------------------------------------------ what others ask of it
 
     def serves(self, root: str) -> bool:
-        """Say whether it gives a reduced segment to who asks."""
+        """Whether it gives a reduced segment to who asks."""
         return root in self.disk.reduced and not (self.liar is not None and self.liar.withholds)
 
     def head_notice(self) -> HeadNotice | None:

@@ -39,7 +39,7 @@ def own_fields(tree: ast.AST) -> set[str]:
 
 
 def assigned_elsewhere(source: str) -> list[str]:
-    """The attributes of other objects that a module assigns: not `self.x`, nor its private records' fields."""
+    """The attributes of other objects that a module assigns: neither `self.x` nor private records' fields."""
     found, tree = [], ast.parse(source)
     private = own_fields(tree)
     for node in ast.walk(tree):
