@@ -128,7 +128,7 @@ def test_an_audit_is_dropped_with_its_branch() -> None:
     fork = bench.head
     aside = bench.swarm.grow(fork, [bench.key], cosigned=False)
     bench.stand_on(aside)
-    only_there = bench.engine.audits.keys() - {audit.work.claim for audit in fork.accounts.audits}
+    only_there = bench.engine.duties.audits - {audit.work.claim for audit in fork.accounts.audits}
     bench.head = fork
     effects = bench.stand_on(bench.swarm.grow(fork, bench.swarm.keys))
     here = {audit.work.claim: audit for audit in bench.head.accounts.audits}
