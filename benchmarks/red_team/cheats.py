@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import os
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -34,12 +33,12 @@ from peers.node.node import MESSAGE_TIMEOUT, Node
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.reasons import VerdictReason
-from peers.training.interface import WindowEnd
+from peers.training.interface import TrainOrder
 from recipes.errors import ManyhandsError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import Range
-from trainer.local import LocalTrainer, Replay, WindowResult
+from trainer.local import LocalTrainer, WindowResult
 
 ACCOMPLICE = "MANYHANDS_RED_TEAM_ACCOMPLICE"  # environment: the peer id of whom a colluding auditor covers
 OTHER_DATA = 1 << 24  # how far away the slots lie that are nobody's
@@ -61,35 +60,18 @@ class CheatingTrainer(LocalTrainer):
         self._before: NDArray[np.float32] | None = None
         self._earlier: Work | None = None
 
-    def train(
-        self,
-        weights: NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        seconds: float,
-        stop: threading.Event,
-        end: WindowEnd | None = None,
-        **options: Any,
-    ) -> WindowResult:
+    def train(self, order: TrainOrder, **options: Any) -> WindowResult:
         """Train honestly for a while, then give out what the cheat makes of it for these slots."""
-        first, count = slots[0]
+        first, count = order.slots[0]
         batch = self._recipe.inner.batch_slots
-        whole = ((first, count - count % batch),) if count >= batch else tuple(slots)
-        honest = super().train(
-            weights,
-            whole,
-            tokens_before=tokens_before,
-            seconds=seconds * self.honest_share,
-            stop=stop,
-            end=end,
-            **options,
-        )
-        start = np.array(weights)
+        whole = ((first, count - count % batch),) if count >= batch else order.slots
+        part = replace(order, slots=whole, seconds=order.seconds * self.honest_share)
+        honest = super().train(part, **options)
+        start = np.array(order.weights.array)
         window = Work(honest.losses, honest.delta)
         work = window
         if count >= batch and honest.slots_used:
-            work = self._claimed(start, honest.slots_used[0], tokens_before, window)
+            work = self._claimed(start, honest.slots_used[0], order.tokens_before, window)
         self._before, self._earlier = start, window
         losses = (*work.losses, *honest.losses[len(work.losses) :])[: len(honest.losses)]
         return replace(honest, delta=work.delta, losses=losses)
@@ -108,10 +90,6 @@ class CheatingTrainer(LocalTrainer):
         )
         tools = Tools(full=self._auditor, half_batch=self._half, forward=self._forward)
         return self.claimed(task, tools, honest)
-
-    def replay(self, weights: NDArray[np.float32], slots: Sequence[Range], **options: Any) -> Replay:
-        """Replay honestly: as an auditor, it cheats nobody."""
-        return self._auditor.replay(weights, slots, **options)
 
     def claimed(self, task: Task, tools: Tools, honest: Work) -> Work:
         """Return what is claimed for a task."""

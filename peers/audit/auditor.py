@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -43,7 +42,7 @@ from peers.protocol.messages import sign
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.verdicts import Verdict, outcome_of
 from peers.state.past_state import PastState, way_to
-from peers.training.interface import Replay, Trainer, precision_of
+from peers.training.interface import Replay, ReplayOrder, SharedBuffer, Trainer, precision_of
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import WindowTasks
 from recipes.errors import DataError, MessageError, ModelError, StateError, StorageError, UnreachableError
@@ -100,13 +99,14 @@ class _Task:
 
     audit: Audit
     block: str
-    stop: threading.Event = field(default_factory=threading.Event)
+    number: int  # of the trainer's order
+    stopped: bool = False
     asking: asyncio.Task[None] | None = None
     said_not_opened: bool = False
     start: bytes = b""  # the contribution from which the window started, as it was opened
 
     def cancel(self) -> None:
-        self.stop.set()
+        self.stopped = True
         if self.asking is not None:
             self.asking.cancel()
 
@@ -182,7 +182,7 @@ class Auditing:
             return
         claim = order.audit.work.claim
         self.drop(claim)
-        self._tasks[claim] = _Task(order.audit, order.block)
+        self._tasks[claim] = _Task(order.audit, order.block, self._windows.next_number())
         self._queue.append(claim)
         if not self._working:
             self._working = True
@@ -192,6 +192,7 @@ class Auditing:
         """Let an audit come to nothing."""
         if (task := self._tasks.pop(claim, None)) is not None:
             task.cancel()
+            self._trainer.stop(task.number)
         self._queue = [other for other in self._queue if other != claim]
 
     def stop(self) -> None:
@@ -226,10 +227,10 @@ class Auditing:
                 raise _GivenUpError("no state")
             done = await self._replay(task, case)
         except _GivenUpError as given_up:
-            if given_up.reason is not None and not task.stop.is_set():
+            if given_up.reason is not None and not task.stopped:
                 self._say(task, given_up.reason)
             return
-        if not task.stop.is_set():
+        if not task.stopped:
             task.asking = self._spawn(self._ask_and_judge(task, case, done))
 
     async def _replay(self, task: _Task, case: Case) -> _Done:
@@ -240,22 +241,21 @@ class Auditing:
         """
         claim = case.claim.body
         weights = await self._start(task, case)
-        work = partial(
-            self._trainer.replay,
-            weights,
-            claim.slots,
+        order = ReplayOrder(
+            number=task.number,
+            weights=weights,
+            slots=claim.slots,
             tokens_before=case.start.counters.tokens,
             steps=case.steps,
             precision=precision_of(claim.numeric_class),
-            stop=task.stop,
         )
         try:
-            replay = await self._windows.replay(work)
+            replay = await self._windows.replay(partial(self._trainer.replay, order))
         except DataError as error:
             raise _GivenUpError("no data") from error
         except ModelError as error:
             raise _GivenUpError("cannot replay here") from error
-        if task.stop.is_set():
+        if task.stopped:
             raise _GivenUpError(None)
         self._tell(Replayed(claim.round, case.claim.hash, claim.peer, len(replay.losses)))
         return await asyncio.to_thread(self._commit, case, replay)
@@ -269,7 +269,7 @@ class Auditing:
         salt = digest(self._engine.key.sign("audit salt", case.claim.hash.encode()))
         return _Done(LossTrace(salt, np.asarray(replay.losses, dtype="<f4").tobytes()), chunks)
 
-    async def _start(self, task: _Task, case: Case) -> NDArray[np.float32]:
+    async def _start(self, task: _Task, case: Case) -> SharedBuffer:
         """Return the weights from which the window started.
 
         Raises:
@@ -284,7 +284,7 @@ class Auditing:
             self._tell(Notice(f"Cannot audit the claim of round {case.claim.body.round}: {error}"))
             raise _GivenUpError("no state") from error
         if contribution is None or self._starts is None:
-            return weights
+            return SharedBuffer(weights, self._past.weights_file)
         frames, share = contribution
         return await asyncio.to_thread(partial(self._starts.make, weights, frames=frames, share=share))
 
@@ -378,7 +378,7 @@ class Auditing:
         engine, claim = self._engine, case.claim
         request = AuditRequest(run=engine.rules.run, peer=engine.me, claim=claim.hash, trace=trace)
         body = sign(engine.key, request).canonical()
-        while not task.stop.is_set():
+        while not task.stopped:
             try:
                 return await self._call(
                     claim.body.peer,

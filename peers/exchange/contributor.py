@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link, trunk_below
 from peers.codec.segment import SegmentFrame, contribution_root
-from peers.codec.selection import Selector
+from peers.codec.selection import Selector, select_largest
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.lineage import counted_in, may_stray, source_of
@@ -42,12 +42,14 @@ class Contributor:
         history: ContributionHistory,
         exchange: ExchangeStore,
         return_dropped: bool,
+        select: Selector = select_largest,
     ) -> None:
         self.traces = TraceStore(folder)
         self._key = key
         self._history = history
         self._exchange = exchange
         self._return_dropped = return_dropped
+        self._select = select
 
     def contribute(
         self, window: Window, *, chain: Chain, parent: str, start_digest: str, numeric_class: str
@@ -70,7 +72,7 @@ class Contributor:
             reduced=self._reduced,
             source=source.claim.hash if source is not None else None,
             may_stray=may_stray(chain, parent, me),
-            select=window.select,
+            select=self._select,
         )
         roots = tuple(frame.root() for frame in compressed.frames)
         root = contribution_root(roots).hex()
@@ -148,5 +150,3 @@ class Window(Protocol):
     def steps(self) -> int: ...
     @property
     def seconds(self) -> float: ...
-    @property
-    def select(self) -> Selector: ...

@@ -125,6 +125,7 @@ def assemble_node(
         history=history,
         exchange=exchange,
         return_dropped=recipe.exchange.return_dropped,
+        select=trainer.select,
     )
     settings = NodeSettings(validate_every=validate_every, spot_checks=recipe.verification.spot_check_chunks)
     return Node(

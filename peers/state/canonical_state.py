@@ -31,6 +31,7 @@ from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
 from recipes.schema.sections import HexHash, OuterSection
 
+WEIGHTS_FILE = "state/weights.f32"
 _FLOAT32 = np.dtype("<f4")
 _MARKER_LIMIT = 4096
 
@@ -57,6 +58,7 @@ class CanonicalState:
         snapshots: the snapshots beside it.
         round: the round after which this is the state.
         block: hash of that round's block, hex.
+        weights_file: the file that `weights` is mapped from.
         clean: False if there is no whole state here: none was adopted yet, an update was cut short, or the
             files were changed by something else. `restore` and `adopt_genesis` make it clean.
     """
@@ -81,6 +83,7 @@ class CanonicalState:
             StorageError: the disk has no room for it, or refuses.
         """
         self._folder = folder / "state"
+        self.weights_file = folder / WEIGHTS_FILE
         self._layout = layout
         self._outer = outer
         self._arrays: dict[PieceKind, MappedArray[np.float32]] = {}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link
 from peers.codec.segment import SegmentFrame
-from peers.state.canonical_state import CanonicalState
+from peers.state.canonical_state import WEIGHTS_FILE, CanonicalState
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import MessageError, StateError
 from recipes.layout import Layout
@@ -96,7 +96,11 @@ def way_to(block: str, chain: Chain, *, digest: str) -> Way:
 
 
 class PastState:
-    """The scratch state. Its work is heavy: call it from a worker thread, one call at a time."""
+    """The scratch state. Its work is heavy: call it from a worker thread, one call at a time.
+
+    Attributes:
+        weights_file: the file that the weights are mapped from, once they were made.
+    """
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class PastState:
         outer: OuterSection,
     ) -> None:
         self._folder = folder / AUDIT_FOLDER
+        self.weights_file = self._folder / WEIGHTS_FILE
         self._snapshots = snapshots
         self._exchange = exchange
         self._layout = layout

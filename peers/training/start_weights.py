@@ -26,6 +26,7 @@ from peers.codec.segment import SegmentFrame
 from peers.exchange.averaging import weights_of
 from peers.protocol.messages import Claim, Roster
 from peers.state.memmap import MappedArray
+from peers.training.interface import SharedBuffer
 from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 from recipes.slots import total
@@ -65,12 +66,13 @@ class StartWeights:
         """
         self._layout = layout
         self._learning_rate = np.float32(learning_rate)
-        self._stored = MappedArray(folder / START_FILE, dtype=np.dtype("<f4"), count=layout.padded)
+        self._path = folder / START_FILE
+        self._stored = MappedArray(self._path, dtype=np.dtype("<f4"), count=layout.padded)
 
     def make(
         self, weights: NDArray[np.float32], *, frames: Sequence[SegmentFrame] = (), share: float = 0.0
-    ) -> NDArray[np.float32]:
-        """Write a window's start and return it, read-only, shape (padded,): it stays until the next is made.
+    ) -> SharedBuffer:
+        """Write a window's start and return it, read-only: it stays until the next is made.
 
         Args:
             weights: the canonical ones, float32, shape (padded,); only read.
@@ -88,4 +90,4 @@ class StartWeights:
             self._stored.release()
         view = start.view()
         view.flags.writeable = False
-        return view
+        return SharedBuffer(view, self._path)

@@ -8,6 +8,7 @@ it, and becomes a contribution once the engine has named the block.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import threading
@@ -19,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
@@ -27,7 +27,7 @@ from peers.exchange.contributor import Contributor, Window
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Event, Validated, WindowFinished, WindowSpoilt
 from peers.sync.state_sync import StateSync
-from peers.training.interface import MOST_SPOILT_WINDOWS, Trainer, WindowEnd, why_spoilt
+from peers.training.interface import MOST_SPOILT_WINDOWS, SharedBuffer, Trainer, TrainOrder, why_spoilt
 from peers.training.start_weights import StartWeights, own_share
 from recipes.errors import TrainingError
 
@@ -43,12 +43,12 @@ class _Begun:
     """A window that was ordered, and what became known of it since."""
 
     order: do.Train
+    number: int  # of the trainer's order
     ends_at: float
     parent: str  # under which it counts; of a window ahead, known once `block_known` is set
     share: float = 0.0  # of the own contribution that the start holds already
     contribution: str = ""
-    end: WindowEnd = field(default_factory=WindowEnd)
-    stop: threading.Event = field(default_factory=threading.Event)
+    stopped: bool = False
     start_made: asyncio.Event = field(default_factory=asyncio.Event)
     block_known: asyncio.Event = field(default_factory=asyncio.Event)
     digest: str = ""  # of the state after `parent`
@@ -56,7 +56,7 @@ class _Begun:
 
     def replaced(self) -> None:
         """Let it come to nothing."""
-        self.stop.set()
+        self.stopped = True
         self.block_known.set()
 
 
@@ -109,6 +109,7 @@ class WindowTasks:
         self._computed_until: float | None = None
         self._spoilt_windows = 0  # in a row
         self._replaying = False
+        self._numbers = itertools.count(1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training", initializer=yield_to_others)
 
     # ------------------------------------------------------------ what the engine orders
@@ -117,8 +118,9 @@ class WindowTasks:
         """Let the window that still runs come to nothing, then train the next."""
         previous = self._window
         if previous is not None:
-            previous.replaced()
-        self._window = window = _Begun(order, time.monotonic() + order.seconds, order.parent)
+            self._replace(previous)
+        ends_at = time.monotonic() + order.seconds
+        self._window = window = _Begun(order, self.next_number(), ends_at, order.parent)
         rules, chain = self._engine.rules, self._engine.chain
         if order.ahead and rules.overlap == "eager":
             claim, block = self._engine.own_claims[order.parent].body, chain.link(order.parent).block
@@ -132,7 +134,7 @@ class WindowTasks:
         window = self._window
         if window is not None and window.order.ahead:
             window.parent, window.digest = effect.parent, self._engine.digest
-            window.end.until = time.monotonic() + effect.seconds
+            self._trainer.end_by(window.number, time.monotonic() + effect.seconds)
             window.block_known.set()
 
     async def state_may_change(self) -> None:
@@ -154,13 +156,21 @@ class WindowTasks:
     def stop(self) -> None:
         """Let the window that runs come to nothing."""
         if self._window is not None:
-            self._window.replaced()
+            self._replace(self._window)
+
+    def next_number(self) -> int:
+        """Return the number of the trainer's next order: no two windows or replays have the same."""
+        return next(self._numbers)
 
     def shutdown(self) -> None:
         """End the thread, once its step is done."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     # ------------------------------------------------------------ one window
+
+    def _replace(self, window: _Begun) -> None:
+        window.replaced()
+        self._trainer.stop(window.number)
 
     async def _run(self, window: _Begun, previous: asyncio.Task[None] | None) -> None:
         order = window.order
@@ -170,17 +180,17 @@ class WindowTasks:
             weights = await self._start(window)
         finally:
             window.start_made.set()
-        if not order.slots or window.stop.is_set():
+        if not order.slots or window.stopped:
             return
         result, waited = await self._in_thread(partial(self._compute_window, window, weights))
-        if window.stop.is_set() or self._start_is_gone(order):
+        if window.stopped or self._start_is_gone(order):
             return
         finite = [loss for loss in result.losses if math.isfinite(loss)]  # a step that failed has none
         loss = float(np.mean(finite)) if finite else float("nan")
         self._tell(WindowFinished(order.round, result.steps, result.tokens, loss, result.seconds, waited))
         if order.ahead:
             await window.block_known.wait()
-            if window.stop.is_set():
+            if window.stopped:
                 return
         if spoilt := await self._compute(partial(why_spoilt, result)):
             self._go_without(window, spoilt)
@@ -214,9 +224,10 @@ class WindowTasks:
             )
         self._take(do.WindowLost(window.parent))
 
-    async def _start(self, window: _Begun) -> NDArray[np.float32]:
+    async def _start(self, window: _Begun) -> SharedBuffer:
         """Return the weights that the window starts from."""
-        order, weights = window.order, self._state_sync.state.weights
+        order, state = window.order, self._state_sync.state
+        weights = SharedBuffer(state.weights, state.weights_file)
         number = order.round - 1 - order.ahead
         if self._is_to_validate(number):
             await self._in_thread(partial(self._validate, number, weights, asyncio.get_running_loop()))
@@ -224,26 +235,26 @@ class WindowTasks:
             window.digest = self._engine.digest
             return weights
         frames = self._exchange.own_frames(window.contribution) if window.contribution else ()
-        make = partial(self._starts.make, weights, frames=frames, share=window.share)
-        start: NDArray[np.float32] = await self._compute(make)
+        make = partial(self._starts.make, weights.array, frames=frames, share=window.share)
+        start: SharedBuffer = await self._compute(make)
         return start
 
     def _start_is_gone(self, order: do.Train) -> bool:
         """Say whether the state moved on under a window: by then its round is over, too."""
         return not order.ahead and self._state_sync.state.block != order.parent
 
-    def _compute_window(self, window: _Begun, weights: NDArray[np.float32]) -> tuple[Window, float]:
+    def _compute_window(self, window: _Begun, weights: SharedBuffer) -> tuple[Window, float]:
         """Train, and return what came of it, with the seconds that the trainer had stood still before."""
         began = time.monotonic()
         waited = began - self._computed_until if self._computed_until is not None else 0.0
-        result = self._trainer.train(
-            weights,
-            window.order.slots,
+        order = TrainOrder(
+            number=window.number,
+            weights=weights,
+            slots=window.order.slots,
             tokens_before=window.order.tokens_before,
             seconds=max(0.0, window.ends_at - began),
-            stop=window.stop,
-            end=window.end,
         )
+        result = self._trainer.train(order)
         self._computed_until = time.monotonic()
         return result, waited
 
@@ -253,9 +264,7 @@ class WindowTasks:
         due = every > 0 and round_number % every == 0 and round_number != self._validated
         return due and not self._replaying
 
-    def _validate(
-        self, round_number: int, weights: NDArray[np.float32], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _validate(self, round_number: int, weights: SharedBuffer, loop: asyncio.AbstractEventLoop) -> None:
         self._validated = round_number
         loss = self._trainer.validation_loss(weights, limit_slots=self._settings.validation_slots)
         loop.call_soon_threadsafe(self._tell, Validated(round_number, loss))

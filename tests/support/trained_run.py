@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rounds import Swarm, keys_of
 from tiny_run import RECIPE, publish_tiny
 
@@ -31,6 +29,7 @@ from peers.protocol.messages import Claim, Signed
 from peers.protocol.rules import rules_of
 from peers.state.genesis import open_state, start_digest
 from peers.sync.run_download import adopt_folder
+from peers.training.interface import SharedBuffer, TrainOrder
 from peers.training.start_weights import StartWeights, own_share
 from recipes.corpus import TokenArray
 from recipes.home import IDENTITY_KEY, run_folder
@@ -195,13 +194,14 @@ class TrainedRun:
         predecessor = member.claims[-1] if member.claims else None
         ahead = swarm.rules.trains_ahead and predecessor is not None
         start = swarm.chain.link(parent.parent) if ahead else parent
-        window = self.trainer.train(
-            self._start(member, start) if ahead else self._weights[parent.hash],
-            slots if misuse is None else misuse(slots),
+        order = TrainOrder(
+            number=0,
+            weights=self._start(member, start) if ahead else SharedBuffer(self._weights[parent.hash]),
+            slots=slots if misuse is None else misuse(slots),
             tokens_before=start.counters.tokens,
             seconds=math.inf,
-            stop=threading.Event(),
         )
+        window = self.trainer.train(order)
         work: WindowEnded = member.contributor.contribute(
             replace(window, slots_used=slots),
             chain=swarm.chain,
@@ -216,7 +216,7 @@ class TrainedRun:
         member.claims.append(claim)
         return claim
 
-    def _start(self, member: Member, start: Link) -> NDArray[np.float32]:
+    def _start(self, member: Member, start: Link) -> SharedBuffer:
         """Return where an eager window starts: after a block, with the own newest contribution put in."""
         claim = member.claims[-1]
         roster = start.block.body.roster.body if start.block is not None else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from benchmarks.convergence.report import Result, read, summarise, write
 from benchmarks.convergence.run import Task, run
 from peers.codec.codec import Codec
 from peers.exchange.error_feedback import ErrorFeedback, Returned
+from peers.training.interface import SharedBuffer, TrainOrder
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, ModelError, PlatformError, RecipeError
 from recipes.layout import CHUNK_VALUES, Layout, lay_out, layout_of
@@ -329,18 +329,21 @@ def test_peers_that_train_and_exchange_as_the_catalogue_says_learn(tmp_path: Pat
     )
     arm = parse_arm(_CATALOGUE_ARM)
     weights = np.fromfile(publication.weights, dtype="<f4")
-    before = local.validation_loss(weights, limit_slots=8)
+    before = local.validation_loss(SharedBuffer(weights), limit_slots=8)
     exchange = Exchange(arm, layout, workers=2, weights=weights, folder=tmp_path / "state")
     for number in range(4):
         first = 64 * number
-        deltas = [
-            local.train(
-                exchange.weights, slots, tokens_before=first * 32, seconds=1000.0, stop=threading.Event()
-            ).delta
-            for slots in (((first, 32),), ((first + 32, 32),))
-        ]
+        order = TrainOrder(
+            number=number,
+            weights=SharedBuffer(exchange.weights),
+            slots=((first, 32),),
+            tokens_before=first * 32,
+            seconds=1000.0,
+        )
+        orders = (order, replace(order, slots=((first + 32, 32),)))
+        deltas = [local.train(one).delta for one in orders]
         exchange.round(np.stack(deltas), number=number, progress=0.5)
-    assert local.validation_loss(exchange.weights, limit_slots=8) < before - 0.5
+    assert local.validation_loss(SharedBuffer(exchange.weights), limit_slots=8) < before - 0.5
 
 
 def test_an_arm_runs_to_its_end_and_a_broken_one_says_why(tmp_path: Path) -> None:

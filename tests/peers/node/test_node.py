@@ -20,7 +20,7 @@ from peers.node.node import Node
 from peers.protocol.events import Event, Notice, WindowSpoilt
 from peers.protocol.messages import Ready
 from peers.protocol.requests import SpotCheck
-from peers.training.interface import MOST_SPOILT_WINDOWS
+from peers.training.interface import MOST_SPOILT_WINDOWS, TrainOrder
 from peers.training.window_tasks import NodeSettings
 from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys.keys import PeerId, SigningKey
@@ -179,7 +179,9 @@ class Story:
 
     def __init__(self, *windows: SimpleNamespace) -> None:
         self.windows = list(windows)
-        self.state = SimpleNamespace(weights=np.zeros(8, dtype=np.float32), block="block 1")
+        self.state = SimpleNamespace(
+            weights=np.zeros(8, dtype=np.float32), weights_file=None, block="block 1"
+        )
         self.rules = SimpleNamespace(run=RUN)
         self.me = KEY.peer_id
         self.wake_at = math.inf
@@ -188,8 +190,11 @@ class Story:
         self.took: list[do.Input] = []
         self.round = 0
 
-    def train(self, *_: object, **__: object) -> SimpleNamespace:
+    def train(self, _order: TrainOrder) -> SimpleNamespace:
         return self.windows.pop(0)
+
+    def stop(self, number: int) -> None:
+        pass
 
     def contribute(self, window: SimpleNamespace, **_: object) -> do.WindowEnded:
         assert np.isfinite(window.delta).all()

@@ -19,7 +19,7 @@ from peers.codec.segment import SegmentFrame
 from peers.consensus.effects import GoOn, Train, WindowEnded
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Event, Validated, WindowFinished
-from peers.training.interface import WindowEnd
+from peers.training.interface import ReplayOrder, SharedBuffer, TrainOrder
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import NodeSettings, WindowTasks
 from recipes.density import Density, DensitySchedule
@@ -38,30 +38,37 @@ class SlowTrainer:
 
     def __init__(self) -> None:
         self.starts: list[float] = []
-        self.ends: list[WindowEnd] = []
-        self.stops: list[threading.Event] = []
+        self.orders: list[TrainOrder] = []
+        self.ends: dict[int, float] = {}  # by number of the order
+        self.stopped: set[int] = set()
         self.began = threading.Semaphore(0)
         self.time_is_up = threading.Event()
 
-    def train(
-        self, weights: Any, slots: Any, *, stop: threading.Event, end: WindowEnd, **_: object
-    ) -> SimpleNamespace:
-        self.starts.append(float(weights[0]))
-        self.ends.append(end)
-        self.stops.append(stop)
+    def train(self, order: TrainOrder) -> SimpleNamespace:
+        self.starts.append(float(order.weights.array[0]))
+        self.orders.append(order)
         self.began.release()
-        while not (self.time_is_up.wait(0.001) or stop.is_set()):
+        while not (self.time_is_up.wait(0.001) or order.number in self.stopped):
             pass
         delta = np.ones(4, dtype=np.float32)
         return SimpleNamespace(
-            losses=(1.0, 3.0), steps=2, tokens=64, seconds=2.0, slots_used=slots, delta=delta
+            losses=(1.0, 3.0), steps=2, tokens=64, seconds=2.0, slots_used=order.slots, delta=delta
         )
 
-    def replay(self, weights: Any, slots: Any, **_: object) -> Any:
+    def replay(self, order: ReplayOrder) -> Any:
         raise AssertionError("nothing is replayed here")
 
-    def validation_loss(self, weights: Any, *, limit_slots: int) -> float:
-        return float(weights[0])
+    def end_by(self, number: int, until: float) -> None:
+        self.ends[number] = until
+
+    def stop(self, number: int) -> None:
+        self.stopped.add(number)
+
+    def validation_loss(self, weights: SharedBuffer, *, limit_slots: int) -> float:
+        return float(weights.array[0])
+
+    def select(self, values: Any, keep: int) -> Any:
+        raise AssertionError("nothing is selected here")
 
 
 class Room:
@@ -70,7 +77,7 @@ class Room:
     def __init__(self, folder: Path, *, validate_every: int = 0) -> None:
         self.trainer = SlowTrainer()
         self.weights = np.ones(LAYOUT.padded, dtype=np.float32)
-        self.state = SimpleNamespace(weights=self.weights, block=PARENT)
+        self.state = SimpleNamespace(weights=self.weights, weights_file=None, block=PARENT)
         self.taken: list[WindowEnded] = []
         self.told: list[Event] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -191,9 +198,9 @@ async def test_a_window_ahead_becomes_a_claim_when_its_block_is_named(room: Room
 async def test_the_block_moves_the_end_of_the_window_that_runs(room: Room) -> None:
     room.windows.train(order(ahead=True))
     await room.until_training()
-    assert room.trainer.ends[0].until == float("inf")
+    assert room.trainer.ends == {}
     room.windows.go_on(GoOn(BLOCK, 3.0))
-    assert room.trainer.ends[0].until < float("inf")
+    assert list(room.trainer.ends) == [room.trainer.orders[0].number]
     room.trainer.time_is_up.set()
     await room.within_reason(room.arrived.wait())
     assert room.taken[0].parent == BLOCK
@@ -203,7 +210,7 @@ async def test_a_window_that_is_replaced_comes_to_nothing(room: Room) -> None:
     room.windows.train(order(ahead=True))
     await room.until_training()
     room.windows.train(order(ahead=False, number=6))
-    assert room.trainer.stops[0].is_set()
+    assert room.trainer.stopped == {room.trainer.orders[0].number}
     await room.until_training()
     room.trainer.time_is_up.set()
     await room.within_reason(room.arrived.wait())
