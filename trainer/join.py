@@ -59,6 +59,18 @@ class Wishes:
     metrics_port: int | None
 
 
+class _Listeners:
+    """Passes each event to the screen and to the metrics."""
+
+    def __init__(self, screen: Screen, metrics: VolunteerMetrics) -> None:
+        self._screen = screen
+        self._metrics = metrics
+
+    def tell(self, event: Event) -> None:
+        self._screen.listen(event)
+        self._metrics.listen(event)
+
+
 async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -> bool:
     """Live a volunteer's life, from identity to farewell; say whether its last round was finished.
 
@@ -71,15 +83,14 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     from peers.node.serving import serve_node, serve_publication, serve_state
     from peers.state.genesis import open_state
     from peers.sync.run_download import adopt_folder, fetch_run
+    from peers.training.window_tasks import NodeSettings
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
     from trainer.deferred import DeferredTrainer, import_early
     from trainer.device import choose_device
     from trainer.local import LocalTrainer
 
-    def tell(event: Event) -> None:
-        screen.listen(event)
-        metrics.listen(event)
+    listeners = _Listeners(screen, metrics)
 
     # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
     key = load_or_create_key(wishes.home / IDENTITY_KEY)
@@ -91,13 +102,13 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
     #    What the model of step 4 takes is imported meanwhile.
     imports = import_early()
-    async with await enter_network(wishes, run_id, folder, screen, tell) as transport:
+    async with await enter_network(wishes, run_id, folder, screen, listeners.tell) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
         metrics.count_traffic(transport.traffic)
         crowd = Crowd(transport, run_id, folder=folder)
 
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
-        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=tell)
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=listeners.tell)
         recipe, manifest = run.signed.recipe, run.manifest
         metrics.follow_recipe(segments=recipe.round.segments, window_seconds=recipe.round.window_seconds)
         serve_publication(transport, run)  # from here on, others may have from us what we have
@@ -137,14 +148,12 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
         node = assemble_node(
             run,
             key=key,
-            layout=layout,
             state=state,
             transport=transport,
             crowd=crowd,
             trainer=trainer,
-            validate_every=wishes.validate_every,
-            audits=wishes.audits,
-            listener=tell,
+            settings=NodeSettings(validate_every=wishes.validate_every, audits=wishes.audits),
+            listener=listeners,
         )
         metrics.follow_credit(run, layout=layout, peer=key.peer_id)
         serve_node(node)

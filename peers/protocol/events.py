@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.round_reasons import WAIT_SENTENCES, RefusedKind, WaitReason
@@ -264,6 +265,13 @@ Event = (
     | CreditChanged
     | Notice
 )
+
+
+class Listener(Protocol):
+    """Listens to events: the screen, the event log, metrics. No work is started by an event."""
+
+    def tell(self, event: Event) -> None:
+        """Take in an event."""
 
 
 def as_json_line(

@@ -14,8 +14,8 @@ from peers.chain.chain import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.transport import RemoteError, Request
-from peers.node.serving import Answer, serve_state
+from peers.network.transport import Handler, RemoteError, Request
+from peers.node.serving import serve_state
 from peers.protocol.counters import initial
 from peers.protocol.events import Event
 from peers.protocol.requests import StatePiece, decode_piece
@@ -138,7 +138,7 @@ class Replica:
         """Open what is on disk, as after a restart."""
         self.state = CanonicalState(self.folder, layout=LAYOUT, outer=OUTER)
         self.exchange = ExchangeStore(self.folder, FORM)
-        self._answers: dict[str, Answer] = {"reduced": self._reduced}
+        self._answers: dict[str, Handler] = {"reduced": self._reduced}
         serve_state(self, self.state)  # type: ignore[arg-type]
         transport: Any = self
         self.sync = StateSync(
@@ -152,7 +152,7 @@ class Replica:
             tell=self.events.append,
         )
 
-    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
         """Stand in for Transport.serve."""
         self._answers[kind] = handler
 

@@ -12,8 +12,8 @@ from rounds import keys_of
 from tiny_run import RECIPE
 
 import peers.sync.run_download
-from peers.network.transport import RemoteError, Request
-from peers.node.serving import Answer, serve_publication
+from peers.network.transport import Handler, RemoteError, Request
+from peers.node.serving import serve_publication
 from peers.protocol.events import Event, Fetching, Refused
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.requests import decode_data
@@ -54,7 +54,7 @@ class Network:
 
     def __init__(self, *about: PeerId) -> None:
         self.about = list(about)
-        self.answers: dict[PeerId, dict[str, Answer]] = {}
+        self.answers: dict[PeerId, dict[str, Handler]] = {}
         self.lies: dict[PeerId, dict[str, Alter]] = {}
         self.asked: list[tuple[PeerId, str]] = []
         self.pieces_asked: set[str] = set()
@@ -69,7 +69,7 @@ class Network:
         serve_publication(self, run)  # type: ignore[arg-type]
         self.lies[peer] = dict(lies)
 
-    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
         self.answers.setdefault(self._serving, {})[kind] = handler
 
     async def call(self, peer: PeerId, request: Request) -> bytes:
