@@ -17,7 +17,7 @@ from monitoring.swarm.watch import SwarmWatch
 from peers.consensus.block_search import FRUITLESS_SECONDS, BlockSearch
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import RemoteError, Request, Transport
-from peers.protocol.events import Event, Refused
+from peers.protocol.events import Listener, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, parse
 from peers.protocol.requests import encode_round
@@ -48,7 +48,7 @@ class Observer:
         *,
         run: str,
         window_seconds: float,
-        tell: Callable[[Event], None],
+        listener: Listener,
     ) -> None:
         self.heard_at: float | None = None
         self.board: tuple[PeerId, ...] = ()
@@ -60,7 +60,7 @@ class Observer:
         self._pause = min(
             max(window_seconds / _PAUSES_A_WINDOW, _LEAST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS
         )
-        self._tell = tell
+        self._listener = listener
         self._turns = itertools.count()
         self._looked_around_at = float("-inf")
         self._search = BlockSearch()
@@ -191,7 +191,7 @@ class Observer:
         return found
 
     def _refuse(self, peer: PeerId, error: MessageError) -> None:
-        self._tell(Refused(peer, "answer", str(error)))
+        self._listener.tell(Refused(peer, "answer", str(error)))
         self._transport.blame(peer, error)
 
 

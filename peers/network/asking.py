@@ -9,8 +9,6 @@ from peers.network.transport import Request, Transport
 from recipes.errors import UnreachableError
 from recipes.keys.keys import PeerId
 
-CALL_SECONDS = 600.0  # for an answer that comes slowly
-STALL_SECONDS = 30.0  # without a byte of it
 _SILENT_SECONDS = 120.0  # for which a peer that did not answer is asked last
 
 
@@ -21,27 +19,16 @@ class Asking:
         self._transport = transport
         self._silent: dict[PeerId, float] = {}  # by peer that did not answer: when
 
-    async def ask(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        stall: float = STALL_SECONDS,
-        purpose: str | None = None,
-    ) -> bytes:
+    async def ask(self, peer: PeerId, request: Request) -> bytes:
         """Call a peer.
 
         Raises:
             UnreachableError: it did not answer, which is remembered.
             RemoteError: it refused.
-            MessageError: its answer is malformed or longer than `limit`.
+            MessageError: its answer is malformed or longer than the request allows.
         """
         try:
-            return await self._transport.call(
-                peer, Request(kind, body, limit=limit, timeout=CALL_SECONDS, stall=stall, purpose=purpose)
-            )
+            return await self._transport.call(peer, request)
         except UnreachableError:
             self._silent[peer] = asyncio.get_running_loop().time()
             raise

@@ -240,9 +240,8 @@ def _state_sync(
         layout=terms.layout,
         has_momentum=bool(terms.recipe.outer.momentum),
         transport=transport,
-        sources=crowd.peers,
-        tell=listener.tell,
-        blame=transport.blame,
+        sources=crowd,
+        listener=listener,
     )
 
 

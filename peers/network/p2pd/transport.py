@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -27,35 +26,42 @@ from typing import TypeVar
 from peers.network import framing
 from peers.network.addresses import by_usefulness, places_of, split_peer
 from peers.network.bandwidth import BandwidthLimits, Budget
-from peers.network.framing import RemoteError, Status
+from peers.network.discipline import Discipline
+from peers.network.p2pd.answering import Answering
 from peers.network.p2pd.client import check_address
 from peers.network.p2pd.process import DaemonSettings
 from peers.network.p2pd.supervisor import Uplink
 from peers.network.peer_scores import Conduct, ConductStatistics, Limits
 from peers.network.presence import Presence
 from peers.network.restraint import Restraint
-from peers.network.stall_timeouts import Received, unless_slow, unless_stalled, while_listening
+from peers.network.stall_timeouts import Received, unless_stalled
 from peers.network.traffic import TrafficMeter
 from peers.network.transport import CONNECT_SECONDS, Handler, Request
-from peers.protocol.events import Banned, Event, Notice
-from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
-from recipes.keys.keys import PeerId, load_or_create_key, public_key
-
-_log = logging.getLogger(__name__)
+from peers.protocol.events import NOBODY_LISTENS, Listener, Notice
+from recipes.errors import MessageError, NetworkError, UnreachableError
+from recipes.keys.keys import PeerId, load_or_create_key
 
 _PROTOCOL = "/manyhands/3"
-_FAREWELL_SECONDS = 5.0  # for a refused peer to take note and close
 _MOST_ADDRESSES = 256  # peers whose addresses are kept, to find back to them with a new p2pd
-_REFUSED = "refused"  # the purpose under which the bytes of requests are counted that nobody here serves
 
 Outcome = TypeVar("Outcome")
 
 
-@dataclass(frozen=True)
-class _Service:
-    handler: Handler
-    limit: int
-    purpose: str
+@dataclass(frozen=True, kw_only=True)
+class TransportSettings:
+    """What other peers and this peer's own line may take.
+
+    Attributes:
+        limits: what strangers may take from this peer.
+        conduct: judges how they behave.
+        restraint: how much is asked of them.
+        bandwidth: how many bits a second to send and receive at most.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    conduct: Conduct = field(default_factory=Conduct)
+    restraint: Restraint = field(default_factory=Restraint)
+    bandwidth: BandwidthLimits = field(default_factory=BandwidthLimits)
 
 
 class P2pdTransport:
@@ -72,25 +78,21 @@ class P2pdTransport:
         peer_id: PeerId,
         run_id: str | None,
         uplink: Uplink,
-        limits: Limits,
-        conduct: Conduct,
-        restraint: Restraint,
-        bandwidth: BandwidthLimits,
-        tell: Callable[[Event], None],
+        settings: TransportSettings,
+        listener: Listener,
     ) -> None:
         self.peer_id = peer_id
         self.traffic = TrafficMeter()
         self._run_id = run_id
         self._protocol = f"{_PROTOCOL}/{run_id}"
         self._uplink = uplink
-        self._limits = limits
-        self._conduct = conduct
-        self._budget = Budget(bandwidth)
-        self._restraint = restraint
-        self._tell = tell
-        self._services: dict[str, _Service] = {}
-        self._in_flight: Counter[PeerId] = Counter()
-        self._met: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()  # where we connected to whom
+        self._budget = Budget(settings.bandwidth)
+        self._restraint = settings.restraint
+        self._listener = listener
+        self._discipline = Discipline(settings.conduct, listener, time.monotonic)
+        self._answering = Answering(self._discipline, settings.limits, self.traffic, self._budget)
+        # By peer to which this one connected: its addresses.
+        self._met: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
 
     @classmethod
     async def open(
@@ -102,26 +104,20 @@ class P2pdTransport:
         announce: Sequence[str] = (),
         bootstrap: Sequence[str] = (),
         relays: Sequence[str] = (),
-        limits: Limits | None = None,
-        conduct: Conduct | None = None,
-        restraint: Restraint | None = None,
-        bandwidth: BandwidthLimits | None = None,
-        tell: Callable[[Event], None] = lambda _: None,
+        settings: TransportSettings | None = None,
+        listener: Listener = NOBODY_LISTENS,
     ) -> P2pdTransport:
         """Start p2pd and join the other peers at any of the `bootstrap` addresses; with none, be the first.
 
         Args:
-            key_path: our identity; made there if it is missing.
+            key_path: this peer's identity; made there if it is missing.
             run_id: 64 hex digits, or None for a peer that only keeps the notice boards of any runs.
             listen: multiaddrs on which to take connections; port 0 lets the system choose.
-            announce: multiaddrs under which others find us, where that differs, such as behind a router.
+            announce: multiaddrs under which others find this peer, where those differ: behind a router.
             bootstrap: full addresses (with /p2p/ID) of peers that may know others; one has to answer.
-            relays: full addresses of peers that forward to us if nobody can dial us.
-            limits: what strangers may take from us.
-            conduct: who judges how they behave.
-            restraint: how much is asked of them.
-            bandwidth: how many bits a second to send and receive at most.
-            tell: is told of bans, and when p2pd was started anew.
+            relays: full addresses of peers that forward to this one if nobody can dial it.
+            settings: what strangers and this peer's line may take.
+            listener: is told of bans, and when p2pd was started anew.
 
         Raises:
             IdentityError: the key is malformed or readable by others.
@@ -135,19 +131,18 @@ class P2pdTransport:
             split_peer(address)
             check_address(address)
         async with contextlib.AsyncExitStack() as undo:
-            settings = DaemonSettings(key_path, tuple(listen), tuple(announce), tuple(relays))
-            uplink = Uplink(settings, key=key, run_id=run_id)
+            daemon = DaemonSettings(key_path, tuple(listen), tuple(announce), tuple(relays))
+            uplink = Uplink(daemon, key=key, run_id=run_id)
             transport = cls(
                 peer_id=key.peer_id,
                 run_id=run_id,
                 uplink=uplink,
-                limits=limits or Limits(),
-                conduct=conduct or Conduct(),
-                restraint=restraint or Restraint(),
-                bandwidth=bandwidth or BandwidthLimits(),
-                tell=tell,
+                settings=settings or TransportSettings(),
+                listener=listener,
             )
-            await uplink.open(transport._protocol, transport._answer if run_id is not None else None)
+            await uplink.open(
+                transport._protocol, transport._answering.answer if run_id is not None else None
+            )
             undo.push_async_callback(uplink.close)
             await transport._join(bootstrap)
             uplink.keep(transport._rejoin)
@@ -177,13 +172,11 @@ class P2pdTransport:
 
     def conduct(self) -> ConductStatistics:
         """Return how other peers behaved so far."""
-        return self._conduct.statistics(_now())
+        return self._discipline.statistics()
 
     def blame(self, peer: PeerId, error: MessageError) -> None:
         """Hold what `error` says against the peer that sent it, if it is an offence, and only once."""
-        offence, error.offence = error.offence, None
-        if offence is not None:
-            self._strike(peer, offence)
+        self._discipline.blame(peer, error)
 
     async def addresses(self) -> tuple[str, ...]:
         """Return the full addresses at which others may reach us, as p2pd sees them now, the best first.
@@ -211,7 +204,7 @@ class P2pdTransport:
         Raises:
             UnreachableError: it answered at none of them; each is named. Or it is banned.
         """
-        self._check_not_banned(peer)
+        self._discipline.check_not_banned(peer)
         tried = list(addresses)
         if reason := await self._try_to_connect(peer, tried, timeout):
             places = ", ".join(tried) or "no known address"
@@ -230,14 +223,13 @@ class P2pdTransport:
             limit: bytes of the longest request body that is taken in.
             purpose: the name under which the bytes are counted; the kind, if not given.
         """
-        framing.check_kind(kind)
-        self._services[kind] = _Service(handler, limit, purpose or kind)
+        self._answering.serve(kind, handler, limit=limit, purpose=purpose or kind)
 
     async def call(self, peer: PeerId, request: Request) -> bytes:
         """Send a request to `peer` and return its response: see the interface."""
-        self._check_not_banned(peer)
+        self._discipline.check_not_banned(peer)
         wait = self._restraint.wait_seconds(
-            peer, request.kind, len(request.body), _now(), patience=request.timeout
+            peer, request.kind, len(request.body), time.monotonic(), patience=request.timeout
         )
         if wait is None:
             raise UnreachableError(f"{peer} was asked for {request.kind!r} too often to be asked again now.")
@@ -297,7 +289,7 @@ class P2pdTransport:
         known = list(self._met.items())
         await asyncio.gather(*(self._try_to_connect(*item, CONNECT_SECONDS) for item in known))
         await self._uplink.board.look_around()
-        self._tell(
+        self._listener.tell(
             Notice(f"The network daemon p2pd ended by itself; another one runs now. It said:\n{last_words}")
         )
 
@@ -354,105 +346,3 @@ class P2pdTransport:
             finally:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
-
-    async def _answer(self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Deal with one stream that `peer` opened."""
-        if public_key(peer) is None:
-            return  # its signatures could not be checked from its id: it is none of us
-        if self._conduct.turns_away(peer, _now()):
-            return
-        self._in_flight[peer] += 1
-        try:
-            crowding = self._crowding(peer)
-            if crowding <= 1:
-                await self._serve_request(peer, reader, writer)
-            elif crowding <= 2:
-                await self._refuse(reader, writer, Status.BUSY, "busy: too many requests at once")
-            # beyond that, even a refusal is too much
-        except asyncio.TimeoutError:
-            _log.debug("%s was too slow to send a request or to fetch its response", peer)
-        except MessageError as refusal:
-            self.blame(peer, refusal)
-            await self._refuse(reader, writer, Status.REFUSED, str(refusal))
-        except RemoteError as refusal:
-            await self._refuse(reader, writer, Status.REFUSED, str(refusal))
-        except ManyhandsError as error:  # the peer need not know what is wrong with our disk, nor our paths
-            _log.warning("Could not answer %s: %s", peer, error)
-            await self._refuse(reader, writer, Status.BUSY, "cannot answer now")
-        finally:
-            self._in_flight[peer] -= 1
-            if not self._in_flight[peer]:
-                del self._in_flight[peer]
-
-    def _crowding(self, peer: PeerId) -> float:
-        """Return how much of what `peer`, or all peers together, may hold is in use; above 1 is too much."""
-        return max(
-            self._in_flight[peer] / self._limits.requests_per_peer,
-            self._in_flight.total() / self._limits.requests,
-        )
-
-    async def _serve_request(
-        self, peer: PeerId, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        kind, length = await asyncio.wait_for(framing.read_request_head(reader), self._limits.stall_seconds)
-        service = self._services.get(kind)
-        received = self.traffic.count_received(service.purpose if service else _REFUSED)
-        received(framing.request_head_bytes(kind))
-        passage = self._budget.receiving(kind)
-        await passage.admit(framing.request_head_bytes(kind))
-        if service is None:
-            unknown = None if self._conduct.knows(kind) else Offence.UNKNOWN_KIND
-            raise MessageError(f"Nobody here serves {kind!r}.", offence=unknown)
-        if length > service.limit:
-            raise MessageError(
-                f"{kind!r} with {length} bytes is too long: {service.limit} are allowed.",
-                offence=Offence.OVERSIZED,
-            )
-        if not self._conduct.admits(peer, kind, length, _now()):
-            self._strike(peer, Offence.TOO_MANY)
-            await self._refuse(reader, writer, Status.BUSY, "busy: too many requests in this time")
-            return
-        body = await unless_slow(
-            framing.read_body(reader, length, count=received, passage=passage),
-            passage,
-            seconds=self._limits.transfer_seconds(length),
-        )
-        response = await while_listening(reader, service.handler(peer, body))
-        if response is None:
-            return
-        sent = self.traffic.count_sent(service.purpose)
-        passage = self._budget.sending(kind)
-        await unless_slow(
-            framing.send_response(writer, Status.OK, response, count=sent, passage=passage),
-            passage,
-            seconds=self._limits.transfer_seconds(len(response)),
-        )
-
-    async def _refuse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: Status, reason: str
-    ) -> None:
-        """Send a refusal, then let the rest of the request run off: closing at once could lose it."""
-
-        async def send_and_wait() -> None:
-            count, passage = self.traffic.count_sent(_REFUSED), self._budget.sending(_REFUSED)
-            await framing.send_response(
-                writer, status, framing.encode_reason(reason), count=count, passage=passage
-            )
-            await framing.discard(reader, passage=self._budget.receiving(_REFUSED))
-
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(send_and_wait(), _FAREWELL_SECONDS)
-
-    def _strike(self, peer: PeerId, offence: Offence) -> None:
-        if seconds := self._conduct.strike(peer, offence, _now()):
-            self._tell(Banned(peer, seconds, self._conduct.offences(peer)))
-
-    def _check_not_banned(self, peer: PeerId) -> None:
-        if seconds := self._conduct.banned_seconds(peer, _now()):
-            raise UnreachableError(
-                f"{peer} is banned for {seconds:.0f} s: it sent what no honest peer sends."
-            )
-
-
-def _now() -> float:
-    return time.monotonic()

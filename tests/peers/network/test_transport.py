@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo, open_peer, presence_of
+from p2pd_peers import LOOPBACK, NOBODY, OTHER_RUN, RUN, OpenPeer, answer_to, echo, open_peer, presence_of
 
 from peers.network.p2pd.transport import P2pdTransport
 from peers.network.peer_scores import Limits
@@ -20,18 +20,6 @@ from recipes.errors import DataError, MessageError, NetworkError, UnreachableErr
 from recipes.keys.keys import PeerId, load_or_create_key
 
 __all__ = ["open_peer"]  # the fixture
-
-
-async def test_a_request_is_answered_and_the_answerer_knows_who_asked(open_peer: OpenPeer) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-
-    async def greet(peer: PeerId, body: bytes) -> bytes:
-        return body + b" " + peer.encode()
-
-    anna.serve("greet", greet, limit=10)
-    answer = await bert.call(anna.peer_id, Request("greet", b"hello", limit=100, timeout=10))
-    assert answer == b"hello " + bert.peer_id.encode()
 
 
 async def test_megabytes_pass_whole_and_are_counted_by_purpose_at_both_ends(open_peer: OpenPeer) -> None:
@@ -50,14 +38,6 @@ async def test_megabytes_pass_whole_and_are_counted_by_purpose_at_both_ends(open
     assert asked.received == served.sent == {"segments": len(body) + head_of_response}
     assert asked.sent_bytes == len(body) + head_of_request
     assert before.sent == {}  # a snapshot stays as it was
-
-
-async def test_a_response_above_the_callers_limit_is_refused_by_the_caller(open_peer: OpenPeer) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-    anna.serve("echo", echo, limit=1000)
-    with pytest.raises(MessageError, match="1000 bytes where 999 are allowed"):
-        await bert.call(anna.peer_id, Request("echo", bytes(1000), limit=999, timeout=10))
 
 
 async def test_requests_that_nobody_serves_or_that_are_too_long_are_refused(open_peer: OpenPeer) -> None:
@@ -98,24 +78,6 @@ async def test_a_handlers_refusal_is_passed_on_but_not_its_other_troubles(
     assert (
         await bert.call(anna.peer_id, Request("echo", b"still here", limit=10, timeout=10)) == b"still here"
     )
-
-
-async def test_a_call_ends_in_time_and_then_its_handler_is_cancelled(open_peer: OpenPeer) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-    cancelled = asyncio.Event()
-
-    async def never(_: PeerId, __: bytes) -> bytes:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-        return b""
-
-    anna.serve("never", never, limit=0)
-    with pytest.raises(UnreachableError, match=f"{anna.peer_id} did not answer 'never' within 0.3 s"):
-        await bert.call(anna.peer_id, Request("never", b"", limit=0, timeout=0.3))
-    await asyncio.wait_for(cancelled.wait(), 10)
 
 
 async def test_a_peer_cannot_hold_more_requests_than_its_share(open_peer: OpenPeer) -> None:
@@ -196,14 +158,6 @@ async def test_a_malformed_address_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(NetworkError, match=words):
         await P2pdTransport.open(key_path=tmp_path / "key", run_id=RUN, **options)
-
-
-async def test_a_peer_that_is_gone_is_unreachable(open_peer: OpenPeer) -> None:
-    anna = await open_peer("anna")
-    bert = await open_peer("bert", via=anna)
-    await anna.close()
-    with pytest.raises(UnreachableError, match=str(anna.peer_id)):
-        await bert.call(anna.peer_id, Request("echo", b"", limit=0, timeout=10))
 
 
 async def test_after_close_nothing_runs_on(open_peer: OpenPeer) -> None:

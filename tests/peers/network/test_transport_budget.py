@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from loopback import OpenPeer, echo, open_peer
+from p2pd_peers import OpenPeer, echo, open_peer
 
 from peers.network.bandwidth import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
 from peers.network.p2pd.transport import P2pdTransport

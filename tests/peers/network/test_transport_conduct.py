@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from loopback import OpenPeer, Told, answer_to, echo, open_peer
+from p2pd_peers import OpenPeer, Told, answer_to, echo, open_peer
 
 from peers.network.peer_scores import STRIKES, Allowance, Conduct
 from peers.network.token_bucket import Rate
@@ -21,7 +21,7 @@ async def test_a_peer_that_sends_garbage_again_and_again_is_neither_answered_nor
     open_peer: OpenPeer,
 ) -> None:
     told = Told()
-    anna = await open_peer("anna", tell=told)
+    anna = await open_peer("anna", listener=told)
     bert = await open_peer("bert", via=anna)
     cleo = await open_peer("cleo", via=anna)
     anna.serve("echo", echo, limit=20)

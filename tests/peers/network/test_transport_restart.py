@@ -9,7 +9,7 @@ import os
 import signal
 
 import pytest
-from loopback import NOBODY, OpenPeer, Told, echo, open_peer, presence_of
+from p2pd_peers import NOBODY, OpenPeer, Told, echo, open_peer, presence_of
 
 from peers.network.p2pd import supervisor
 from peers.network.p2pd.process import Daemon
@@ -30,8 +30,8 @@ async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
     open_peer: OpenPeer, victim: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told()
-    anna = await open_peer("anna", tell=told)
-    bert = await open_peer("bert", via=anna, tell=told)
+    anna = await open_peer("anna", listener=told)
+    bert = await open_peer("bert", via=anna, listener=told)
     for peer in (anna, bert):
         peer.serve("echo", echo, limit=10)
         assert await peer.announce(await presence_of(peer))
@@ -58,7 +58,7 @@ async def test_while_p2pd_is_away_nobody_can_be_reached_and_who_looks_around_wai
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 3600.0))
     told = Told()
-    anna = await open_peer("anna", tell=told)
+    anna = await open_peer("anna", listener=told)
     addresses = await anna.addresses()
     kill_p2pd(anna)
     with pytest.raises(UnreachableError, match="being started anew"):
@@ -97,7 +97,7 @@ async def test_a_p2pd_that_dies_again_and_again_is_given_up(
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 0.0))
     told = Told()
-    anna = await open_peer("anna", tell=told)
+    anna = await open_peer("anna", listener=told)
     for _ in range(2):
         kill_p2pd(anna)
         await told.next(Notice)

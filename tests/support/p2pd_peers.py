@@ -1,4 +1,4 @@
-"""Transports on loopback, for tests: opened by name, each with its own p2pd, and closed after the test."""
+"""Real transports on the loopback interface: opened by name, each with its p2pd, closed after the test."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 from peers.network import framing
 from peers.network.bandwidth import BandwidthLimits
-from peers.network.p2pd.transport import P2pdTransport
+from peers.network.p2pd.transport import P2pdTransport, TransportSettings
 from peers.network.peer_scores import Conduct, Limits
 from peers.network.presence import Presence
-from peers.protocol.events import Event
+from peers.network.transport import Transport
+from peers.protocol.events import NOBODY_LISTENS, Event, Listener
 from recipes.keys.keys import PeerId, SigningKey
 
 RUN, OTHER_RUN = "ab" * 32, "cd" * 32
@@ -39,7 +40,7 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
             limits: Limits | None = None,
             conduct: Conduct | None = None,
             bandwidth: BandwidthLimits | None = None,
-            tell: Callable[[Event], None] = lambda _: None,
+            listener: Listener = NOBODY_LISTENS,
         ) -> P2pdTransport:
             bootstrap: Sequence[str] = await via.addresses() if via else ()
             return await peers.enter_async_context(
@@ -48,10 +49,12 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
                     run_id=run_id,
                     listen=LOOPBACK,
                     bootstrap=bootstrap,
-                    limits=limits,
-                    conduct=conduct,
-                    bandwidth=bandwidth,
-                    tell=tell,
+                    settings=TransportSettings(
+                        limits=limits or Limits(),
+                        conduct=conduct or Conduct(),
+                        bandwidth=bandwidth or BandwidthLimits(),
+                    ),
+                    listener=listener,
                 )
             )
 
@@ -62,7 +65,7 @@ async def echo(_: PeerId, body: bytes) -> bytes:
     return body
 
 
-async def presence_of(transport: P2pdTransport, *, run: str = RUN) -> Presence:
+async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
     return Presence(
         run=run,
         peer=transport.peer_id,
@@ -87,7 +90,7 @@ class Told:
     def __init__(self) -> None:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
-    def __call__(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         self._events.put_nowait(event)
 
     async def next(self, kind: type[Event]) -> Any:
