@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from peers.codec.selection import Selector, select_largest
+from peers.codec.interface import Selector
+from peers.codec.selection import select_largest
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import Layout

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from peers.audit.audit_case import Case
 from peers.audit.comparing import OpenedChunks
 from peers.audit.opening import OpenedWork, OpeningForm
-from peers.codec.codec import Codec, SparseChunks
+from peers.codec.interface import Codec, SparseChunks
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import ChunkProof, SegmentFrame, contribution_root, verify_chunk
 from peers.exchange.residual_returns import IncludedSegment, discount
