@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec
+from peers.codec.interface import Codec
 from peers.codec.segment import ChunkProof
 from peers.exchange.error_feedback_copies import LEAF_BYTES
 from peers.exchange.loss_trace import MOST_STEPS, LossTrace

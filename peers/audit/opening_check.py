@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from peers.audit.audit_case import Case
 from peers.audit.comparing import OpenedChunks
 from peers.audit.opening import OpenedWork, OpeningForm
-from peers.codec.codec import Codec, SparseChunks
+from peers.codec.interface import Codec, SparseChunks
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import ChunkProof, SegmentFrame, contribution_root, verify_chunk
 from peers.exchange.residual_returns import IncludedSegment, discount
 from peers.network.peer_scores import counts_as
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import Claim, Signed, parse
-from peers.state.past_state import ReducedSegments
+from peers.state.reduced_segments import ReducedSegments
 from peers.training.start_weights import own_share
 from recipes.errors import MessageError, Offence, StateError
 from recipes.layout import CHUNK_VALUES, Layout

@@ -14,10 +14,10 @@ fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain, Link, trunk_below
 from peers.exchange.averaging import clip_factors, newcomers_in
 from peers.exchange.residual_returns import IncludedSegment
 from peers.protocol.messages import Block, Claim, Signed
@@ -58,6 +58,37 @@ class Source:
             electors=self.electors,
             clip_factor=clip_factor,
             return_dropped=return_dropped,
+        )
+
+
+class TrunkOutcomes:
+    """What the blocks up to one of a chain include of contributions: the real `ChainOutcomes`."""
+
+    def __init__(self, chain: Chain, head: str, *, clip_factor: float, return_dropped: bool) -> None:
+        """Look at the blocks up to `head`.
+
+        Args:
+            chain: the chain.
+            head: a block that it knows, hex.
+            clip_factor: of the run.
+            return_dropped: whether the values that reduced segments dropped return.
+        """
+        self._chain = chain
+        self._trunk = trunk_below(chain, head)
+        self._clip_factor = clip_factor
+        self._return_dropped = return_dropped
+
+    def included(self, round_number: int, claim: str) -> Mapping[int, IncludedSegment] | None:
+        """Return the included segments of a contribution, as `ChainOutcomes.included`."""
+        link = self._trunk.get(round_number)
+        if link is None or link.block is None:
+            return None
+        return counted_in(
+            link.block.body,
+            claim,
+            electors=self._chain.electors_at(link.parent) if link.parent in self._chain else frozenset(),
+            clip_factor=self._clip_factor,
+            return_dropped=self._return_dropped,
         )
 
 

@@ -441,7 +441,11 @@ class VirtualPeer:
             entries, changes = reconcile(
                 known,
                 number,
-                outcome=lambda number, claim: counted_of(trunk.get(number), claim, self.id),
+                included={
+                    entry.claim: counted_of(trunk.get(entry.round), entry.claim, self.id)
+                    for entry in known
+                    if entry.claim is not None
+                },
                 segments=self.world.rules.segments,
                 depth=self.world.rules.rewind_depth,
             )
