@@ -1,4 +1,4 @@
-"""From a window's pseudo-gradient to a contribution that can be claimed, and back if it was not counted."""
+"""From a window's pseudo-gradient to a contribution that can be claimed."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Contributor:
     def contribute(
         self, window: Window, *, chain: Chain, parent: str, start_digest: str, numeric_class: str
     ) -> WindowEnded:
-        """Compress a window's pseudo-gradient, keep it to be sent, and return what its claim says.
+        """Compress a window's pseudo-gradient, keep it to be sent, and return the content of its claim.
 
-        What earlier contributions held and the chain up to `parent` did not count is sent along.
+        Values of earlier contributions that the chain up to `parent` did not count are sent along.
 
         Raises:
             StorageError: the disk refuses.
@@ -118,7 +118,7 @@ class Contributor:
 
 
 class Window(Protocol):
-    """What a window of training gave (trainer.local.WindowResult)."""
+    """The outcome of a window of training (trainer.local.WindowResult)."""
 
     @property
     def delta(self) -> NDArray[np.float32]: ...

@@ -1,4 +1,4 @@
-"""From claim to claim: what the error feedback behind a claim goes on from, as the chain shows it.
+"""From claim to claim: the earlier claim whose error feedback a claim goes on from, as the chain shows it.
 
 An auditor can check a contribution only with the error feedback before it, and with what returned to that. A
 claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's newest
@@ -48,7 +48,7 @@ class Source:
 
         Args:
             clip_factor: of the run.
-            return_dropped: whether what reduced segments dropped comes back.
+            return_dropped: whether values that reduced segments dropped come back.
         """
         if self.link.block is None:
             return {}
@@ -101,7 +101,7 @@ def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
 
 
 def is_anchored(claim: Claim, source: Source | None) -> bool:
-    """Say whether the error feedback behind a claim follows from the chain, `source_of` being this."""
+    """Whether the error feedback behind a claim follows from the chain; `source` is that of `source_of`."""
     return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
 
 

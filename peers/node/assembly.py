@@ -1,4 +1,4 @@
-"""Putting a peer together from what its recipe says and what its run's folder holds."""
+"""Putting a peer together from its recipe and its run's folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CLAIMED_FOLDER = "claimed"
 
 @dataclass(frozen=True)
 class _Terms:
-    """The folder of a run, and what follows from its recipe."""
+    """The folder of a run, and the terms that follow from its recipe."""
 
     folder: Path
     recipe: Recipe
@@ -83,17 +83,17 @@ def assemble_node(
     settings: NodeSettings,
     listener: Listener,
 ) -> Node:
-    """Put the peer together. Its engine stands where the chain and the state on disk say.
+    """Put the peer together. Its engine stands at the block that the chain and the state on disk give.
 
     Args:
-        run: its folder and its recipe.
+        run: the run's folder and its recipe.
         key: this peer's.
         state: the canonical state in the folder.
         transport: reaches other peers.
         crowd: finds them.
         trainer: trains and replays.
-        settings: what the volunteer chose; how much is spot-checked, the recipe says.
-        listener: is told what happens.
+        settings: the volunteer's; the number of spot checks is the recipe's.
+        listener: is told all events.
 
     Raises:
         StorageError: the disk refuses.
@@ -103,9 +103,7 @@ def assemble_node(
     ledger = _open_ledger(terms.folder, listener)
     chain = _load_chain(stored, ledger, state)
     exchange = ExchangeStore(terms.folder, terms.form)
-    own_claims = [
-        claim for claim in stored.store.claims(run=terms.rules.run) if claim.body.peer == key.peer_id
-    ]
+    own_claims = _own_claims(stored, key)
     history = _open_history(terms, own_claims)
     contributor = Contributor(
         terms.folder,
@@ -135,7 +133,7 @@ def assemble_node(
     )
 
 
-# ---------------------------------------------------------------- what lies on disk
+# ---------------------------------------------------------------- the disk
 
 
 def _open_chain(terms: _Terms, listener: Listener, *, state_round: int) -> StoredChain:
@@ -175,6 +173,12 @@ def _load_chain(stored: StoredChain, ledger: LedgerStore, state: CanonicalState)
         below = min(below, chain.link(chain.common_ancestor(state.block, chain.final)).round)
     chain.prune(below_round=below)
     return chain
+
+
+def _own_claims(stored: StoredChain, key: SigningKey) -> list[Signed[Claim]]:
+    """Return the claims on disk that were made with this key."""
+    claims = stored.store.claims(run=stored.credit.protocol.run)
+    return [claim for claim in claims if claim.body.peer == key.peer_id]
 
 
 def _open_history(terms: _Terms, own_claims: Sequence[Signed[Claim]]) -> ContributionHistory:

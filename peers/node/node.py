@@ -3,12 +3,12 @@
 Every input goes straight into the engine, on the event loop. Each effect that comes out is carried out here:
 the quick ones at once, the slow ones by the node's parts as tasks, whose outcome is the next input.
 
-    correspondence.py                messages, and what is fetched of other peers
+    correspondence.py                messages, and fetching of heads, rosters and blocks
     peers/training/window_tasks.py   windows and replays, in a thread of their own
     peers/exchange/transfers.py      the exchange: segments out and in, averaging, spot checks
     peers/sync/state_sync.py         the canonical state
     peers/audit/                     audits of others' claims, and openings of own ones
-    disk.py                          what is kept
+    disk.py                          chain, ledger, state, segments, contributions
     running.py                       tasks, worker threads, failures
 
 To all of these the node is the host (peers/exchange/host.py).
@@ -72,14 +72,14 @@ class Node:
         """Put it together. Nothing runs yet.
 
         Args:
-            engine: decides what is to be done.
+            engine: decides on the effects.
             transport: reaches other peers.
             crowd: finds them.
-            disk: what is kept.
+            disk: keeps the run's files.
             trainer: trains and replays.
-            settings: what the volunteer chose.
-            audits: of which audits, and openings to auditors, are made.
-            listener: is told what happens.
+            settings: the volunteer's.
+            audits: the parts that audit, and open own claims to auditors.
+            listener: is told all events.
         """
         self.engine = engine
         self.transport = transport
@@ -120,7 +120,7 @@ class Node:
         """Take part until asked to leave and done; return whether the last round was finished.
 
         Raises:
-            ManyhandsError: what cannot be mended here: disk, network daemon, a state that will not agree.
+            ManyhandsError: something failed past mending: disk, network daemon, a state that will not agree.
         """
         self._keep_for_audits()
         self.spawn(self._keep_acquainted())
@@ -172,7 +172,7 @@ class Node:
     def take(self, happened: do.Input) -> None:
         """Hand the engine an input, carry out its effects, and set the alarm that it asks for.
 
-        The caller, be it an alarm or a stranger's message, cannot mend what goes wrong: it ends the node.
+        Its callers, such as an alarm or a stranger's message, cannot mend a failure: so it ends the node.
         """
         if self._running.over.is_set():
             return
@@ -180,7 +180,10 @@ class Node:
         try:
             for effect in self.engine.handle(happened, now):
                 self._carry_out(effect)
-        except (ManyhandsError, OSError) as error:  # what was to follow, such as a signature, must not
+        except (
+            ManyhandsError,
+            OSError,
+        ) as error:  # the effects after it, such as a signature, are not
             self._running.fail(error)
             return
         if self._timer is not None:
@@ -192,7 +195,7 @@ class Node:
             self._timer = loop.call_later(delay, self.take, do.Tick())
 
     def tell(self, event: Event) -> None:
-        """Tell the listener what happened."""
+        """Tell the listener of an event."""
         self._listener.tell(event)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -216,7 +219,7 @@ class Node:
             return await self.transport.call(peer, request)
 
     def blame(self, peer: PeerId, error: MessageError) -> None:
-        """Hold what `error` says against the peer that sent it, if it is an offence."""
+        """Count an error against the peer that caused it, if it is an offence."""
         self.transport.blame(peer, error)
 
     # ------------------------------------------------------------ effects
@@ -263,7 +266,7 @@ class Node:
                 self._save(effect)
 
     def _save(self, effect: _Saved) -> None:
-        """Keep on disk what must be there before anything follows from it."""
+        """Write to disk, before the effects after it are carried out."""
         store = self.disk.chain.store
         match effect:
             case do.SaveBlock(block):
@@ -303,7 +306,7 @@ class Node:
         self._keep_for_audits()
 
     def _keep_for_audits(self) -> None:
-        """Keep what the audits of the accounts at the head may ask for, of this peer and of its state."""
+        """Keep the openings and the states that the audits in the accounts at the head may ask for."""
         self.disk.state.keep_for_audits(self.auditing.oldest_state_needed())
         self.spawn(self.answering.keep_drawn())
 
@@ -311,10 +314,10 @@ class Node:
         await asyncio.sleep(0)  # the engine's step is over first
         self.take(do.ChainReloaded(self.disk.reload_chain()))
 
-    # ------------------------------------------------------------ what others ask (serving.py)
+    # ------------------------------------------------------------ answers to others (serving.py)
 
     def head_notice(self) -> HeadNotice | None:
-        """Return what this peer says of its head, or None while it is still finding it."""
+        """Return this peer's notice of its head, or None while it is still finding it."""
         return self.engine.head_notice(age_seconds=time.monotonic() - self._adopted_at)
 
     async def prove(self, spot: SpotCheck) -> bytes:
