@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import typer
 from monitoring.metrics.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
 from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from peers.network.bandwidth import BandwidthLimits, read_limit
-from peers.protocol.events import Event
+from peers.protocol.events import Listener, Listeners
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -33,7 +33,7 @@ from recipes.keys.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport
     from peers.node.node import Node
 
 LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
@@ -71,15 +71,14 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     from peers.node.serving import serve_node, serve_publication, serve_state
     from peers.state.genesis import open_state
     from peers.sync.run_download import adopt_folder, fetch_run
+    from peers.training.window_tasks import NodeSettings
     from recipes.corpus import TokenArray
     from recipes.layout import layout_of, published_layout
     from trainer.deferred import DeferredTrainer, import_early
     from trainer.device import choose_device
     from trainer.local import LocalTrainer
 
-    def tell(event: Event) -> None:
-        screen.listen(event)
-        metrics.listen(event)
+    listener = Listeners(screen.listen, metrics.listen)
 
     # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
     key = load_or_create_key(wishes.home / IDENTITY_KEY)
@@ -91,13 +90,13 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
     #    What the model of step 4 takes is imported meanwhile.
     imports = import_early()
-    async with await enter_network(wishes, run_id, folder, screen, tell) as transport:
+    async with await enter_network(wishes, run_id, folder, screen, listener) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
         metrics.count_traffic(transport.traffic)
         crowd = Crowd(transport, run_id, folder=folder)
 
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
-        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=tell)
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, listener=listener)
         recipe, manifest = run.signed.recipe, run.manifest
         metrics.follow_recipe(segments=recipe.round.segments, window_seconds=recipe.round.window_seconds)
         serve_publication(transport, run)  # from here on, others may have from us what we have
@@ -137,14 +136,12 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
         node = assemble_node(
             run,
             key=key,
-            layout=layout,
             state=state,
             transport=transport,
             crowd=crowd,
             trainer=trainer,
-            validate_every=wishes.validate_every,
-            audits=wishes.audits,
-            listener=tell,
+            settings=NodeSettings(validate_every=wishes.validate_every, audits=wishes.audits),
+            listener=listener,
         )
         metrics.follow_credit(run, layout=layout, peer=key.peer_id)
         serve_node(node)
@@ -181,8 +178,8 @@ def identify_run(given: str) -> tuple[str, Path | None]:
 
 
 async def enter_network(
-    wishes: Wishes, run_id: str, folder: Path, screen: Screen, tell: Callable[[Event], None]
-) -> Transport:
+    wishes: Wishes, run_id: str, folder: Path, screen: Screen, listener: Listener
+) -> P2pdTransport:
     """Open the transport, joined to whoever answers of the peers named and of those met before.
 
     Raises:
@@ -190,19 +187,19 @@ async def enter_network(
     """
     from peers.network.addresses import listen_address
     from peers.network.discovery import remembered_peers
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport, TransportSettings
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]
 
-    async def enter(bootstrap: Sequence[str]) -> Transport:
-        return await Transport.open(
+    async def enter(bootstrap: Sequence[str]) -> P2pdTransport:
+        return await P2pdTransport.open(
             key_path=wishes.home / IDENTITY_KEY,
             run_id=run_id,
             listen=[listen_address(wishes.host, wishes.port)],
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
-            bandwidth=wishes.bandwidth,
-            tell=tell,
+            settings=TransportSettings(bandwidth=wishes.bandwidth),
+            listener=listener,
         )
 
     if not wishes.peers and not met:

@@ -28,7 +28,9 @@ from peers.consensus import effects as do
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contributor import Contributor, Window
 from peers.exchange.loss_trace import LossTrace
-from peers.node.node import MESSAGE_TIMEOUT, Node
+from peers.network.transport import Request
+from peers.node.correspondence import MESSAGE_TIMEOUT
+from peers.node.node import Node
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.reasons import VerdictReason
@@ -196,7 +198,7 @@ class Equivocates(Node):
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
             case do.Send(peers, message) if isinstance(message, Signed) and isinstance(message.body, Claim):
-                other = sign(self.key, message.body.model_copy(update={"loss_commitment": "00" * 32}))
+                other = sign(self.engine.key, message.body.model_copy(update={"loss_commitment": "00" * 32}))
                 for number, peer in enumerate(peers):
                     super()._carry_out(do.Send((peer,), other if number % 2 else message))
                     super()._carry_out(do.Send((peer,), other))
@@ -231,11 +233,11 @@ class FloodsAudits(Node):
                         claim=claim.hash,
                         trace=digest(str(number).encode()).hex(),
                     )
-                    self._spawn(self._ask_for(claim.body.peer, sign(self.key, asked).canonical()))
+                    self.spawn(self._ask_for(claim.body.peer, sign(self.engine.key, asked).canonical()))
 
     async def _ask_for(self, peer: PeerId, body: bytes) -> None:
         with contextlib.suppress(ManyhandsError):  # refused, as it has to be
-            await self.transport.call(peer, "audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT)
+            await self.transport.call(peer, Request("audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT))
 
 
 class AccusesFalsely(Auditing):

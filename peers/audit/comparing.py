@@ -1,8 +1,8 @@
 """How far a replay lies from what a peer claimed: by its loss trace, and by the chunks that it opened.
 
 Honest work differs a little between kinds of processors, in precision and in the order of sums, and those
-differences grow with the steps. So nothing here is a yes or no but one thing, whether chunks follow from the
-codec: all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
+differences grow with the steps. So only one thing here is a yes or no, whether chunks follow from the codec:
+all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
 
 What a peer opens may hold anything. Shapes are the caller's to check; values need not be finite.
 """
@@ -146,7 +146,7 @@ def _angle_and_length(opened: NDArray[np.float64], replayed: NDArray[np.float64]
 def _is_sound(
     wanted: NDArray[np.float32], unsure: NDArray[np.float32], sent: SparseChunks, codec: Codec
 ) -> bool:
-    """Say whether `sent` is what the codec makes of `wanted`, of which each value is known within `unsure`.
+    """Whether `sent` is what the codec makes of `wanted`, of which each value is known within `unsure`.
 
     What is left of a value far below its level is rounded by more than the value's own last digit.
     """

@@ -49,7 +49,7 @@ class OpenedFeedback:
     paths: tuple[tuple[bytes, ...], ...]
 
     def fits(self, root: str, places: Sequence[int], *, chunks: int) -> bool:
-        """Say whether these are the chunks at `places` of the error feedback with this root, hex."""
+        """Whether these are the chunks at `places` of the error feedback with this root, hex."""
         leaves = (blake3_tree.leaf_hash(chunk.astype("<u2").tobytes()) for chunk in self.values)
         return all(
             blake3_tree.root_from_path(leaf, place, chunks, path) == bytes.fromhex(root)
@@ -160,7 +160,7 @@ class OpeningForm:
         return bare + 4 * 4 + 2 * feedback + len(self.places) * proofs
 
     def parse(self, data: bytes) -> Opening:
-        """Take apart what a peer sent; `check_opening` says whether it is true.
+        """Take apart what a peer sent; `OpeningCheck` tells whether it is true.
 
         Raises:
             MessageError: it is malformed, or longer than any opening of that claim is.

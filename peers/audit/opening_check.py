@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,10 @@ from peers.exchange.residual_returns import IncludedSegment, discount
 from peers.network.peer_scores import counts_as
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import Claim, Signed, parse
+from peers.state.past_state import ReducedSegments
 from peers.training.start_weights import own_share
-from recipes.errors import MessageError, Offence
+from recipes.errors import MessageError, Offence, StateError
 from recipes.layout import CHUNK_VALUES, Layout
-
-ReducedSegments = Callable[[str], SegmentFrame]
-"""Finds a reduced segment of the round of a case's source, by its root, hex, or raises StateError."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class OpeningCheck:
 
         Args:
             data: as it came from the claim's author.
-            reduced: where to find the reduced segments of the source's block.
+            reduced: has the reduced segments of the source's block.
 
         Raises:
             MessageError: it does not fit the claim.
@@ -158,7 +156,7 @@ class OpeningCheck:
             before = work.before.values
             earlier = self._decoded(work.earlier, body.contribution, form.earlier_codec)
             counted = source.counted(clip_factor=self.form.clip_factor, return_dropped=self.return_dropped)
-            returned = self._returned(earlier, counted, reduced)
+            returned = self._returned(earlier, counted, reduced, tokens=source.tokens)
             returned *= discount(self.decay, age=claim.round - body.round)
         return OpenedChunks(before=before, returned=returned, after=work.after.values, sent=sent)
 
@@ -183,9 +181,16 @@ class OpeningCheck:
             return codec.decode(codec.split(content, chunks=len(proofs)))
 
     def _returned(
-        self, earlier: SparseChunks, counted: Mapping[int, IncludedSegment], reduced: ReducedSegments
+        self,
+        earlier: SparseChunks,
+        counted: Mapping[int, IncludedSegment],
+        reduced: ReducedSegments,
+        *,
+        tokens: int,
     ) -> NDArray[np.float32]:
         """Return what came back of the contribution before in the drawn chunks, as in contribution_store.py.
+
+        `tokens` were trained on below its round.
 
         Raises:
             StateError: a reduced segment is not here.
@@ -199,7 +204,10 @@ class OpeningCheck:
             if due.reduced is None:
                 values[number] = 0.0
                 continue
-            frame = reduced(due.reduced)
+            try:
+                frame = reduced.read_reduced(due.reduced, tokens=tokens)
+            except MessageError as error:
+                raise StateError(str(error)) from error
             kept = frame.codec.decode(frame.codec.split(bytes(frame.encoded[chunk]), chunks=1))
             values[number, kept.positions] = 0.0
             values[number] *= np.float32(due.factor)

@@ -1,4 +1,4 @@
-"""What this peer keeps of its own claims that are audited, to open it to their auditors.
+"""The openings of own claims that are audited, kept on disk for their auditors.
 
     openings/ROUND.CLAIM.SEED.opening   what the drawn chunks came from (opening.py)
     openings/ROUND.CLAIM.SEED.start     the claim before and its contribution, if the window started from it
@@ -32,7 +32,7 @@ from recipes.layout import Layout
 
 OPENINGS_FOLDER = "openings"
 MOST_START_BYTES = 2_000_000
-"""Of a contribution that is opened whole. A window that started from a larger one nobody else can replay."""
+"""Of a contribution that is opened whole. Nobody else can replay a window that started from a larger one."""
 
 
 Kind = Literal["opening", "start"]
@@ -56,7 +56,7 @@ def _name(case: Case, kind: Kind) -> str:
 
 
 class Openings:
-    """Makes and keeps what one peer opens. Making it is heavy: call `keep` from a worker thread."""
+    """Makes and keeps one peer's openings. Making them is heavy: call `keep` from a worker thread."""
 
     def __init__(
         self, folder: Path, *, layout: Layout, history: ContributionHistory, traces: TraceStore

@@ -2,11 +2,11 @@
 
     opened/ROUND.CLAIM.opening
 
-Such a file needs nobody's word for it. All that is in it has the hashes that the claim commits to
-(peers/audit/opening_check.py), so it may be handed on as it is, and whoever has the run's data can replay the
-claim and compare (`python -m peers.ledger verify EXPORT --replay CLAIM --opening FILE`). Only what was
-checked is kept, of the newest claims, and not for long: without the state from which a window started, which
-peers keep for some rounds, nobody can replay it.
+Such a file proves itself: all that is in it has the hashes that the claim commits to (opening_check.py). So
+it may be handed on as it is, and anybody with the run's data can replay the claim and compare
+(`python -m peers.ledger verify EXPORT --replay CLAIM --opening FILE`). Only what was checked is kept, of the
+newest claims, and not for long: without the state from which a window started, which peers keep for some
+rounds, nobody can replay it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class OpenedClaim:
 
     @classmethod
     def parse(cls, data: bytes) -> OpenedClaim:
-        """Read the content of a file. Whether it is true, `OpeningCheck` says.
+        """Read the content of a file. `OpeningCheck` tells whether it is true.
 
         Raises:
             MessageError: it is too long, or malformed.

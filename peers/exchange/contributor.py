@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ from peers.protocol.messages import Claim, Signed, SlotRange
 from recipes.errors import MessageError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
-
-if TYPE_CHECKING:
-    pass
 
 
 class Contributor:

@@ -1,14 +1,15 @@
 """From claim to claim: what the error feedback behind a claim goes on from, as the chain shows it.
 
-An auditor knows what a contribution came from only if it knows the error feedback before, and what returned
-to it. A claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's
-newest claim in the rosters of the last few blocks. That one was signed before anybody could know of this
-one, and is drawn for audits like any other.
+An auditor can check a contribution only with the error feedback before it, and with what returned to that. A
+claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's newest
+claim in the rosters of the last few blocks. That earlier claim was signed before this one could be known, and
+is drawn for audits like any other.
 
 A claim that is in no roster below could be made up afterwards, and with it an error feedback from which any
-contribution seems to follow. But whose branch was left, or who came too late for a roster, has such claims
-honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from one; of that
-one only the losses can be checked. Who does it more often begins with zero, or fails.
+contribution seems to follow. But a peer whose branch was left, or that came too late for a roster, has such
+claims honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from a claim
+that is in no roster; only its losses can be checked. A peer that does so more often begins with zero, or
+fails.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def is_anchored(claim: Claim, source: Source | None) -> bool:
 
 
 def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
+    """Whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
     for link, below in _going_down(chain, parent, STRAY_BLOCKS):
         claim = _claim_of(link, peer)
         if claim is None or not shows_source(chain, below.hash):
@@ -85,16 +86,16 @@ def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
 
 
 def may_stray(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
+    """Whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
 
-    Whoever audits it may know more blocks than this peer, so it must not where too few are known.
+    Its auditors may know more blocks than this peer, so it must not where too few are known.
     """
     known = _reaches(chain, parent, STRAY_BLOCKS + MOST_BLOCKS_BETWEEN)
     return known and not has_strayed(chain, parent, peer)
 
 
 def shows_source(chain: Chain, parent: str) -> bool:
-    """Say whether the chain here goes down far enough below `parent` for `source_of`."""
+    """Whether the chain here goes down far enough below `parent` for `source_of`."""
     return _reaches(chain, parent, MOST_BLOCKS_BETWEEN)
 
 
