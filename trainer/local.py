@@ -22,16 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from peers.training.interface import Precision, ReplayOrder, SharedBuffer, TrainOrder
+from recipes.architectures import ARCHITECTURES
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import Layout
 from recipes.model import build_model, flatten_into, load_flat
+from recipes.optimizers import InnerOptimizer, fresh_optimizer
 from recipes.schema.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total
 from trainer.device import Device, computes_bf16, is_out_of_memory, memory_needed_for
 from trainer.device_selection import selector_on
 from trainer.objective import next_token_loss
-from trainer.optimizer import InnerOptimizer, fresh_optimizer
 from trainer.orders import Orders, Signals
 from trainer.schedule import learning_rate
 
@@ -262,7 +263,7 @@ class LocalTrainer:
         self._arithmetic = replace(self._device, precision=precision)
         load_flat(self._model, order.weights.array)
         self._model.train()
-        optimizer = fresh_optimizer(self._model, self._recipe.inner)
+        optimizer = fresh_optimizer(self._model, self._recipe)
         losses: list[float] = []
         used = skipped = 0
         rest = order.slots
@@ -299,7 +300,7 @@ class LocalTrainer:
 
         # By torch itself, as the switch of transformers is renamed now and then. Nothing in the model is
         # random, so no generator's state need be kept for the second pass.
-        for layer in self._model.model.layers:
+        for layer in ARCHITECTURES[self._recipe.model.architecture].layers_of(self._model):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         self._checkpointing = True
 

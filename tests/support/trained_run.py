@@ -114,7 +114,7 @@ class TrainedRun:
         self.ground = Ground(credit, digest)
         self.swarm = Swarm(1, segments=rules.segments, genesis_digest=digest)
         self.swarm.play_by(credit)
-        self.swarm.keys = [load_or_create_key(self.home / IDENTITY_KEY), *keys_of(2, seed="member")]
+        self.swarm.keys = _of_different_lanes(load_or_create_key(self.home / IDENTITY_KEY), self.swarm)
         self.swarm.by_id = {key.peer_id: key for key in self.swarm.keys}
         self.exchange = ExchangeStore(self.folder, exchange_format(self.recipe, self.layout))
         signed, manifest = self.publication.signed, self.publication.manifest
@@ -241,3 +241,21 @@ class TrainedRun:
             self.state.save_snapshot(counters)
         for key in self.swarm.keys:
             self.swarm.chain.add_cosignature(self.swarm.cosign(key, link))
+
+
+def _of_different_lanes(first: SigningKey, swarm: Swarm) -> list[SigningKey]:
+    """`first` and two more keys that draw different slots as newcomers, before they have quotas.
+
+    The run's id is another one in each test, and by it a newcomer's lane is drawn.
+    """
+    chosen: list[SigningKey] = []
+    drawn: set[tuple[Range, ...]] = set()
+    for key in (first, *keys_of(20, seed="member")):
+        counters = swarm.genesis.counters
+        lanes = {counters.slots_for(key.peer_id, swarm.rules)}
+        if swarm.rules.trains_ahead:
+            lanes.add(counters.slots_ahead(key.peer_id, swarm.rules))
+        if not lanes & drawn:
+            chosen.append(key)
+            drawn |= lanes
+    return chosen[:3]
