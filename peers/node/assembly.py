@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from peers.audit.received_openings import OpenedClaims
 from peers.chain.chain import Chain
 from peers.codec.round_codec import ExchangeFormat, exchange_format
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import Remembered
 from peers.credit.rules import CreditRules, credit_rules
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.contributor import Contributor
@@ -22,6 +22,7 @@ from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.network.discovery import Crowd
 from peers.network.transport import Transport
+from peers.node.clock import MachineClock
 from peers.node.disk import NodeDisk
 from peers.node.key_rotation import waiting_changes
 from peers.node.node import Node
@@ -211,15 +212,17 @@ def _engine(
         chain=chain,
         head=head,
         state_digest=_digest_at(state, chain, head) or stored.genesis_digest,
-        state_is_here=state.clean and state.block == head,
-        promise=store.promise(),
-        state_round=state.round,
-        checkpoint=store.checkpoint(run=run),
-        evidence=store.evidence(run=run),
-        own_words=[word for word in store.words(run=run) if word.body.peer == key.peer_id],
-        own_changes=waiting_changes(terms.folder),
-        own_claims=own_claims,
-        now=time.monotonic(),
+        remembered=Remembered(
+            promise=store.promise(),
+            own_claims=own_claims,
+            state_is_here=state.clean and state.block == head,
+            state_round=state.round,
+            checkpoint=store.checkpoint(run=run),
+            evidence=store.evidence(run=run),
+            own_words=[word for word in store.words(run=run) if word.body.peer == key.peer_id],
+            own_changes=waiting_changes(terms.folder),
+        ),
+        now=MachineClock().now(),
     )
 
 

@@ -17,20 +17,20 @@ To all of these the node is the host (peers/exchange/host.py).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from peers.audit.auditor import Auditing, AuditParts
 from peers.audit.responder import Answering
-from peers.chain.rebuild import KeptFinal
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import save
 from peers.exchange.host import Result
 from peers.exchange.transfers import ExchangeTasks
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import Request, Transport
+from peers.node.clock import MachineClock
 from peers.node.correspondence import Correspondence
 from peers.node.disk import NodeDisk
 from peers.node.running import RunningTasks
@@ -43,15 +43,6 @@ from recipes.errors import ManyhandsError, MessageError, NetworkError, Unreachab
 from recipes.keys.keys import PeerId
 
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
-_Saved = (
-    do.SaveBlock
-    | do.SavePromise
-    | do.SaveFinal
-    | do.SaveEvidence
-    | do.SaveCheckpoint
-    | do.SaveClaim
-    | do.SaveWord
-)
 
 
 class Node:
@@ -90,7 +81,8 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._finished = False
-        self._adopted_at = time.monotonic()
+        self._clock = MachineClock()
+        self._adopted_at = self._clock.now()
         self.correspondence = Correspondence(self, run=engine.rules.run)
         self.windows = WindowTasks(
             self,
@@ -176,7 +168,7 @@ class Node:
         """
         if self._running.over.is_set():
             return
-        now = time.monotonic()
+        now = self._clock.now()
         try:
             for effect in self.engine.handle(happened, now):
                 self._carry_out(effect)
@@ -262,28 +254,11 @@ class Node:
             case do.Leave():
                 self._finished = True
                 self._running.over.set()
-            case _:
-                self._save(effect)
-
-    def _save(self, effect: _Saved) -> None:
-        """Write to disk, before the effects after it are carried out."""
-        store = self.disk.chain.store
-        match effect:
-            case do.SaveBlock(block):
-                store.save(block)
-            case do.SavePromise(promise):
-                store.save_promise(promise)
-            case do.SaveFinal(round_number, block_hash, settled):
-                store.save_final(KeptFinal(round_number, block_hash, settled))
-            case do.SaveEvidence(culprit, evidence):
-                store.save_evidence(culprit, evidence)
-            case do.SaveCheckpoint(checkpoint):
-                store.save_checkpoint(checkpoint)
             case do.SaveClaim(claim):
                 self.disk.contributor.name_claim(claim.hash)
-                store.save_claim(claim)
-            case do.SaveWord(word):
-                store.save_word(word)
+                save(effect, self.disk.chain.store)
+            case _:
+                save(effect, self.disk.chain.store)
 
     async def _apply(self, block: str) -> None:
         state, link = self.disk.state, self.engine.chain.link(block)
@@ -301,7 +276,7 @@ class Node:
         self.take(do.Applied(block, digest, checked))
 
     def _follow_head(self, block: str) -> None:
-        self._adopted_at = time.monotonic()
+        self._adopted_at = self._clock.now()
         self.disk.follow(self.engine.chain, block)
         self._keep_for_audits()
 
@@ -318,7 +293,7 @@ class Node:
 
     def head_notice(self) -> HeadNotice | None:
         """Return this peer's notice of its head, or None while it is still finding it."""
-        return self.engine.head_notice(age_seconds=time.monotonic() - self._adopted_at)
+        return self.engine.head_notice(age_seconds=self._clock.now() - self._adopted_at)
 
     async def prove(self, spot: SpotCheck) -> bytes:
         """Answer a spot check: all chunks of each part are hashed for it.
