@@ -282,7 +282,7 @@ class Node:
             case do.FetchRoster(peer, roster):
                 self._spawn(self._fetch_roster(peer, roster))
             case do.SaveBlock(block):
-                self.chain_store.save(block)
+                self.chain_store.save_block(block)
             case do.SavePromise(promise):
                 self.chain_store.save_promise(promise)
             case do.SaveFinal(round_number, block_hash, settled):
