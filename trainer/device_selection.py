@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from peers.codec.interface import Selector
 from peers.codec.levels import SMALLEST_KEY
-from peers.codec.selection import INFINITY_KEY, Selector, refuse_infinite, select_largest
+from peers.codec.selection import INFINITY_KEY, refuse_infinite, select_largest
 from recipes.layout import CHUNK_VALUES
 
 _INDEX_BITS = CHUNK_VALUES.bit_length() - 1

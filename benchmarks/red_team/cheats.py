@@ -1,4 +1,4 @@
-"""The red team: volunteers that cheat, each a small subclass of what an honest one runs.
+"""The red team: volunteers that cheat, each a small subclass of a part of an honest one.
 
     python -m benchmarks.red_team.cheats NAME [arguments of trainer.join]
 
@@ -41,8 +41,8 @@ from recipes.keys.keys import PeerId
 from recipes.slots import Range
 from trainer.local import LocalTrainer, WindowResult
 
-ACCOMPLICE = "MANYHANDS_RED_TEAM_ACCOMPLICE"  # environment: the peer id of whom a colluding auditor covers
-OTHER_DATA = 1 << 24  # how far away the slots lie that are nobody's
+ACCOMPLICE = "MANYHANDS_RED_TEAM_ACCOMPLICE"  # environment: id of the peer that a colluding auditor covers
+OTHER_DATA = 1 << 24  # how far away the slots lie that no peer was given
 FLOOD_PER_SECOND = 50
 
 
@@ -50,7 +50,7 @@ class CheatingTrainer(LocalTrainer):
     """Trains a part of the window, and claims something else for it."""
 
     cheat: ClassVar[str]
-    honest_share: ClassVar[float] = 1.0  # of the window; the rest is for what the cheat computes
+    honest_share: ClassVar[float] = 1.0  # of the window; the rest is for the cheat's own computing
 
     def __init__(self, recipe: Any, *args: Any, **options: Any) -> None:
         super().__init__(recipe, *args, **options)
@@ -62,7 +62,7 @@ class CheatingTrainer(LocalTrainer):
         self._earlier: Work | None = None
 
     def train(self, order: TrainOrder, **options: Any) -> WindowResult:
-        """Train honestly for a while, then give out what the cheat makes of it for these slots."""
+        """Train honestly for a while, then claim the cheat's version of it for these slots."""
         first, count = order.slots[0]
         batch = self._recipe.inner.batch_slots
         whole = ((first, count - count % batch),) if count >= batch else order.slots
@@ -93,7 +93,7 @@ class CheatingTrainer(LocalTrainer):
         return self.claimed(task, tools, honest)
 
     def claimed(self, task: Task, tools: Tools, honest: Work) -> Work:
-        """Return what is claimed for a task."""
+        """Return the work that is claimed for a task."""
         return CHEATS[self.cheat](task, tools, honest)
 
 
@@ -241,7 +241,7 @@ class FloodsAudits(Node):
 
 
 class AccusesFalsely(Auditing):
-    """Says of everybody whom it is asked to audit that the losses differ."""
+    """Finds that the losses differ, whatever claim it is asked to audit."""
 
     async def _audit(self, task: Any) -> None:
         self._lie(task, "loss trace differs")
@@ -287,7 +287,7 @@ PLACES: Mapping[str, tuple[str, str, type]] = {
 
 
 def put_in_place(cheat: str) -> None:
-    """Let this process run a cheat in place of what an honest volunteer runs.
+    """Let this process run a cheat in place of a part of an honest volunteer.
 
     Raises:
         KeyError: there is no such cheat.

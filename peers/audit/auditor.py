@@ -60,7 +60,7 @@ class AuditTerms:
     Attributes:
         layout: of the model.
         decay: of the error feedback.
-        return_dropped: whether what reduced segments dropped comes back.
+        return_dropped: whether values that reduced segments dropped come back.
         thresholds: by numeric class; those that are not calibrated are missing.
     """
 
@@ -78,8 +78,8 @@ class AuditParts:
         terms: of the recipe.
         past: makes earlier states again.
         starts: makes the start of windows that ran ahead; a file of its own. None if there are none.
-        openings: keeps what is opened of own claims.
-        opened: keeps what others opened here of their claims.
+        openings: keeps the openings of own claims.
+        opened: keeps the openings that others sent of theirs.
         willing: whether to audit at all; if not, the next in order are asked at once.
     """
 
@@ -155,7 +155,7 @@ class Auditing:
         self._working = False
         self._stopped = False
 
-    # ------------------------------------------------------------ what the engine orders
+    # ------------------------------------------------------------ the engine's orders
 
     def want(self, order: do.AuditWanted) -> None:
         """Begin an audit, or let it wait for those before it."""
@@ -189,7 +189,7 @@ class Auditing:
         """Return the round of the oldest state from which an audit may still want a window replayed."""
         link = self._engine.chain.link(self._engine.head)
         rounds = [audit.work.round for audit in link.accounts.audits]
-        # What returned to the error feedback takes the reduced segments of so many rounds below.
+        # To recompute what returned to the error feedback takes the reduced segments of so many rounds below.
         return max(0, min([link.round, *rounds]) - 1 - MOST_BLOCKS_BETWEEN)
 
     # ------------------------------------------------------------ the replay
@@ -278,7 +278,7 @@ class Auditing:
         return await asyncio.to_thread(partial(self._starts.make, weights, frames=frames, share=share))
 
     async def _fetch_start(self, task: _Task, case: Case) -> tuple[Sequence[SegmentFrame], float]:
-        """Return the contribution from which an eager window started, and what it weighs.
+        """Return the contribution from which an eager window started, and its weight.
 
         Raises:
             _GivenUpError: it is too large to be opened, was not opened in time, or is another one.
@@ -317,7 +317,7 @@ class Auditing:
             await self._judge(task, case, done, opened)
 
     async def _keep(self, case: Case, opening: bytes, start: bytes) -> None:
-        """Keep what was opened, to be shown. A disk that refuses must not cost the verdict."""
+        """Keep an opening, to be shown. A disk that refuses must not cost the verdict."""
         kept = OpenedClaim(case.claim.hash, opening, start)
         try:
             await asyncio.to_thread(partial(self._opened.keep, kept, round_number=case.claim.body.round))

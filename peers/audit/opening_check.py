@@ -1,4 +1,4 @@
-"""Holding what a peer opened against its claims, and working out what came back to its error feedback."""
+"""Checking an opening against its author's claims, and recomputing what came back to the error feedback."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from peers.audit.audit_case import Case
 from peers.audit.comparing import OpenedChunks
 from peers.audit.opening import OpenedWork, OpeningForm
-from peers.codec.codec import Codec, SparseChunks
+from peers.codec.interface import Codec, SparseChunks
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import ChunkProof, SegmentFrame, contribution_root, verify_chunk
 from peers.exchange.residual_returns import IncludedSegment, discount
 from peers.network.peer_scores import counts_as
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import Claim, Signed, parse
-from peers.state.past_state import ReducedSegments
+from peers.state.reduced_segments import ReducedSegments
 from peers.training.start_weights import own_share
 from recipes.errors import MessageError, Offence, StateError
 from recipes.layout import CHUNK_VALUES, Layout
@@ -26,11 +26,11 @@ from recipes.layout import CHUNK_VALUES, Layout
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What an opening says, once it is known to fit the claim.
+    """The content of an opening that fits its claim.
 
     Attributes:
         losses: the claimed loss trace.
-        chunks: what the contribution's drawn chunks came from; None if only the trace can be compared.
+        chunks: the origin of the contribution's drawn chunks; None if only the trace can be compared.
     """
 
     losses: tuple[float, ...]
@@ -57,7 +57,7 @@ class OpeningCheck:
 
     @property
     def opening_form(self) -> OpeningForm:
-        """What the opening may look like."""
+        """The form and the bounds of the opening."""
         case, source = self.case, self.case.continued
         earlier = source.tokens if source is not None else case.tokens
         return OpeningForm(
@@ -68,7 +68,7 @@ class OpeningCheck:
         )
 
     def check(self, data: bytes, *, reduced: ReducedSegments) -> Opened:
-        """Return what `data` opens.
+        """Check an opening, and return its content.
 
         Args:
             data: as it came from the claim's author.
@@ -108,7 +108,7 @@ class OpeningCheck:
         return signed
 
     def start(self, content: bytes) -> tuple[tuple[SegmentFrame, ...], float]:
-        """Return the contribution from which a window started that ran ahead eagerly, and what it weighs.
+        """Return the contribution from which a window started that ran ahead eagerly, and its weight.
 
         Args:
             content: the claim before and the frames of its contribution, joined, as its author sent them.
@@ -188,9 +188,9 @@ class OpeningCheck:
         *,
         tokens: int,
     ) -> NDArray[np.float32]:
-        """Return what came back of the contribution before in the drawn chunks, as in contribution_store.py.
+        """Return the values of the contribution before that came back in the drawn chunks.
 
-        `tokens` were trained on below its round.
+        They are computed as in contribution_store.py; `tokens` were trained on below its round.
 
         Raises:
             StateError: a reduced segment is not here.

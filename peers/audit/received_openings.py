@@ -1,4 +1,4 @@
-"""What authors opened to this peer as their auditor, kept so that it can be shown to anybody afterwards.
+"""Openings that authors sent to this peer as their auditor, kept to be shown to anybody afterwards.
 
     opened/ROUND.CLAIM.opening
 
@@ -28,7 +28,7 @@ _PARTS = 4
 
 @dataclass(frozen=True, eq=False)
 class OpenedClaim:
-    """What was opened of a claim.
+    """The opening of a claim, as its author sent it.
 
     Attributes:
         claim: its hash, hex.
@@ -67,7 +67,7 @@ class OpenedClaims:
         self._folder = folder / "opened"
 
     def keep(self, opened: OpenedClaim, *, round_number: int) -> None:
-        """Write down what was opened of a claim of a round, and delete what is too old or too much.
+        """Write down the opening of a claim of a round, and delete those that are too old or too many.
 
         Raises:
             StorageError: the disk refuses.
@@ -79,7 +79,7 @@ class OpenedClaims:
                 path.unlink(missing_ok=True)
 
     def find(self, claim: str) -> Path | None:
-        """Return the file of what was opened of a claim, or None."""
+        """Return the file of a claim's opening, or None."""
         return next((path for _, path in self._kept() if path.name.split(".")[1] == claim), None)
 
     def _kept(self) -> list[tuple[int, Path]]:

@@ -1,4 +1,4 @@
-"""The author's side of an audit: keep what was drawn of own claims, and open it to their auditors.
+"""The author's side of an audit: keep the openings of own claims that were drawn, and answer auditors.
 
 Only the auditors that the chain asks are answered, by the accounts at this peer's head.
 """
@@ -38,7 +38,7 @@ class Answering:
         Args:
             host: has the worker thread.
             engine: has the chain and the own claims.
-            openings: keeps what is opened.
+            openings: keeps the openings.
             layout: of the model.
         """
         self._host = host
@@ -49,7 +49,7 @@ class Answering:
         self._answered: Counter[tuple[str, PeerId, bool]] = Counter()
 
     async def keep_drawn(self) -> None:
-        """Write down what may be asked of the own claims that the chain has drawn; forget what is decided.
+        """Write down the openings of the own claims that the chain has drawn; forget those that are decided.
 
         Raises:
             StorageError: the disk refuses.
@@ -66,10 +66,10 @@ class Answering:
         await asyncio.to_thread(self._openings.forget, audited=set(own), before_round=oldest)
 
     async def answer(self, sender: PeerId, content: bytes) -> bytes:
-        """Return what an auditor asks for.
+        """Return the opening, or the start, that an auditor asks for.
 
         Raises:
-            MessageError: the chain here does not ask it, or what it asks for is not here.
+            MessageError: it is not asked by the chain here, or its wish is not here.
         """
         request = parse_request(content, run=self._engine.rules.run, sender=sender)
         case = next((case for audit, case in self._own_audits() if _asks(audit, sender, request.claim)), None)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from peers.audit.comparing import OpenedChunks, chunk_gap, sample_chunks, trace_gap
 from peers.calibration.cheats import CHEATS, Task, Tools, Work, forward_recipe, half_batch_recipe
-from peers.codec.codec import Codec
+from peers.codec.interface import Codec
+from peers.codec.round_codec import contribution_codec
 from peers.exchange.error_feedback import from_bfloat16, take_out
 from peers.training.interface import Numerics, Replayer, ReplayOrder, ReplaySource, SharedBuffer
 from recipes.corpus import TokenArray
@@ -257,8 +258,7 @@ class Bench:
         )
 
     def _codec(self, tokens_before: int) -> Codec:
-        density = density_schedule(self.recipe).at(tokens_before)
-        return Codec(keep=density.keep, level_bits=density.level_bits)
+        return contribution_codec(density_schedule(self.recipe).at(tokens_before))
 
     def _tools(self, numerics: Numerics) -> Tools:
         return Tools(

@@ -1,4 +1,4 @@
-"""What the parts of a node ask of the node itself: the host that runs them.
+"""The host of a node's parts, and their view of the round engine.
 
 The parts move segments (transfers.py), train windows (peers/training/window_tasks.py), audit and answer
 auditors (peers/audit/). Each is handed one host, and reads the round engine through `EngineView`. The node
@@ -26,13 +26,13 @@ Result = TypeVar("Result")
 
 
 class Host(Protocol):
-    """Runs the parts of a node: carries what they have to say, their requests and their arithmetic."""
+    """Runs the parts of a node: carries their inputs to the engine, their events, requests and arithmetic."""
 
     def take(self, happened: Input) -> None:
         """Hand the round engine an input, and carry out the effects that it answers with."""
 
     def tell(self, event: Event) -> None:
-        """Tell the listeners what happened. No work follows from it."""
+        """Tell the listeners of an event. No work follows from it."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` beside everything else.
@@ -41,7 +41,7 @@ class Host(Protocol):
         """
 
     async def compute(self, work: Callable[[], Result]) -> Result:
-        """Run heavy arithmetic off the event loop, one piece at a time, and return what it came to."""
+        """Run heavy arithmetic off the event loop, one piece at a time, and return its result."""
 
     async def call(self, peer: PeerId, request: Request) -> bytes:
         """Send a request to another peer and return its response.
@@ -53,7 +53,7 @@ class Host(Protocol):
         """
 
     def blame(self, peer: PeerId, error: MessageError) -> None:
-        """Hold what `error` says against the peer that sent it, if it is an offence."""
+        """Count an error against the peer that caused it, if it is an offence."""
 
 
 class EngineView(Protocol):
@@ -73,7 +73,7 @@ class EngineView(Protocol):
 
     @property
     def chain(self) -> Chain:
-        """What is known of the chain."""
+        """The chain, as far as it is known."""
 
     @property
     def head(self) -> str:

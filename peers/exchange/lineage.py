@@ -1,4 +1,4 @@
-"""From claim to claim: what the error feedback behind a claim goes on from, as the chain shows it.
+"""From claim to claim: the earlier claim whose error feedback a claim goes on from, as the chain shows it.
 
 An auditor can check a contribution only with the error feedback before it, and with what returned to that. A
 claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's newest
@@ -14,10 +14,10 @@ fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain, Link, trunk_below
 from peers.exchange.averaging import clip_factors, newcomers_in
 from peers.exchange.residual_returns import IncludedSegment
 from peers.protocol.messages import Block, Claim, Signed
@@ -48,7 +48,7 @@ class Source:
 
         Args:
             clip_factor: of the run.
-            return_dropped: whether what reduced segments dropped comes back.
+            return_dropped: whether values that reduced segments dropped come back.
         """
         if self.link.block is None:
             return {}
@@ -61,6 +61,37 @@ class Source:
         )
 
 
+class TrunkOutcomes:
+    """What the blocks up to one of a chain include of contributions: the real `ChainOutcomes`."""
+
+    def __init__(self, chain: Chain, head: str, *, clip_factor: float, return_dropped: bool) -> None:
+        """Look at the blocks up to `head`.
+
+        Args:
+            chain: the chain.
+            head: a block that it knows, hex.
+            clip_factor: of the run.
+            return_dropped: whether the values that reduced segments dropped return.
+        """
+        self._chain = chain
+        self._trunk = trunk_below(chain, head)
+        self._clip_factor = clip_factor
+        self._return_dropped = return_dropped
+
+    def included(self, round_number: int, claim: str) -> Mapping[int, IncludedSegment] | None:
+        """Return the included segments of a contribution, as `ChainOutcomes.included`."""
+        link = self._trunk.get(round_number)
+        if link is None or link.block is None:
+            return None
+        return counted_in(
+            link.block.body,
+            claim,
+            electors=self._chain.electors_at(link.parent) if link.parent in self._chain else frozenset(),
+            clip_factor=self._clip_factor,
+            return_dropped=self._return_dropped,
+        )
+
+
 def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
     """Return the newest claim of a peer in the rosters of the last few blocks up to `parent`, if any."""
     for link, below in _going_down(chain, parent, MOST_BLOCKS_BETWEEN):
@@ -70,7 +101,7 @@ def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
 
 
 def is_anchored(claim: Claim, source: Source | None) -> bool:
-    """Say whether the error feedback behind a claim follows from the chain, `source_of` being this."""
+    """Whether the error feedback behind a claim follows from the chain; `source` is that of `source_of`."""
     return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
 
 

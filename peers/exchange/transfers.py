@@ -1,7 +1,7 @@
-"""The exchange's slow work: moving segments, averaging them, checking what others made of them.
+"""The exchange's slow work: moving segments, averaging them, checking the averages of others.
 
-The round engine orders it (peers/consensus/effects.py) and takes in how it went. What this module needs of
-the network, of the worker thread and of the engine, it asks of its host (host.py).
+The round engine orders it (peers/consensus/effects.py) and takes in how it went. The network and the worker
+thread belong to the host (host.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROSTERS_KEPT = 3
 
 @dataclass(frozen=True)
 class _Terms:
-    """What follows for a roster from the block below it: its tokens, and the places of newcomers."""
+    """The terms of a roster that follow from the block below it: its tokens, and the places of newcomers."""
 
     tokens: int
     newcomers: frozenset[int]
@@ -51,7 +51,7 @@ class ExchangeTasks:
         """Put it together.
 
         Args:
-            host: takes what happened, and has the network and the worker thread.
+            host: takes inputs of the engine, and has the network and the worker thread.
             engine: has the round.
             store: keeps and checks the bytes.
             contributor: has the own contribution.
@@ -62,13 +62,13 @@ class ExchangeTasks:
         self._store = store
         self._contributor = contributor
         self._spot_checks = spot_checks
-        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: segments and chunks to spot-check
         self._terms: dict[str, _Terms] = {}  # by roster
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
         self._next_roster = asyncio.Event()
 
     async def begin(self, roster: Signed[Roster]) -> None:
-        """Make room for a roster's segments, draw what to check, and let in what came before it."""
+        """Make room for a roster's segments, draw the spot checks, and let in segments that came early."""
         terms = self._terms[roster.hash] = self._terms_of(roster.body)
         self._store.begin(roster, tokens=terms.tokens, newcomers=terms.newcomers)
         self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)

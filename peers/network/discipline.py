@@ -14,7 +14,7 @@ class Discipline:
     """A transport's judgement of the other peers, by a clock that runs.
 
     Args:
-        conduct: keeps the score, and decides who is banned for how long.
+        conduct: keeps the score, and decides which peer is banned for how long.
         listener: is told of each ban.
         clock: gives the seconds of any steady clock.
     """

@@ -7,7 +7,7 @@
 
 It keeps the promises of the interface (transport.py): lengths are bounded, refusals and failures arrive as
 the same errors, bytes are counted as they would be on the wire, offences bring a ban. Nothing is encrypted or
-signed, nothing limits bandwidth or the rate of requests, and a peer's id is its own word.
+signed, nothing limits bandwidth or the rate of requests, and peers are taken for whom they claim to be.
 """
 
 from __future__ import annotations

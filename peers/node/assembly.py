@@ -1,8 +1,7 @@
-"""Putting a peer together from what its recipe says and what its run's folder holds."""
+"""Putting a peer together from its recipe and its run's folder."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from peers.audit.received_openings import OpenedClaims
 from peers.chain.chain import Chain
 from peers.codec.round_codec import ExchangeFormat, exchange_format
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import Remembered
 from peers.credit.rules import CreditRules, credit_rules
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.contributor import Contributor
@@ -22,6 +22,7 @@ from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.network.discovery import Crowd
 from peers.network.transport import Transport
+from peers.node.clock import MachineClock
 from peers.node.disk import NodeDisk
 from peers.node.key_rotation import waiting_changes
 from peers.node.node import Node
@@ -46,7 +47,7 @@ CLAIMED_FOLDER = "claimed"
 
 @dataclass(frozen=True)
 class _Terms:
-    """The folder of a run, and what follows from its recipe."""
+    """The folder of a run, and the terms that follow from its recipe."""
 
     folder: Path
     recipe: Recipe
@@ -83,17 +84,17 @@ def assemble_node(
     settings: NodeSettings,
     listener: Listener,
 ) -> Node:
-    """Put the peer together. Its engine stands where the chain and the state on disk say.
+    """Put the peer together. Its engine stands at the block that the chain and the state on disk give.
 
     Args:
-        run: its folder and its recipe.
+        run: the run's folder and its recipe.
         key: this peer's.
         state: the canonical state in the folder.
         transport: reaches other peers.
         crowd: finds them.
         trainer: trains and replays.
-        settings: what the volunteer chose; how much is spot-checked, the recipe says.
-        listener: is told what happens.
+        settings: the volunteer's; the number of spot checks is the recipe's.
+        listener: is told all events.
 
     Raises:
         StorageError: the disk refuses.
@@ -103,9 +104,7 @@ def assemble_node(
     ledger = _open_ledger(terms.folder, listener)
     chain = _load_chain(stored, ledger, state)
     exchange = ExchangeStore(terms.folder, terms.form)
-    own_claims = [
-        claim for claim in stored.store.claims(run=terms.rules.run) if claim.body.peer == key.peer_id
-    ]
+    own_claims = _own_claims(stored, key)
     history = _open_history(terms, own_claims)
     contributor = Contributor(
         terms.folder,
@@ -135,7 +134,7 @@ def assemble_node(
     )
 
 
-# ---------------------------------------------------------------- what lies on disk
+# ---------------------------------------------------------------- the disk
 
 
 def _open_chain(terms: _Terms, listener: Listener, *, state_round: int) -> StoredChain:
@@ -177,6 +176,12 @@ def _load_chain(stored: StoredChain, ledger: LedgerStore, state: CanonicalState)
     return chain
 
 
+def _own_claims(stored: StoredChain, key: SigningKey) -> list[Signed[Claim]]:
+    """Return the claims on disk that were made with this key."""
+    claims = stored.store.claims(run=stored.credit.protocol.run)
+    return [claim for claim in claims if claim.body.peer == key.peer_id]
+
+
 def _open_history(terms: _Terms, own_claims: Sequence[Signed[Claim]]) -> ContributionHistory:
     return ContributionHistory(
         terms.folder,
@@ -207,15 +212,17 @@ def _engine(
         chain=chain,
         head=head,
         state_digest=_digest_at(state, chain, head) or stored.genesis_digest,
-        state_is_here=state.clean and state.block == head,
-        promise=store.promise(),
-        state_round=state.round,
-        checkpoint=store.checkpoint(run=run),
-        evidence=store.evidence(run=run),
-        own_words=[word for word in store.words(run=run) if word.body.peer == key.peer_id],
-        own_changes=waiting_changes(terms.folder),
-        own_claims=own_claims,
-        now=time.monotonic(),
+        remembered=Remembered(
+            promise=store.promise(),
+            own_claims=own_claims,
+            state_is_here=state.clean and state.block == head,
+            state_round=state.round,
+            checkpoint=store.checkpoint(run=run),
+            evidence=store.evidence(run=run),
+            own_words=[word for word in store.words(run=run) if word.body.peer == key.peer_id],
+            own_changes=waiting_changes(terms.folder),
+        ),
+        now=MachineClock().now(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Messages to other peers and from them, and what a node fetches of others: heads, rosters, blocks."""
+"""Correspondence with other peers: messages out and in, and fetching heads, rosters and blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Correspondence:
         self._run = run
 
     def send(self, peers: tuple[PeerId, ...], message: AnyMessage) -> None:
-        """Send a message to each of `peers`, beside everything else; a failure is nobody's concern."""
+        """Send a message to each of `peers`, beside everything else; failures are passed over."""
         request = Request(kind_of(message), message.canonical(), limit=0, timeout=MESSAGE_TIMEOUT)
         for peer in peers:
             self._host.spawn(self._send(peer, request))
@@ -76,7 +76,7 @@ class Correspondence:
         try:
             answer = await self._host.call(peer, request)
         except (UnreachableError, RemoteError, MessageError):
-            self._host.take(do.BlocksFetched(peer, ()))  # whom to ask instead is up to the engine
+            self._host.take(do.BlocksFetched(peer, ()))  # the engine chooses another peer
             return
         blocks: list[Signed[Block]] = []
         try:

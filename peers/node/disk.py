@@ -1,4 +1,4 @@
-"""What a node keeps in its run's folder, in one place: chain, ledger, state, segments, contributions."""
+"""The disk of a node: chain, ledger, state, segments and contributions in its run's folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from peers.training.start_weights import StartWeights
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NodeDisk:
-    """The parts of a node that keep something.
+    """The parts of a node that keep files.
 
     Attributes:
-        chain: blocks, and what a crash must not forget.
+        chain: blocks, own claims and operations, the promise.
         ledger: derived from the blocks up to the head.
-        state: the canonical state, and what brings it to a block.
+        state: the canonical state, and the means to bring it to a block.
         exchange: segments, own and others'.
         contributor: own contributions and their error feedback.
         starts: the weights from which windows ahead start; None if there are no such windows.

@@ -3,12 +3,12 @@
 Every input goes straight into the engine, on the event loop. Each effect that comes out is carried out here:
 the quick ones at once, the slow ones by the node's parts as tasks, whose outcome is the next input.
 
-    correspondence.py                messages, and what is fetched of other peers
+    correspondence.py                messages, and fetching of heads, rosters and blocks
     peers/training/window_tasks.py   windows and replays, in a thread of their own
     peers/exchange/transfers.py      the exchange: segments out and in, averaging, spot checks
     peers/sync/state_sync.py         the canonical state
     peers/audit/                     audits of others' claims, and openings of own ones
-    disk.py                          what is kept
+    disk.py                          chain, ledger, state, segments, contributions
     running.py                       tasks, worker threads, failures
 
 To all of these the node is the host (peers/exchange/host.py).
@@ -17,20 +17,20 @@ To all of these the node is the host (peers/exchange/host.py).
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from peers.audit.auditor import Auditing, AuditParts
 from peers.audit.responder import Answering
-from peers.chain.rebuild import KeptFinal
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import save
 from peers.exchange.host import Result
 from peers.exchange.transfers import ExchangeTasks
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
 from peers.network.transport import Request, Transport
+from peers.node.clock import MachineClock
 from peers.node.correspondence import Correspondence
 from peers.node.disk import NodeDisk
 from peers.node.running import RunningTasks
@@ -43,15 +43,6 @@ from recipes.errors import ManyhandsError, MessageError, NetworkError, Unreachab
 from recipes.keys.keys import PeerId
 
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
-_Saved = (
-    do.SaveBlock
-    | do.SavePromise
-    | do.SaveFinal
-    | do.SaveEvidence
-    | do.SaveCheckpoint
-    | do.SaveClaim
-    | do.SaveWord
-)
 
 
 class Node:
@@ -72,14 +63,14 @@ class Node:
         """Put it together. Nothing runs yet.
 
         Args:
-            engine: decides what is to be done.
+            engine: decides on the effects.
             transport: reaches other peers.
             crowd: finds them.
-            disk: what is kept.
+            disk: keeps the run's files.
             trainer: trains and replays.
-            settings: what the volunteer chose.
-            audits: of which audits, and openings to auditors, are made.
-            listener: is told what happens.
+            settings: the volunteer's.
+            audits: the parts that audit, and open own claims to auditors.
+            listener: is told all events.
         """
         self.engine = engine
         self.transport = transport
@@ -90,7 +81,8 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._gates: dict[PeerId, asyncio.Semaphore] = {}
         self._finished = False
-        self._adopted_at = time.monotonic()
+        self._clock = MachineClock()
+        self._adopted_at = self._clock.now()
         self.correspondence = Correspondence(self, run=engine.rules.run)
         self.windows = WindowTasks(
             self,
@@ -120,7 +112,7 @@ class Node:
         """Take part until asked to leave and done; return whether the last round was finished.
 
         Raises:
-            ManyhandsError: what cannot be mended here: disk, network daemon, a state that will not agree.
+            ManyhandsError: something failed past mending: disk, network daemon, a state that will not agree.
         """
         self._keep_for_audits()
         self.spawn(self._keep_acquainted())
@@ -172,15 +164,18 @@ class Node:
     def take(self, happened: do.Input) -> None:
         """Hand the engine an input, carry out its effects, and set the alarm that it asks for.
 
-        The caller, be it an alarm or a stranger's message, cannot mend what goes wrong: it ends the node.
+        Its callers, such as an alarm or a stranger's message, cannot mend a failure: so it ends the node.
         """
         if self._running.over.is_set():
             return
-        now = time.monotonic()
+        now = self._clock.now()
         try:
             for effect in self.engine.handle(happened, now):
                 self._carry_out(effect)
-        except (ManyhandsError, OSError) as error:  # what was to follow, such as a signature, must not
+        except (
+            ManyhandsError,
+            OSError,
+        ) as error:  # the effects after it, such as a signature, are not
             self._running.fail(error)
             return
         if self._timer is not None:
@@ -192,7 +187,7 @@ class Node:
             self._timer = loop.call_later(delay, self.take, do.Tick())
 
     def tell(self, event: Event) -> None:
-        """Tell the listener what happened."""
+        """Tell the listener of an event."""
         self._listener.tell(event)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -216,7 +211,7 @@ class Node:
             return await self.transport.call(peer, request)
 
     def blame(self, peer: PeerId, error: MessageError) -> None:
-        """Hold what `error` says against the peer that sent it, if it is an offence."""
+        """Count an error against the peer that caused it, if it is an offence."""
         self.transport.blame(peer, error)
 
     # ------------------------------------------------------------ effects
@@ -259,28 +254,11 @@ class Node:
             case do.Leave():
                 self._finished = True
                 self._running.over.set()
-            case _:
-                self._save(effect)
-
-    def _save(self, effect: _Saved) -> None:
-        """Keep on disk what must be there before anything follows from it."""
-        store = self.disk.chain.store
-        match effect:
-            case do.SaveBlock(block):
-                store.save(block)
-            case do.SavePromise(promise):
-                store.save_promise(promise)
-            case do.SaveFinal(round_number, block_hash, settled):
-                store.save_final(KeptFinal(round_number, block_hash, settled))
-            case do.SaveEvidence(culprit, evidence):
-                store.save_evidence(culprit, evidence)
-            case do.SaveCheckpoint(checkpoint):
-                store.save_checkpoint(checkpoint)
             case do.SaveClaim(claim):
                 self.disk.contributor.name_claim(claim.hash)
-                store.save_claim(claim)
-            case do.SaveWord(word):
-                store.save_word(word)
+                save(effect, self.disk.chain.store)
+            case _:
+                save(effect, self.disk.chain.store)
 
     async def _apply(self, block: str) -> None:
         state, link = self.disk.state, self.engine.chain.link(block)
@@ -298,12 +276,12 @@ class Node:
         self.take(do.Applied(block, digest, checked))
 
     def _follow_head(self, block: str) -> None:
-        self._adopted_at = time.monotonic()
+        self._adopted_at = self._clock.now()
         self.disk.follow(self.engine.chain, block)
         self._keep_for_audits()
 
     def _keep_for_audits(self) -> None:
-        """Keep what the audits of the accounts at the head may ask for, of this peer and of its state."""
+        """Keep the openings and the states that the audits in the accounts at the head may ask for."""
         self.disk.state.keep_for_audits(self.auditing.oldest_state_needed())
         self.spawn(self.answering.keep_drawn())
 
@@ -311,11 +289,11 @@ class Node:
         await asyncio.sleep(0)  # the engine's step is over first
         self.take(do.ChainReloaded(self.disk.reload_chain()))
 
-    # ------------------------------------------------------------ what others ask (serving.py)
+    # ------------------------------------------------------------ answers to others (serving.py)
 
     def head_notice(self) -> HeadNotice | None:
-        """Return what this peer says of its head, or None while it is still finding it."""
-        return self.engine.head_notice(age_seconds=time.monotonic() - self._adopted_at)
+        """Return this peer's notice of its head, or None while it is still finding it."""
+        return self.engine.head_notice(age_seconds=self._clock.now() - self._adopted_at)
 
     async def prove(self, spot: SpotCheck) -> bytes:
         """Answer a spot check: all chunks of each part are hashed for it.

@@ -8,7 +8,7 @@
     segment          a push (segment_store.py)       empty
     reduced          root (32 bytes)                  the reduced segment's frame
     check            roster, segment, chunk, parts    a proof a part, joined
-    audit            an auditor's (audit_request.py)  what it may see of an own claim (opening.py)
+    audit            an auditor's (audit_request.py)  the opening of an own claim (opening.py)
     recipe           empty                            recipe.toml, recipe.sig, joined
     tokenizer        empty                            tokenizer.json
     manifest         empty                            manifest.json
@@ -52,7 +52,7 @@ ANSWER_BYTES = 256 << 10  # of one answer with blocks: so much holds up a thin l
 
 
 def serve_node(node: Node) -> None:
-    """Answer what concerns rounds: messages, segments, spot checks, heads and blocks."""
+    """Answer the requests of rounds: messages, segments, spot checks, heads and blocks."""
     transport, exchange, chain_store = node.transport, node.disk.exchange, node.disk.chain.store
 
     def taker(kind: str) -> Handler:

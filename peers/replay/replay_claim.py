@@ -245,7 +245,7 @@ def _judge_by_hashes(
         expected_root=None,
     )
     codec = data.form.at(found.bare.parent.counters.tokens).codec
-    frames = feedback.compress(delta, codec=codec, returned=lambda _: ())
+    frames = feedback.compress(delta, codec=codec, returned={})
     roots = (contribution_root([frame.root() for frame in frames]).hex(), feedback.root().hex())
     if roots == (claim.contribution, claim.feedback):
         return Judgement("pass", "agrees")

@@ -94,7 +94,7 @@ class ChainStore:
         if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
             self.forgot = True
 
-    def save(self, block: Signed[Block]) -> None:
+    def save_block(self, block: Signed[Block]) -> None:
         """Keep a block.
 
         Raises:

@@ -10,26 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link
-from peers.codec.segment import SegmentFrame
 from peers.state.canonical_state import WEIGHTS_FILE, CanonicalState
+from peers.state.reduced_segments import ReducedSegments
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import MessageError, StateError
 from recipes.layout import Layout
 from recipes.schema.sections import OuterSection
 
 AUDIT_FOLDER = "audit"
-
-
-class ReducedSegments(Protocol):
-    """Has reduced segments on disk (peers.exchange.segment_store.ExchangeStore)."""
-
-    def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame: ...
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ async def fetch_run(
     Of the data, only `parts` are fetched: a peer that does not train needs no text to train on.
 
     Raises:
-        UnreachableError: nobody who answers has it.
+        UnreachableError: no peer that answers has it.
         RecipeError: the recipe's signature does not hold.
         StorageError: the disk refuses.
     """
@@ -169,7 +169,7 @@ class _Asker:
 
 
 def _as_lie(error: ManyhandsError) -> MessageError:
-    """Return what to hold against a peer whose answer a reader of files refused: it is not what was named."""
+    """Return the offence of a peer whose answer a reader of files refused: it is not what was named."""
     return error if isinstance(error, MessageError) else MessageError(str(error), offence=Offence.FALSE)
 
 

@@ -1,7 +1,7 @@
 """Which snapshots there are to be had, and the manifest of one that the chain vouches for.
 
-Of the hundreds of snapshots that a long chain vouches for, each peer holds two or three. What a peer says of
-that is its word: it is asked for one manifest, and for no second one if it does not give the first.
+Of the hundreds of snapshots that a long chain vouches for, each peer holds two or three. What a peer claims
+to hold is not proven: it is asked for one manifest, and for no second one if it does not give the first.
 """
 
 from __future__ import annotations

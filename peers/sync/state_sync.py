@@ -105,7 +105,7 @@ class StateSync:
         """Make the state the one after block `target`; return its digest, hex.
 
         Raises:
-            UnreachableError: what is needed can be had from nobody, for now.
+            UnreachableError: no peer has what is needed, for now.
             MessageError: a block on the way starts from a state that nobody vouches for.
             StateError: this machine computes another state than everybody else.
         """
@@ -161,7 +161,7 @@ class StateSync:
         return block in chain and chain.path(block, target) is not None
 
     def _worth_a_snapshot(self, base: int, target: str, chain: Chain) -> bool:
-        """Say whether fetching a snapshot moves fewer bytes than fetching each block's reduced segments."""
+        """Return whether a snapshot moves fewer bytes than the reduced segments of each block."""
         links = _links_between(base, target, chain)
         missing = sum(
             reduction.bytes
@@ -183,9 +183,9 @@ class StateSync:
         return False
 
     async def _fetch_newest(self, target: str, chain: Chain, *, above: int) -> bool:
-        """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one.
+        """Fetch the newest snapshot after round `above` that the chain vouches for; False if there is none.
 
-        Those who may have some are asked which, all at once: of the hundreds that a long chain vouches for,
+        The peers are asked which they hold, all at once: of the hundreds that a long chain vouches for,
         two or three are still held. One that was begun and can still be had comes first: while a thin line
         fetches one, newer ones appear.
         """
@@ -203,7 +203,7 @@ class StateSync:
                 await self._stand_at(manifest, chain)
             except (UnreachableError, MessageError) as error:
                 self._listener.tell(Notice(f"No snapshot of round {manifest.round}: {error}"))
-                self._given_up.add(manifest.round)  # it may be named by who has no pieces of it
+                self._given_up.add(manifest.round)  # peers may name it that have no pieces of it
                 offers = [offer for offer in offers if offer[0] != manifest.round]
             else:
                 self._given_up.clear()
@@ -223,7 +223,7 @@ class StateSync:
         """Fetch a snapshot and stand there.
 
         Raises:
-            UnreachableError: nobody has it.
+            UnreachableError: no peer has it.
         """
         await self._stand_at(await self._agreed_manifest(round_number, target, chain), chain)
 
@@ -233,10 +233,10 @@ class StateSync:
         await asyncio.to_thread(self.state.restore, manifest.round)
 
     async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> SnapshotManifest:
-        """Return the manifest whose digest the chain vouches for, from here or from whoever has it.
+        """Return the manifest whose digest the chain vouches for, from here or from a peer that has it.
 
         Raises:
-            UnreachableError: nobody has it.
+            UnreachableError: no peer has it.
         """
         own = self.state.snapshots.manifest(round_number)
         if own is not None and is_agreed(own, round_number, target, chain):

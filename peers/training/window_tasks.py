@@ -46,17 +46,17 @@ TRAINING_NICENESS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
-    """What a volunteer may choose about its own node, and the recipe's spot checks."""
+    """A volunteer's choices about its own node, and the recipe's number of spot checks."""
 
     validate_every: int = 0  # rounds; 0: never
     validation_slots: int = 64
-    audits: bool = True  # whether to replay what the chain asks this peer to
+    audits: bool = True  # whether to replay the claims that the chain gives to this peer
     spot_checks: int = 4  # chunks a round
 
 
 @dataclass(eq=False)
 class _Begun:
-    """A window that was ordered, and what became known of it since."""
+    """A window that was ordered, and the facts that came since."""
 
     number: int  # of the trainer's order
     order: do.Train
@@ -72,7 +72,7 @@ class _Begun:
 
 
 class WindowTasks:
-    """Trains what the engine orders, one window after the other, and reports what each came to."""
+    """Trains the windows that the engine orders, one after the other, and reports the outcome of each."""
 
     def __init__(
         self,
@@ -89,14 +89,14 @@ class WindowTasks:
         """Put it together.
 
         Args:
-            host: takes what windows came to, and has the worker thread.
+            host: takes the outcome of windows, and has the worker thread.
             engine: has the chain and the own claims.
             trainer: does the training.
             contributor: makes contributions of windows.
             exchange: has the own contribution's segments.
             state_sync: has the canonical state.
             starts: makes the weights from which windows ahead start; None if there are no such windows.
-            settings: what the volunteer chose.
+            settings: the volunteer's.
         """
         self._host = host
         self._engine = engine
@@ -114,7 +114,7 @@ class WindowTasks:
         self._replaying = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="training", initializer=yield_to_others)
 
-    # ------------------------------------------------------------ what the engine orders
+    # ------------------------------------------------------------ the engine's orders
 
     def train(self, order: do.Train) -> None:
         """Let the window that still runs come to nothing, then train the next."""
@@ -253,7 +253,7 @@ class WindowTasks:
         return not order.ahead and self._state_sync.state.block != order.parent
 
     def _compute_window(self, window: _Begun, weights: SharedBuffer) -> tuple[Window, float]:
-        """Train, and return what came of it, with the seconds that the trainer had stood still before."""
+        """Train, and return the outcome, with the seconds that the trainer had stood still before."""
         began = time.monotonic()
         waited = began - self._computed_until if self._computed_until is not None else 0.0
         result = self._trainer.train(

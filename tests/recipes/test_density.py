@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from rounds import Swarm
 from peers.chain.chain import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.contribution_store import ContributionHistory
+from peers.exchange.residual_returns import IncludedSegment
+from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.length_prefixed import join_parts, split_parts
-from peers.simulation.simulator import DENSITIES, World
+from peers.simulation.simulator import DENSITIES, World, WorldForm
 from peers.simulation.virtual_disk import DiskAfter
 from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
@@ -148,7 +152,7 @@ def test_a_spot_check_convicts_a_reducer_that_averages_at_another_density(tmp_pa
     reducer, checker = exchange.stores[REDUCER], exchange.stores[CHECKER]
     reduction = exchange.reduce(1, by=REDUCER)
     values = reducer.read_reduced(reduction.root, tokens=100).decode().dense()
-    fewer = replace(EARLY.at(100).reduced_codec, keep=31)
+    fewer = SparseCodec(keep=31, level_bits=LASTING.reduced_level_bits)
     kept = fewer.decode(fewer.encode(values)).dense()
     forged = SegmentFrame.encode(kept, codec=EARLY.at(100).reduced_codec)
     false = reduction.model_copy(update={"root": forged.root().hex(), "bytes": len(forged.to_bytes())})
@@ -181,6 +185,11 @@ def test_equal_chunks_of_rounds_of_two_densities_are_kept_once_and_serve_both(tm
 # ---------------------------------------------------------------- own contributions
 
 
+class NothingIncluded:
+    def included(self, _round_number: int, _claim: str) -> Mapping[int, IncludedSegment]:
+        return {}
+
+
 def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_as_it_was(
     tmp_path: Path,
 ) -> None:
@@ -190,8 +199,9 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
     def opened() -> ContributionHistory:
         return ContributionHistory(tmp_path, layout=layout, form=EARLY, decay=1.0)
 
+    none_reduced = ExchangeStore(tmp_path, EARLY)
     first = opened().compress_and_keep(
-        1, delta, tokens=99, outcome=lambda *_: None, reduced=lambda *_: None, source=None
+        1, delta, tokens=99, outcomes=NothingIncluded(), reduced=none_reduced, source=None
     )
     opened().name_claim("ab" * 32)
     again = opened().frame("ab" * 32, 2)
@@ -201,8 +211,8 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
         2,
         np.zeros_like(delta),
         tokens=100,
-        outcome=lambda *_: {},
-        reduced=lambda *_: None,
+        outcomes=NothingIncluded(),
+        reduced=none_reduced,
         source="ab" * 32,
     )
     largest = first.frames[0].decode()
@@ -217,7 +227,7 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
 def test_a_swarm_in_virtual_time_goes_through_two_densities_and_forks_without_a_state_of_its_own() -> None:
     lasting = DENSITIES.lasting
     early = ((4_000, lasting.scaled(4)), (20_000, lasting.scaled(2)))
-    world = World(seed=5, peers=5, densities=DensitySchedule(lasting, early))
+    world = World(seed=5, peers=5, form=WorldForm(densities=DensitySchedule(lasting, early)))
     for number in range(4):
         world.start(f"p{number}", at=0.1 * number)
     world.crash("p2", at=25.0, disk=DiskAfter.TORN)

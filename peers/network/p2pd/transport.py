@@ -7,7 +7,7 @@
 libp2p encrypts, and proves each peer's id. A stranger can hold only a few requests open, and none for ever.
 
 A peer that keeps sending what no honest peer sends is banned for a while (peer_scores.py). A banned peer is
-neither answered nor asked: what it says is not worth its transfer, and an answer of its would have to be
+neither answered nor asked: what it sends is not worth its transfer, and its answers would have to be
 believed or checked.
 """
 
@@ -107,7 +107,7 @@ class P2pdTransport:
         settings: TransportSettings | None = None,
         listener: Listener = NOBODY_LISTENS,
     ) -> P2pdTransport:
-        """Start p2pd and join the other peers at any of the `bootstrap` addresses; with none, be the first.
+        """Start p2pd, and join the other peers at any of the `bootstrap` addresses; with none, be the first.
 
         Args:
             key_path: this peer's identity; made there if it is missing.
@@ -179,7 +179,7 @@ class P2pdTransport:
         self._discipline.blame(peer, error)
 
     async def addresses(self) -> tuple[str, ...]:
-        """Return the full addresses at which others may reach us, as p2pd sees them now, the best first.
+        """Return the full addresses at which others may reach this peer, as p2pd sees them, the best first.
 
         Raises:
             NetworkError: p2pd is gone.
@@ -258,7 +258,7 @@ class P2pdTransport:
             raise UnreachableError(f"{peer} hung up instead of answering {request.kind!r}.") from error
 
     async def announce(self, presence: Presence) -> bool:
-        """Sign our presence and post it on the run's notice board, for 75 s; False if nobody took it.
+        """Sign this peer's presence and post it on the run's notice board, for 75 s; False if nobody took it.
 
         Raises:
             MessageError: it is larger than 2 KiB.
@@ -266,7 +266,7 @@ class P2pdTransport:
         return await self._once_up(lambda: self._uplink.board.post(presence))
 
     async def roll_call(self) -> dict[PeerId, Presence]:
-        """Return who is on the run's notice board, ourselves included if we announced ourselves."""
+        """Return the notices on the run's board, by peer."""
         run = self._run_id
         return await self._once_up(lambda: self._uplink.board.read(run)) if run is not None else {}
 

@@ -19,7 +19,7 @@ from benchmarks.convergence.exchange import Exchange, Feedback, compress
 from benchmarks.convergence.plot import best_of_each_kind, plot
 from benchmarks.convergence.report import Result, read, summarise, write
 from benchmarks.convergence.run import Task, run
-from peers.codec.codec import Codec
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.error_feedback import ErrorFeedback, Returned
 from peers.training.interface import SharedBuffer, TrainOrder
 from recipes.corpus import TokenArray
@@ -53,13 +53,13 @@ def _layout(chunks: int = 8, segments: int = 2) -> Layout:
 
 
 def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Path) -> None:
-    layout, codec = _layout(), Codec(keep=64, level_bits=1)
+    layout, codec = _layout(), SparseCodec(keep=64, level_bits=1)
     files = ErrorFeedback(tmp_path, layout=layout, decay=0.95, expected_root=None)
     arrays = Feedback(layout, decay=0.95)
     returned: list[list[Returned]] = [[], []]
     for number in range(4):
         delta = _deltas(layout, 1, seed=number)[0]
-        by_files = files.compress(delta, codec=codec, returned=returned.__getitem__)
+        by_files = files.compress(delta, codec=codec, returned=dict(enumerate(returned)))
         by_arrays = arrays.compress(delta, returned=returned, codec=codec, choose="chunk")
         assert [f.to_bytes() for f in by_files] == [sent.frame.to_bytes() for sent in by_arrays]
         sent = by_files[0].decode()
@@ -69,7 +69,7 @@ def test_error_feedback_over_arrays_is_that_over_files_bit_for_bit(tmp_path: Pat
 def test_the_largest_of_a_segment_are_as_many_as_those_of_each_chunk() -> None:
     values = _deltas(_layout(), 1)[0].reshape(8, CHUNK_VALUES)
     values[0] *= 3
-    codec = Codec(keep=64, level_bits=1)
+    codec = SparseCodec(keep=64, level_bits=1)
     chosen = compress(values, codec, "segment").decode()
     assert chosen.positions.size == 8 * 64
     assert np.count_nonzero(chosen.positions < CHUNK_VALUES) > 128

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from peers.audit.comparing import chunk_gap, sample_chunks
 from peers.audit.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
-from peers.codec.codec import Codec
+from peers.codec.interface import Codec
 from peers.codec.segment import ChunkProof
+from peers.codec.sparse_codec import SparseCodec
 from peers.credit.sampling import MOST_OPENED, chunks_to_open
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import LossTrace
@@ -24,7 +25,7 @@ from recipes.errors import MessageError, Offence, StateError
 from recipes.formats import blake3_tree
 from recipes.layout import CHUNK_VALUES, Layout, lay_out
 
-CODEC = Codec(keep=64, level_bits=1)
+CODEC = SparseCodec(keep=64, level_bits=1)
 SMALL = OpeningForm(layout=LAYOUT, places=(0, 2, 5), codec=CODEC, earlier_codec=CODEC)
 
 
@@ -284,7 +285,9 @@ def opening_of(form: OpeningForm, *, noise: bool, seed: int = 0, steps: int = 30
 def test_an_opening_comes_back_as_it_was(chunks: int, segments: int, noise: bool, seed: int) -> None:
     layout = lay_out([("weight", (chunks * segments * CHUNK_VALUES,))], segments=segments)
     places = chunks_to_open(seed.to_bytes(8, "big"), "", layout.chunks)
-    form = OpeningForm(layout=layout, places=places, codec=CODEC, earlier_codec=Codec(keep=32, level_bits=2))
+    form = OpeningForm(
+        layout=layout, places=places, codec=CODEC, earlier_codec=SparseCodec(keep=32, level_bits=2)
+    )
     data = opening_of(form, noise=noise, seed=seed).to_bytes()
     assert form.parse(data).to_bytes() == data
 
@@ -308,7 +311,7 @@ BILLION = lay_out([("weight", (10**9,))], segments=64)
 
 
 def form_of(layout: Layout) -> OpeningForm:
-    usual = Codec(keep=64, level_bits=2)
+    usual = SparseCodec(keep=64, level_bits=2)
     places = chunks_to_open(b"seed", "claim", layout.chunks)
     return OpeningForm(layout=layout, places=places, codec=usual, earlier_codec=usual)
 

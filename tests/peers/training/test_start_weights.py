@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from rounds import Swarm, keys_of
 
-from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.training.interface import SharedBuffer
 from peers.training.start_weights import StartWeights, own_share
 from recipes.layout import CHUNK_VALUES, Layout
 from recipes.slots import total
 
 LAYOUT = Layout(spans=(), size=5 * CHUNK_VALUES - 7, chunks=6, segments=3)
-CODEC = Codec(keep=16, level_bits=2)
+CODEC = SparseCodec(keep=16, level_bits=2)
 
 
 @pytest.fixture

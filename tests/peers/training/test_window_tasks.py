@@ -14,9 +14,9 @@ import pytest
 from hosts import BenchHost
 from rounds import Swarm, name
 
-from peers.codec.codec import Codec
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.consensus.effects import GoOn, Train, WindowEnded
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Validated, WindowFinished
@@ -27,7 +27,7 @@ from recipes.density import Density, DensitySchedule
 from recipes.layout import CHUNK_VALUES, Layout
 
 LAYOUT = Layout(spans=(), size=CHUNK_VALUES, chunks=1, segments=1)
-CODEC = Codec(keep=1, level_bits=0)
+CODEC = SparseCodec(keep=1, level_bits=0)
 PARENT, BLOCK = name("parent"), name("block")
 SLOTS = ((0, 8),)
 
