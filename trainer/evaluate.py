@@ -85,7 +85,7 @@ def answer(folder: Path) -> None:
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with the run's recipe and validation data.")],
 ) -> None:
-    """Say the validation loss of each file of weights that is named on standard input."""
+    """Print the validation loss of each file of weights that is named on standard input."""
     os.nice(LOW_PRIORITY)
     with plain_errors():
         answer(folder)
