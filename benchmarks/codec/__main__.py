@@ -31,9 +31,10 @@ from benchmarks.codec.figures import Record, content_bits, draw, spread, table_o
 from benchmarks.codec.rivals import MeasuredCodec, Ours, SparseLoCo, hivemind_codecs
 from benchmarks.codec.values import GAUSSIAN, REAL, STUDENT, blocks_of
 from benchmarks.harness.peak_memory import peak_bytes_beyond
-from peers.codec.codec import Codec
+from peers.codec.interface import Selector
 from peers.codec.segment import SegmentFrame
-from peers.codec.selection import Selector, select_largest
+from peers.codec.selection import select_largest
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.averaging import reduce_segment
 from peers.exchange.error_feedback import ErrorFeedback
 from recipes.command import plain_errors
@@ -43,7 +44,7 @@ from recipes.layout import CHUNK_VALUES, lay_out
 _BLOCK_CHUNKS = 256
 _BLOCK = _BLOCK_CHUNKS * CHUNK_VALUES
 _DENSITIES = ((64, 1), (128, 2), (256, 2), (256, 3))
-_CONTRIBUTION, _REDUCED = Codec(64, 1), Codec(256, 3)
+_CONTRIBUTION, _REDUCED = SparseCodec(64, 1), SparseCodec(256, 3)
 _REDUCED_PARTS = 8
 _PEAK_CHUNKS = 4096  # 64 MiB of values
 Clock = Callable[[], float]
@@ -108,7 +109,7 @@ def contribute_rates(blocks: int, select: Selector, clock: Clock) -> list[float]
         feedback = ErrorFeedback(Path(folder), layout=layout, decay=0.95, expected_root=None)
         for _ in range(blocks):
             began = clock()
-            feedback.compress(delta, codec=_CONTRIBUTION, returned=lambda _: (), select=select)
+            feedback.compress(delta, codec=_CONTRIBUTION, returned={}, select=select)
             rates.append(delta.size / (clock() - began) / 1e6)
     return rates
 
@@ -119,14 +120,14 @@ def _energy(values: NDArray[np.float32]) -> float:
 
 def _codecs(device: str, only: str, note: Callable[[str], None]) -> tuple[list[MeasuredCodec], Selector]:
     """Return the codecs whose names contain `only`, and what selects the largest values on the device."""
-    ours: list[MeasuredCodec] = [Ours(Codec(keep, level_bits)) for keep, level_bits in _DENSITIES]
+    ours: list[MeasuredCodec] = [Ours(SparseCodec(keep, level_bits)) for keep, level_bits in _DENSITIES]
     select: Selector = select_largest
     if device != "cpu":
         from trainer.device_selection import selector_on
 
         select = selector_on(device)
         select(np.ones((1, CHUNK_VALUES), dtype=np.float32), 1)  # the first call sets the GPU up
-        ours += [Ours(Codec(keep, bits), select, f", {device}") for keep, bits in ((64, 1), (256, 3))]
+        ours += [Ours(SparseCodec(keep, bits), select, f", {device}") for keep, bits in ((64, 1), (256, 3))]
     sparse = [*ours, SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
     return [codec for codec in sparse if only in codec.name] + hivemind_codecs(only, note), select
 

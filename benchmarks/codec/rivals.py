@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.codec.bit_packing import pack_fields, read_fields, words_of
-from peers.codec.codec import Codec
+from peers.codec.interface import Selector
 from peers.codec.segment import SegmentFrame
-from peers.codec.selection import Selector, select_largest
+from peers.codec.selection import select_largest
+from peers.codec.sparse_codec import SparseCodec
 from peers.network.framing import request_head_bytes
 from peers.protocol.length_prefixed import join_parts
 from recipes.formats.blake3_tree import HASH_BYTES, path
@@ -52,7 +53,7 @@ class MeasuredCodec(Protocol):
 class Ours:
     """The project's codec; its `header_bytes` are what surrounds one segment on its way to a reducer."""
 
-    codec: Codec
+    codec: SparseCodec
     select: Selector = select_largest
     where: str = ""
 

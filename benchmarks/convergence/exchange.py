@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.convergence.arms import Arm, Choose
-from peers.codec.codec import Codec, SparseChunks
+from peers.codec.interface import SparseChunks
 from peers.codec.levels import magnitude_keys
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.averaging import averages, clip_factors
 from peers.exchange.error_feedback import Returned, from_bfloat16, to_bfloat16
 from peers.state.canonical_state import CanonicalState
@@ -78,7 +79,7 @@ class Feedback:
         self.norm = 0.0
 
     def compress(
-        self, delta: Values, *, returned: Sequence[Iterable[Returned]], codec: Codec, choose: Choose
+        self, delta: Values, *, returned: Sequence[Iterable[Returned]], codec: SparseCodec, choose: Choose
     ) -> list[Sent]:
         """Do what `ErrorFeedback.contribute` does, with the choice of values given."""
         segments = []
@@ -100,7 +101,7 @@ class Feedback:
         return segments
 
 
-def compress(values: Values, codec: Codec, choose: Choose) -> SegmentFrame:
+def compress(values: Values, codec: SparseCodec, choose: Choose) -> SegmentFrame:
     """Encode a segment, float32 of shape (chunks, 4096): `codec.keep` values of each chunk, or on average.
 
     Chosen over the segment, a chunk keeps at most `_ROOM` times its share, and the codec's count field says
@@ -115,7 +116,7 @@ def compress(values: Values, codec: Codec, choose: Choose) -> SegmentFrame:
     # Of equal ones the first: averages of a few levels have many that are equal.
     chosen[np.flatnonzero(keys == threshold)[: total - np.count_nonzero(chosen)]] = True
     kept = np.where(chosen.reshape(values.shape), values, np.float32(0.0))
-    room = Codec(keep=min(CHUNK_VALUES, _ROOM * codec.keep), level_bits=codec.level_bits)
+    room = SparseCodec(keep=min(CHUNK_VALUES, _ROOM * codec.keep), level_bits=codec.level_bits)
     return SegmentFrame.encode(kept, codec=room)
 
 
@@ -179,7 +180,7 @@ class Exchange:
             return Traffic(size, size, upload), self._everybody(self.weights)
         self._weights = [1.0] * self._workers if weights is None else list(weights)
         density = arm.density(progress)
-        codec = Codec(keep=_scaled(arm.keep, density), level_bits=arm.level_bits)
+        codec = SparseCodec(keep=_scaled(arm.keep, density), level_bits=arm.level_bits)
 
         def compress(worker: int) -> list[Sent]:
             returned = self._returned[worker]
@@ -228,7 +229,7 @@ class Exchange:
     def _reduce(self, contributions: Sequence[Sequence[Sent]], *, density: float, number: int) -> int:
         """Average, compress, and move the canonical state; return the bytes of all reduced segments."""
         arm, layout = self._arm, self._layout
-        codec = Codec(keep=_scaled(arm.reduced_keep, density), level_bits=arm.reduced_level_bits)
+        codec = SparseCodec(keep=_scaled(arm.reduced_keep, density), level_bits=arm.reduced_level_bits)
         average = np.empty(layout.padded, dtype=np.float32)
 
         def reduce(segment: int) -> SegmentFrame:

@@ -162,7 +162,7 @@ class Observer:
         except DataError as error:
             self._refuse(peer, MessageError(str(error)))
         for signed in new:
-            self._store.save(signed)
+            self._store.save_block(signed)
         return new
 
     async def _blocks(self, peer: PeerId, after_round: int) -> list[Signed[Block]]:

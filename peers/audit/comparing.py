@@ -1,10 +1,10 @@
-"""How far a replay lies from what a peer claimed: by its loss trace, and by the chunks that it opened.
+"""How far a replay lies from a claim: by its loss trace, and by the chunks that its author opened.
 
 Honest work differs a little between kinds of processors, in precision and in the order of sums, and those
-differences grow with the steps. So nothing here is a yes or no but one thing, whether chunks follow from the
-codec: all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
+differences grow with the steps. So only one thing here is a yes or no, whether chunks follow from the codec:
+all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
 
-What a peer opens may hold anything. Shapes are the caller's to check; values need not be finite.
+An opening may hold anything. Shapes are the caller's to check; values need not be finite.
 """
 
 from __future__ import annotations
@@ -16,20 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec, SparseChunks
-from peers.codec.levels import SMALLEST_KEY
+from peers.codec.interface import Codec, SparseChunks
 from peers.exchange.error_feedback import from_bfloat16
 from recipes.layout import CHUNK_VALUES
 
 _ROUNDING = 2.0**-8 * (1 + 2.0**-10)
 """By how much of its size rounding to bfloat16 moves a value of E at most."""
-
-_SMALLEST = float(np.uint32(SMALLEST_KEY).view(np.float32))
-"""The least magnitude that the codec keeps."""
-
-# The rounding moves levels by a code at most: their squared error, against the codec's own.
-_WORSE_FIT = 1.1
-_WORSE_FIT_OF_ALL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,11 +39,11 @@ class TraceGap:
 
 @dataclass(frozen=True, eq=False)
 class OpenedChunks:
-    """What a peer opens of some chunks of a contribution and of its error feedback.
+    """Some opened chunks of a contribution and of its error feedback.
 
     Attributes:
         before: E before the round, the bits of bfloat16, shape (chunks, 4096).
-        returned: what came back to E in that round, float32, same shape; it follows from the chain.
+        returned: the values that came back to E in that round, float32, same shape, by the chain.
         after: E after the round, as `before`.
         sent: the contribution's values in these chunks.
     """
@@ -101,7 +93,7 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     window E holds far more than the window gave, and its rounding alone can be a tenth of that.
 
     Args:
-        opened: what the peer opened.
+        opened: the opened chunks.
         replayed: the replay's pseudo-gradient in these chunks, float32, shape (chunks, 4096).
         codec: what that round's contributions are encoded with.
         decay: the recipe's `exchange.feedback_decay`.
@@ -117,7 +109,8 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     direction, length = _angle_and_length(made, replayed.astype(np.float64))
     chosen = codec.decode(codec.encode(carried + replayed)).positions
     return ChunkGap(
-        sound=_is_sound(wanted, unsure, opened.sent, codec),
+        # What is left of a value far below its level is rounded by more than the value's own last digit.
+        sound=codec.could_have_kept(opened.sent, wanted, unsure),
         dropped=1.0 - _share_in_common(opened.sent.positions, chosen),
         direction=direction,
         length=length,
@@ -141,32 +134,6 @@ def _angle_and_length(opened: NDArray[np.float64], replayed: NDArray[np.float64]
         same = not opened.any() and not replayed.any()
         return (0.0, 0.0) if same else (1.0, 1.0)
     return max(0.0, 1.0 - product / norms), abs(product / squared - 1.0)
-
-
-def _is_sound(
-    wanted: NDArray[np.float32], unsure: NDArray[np.float32], sent: SparseChunks, codec: Codec
-) -> bool:
-    """Say whether `sent` is what the codec makes of `wanted`, of which each value is known within `unsure`.
-
-    What is left of a value far below its level is rounded by more than the value's own last digit.
-    """
-    magnitudes = np.abs(wanted)
-    kept = np.zeros(wanted.shape, dtype=bool)
-    kept.reshape(-1)[sent.positions] = True
-    least_kept = np.where(kept, magnitudes + unsure, np.inf).min(axis=1)
-    # A chunk with fewer values than it may keep has no others that the codec would take.
-    least_kept[np.count_nonzero(kept, axis=1) < codec.keep] = _SMALLEST
-    if (np.where(kept, 0, magnitudes - unsure).max(axis=1) > least_kept).any():
-        return False
-    ours = codec.decode(codec.encode(np.where(kept, wanted, np.float32(0))))
-    flat = wanted.reshape(-1)
-    squared = float(np.square(flat[sent.positions], dtype=np.float64).sum())
-    allowed = _WORSE_FIT * _squared_error(ours, flat) + _WORSE_FIT_OF_ALL * squared
-    return _squared_error(sent, flat) <= allowed
-
-
-def _squared_error(kept: SparseChunks, wanted: NDArray[np.float32]) -> float:
-    return float(np.square(kept.values - wanted[kept.positions], dtype=np.float64).sum())
 
 
 def _share_in_common(theirs: NDArray[np.int64], ours: NDArray[np.int64]) -> float:

@@ -1,6 +1,6 @@
-"""The sparse codec: a contribution's largest values of each chunk, as bits on the wire.
+"""Codecs: a contribution's chunks as bytes on the wire. The real one keeps each chunk's largest values.
 
 Pure. It imports only from protocol and recipes.
 
-Read first: codec.py, beside chunk_layout.py, which has the bits.
+Read first: interface.py, then sparse_codec.py beside chunk_layout.py, which has the bits.
 """

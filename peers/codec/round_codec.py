@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.codec.codec import Codec
+from peers.codec.interface import Codec
 from peers.codec.segment import SegmentFrame, frame_limit, proof_limit, with_header
+from peers.codec.sparse_codec import SparseCodec
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.formats.blake3_tree import HASH_BYTES
 from recipes.layout import Layout
@@ -77,10 +78,15 @@ class ExchangeFormat:
 
     def _with(self, density: Density) -> RoundFormat:
         return RoundFormat(
-            codec=Codec(keep=density.keep, level_bits=density.level_bits),
-            reduced_codec=Codec(keep=density.reduced_keep, level_bits=density.reduced_level_bits),
+            codec=contribution_codec(density),
+            reduced_codec=SparseCodec(keep=density.reduced_keep, level_bits=density.reduced_level_bits),
             chunks=self.chunks_per_segment,
         )
+
+
+def contribution_codec(density: Density) -> Codec:
+    """Return the codec of contributions at a density."""
+    return SparseCodec(keep=density.keep, level_bits=density.level_bits)
 
 
 def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:

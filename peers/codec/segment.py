@@ -1,13 +1,11 @@
 """A segment of a contribution or of a reduction on the wire, and the Merkle paths that prove its chunks.
 
-A frame is an 11-byte header and the encoded chunks of one segment:
+A frame is a header and the encoded chunks of one segment:
 
-    bytes   meaning (integers are little-endian)
-    4       "MHS" and the format version, 2
-    2       values kept of each chunk
-    1       level bits
-    4       number of chunks
-    ...     the chunks, as peers/codec/codec.py lays them out
+    bytes   meaning
+    ...     `header_fields` of the codec; 7 bytes of the sparse one: "MHS", 2, `keep`, `level_bits`
+    4       number of chunks, little-endian
+    ...     the chunks, as the codec lays them out
 
 The chunks' bytes are the leaves of the segment's tree, and the segments' roots are in turn the leaf
 hashes of the contribution's tree: one path of hashes leads from a chunk to the root in its claim.
@@ -15,7 +13,6 @@ hashes of the contribution's tree: one path of hashes leads from a chunk to the 
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,13 +21,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec, EncodedChunks, SparseChunks
-from peers.codec.levels import MAGNITUDE_UNITS, UNIT_EXPONENT
+from peers.codec.interface import Codec, EncodedChunks, SparseChunks
 from recipes.errors import MessageError
 from recipes.formats import blake3_tree
 
-_MAGIC = b"MHS\x02"
-_HEADER = struct.Struct("<4sHBI")
+_CHUNK_COUNT = struct.Struct("<I")
 _PROOF_HEADER = struct.Struct("<BB")
 _MAX_PATH_HASHES = 64
 
@@ -73,9 +68,10 @@ class SegmentFrame:
             raise MessageError(
                 f"A segment of {len(data)} bytes: none of {chunks} chunks is longer than {limit}."
             )
-        if data[: _HEADER.size] != _header(codec, chunks):
-            raise MessageError(f"This is not a version 2 segment of {chunks} chunks encoded with {codec}.")
-        frame = cls(codec=codec, encoded=codec.split(data[_HEADER.size :], chunks=chunks))
+        header = _header(codec, chunks)
+        if not data.startswith(header):
+            raise MessageError(f"This is not a segment of {chunks} chunks encoded with {codec}.")
+        frame = cls(codec=codec, encoded=codec.split(data[len(header) :], chunks=chunks))
         frame._norm  # noqa: B018 - it decodes every chunk, which finds what splitting cannot
         return frame
 
@@ -88,10 +84,7 @@ class SegmentFrame:
         return self.codec.decode(self.encoded)
 
     def norm(self) -> float:
-        """Return the L2 norm of the decoded values, the same float on every machine.
-
-        The sum of squares is taken in integers, so that a claimed norm can be compared for equality.
-        """
+        """Return the L2 norm of the decoded values, the same float on every machine."""
         return self._norm
 
     def root(self) -> bytes:
@@ -121,9 +114,7 @@ class SegmentFrame:
 
     @cached_property
     def _norm(self) -> float:
-        histogram = self.codec.level_histogram(self.encoded)
-        squares = sum(int(count) * units**2 for count, units in zip(histogram, MAGNITUDE_UNITS, strict=True))
-        return math.ldexp(math.sqrt(squares), UNIT_EXPONENT)
+        return self.codec.norm(self.encoded)
 
     @cached_property
     def _root(self) -> bytes:
@@ -166,7 +157,7 @@ class ChunkProof:
 
     @classmethod
     def parse(cls, data: bytes, *, codec: Codec) -> ChunkProof:
-        """Take a proof from the wire apart. What it proves is for `root` to say.
+        """Parse a proof from the wire. What it proves is checked with `root`.
 
         Raises:
             MessageError: it is cut short, or its paths or its chunk are longer than any can be.
@@ -192,14 +183,15 @@ class ChunkProof:
 
 def with_header(data: bytes, *, codec: Codec, known: Iterable[Codec], chunks: int) -> bytes:
     """Return a frame with the header of `codec` if it has that of one of `known`; else as it is."""
-    if data[: _HEADER.size] in {_header(other, chunks) for other in known}:
-        return _header(codec, chunks) + data[_HEADER.size :]
+    for header in {_header(other, chunks) for other in known}:
+        if data.startswith(header):
+            return _header(codec, chunks) + data[len(header) :]
     return data
 
 
 def frame_limit(codec: Codec, chunks: int) -> int:
     """Return the longest that a well-formed frame of `chunks` chunks can be, in bytes."""
-    return _HEADER.size + chunks * codec.max_chunk_bytes
+    return len(_header(codec, chunks)) + chunks * codec.max_chunk_bytes
 
 
 def proof_limit(codec: Codec) -> int:
@@ -215,9 +207,9 @@ def contribution_root(segment_roots: Sequence[bytes]) -> bytes:
 def verify_chunk(
     proof: ChunkProof, *, root: bytes, chunk: int, chunks: int, segment: int, segments: int
 ) -> bool:
-    """Say whether `proof` shows its chunk at this place under the contribution root `root`."""
+    """Whether `proof` shows its chunk at this place under the contribution root `root`."""
     return proof.root(chunk=chunk, chunks=chunks, segment=segment, segments=segments) == root
 
 
 def _header(codec: Codec, chunks: int) -> bytes:
-    return _HEADER.pack(_MAGIC, codec.keep, codec.level_bits, chunks)
+    return codec.header_fields + _CHUNK_COUNT.pack(chunks)

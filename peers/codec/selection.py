@@ -5,8 +5,6 @@ Magnitudes are compared as integers, so that every way to choose, here or on a G
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,10 +14,6 @@ from recipes.layout import CHUNK_VALUES
 _INDEX_BITS = CHUNK_VALUES.bit_length() - 1
 INFINITY_KEY = np.uint32(0x7F800000)
 _FEW = 0.25
-
-# From float32 of shape (chunks, 4096) and a number of values to keep, the flat positions of what is kept:
-# int64, ascending. Raises ValueError if a value is infinite or not a number.
-Selector = Callable[[NDArray[np.float32], int], NDArray[np.int64]]
 
 
 def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:

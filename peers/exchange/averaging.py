@@ -14,29 +14,24 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec, EncodedChunks
+from peers.codec.interface import Codec, EncodedChunks
 from peers.codec.segment import SegmentFrame
 from peers.protocol.messages import Roster
 from recipes.errors import MessageError
 from recipes.keys.keys import PeerId
 from recipes.layout import CHUNK_VALUES
 
-# An average of vectors within a bound is within it, and centroids only shorten it. Rounding a level to its
-# code may lengthen it, by half a step of the scale: 2**(1/16), and a little more in the linear middle.
-_ROUNDING_ALLOWANCE = 1.0625
-
-# Below this, a product with the largest level is nearer to zero than to the smallest level. Leaving it out
-# keeps every product and sum clear of subnormal numbers, which some processors and settings flush to zero.
+# A smaller coefficient adds nothing that an encoded average would show. Leaving it out keeps every product
+# and sum clear of subnormal numbers, which some processors and settings flush to zero (`Codec` has bounds).
 _SMALLEST_COEFFICIENT = 2.0**-64
-
 
 NEWCOMERS_SHARE = 0.2  # of the weight in one average, all newcomers together
 
 
 def newcomers_in(roster: Roster, electors: Collection[PeerId]) -> frozenset[int]:
-    """Return the places in a roster of those who are no electors; none, where all of them are new.
+    """Return the places in a roster of the claimants that are not electors; none, if no claimant is one.
 
-    A thousand new identities cost nothing. So they have no say in how long a contribution may be, and
+    A thousand new identities cost nothing. So newcomers have no say in how long a contribution may be, and
     together hold at most `NEWCOMERS_SHARE` of the weight.
     """
     places = [place for place, claim in enumerate(roster.claims) if claim.body.peer not in electors]
@@ -44,7 +39,7 @@ def newcomers_in(roster: Roster, electors: Collection[PeerId]) -> frozenset[int]
 
 
 def weights_of(slots: Sequence[int], newcomers: Sequence[bool]) -> list[float]:
-    """Return what each part of an average counts: its slots, those of newcomers scaled down to their share.
+    """Return the weight of each part of an average: its slots, those of newcomers scaled to their share.
 
     Args:
         slots: that each part used.
@@ -68,14 +63,14 @@ def clip_bound(
     Args:
         claimed_norms: the segment's norm in each claim of the roster. Order does not matter.
         clip_factor: how many medians are still fine.
-        newcomers: the places of those whose norms are not heard.
+        newcomers: the places of the claims whose norms are left out.
 
     Raises:
         ValueError: a norm is negative, infinite, or not a number.
     """
     if any(not 0.0 <= norm < math.inf for norm in claimed_norms):
         raise ValueError("a claimed norm is negative, infinite, or not a number")
-    # A peer that has nothing to say about this segment has no say in how loud the others may be.
+    # A contribution of nothing to this segment does not bound the others.
     heard = [norm for place, norm in enumerate(claimed_norms) if norm > 0.0 and place not in newcomers]
     return clip_factor * statistics.median(heard) if heard else 0.0
 
@@ -93,8 +88,11 @@ def clip_factors(
 
 
 def exceeds_bound(reduced: SegmentFrame, bound: float) -> bool:
-    """Say whether a reduced segment is longer than any average of contributions within `bound` can be."""
-    return reduced.norm() > bound * _ROUNDING_ALLOWANCE
+    """Whether a reduced segment is longer than any average of contributions within `bound` can be.
+
+    An average of vectors within a bound is within it; only encoding can lengthen it.
+    """
+    return reduced.norm() > bound * reduced.codec.max_norm_growth
 
 
 def reduce_segment(
@@ -108,9 +106,9 @@ def reduce_segment(
 
     Args:
         frames: the contributions' frames that arrived, in roster order, all with the same number of chunks.
-        weights: what each counts, not negative and not all zero; only their ratios matter.
+        weights: the weight of each, not negative and not all zero; only their ratios matter.
         factors: clip factor of each.
-        out_codec: what to encode the average with.
+        out_codec: codec of the average.
 
     Raises:
         ValueError: nothing to average, or the sequences do not belong together.
@@ -157,8 +155,8 @@ def reduce_chunk(
         contents: the encoded chunk of each contribution, in roster order, of any content.
         weights: as for `reduce_segment`.
         factors: as for `reduce_segment`.
-        codec: what the contributions are encoded with.
-        out_codec: what the reduced segment is encoded with.
+        codec: codec of the contributions.
+        out_codec: codec of the reduced segment.
 
     Raises:
         MessageError: an encoded chunk is malformed; the message counts contributions from 0.

@@ -1,29 +1,29 @@
-"""A peer's own recent contributions: kept to be served, and returned where the chain did not count them.
+"""A peer's own recent contributions: kept to be served, and to return what the chain did not include of them.
 
-    contributions/record.json             what is kept, what of it was returned, and the feedback's root
+    contributions/record.json             what is kept, what was returned of it, and the feedback's root
     contributions/feedback.bf16           the error feedback (peers/exchange/error_feedback.py)
-    contributions/before/*.bf16           what it was before the last few contributions
+    contributions/before/*.bf16           the error feedback before each of the last few contributions
     contributions/NUMBER/SEGMENT.frame    a contribution's frames
     contributions/NUMBER/SEGMENT.*.mask   which of a frame's values a reduced segment dropped
 
-Every segment of a contribution is either counted by the chain or returned to the error feedback. The chain
-may change its mind when it leaves a branch; then what was returned too much is taken back. All values
-return discounted, as if they had never left: those of `age` rounds ago by decay**age.
+A segment of a contribution is either included by the chain or returned to the error feedback. When the chain
+leaves a branch, this may change, and values that were returned are taken back. Values return discounted, as
+if they had never left: those of `age` rounds ago by decay**age.
 
-The record is written once, after everything else. A crash before that leaves the record of the round
-before, and the copy of the feedback that fits it (peers/exchange/error_feedback_copies.py) is taken.
+The record is written once, after all other files. A crash before that leaves the record of the round before,
+and the copy of the error feedback that fits it is taken (peers/exchange/error_feedback_copies.py).
 
-**From claim to claim.** A contribution goes on from the feedback that the claim before left; one that was
-never claimed is undone. An auditor can follow that where the claim before stands in a block a little below
-(peers/exchange/lineage.py). Where it does not, this may be done once in a while; else the feedback starts
-again from zero, and the claim says so. So it does where something that is to come back cannot be computed,
-because a frame or a reduced segment is not at hand.
+**From claim to claim.** A contribution goes on from the error feedback that the claim before left; a
+contribution that was never claimed is undone. An auditor can recompute that error feedback if the claim
+before stands in a block a little below (peers/exchange/lineage.py). If it does not, the peer may go on from
+it once in a while; otherwise the error feedback starts again from zero, and the claim says so. The same
+happens if values that are to return cannot be computed, since a frame or a reduced segment is not at hand.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,20 +31,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from peers.codec.interface import Selector
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
-from peers.codec.selection import Selector, select_largest
 from peers.exchange.error_feedback import ErrorFeedback, Returned
 from peers.exchange.residual_returns import (
+    ChainOutcomes,
     Change,
     Entry,
-    Outcome,
+    IncludedSegment,
     Return,
     Stored,
     discount,
     may_go_on,
     reconcile,
 )
+from peers.state.reduced_segments import ReducedSegments
 from recipes.errors import MessageError, StateError
 from recipes.formats.files import write_atomic
 from recipes.layout import Layout
@@ -55,11 +57,6 @@ DEFAULT_DEPTH = 16
 _RECORD = "record.json"
 
 
-ReducedSegments = Callable[[str, int], SegmentFrame | None]
-"""Finds a reduced segment by its root, hex, and the tokens trained on by the block below its round; None if
-it is not at hand."""
-
-
 @dataclass(frozen=True, eq=False)
 class Compressed:
     """A round's contribution, ready to be claimed.
@@ -67,7 +64,8 @@ class Compressed:
     Attributes:
         frames: a frame for each segment.
         feedback_root: root of the error feedback after it, 32 bytes.
-        feedback_reset: whether the error feedback before it was zero, for want of anything better.
+        feedback_reset: whether it was made from an error feedback of zero, because there was none to go on
+            from.
     """
 
     frames: tuple[SegmentFrame, ...]
@@ -85,7 +83,7 @@ class _Record(Stored):
 
 
 class ContributionHistory:
-    """One peer's contributions to one run, and the error feedback that they leave."""
+    """One peer's contributions to one run, and the error feedback after them."""
 
     def __init__(
         self,
@@ -97,19 +95,19 @@ class ContributionHistory:
         depth: int = DEFAULT_DEPTH,
         claims: Collection[str] | None = None,
     ) -> None:
-        """Open what the run's folder holds, or begin.
+        """Open the files in the run's folder, or make them.
 
         Args:
             folder: the run's folder.
-            layout: the recipe's flat vector.
+            layout: of the model's parameters.
             form: how contributions are encoded in each round.
-            decay: of the error feedback, each round.
-            depth: for how many rounds a contribution is kept; after that it is settled.
-            claims: hashes of the own claims that are known, if another file has them: what none of them
-                commits to was never claimed, and without any that is here, nothing is continued.
+            decay: the factor on the error feedback in each round.
+            depth: for how many rounds a contribution is kept.
+            claims: hashes of all own claims, if another file has them. A contribution with another claim than
+                these counts as never claimed; if that goes for all of them, the error feedback starts again.
 
         Raises:
-            StorageError: the disk has no room for it, or refuses.
+            StorageError: the disk is full, or refuses.
         """
         self._folder = folder / "contributions"
         self._layout = layout
@@ -129,7 +127,7 @@ class ContributionHistory:
 
     @property
     def feedback_reset(self) -> bool:
-        """Whether the error feedback is zero now, because nothing whole was found on disk."""
+        """Whether the error feedback is zero now because no whole file was found on disk."""
         return self._feedback.reset
 
     def compress_and_keep(
@@ -138,11 +136,11 @@ class ContributionHistory:
         delta: NDArray[np.float32],
         *,
         tokens: int,
-        outcome: Outcome,
+        outcomes: ChainOutcomes,
         reduced: ReducedSegments,
         source: str | None,
         may_stray: bool = False,
-        select: Selector = select_largest,
+        select: Selector | None = None,
     ) -> Compressed:
         """Compress a round's pseudo-gradient, with what earlier contributions left out or have returned.
 
@@ -150,58 +148,91 @@ class ContributionHistory:
             round_number: the round that it is for.
             delta: the pseudo-gradient, float32, shape (padded,).
             tokens: trained on by the block below that round, from which its density follows.
-            outcome: what became of earlier contributions.
-            reduced: where to find the reduced segments that `outcome` names.
+            outcomes: what the chain says of earlier contributions.
+            reduced: the reduced segments that `outcomes` names.
             source: the newest claim, hex, in the blocks right below that round; None if there is none.
             may_stray: whether it may go on from another claim than that.
-            select: what finds the largest values.
+            select: how to find the largest values; None for the codec's own way.
 
         Raises:
-            ValueError: as `ErrorFeedback.contribute`. Nothing was changed.
+            ValueError: as `ErrorFeedback.compress`. Nothing was changed.
             StorageError: the disk refuses.
         """
         self._undo_what_was_never_claimed()
-        earlier = self._record.entries
         entries, changes = reconcile(
-            earlier,
+            self._record.entries,
             round_number,
-            outcome=outcome,
+            included=self._included(outcomes),
             segments=self._layout.segments,
             depth=self._depth,
         )
-        every = [(segment, change) for segment in changes for change in changes[segment]]
-        goes_on = bool(earlier) and may_go_on(
-            earlier[-1], [change for _, change in every], source=source, may_stray=may_stray
-        )
-        at_hand = all(self._is_at_hand(segment, change, reduced) for segment, change in every)
-        if not self._feedback.reset and not (at_hand and goes_on):
+        if not self._feedback.reset and not self._can_go_on(
+            changes, reduced=reduced, source=source, may_stray=may_stray
+        ):
             self._feedback.start_again()
         reset = self._feedback.reset
         if reset:  # what was to come back is lost with the rest
             entries, changes = [entry.model_copy(update={"lost": True}) for entry in entries], {}
-
-        def returned(segment: int) -> Iterator[Returned]:
-            for change in changes.get(segment, []):
-                yield self._difference(segment, change, reduced)
-
-        codec = self._form.at(tokens).codec
-        frames = self._feedback.compress(delta, codec=codec, returned=returned, select=select)
-        number = max((entry.number for entry in earlier), default=0) + 1
-        shutil.rmtree(
-            self._folder / str(number), ignore_errors=True
-        )  # of a contribution that a crash cut short
-        for segment, frame in enumerate(frames):
-            write_atomic(self._frame_path(number, segment), frame.to_bytes())
-        root = self._feedback.root().hex()
-        newest = Entry(number=number, round=round_number, tokens=tokens, feedback=root)
-        self._write_record((*entries, newest), earlier=earlier)
-        self._forget_what_is_not_recorded()
+        frames = self._feedback.compress(
+            delta,
+            codec=self._form.at(tokens).codec,
+            returned={
+                segment: self._returned(segment, changes[segment], reduced) for segment in sorted(changes)
+            },
+            select=select,
+        )
+        self._keep(frames, entries, round_number=round_number, tokens=tokens)
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
-    def name_claim(self, claim: str) -> None:
-        """Note the hash of the claim that commits to the newest contribution, before anyone sees it.
+    def _included(self, outcomes: ChainOutcomes) -> dict[str, Mapping[int, IncludedSegment] | None]:
+        """Return what the chain includes of each contribution that was claimed, by its claim."""
+        return {
+            entry.claim: outcomes.included(entry.round, entry.claim)
+            for entry in self._record.entries
+            if entry.claim is not None
+        }
 
-        What was never claimed, nobody can count: it is undone by the next contribution.
+    def _can_go_on(
+        self,
+        changes: Mapping[int, Sequence[Change]],
+        *,
+        reduced: ReducedSegments,
+        source: str | None,
+        may_stray: bool,
+    ) -> bool:
+        """Whether the next contribution may go on from the error feedback, with all that returns at hand."""
+        if not self._record.entries:
+            return False
+        every = [(segment, change) for segment in changes for change in changes[segment]]
+        newest = self._record.entries[-1]
+        followed = may_go_on(newest, [change for _, change in every], source=source, may_stray=may_stray)
+        return followed and all(self._is_at_hand(segment, change, reduced) for segment, change in every)
+
+    def _returned(
+        self, segment: int, changes: Sequence[Change], reduced: ReducedSegments
+    ) -> Iterator[Returned]:
+        """Yield the values of a segment that return: computed when asked for, since they are large."""
+        for change in changes:
+            yield self._difference(segment, change, reduced)
+
+    def _keep(
+        self, frames: Sequence[SegmentFrame], entries: Sequence[Entry], *, round_number: int, tokens: int
+    ) -> None:
+        """Write a new contribution's frames, then the record of it and of the `entries` before it."""
+        earlier = self._record.entries
+        number = max((entry.number for entry in earlier), default=0) + 1
+        # A crash may have left part of another contribution there.
+        shutil.rmtree(self._folder / str(number), ignore_errors=True)
+        for segment, frame in enumerate(frames):
+            write_atomic(self._frame_path(number, segment), frame.to_bytes())
+        newest = Entry(number=number, round=round_number, tokens=tokens, feedback=self._feedback.root().hex())
+        self._write_record((*entries, newest), earlier=earlier)
+        self._forget_what_is_not_recorded()
+
+    def name_claim(self, claim: str) -> None:
+        """Record the claim that commits to the newest contribution. Call it before the claim is published.
+
+        The next contribution undoes one that was never claimed.
 
         Args:
             claim: the claim's hash, hex.
@@ -228,11 +259,11 @@ class ContributionHistory:
         return whole if len(whole) == len(found) else ()
 
     def feedback_file(self, root: str) -> Path | None:
-        """Return a file in which the error feedback with this root lies, hex; None if it is not kept."""
+        """Return the file that holds the error feedback with this root, hex; None if it is not kept."""
         return self._feedback.find(root)
 
     def _undo_what_was_never_claimed(self) -> None:
-        """Go back to what was before the newest contribution, if that one was not claimed."""
+        """Go back to the state before the newest contribution, if that one was not claimed."""
         record = self._record
         if not record.entries or record.entries[-1].claim is not None:
             return
@@ -244,19 +275,20 @@ class ContributionHistory:
             self._feedback.go_back(bytes.fromhex(before.feedback))
 
     def _is_at_hand(self, segment: int, change: Change, reduced: ReducedSegments) -> bool:
-        """Say whether what a change adds to the error feedback can be computed."""
+        """Whether the files are here to compute what a change adds to the error feedback."""
         if self._read_frame(change.number, segment, change.tokens) is None:
             return False
         roots = [due.reduced for due in (change.before, change.after) if due is not None and due.reduced]
         return all(
-            self._mask_path(change, segment, root).exists() or reduced(root, change.tokens) is not None
+            self._mask_path(change, segment, root).exists()
+            or _read_if_at_hand(reduced, root, tokens=change.tokens) is not None
             for root in roots
         )
 
     def _difference(self, segment: int, change: Change, reduced: ReducedSegments) -> Returned:
-        """Return what a change adds to the error feedback; what it takes back is negative."""
+        """Return the values that a change adds to the error feedback: those taken back have changed signs."""
         frame = self._read_frame(change.number, segment, change.tokens)
-        if frame is None:  # The disk lost it. So are its values.
+        if frame is None:  # the disk lost the frame, and with it the values
             return Returned(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
         sent = frame.decode()
         share = np.zeros(sent.values.size, dtype=np.float32)
@@ -277,15 +309,15 @@ class ContributionHistory:
         positions: NDArray[np.int64],
         reduced: ReducedSegments,
     ) -> NDArray[np.float32]:
-        """Return 1 where a sent value is to return, else 0; keep it, since `reduced` may forget."""
+        """Return 1 where a sent value is to return, else 0; kept on disk, since `reduced` may forget."""
         if due.reduced is None:
             return np.ones(positions.size, dtype=np.float32)
         path = self._mask_path(change, segment, due.reduced)
         try:
             packed = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         except OSError:
-            frame = reduced(due.reduced, change.tokens)
-            # Without the reduced segment nobody can say what it dropped: then nothing returns.
+            frame = _read_if_at_hand(reduced, due.reduced, tokens=change.tokens)
+            # Without the reduced segment it is unknown which values it dropped: then none return.
             dropped = ~np.isin(positions, positions if frame is None else frame.decode().positions)
             packed = np.packbits(dropped)
             write_atomic(path, packed.tobytes())
@@ -323,8 +355,16 @@ class ContributionHistory:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _read_if_at_hand(reduced: ReducedSegments, root: str, *, tokens: int) -> SegmentFrame | None:
+    """Return a reduced segment, or None if it is no longer here."""
+    try:
+        return reduced.read_reduced(root, tokens=tokens)
+    except MessageError:
+        return None
+
+
 def _as_claimed(record: _Record, claims: Collection[str]) -> _Record:
-    """Return the record as the claims that are known let it stand."""
+    """Return the record with only the claims that are among `claims`; an empty one if none of them are."""
 
     def known(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         return tuple(

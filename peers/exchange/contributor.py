@@ -1,30 +1,27 @@
-"""From a window's pseudo-gradient to a contribution that can be claimed, and back if it was not counted."""
+"""From a window's pseudo-gradient to a contribution that can be claimed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.chain.chain import Chain, Link, trunk_below
-from peers.codec.segment import SegmentFrame, contribution_root
-from peers.codec.selection import Selector
+from peers.chain.chain import Chain
+from peers.codec.interface import Selector
+from peers.codec.segment import contribution_root
+from peers.codec.selection import select_largest
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contribution_store import ContributionHistory
-from peers.exchange.lineage import counted_in, may_stray, source_of
+from peers.exchange.lineage import TrunkOutcomes, may_stray, source_of
 from peers.exchange.loss_trace import LossTrace, TraceStore
-from peers.exchange.residual_returns import IncludedSegment
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Signed, SlotRange
 from recipes.errors import MessageError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
-
-if TYPE_CHECKING:
-    pass
 
 
 class Contributor:
@@ -42,35 +39,42 @@ class Contributor:
         history: ContributionHistory,
         exchange: ExchangeStore,
         return_dropped: bool,
+        select: Selector = select_largest,
     ) -> None:
         self.traces = TraceStore(folder)
         self._key = key
         self._history = history
         self._exchange = exchange
         self._return_dropped = return_dropped
+        self._select = select
 
     def contribute(
         self, window: Window, *, chain: Chain, parent: str, start_digest: str, numeric_class: str
     ) -> WindowEnded:
-        """Compress a window's pseudo-gradient, keep it to be sent, and return what its claim says.
+        """Compress a window's pseudo-gradient, keep it to be sent, and return the content of its claim.
 
-        What earlier contributions held and the chain up to `parent` did not count is sent along.
+        Values of earlier contributions that the chain up to `parent` did not count are sent along.
 
         Raises:
             StorageError: the disk refuses.
         """
         round_number = chain.link(parent).round + 1
-        trunk, me = trunk_below(chain, parent), self._key.peer_id
+        me = self._key.peer_id
         source = source_of(chain, parent, me)
         compressed = self._history.compress_and_keep(
             round_number,
             window.delta,
             tokens=chain.tokens_at(parent),
-            outcome=lambda number, claim: self._outcome(chain, trunk.get(number), claim),
-            reduced=self._reduced,
+            outcomes=TrunkOutcomes(
+                chain,
+                parent,
+                clip_factor=self._exchange.form.clip_factor,
+                return_dropped=self._return_dropped,
+            ),
+            reduced=self._exchange,
             source=source.claim.hash if source is not None else None,
             may_stray=may_stray(chain, parent, me),
-            select=window.select,
+            select=self._select,
         )
         roots = tuple(frame.root() for frame in compressed.frames)
         root = contribution_root(roots).hex()
@@ -105,26 +109,6 @@ class Contributor:
             raise MessageError("the contribution that was claimed is no longer on disk")
         self._exchange.hold(claim.body.contribution, whole)
 
-    def _outcome(
-        self, chain: Chain, link: Link | None, claim_hash: str
-    ) -> Mapping[int, IncludedSegment] | None:
-        """Return which segments of a claim's contribution its round's block counted, if it has a block."""
-        if link is None or link.block is None:
-            return None
-        return counted_in(
-            link.block.body,
-            claim_hash,
-            electors=chain.electors_at(link.parent) if link.parent in chain else frozenset(),
-            clip_factor=self._exchange.form.clip_factor,
-            return_dropped=self._return_dropped,
-        )
-
-    def _reduced(self, root: str, tokens: int) -> SegmentFrame | None:
-        try:
-            return self._exchange.read_reduced(root, tokens=tokens)
-        except MessageError:
-            return None  # no longer here: what it dropped is lost
-
     def _commit_to_trace(self, round_number: int, parent: str, losses: Sequence[float]) -> str:
         """Keep the loss trace, and return the salted hash that commits to it."""
         salt = digest(self._key.sign("loss salt", f"{round_number}/{parent}".encode()))
@@ -134,7 +118,7 @@ class Contributor:
 
 
 class Window(Protocol):
-    """What a window of training gave (trainer.local.WindowResult)."""
+    """The outcome of a window of training (trainer.local.WindowResult)."""
 
     @property
     def delta(self) -> NDArray[np.float32]: ...
@@ -148,5 +132,3 @@ class Window(Protocol):
     def steps(self) -> int: ...
     @property
     def seconds(self) -> float: ...
-    @property
-    def select(self) -> Selector: ...

@@ -1,26 +1,26 @@
-"""Error feedback: what a peer's contributions have left out so far, kept to be sent later.
+"""Error feedback E: what a peer's contributions have left out so far, kept to be sent later.
 
-For each round in which the peer contributes,
+In each round in which the peer contributes,
 
     E = decay x (E + returned) + pseudo-gradient - contribution
 
-where the contribution is what the codec keeps of the first two terms, and `returned` is what earlier
-contributions held that the chain did not count (Seide et al. 2014, Karimireddy et al. 2019; with decay as in
-SparseLoCo, Sarfi et al. 2025). E is kept as bfloat16 in a file, rounded to nearest even; all else is float32.
+where the contribution is what the codec keeps of the first two terms, and `returned` are the values of
+earlier contributions that the chain did not include (Seide et al. 2014, Karimireddy et al. 2019; with decay
+as in SparseLoCo, Sarfi et al. 2025). E is kept as bfloat16 in a file, rounded to nearest even; the arithmetic
+is float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec, EncodedChunks
+from peers.codec.interface import Codec, EncodedChunks, Selector
 from peers.codec.segment import SegmentFrame
-from peers.codec.selection import Selector, select_largest
 from peers.exchange.error_feedback_copies import LEAF_BYTES, FeedbackCopies, leaves_of
 from peers.state.memmap import MappedArray
 from recipes.formats import blake3_tree
@@ -31,16 +31,16 @@ FEEDBACK_FILE = "feedback.bf16"
 _BATCH_VALUES = 128 * CHUNK_VALUES  # bounds the working memory, and stays in the cache
 _LARGEST_DELTA = np.float32(2.0**64)  # leaves room for every later sum
 
-# Below 2**-64, which no codec would ever keep, values count as zero: they would decay for ever.
+# Values below 2**-64, which no codec needs to keep, become zero: they would decay for ever.
 _SMALLEST_KEY = np.uint32((127 - 64) << 23)
 
 
 @dataclass(frozen=True, eq=False)
 class Returned:
-    """Some values of an earlier contribution's segment that come back.
+    """Values of an earlier contribution's segment that return to the error feedback.
 
     Attributes:
-        positions: int64, strictly ascending: where they stand within the segment.
+        positions: int64, strictly ascending: their indices within the segment.
         values: float32, same shape.
     """
 
@@ -51,13 +51,13 @@ class Returned:
 class ErrorFeedback:
     """One peer's error feedback, in `feedback.bf16` in `folder`.
 
-    The file is changed in place, and copied before (peers/exchange/error_feedback_copies.py). The caller
-    keeps `root` and gives it back as `expected_root` at the next start; so a file torn by a crash is noticed,
-    and mended by the copy, or starts again from zero.
+    The file is copied (peers/exchange/error_feedback_copies.py) and then changed in place. The caller keeps
+    `root` and passes it as `expected_root` at the next start. A file torn by a crash then has another root:
+    it is replaced by the copy with the expected one, or by zeros.
 
     Attributes:
-        file: where it lies.
-        reset: True while E is zero because nothing whole was found on disk: nothing carried over.
+        file: path of the file.
+        reset: whether E is zero because no whole file was found on disk. False after the next contribution.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class ErrorFeedback:
         """Open the file in `folder`, or make it.
 
         Args:
-            folder: where it lies.
+            folder: the file's folder.
             layout: of the model's parameters.
-            decay: what of E remains each round.
-            expected_root: what `root` was when the file was last used.
+            decay: the factor on E in each round.
+            expected_root: `root` when the file was last used; None to start with zeros.
 
         Raises:
-            StorageError: the disk has no room for it, or refuses.
+            StorageError: the disk is full, or refuses.
         """
         self._layout = layout
         self._decay = np.float32(decay)
@@ -95,14 +95,14 @@ class ErrorFeedback:
         self._stored.release()
 
     def start_again(self) -> None:
-        """Let E be zero, as if nothing had been left out so far."""
+        """Set E to zero, as if nothing had been left out so far."""
         self._stored.array[:] = 0
         self._leaves = [blake3_tree.leaf_hash(bytes(LEAF_BYTES))] * self._layout.chunks
         self._stored.release()
         self.reset = True
 
     def go_back(self, root: bytes) -> None:
-        """Let E be what it was when its root was this one; without a whole copy of that, zero."""
+        """Set E to the copy that has this root; to zero if there is no whole one."""
         copy = self._copies.find(root.hex())
         leaves = leaves_of(copy) if copy is not None else []
         if copy is None or blake3_tree.root(leaves) != root:
@@ -118,7 +118,7 @@ class ErrorFeedback:
         self.reset = False
 
     def find(self, root: str) -> Path | None:
-        """Return a file in which E with this root lies, hex: the one at hand or a copy; or None."""
+        """Return the file that holds E with this root, hex, the current one or a copy; None without one."""
         return self.file if self.root().hex() == root else self._copies.find(root)
 
     def root(self) -> bytes:
@@ -134,23 +134,24 @@ class ErrorFeedback:
         delta: NDArray[np.float32],
         *,
         codec: Codec,
-        returned: Callable[[int], Iterable[Returned]],
-        select: Selector = select_largest,
+        returned: Mapping[int, Iterable[Returned]],
+        select: Selector | None = None,
     ) -> list[SegmentFrame]:
         """Compress a round's pseudo-gradient together with E, and keep in E what is left out.
 
         Args:
             delta: the pseudo-gradient, float32, shape (padded,).
-            codec: what this contribution is encoded with.
-            returned: gives what comes back in a segment; called once for each, in order.
-            select: what finds the largest values.
+            codec: codec of this contribution.
+            returned: by segment, the values that return. Each is iterated over once, when its segment's turn
+                comes, so that it can be a generator.
+            select: passed to `codec.encode`.
 
         Returns:
             The contribution: a frame for each segment.
 
         Raises:
-            ValueError: `delta` has another shape or type, or a value that is not a number or is out of all
-                proportion. Nothing was changed.
+            ValueError: `delta` has another shape or type, or a value that is not a number or larger than
+                2**64. Nothing was changed.
             StorageError: the disk has no room for a copy of E. Nothing was changed.
         """
         if delta.dtype != np.float32 or delta.shape != (self._layout.padded,):
@@ -163,7 +164,7 @@ class ErrorFeedback:
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
         self._copies.keep(self.file, root=self.root())
         frames = [
-            self._compress(place, delta[place], list(returned(segment)), codec, select)
+            self._compress(place, delta[place], list(returned.get(segment, ())), codec, select)
             for segment, place in enumerate(places)
         ]
         self.reset = False
@@ -175,7 +176,7 @@ class ErrorFeedback:
         delta: NDArray[np.float32],
         returned: Sequence[Returned],
         codec: Codec,
-        select: Selector,
+        select: Selector | None,
     ) -> SegmentFrame:
         """Compress one segment, a batch of chunks at a time, and keep in E what is left out."""
         parts = []
@@ -202,14 +203,17 @@ class ErrorFeedback:
 
 
 def take_out(
-    wanted: NDArray[np.float32], *, codec: Codec, select: Selector = select_largest
+    wanted: NDArray[np.float32], *, codec: Codec, select: Selector | None = None
 ) -> tuple[EncodedChunks, NDArray[np.uint16]]:
-    """Take what the codec keeps out of `wanted`, in place; return that, and the bits of E that are left.
+    """Subtract from `wanted`, in place, what the codec keeps of it.
 
     Args:
         wanted: float32, shape (values,), whole chunks.
-        codec: what the contribution is encoded with.
-        select: what finds the largest values.
+        codec: codec of the contribution.
+        select: passed to `codec.encode`.
+
+    Returns:
+        The chunks to send, and the remainder as bits of bfloat16: the new E.
 
     Raises:
         ValueError: as `Codec.encode`.
@@ -221,7 +225,7 @@ def take_out(
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Round finite float32 to the bits of the nearest bfloat16, to even if two are; tiny ones to zero."""
+    """Round finite float32 to the bits of the nearest bfloat16, ties to even; below 2**-64, to zero."""
     bits = values.view(np.uint32)
     rounded = bits >> np.uint32(16)
     rounded &= np.uint32(1)
@@ -233,7 +237,7 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return float32 of the bits of bfloat16, exactly."""
+    """Return the float32 values of the bits of bfloat16, exactly."""
     widened = bits.astype(np.uint32)
     widened <<= np.uint32(16)
     return widened.view(np.float32)

@@ -1,22 +1,23 @@
-"""From claim to claim: what the error feedback behind a claim goes on from, as the chain shows it.
+"""From claim to claim: the earlier claim whose error feedback a claim goes on from, as the chain shows it.
 
-An auditor knows what a contribution came from only if it knows the error feedback before, and what returned
-to it. A claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's
-newest claim in the rosters of the last few blocks. That one was signed before anybody could know of this
-one, and is drawn for audits like any other.
+An auditor can check a contribution only with the error feedback before it, and with what returned to that. A
+claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's newest
+claim in the rosters of the last few blocks. That earlier claim was signed before this one could be known, and
+is drawn for audits like any other.
 
 A claim that is in no roster below could be made up afterwards, and with it an error feedback from which any
-contribution seems to follow. But whose branch was left, or who came too late for a roster, has such claims
-honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from one; of that
-one only the losses can be checked. Who does it more often begins with zero, or fails.
+contribution seems to follow. But a peer whose branch was left, or that came too late for a roster, has such
+claims honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from a claim
+that is in no roster; only its losses can be checked. A peer that does so more often begins with zero, or
+fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain, Link, trunk_below
 from peers.exchange.averaging import clip_factors, newcomers_in
 from peers.exchange.residual_returns import IncludedSegment
 from peers.protocol.messages import Block, Claim, Signed
@@ -47,7 +48,7 @@ class Source:
 
         Args:
             clip_factor: of the run.
-            return_dropped: whether what reduced segments dropped comes back.
+            return_dropped: whether values that reduced segments dropped come back.
         """
         if self.link.block is None:
             return {}
@@ -60,6 +61,37 @@ class Source:
         )
 
 
+class TrunkOutcomes:
+    """What the blocks up to one of a chain include of contributions: the real `ChainOutcomes`."""
+
+    def __init__(self, chain: Chain, head: str, *, clip_factor: float, return_dropped: bool) -> None:
+        """Look at the blocks up to `head`.
+
+        Args:
+            chain: the chain.
+            head: a block that it knows, hex.
+            clip_factor: of the run.
+            return_dropped: whether the values that reduced segments dropped return.
+        """
+        self._chain = chain
+        self._trunk = trunk_below(chain, head)
+        self._clip_factor = clip_factor
+        self._return_dropped = return_dropped
+
+    def included(self, round_number: int, claim: str) -> Mapping[int, IncludedSegment] | None:
+        """Return the included segments of a contribution, as `ChainOutcomes.included`."""
+        link = self._trunk.get(round_number)
+        if link is None or link.block is None:
+            return None
+        return counted_in(
+            link.block.body,
+            claim,
+            electors=self._chain.electors_at(link.parent) if link.parent in self._chain else frozenset(),
+            clip_factor=self._clip_factor,
+            return_dropped=self._return_dropped,
+        )
+
+
 def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
     """Return the newest claim of a peer in the rosters of the last few blocks up to `parent`, if any."""
     for link, below in _going_down(chain, parent, MOST_BLOCKS_BETWEEN):
@@ -69,12 +101,12 @@ def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
 
 
 def is_anchored(claim: Claim, source: Source | None) -> bool:
-    """Say whether the error feedback behind a claim follows from the chain, `source_of` being this."""
+    """Whether the error feedback behind a claim follows from the chain; `source` is that of `source_of`."""
     return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
 
 
 def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
+    """Whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
     for link, below in _going_down(chain, parent, STRAY_BLOCKS):
         claim = _claim_of(link, peer)
         if claim is None or not shows_source(chain, below.hash):
@@ -85,16 +117,16 @@ def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
 
 
 def may_stray(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
+    """Whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
 
-    Whoever audits it may know more blocks than this peer, so it must not where too few are known.
+    Its auditors may know more blocks than this peer, so it must not where too few are known.
     """
     known = _reaches(chain, parent, STRAY_BLOCKS + MOST_BLOCKS_BETWEEN)
     return known and not has_strayed(chain, parent, peer)
 
 
 def shows_source(chain: Chain, parent: str) -> bool:
-    """Say whether the chain here goes down far enough below `parent` for `source_of`."""
+    """Whether the chain here goes down far enough below `parent` for `source_of`."""
     return _reaches(chain, parent, MOST_BLOCKS_BETWEEN)
 
 

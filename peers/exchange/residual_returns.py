@@ -1,15 +1,16 @@
-"""What of a peer's own contributions is to return to its error feedback, by what the chain counted.
+"""Which values of a peer's own contributions return to its error feedback, given what the chain includes.
 
-Every segment of a contribution is either counted by the chain or returned. The chain may change its mind
-when it leaves a branch: then what was returned too much is taken back, and the other way round. Past
-`depth` rounds an entry is settled as it stands. Pure: contribution_store.py applies this to real values, and
-a simulated peer to names.
+A segment of a contribution is either included by the chain or returned to the error feedback. When the chain
+leaves a branch, this may change: values that were returned are then taken back, or the other way round.
+Entries older than `depth` rounds do not change any more. Pure: contribution_store.py applies this to real
+values, the simulation to names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,10 +19,10 @@ from recipes.schema.sections import HexHash
 
 @dataclass(frozen=True)
 class IncludedSegment:
-    """A contribution's segment that the chain counts.
+    """How the chain includes a segment of a contribution.
 
     Attributes:
-        factor: the clip factor by which it was taken. What was clipped is lost.
+        factor: the clip factor that it was averaged with. The share clipped off is lost.
         reduced: root of the reduced segment, hex, if the values that it dropped are to return; else None.
     """
 
@@ -29,29 +30,43 @@ class IncludedSegment:
     reduced: str | None = None
 
 
-Outcome = Callable[[int, str], Mapping[int, IncludedSegment] | None]
-"""Says which segments of a contribution, named by its round and its claim's hash, the current chain counts:
-a mapping by segment, empty if none is counted, or None while that round has no block."""
+class ChainOutcomes(Protocol):
+    """What the current chain says of a peer's earlier contributions."""
+
+    def included(self, round_number: int, claim: str) -> Mapping[int, IncludedSegment] | None:
+        """Return the included segments of a contribution by their index; None if its round has no block yet.
+
+        Args:
+            round_number: the round that the contribution was for.
+            claim: hash of its claim, hex.
+        """
+        ...
 
 
 class Stored(BaseModel):
-    """Base of what record.json holds."""
+    """Base of the models in record.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Return(Stored):
-    """What of a segment was returned: `factor` times the values that `reduced` dropped, or times all."""
+    """What was returned of a segment: `factor` times all its values, or those that `reduced` dropped."""
 
     factor: float = 1.0
     reduced: HexHash | None = None
 
 
 class Entry(Stored):
-    """A contribution that is kept. `claim` is None until it was claimed.
+    """A contribution that is kept.
 
-    `tokens` are those of the block below its round, by which its density is known; `feedback` is the root of
-    the error feedback after it. Nothing of what is `lost` returns: the feedback began again from zero.
+    Attributes:
+        number: names its folder.
+        round: the round that it was for.
+        tokens: trained on by the block below that round, from which its density follows.
+        claim: hash of its claim, hex; None until it is claimed.
+        feedback: root of the error feedback after it, hex.
+        lost: whether none of its values return any more, since the error feedback began again from zero.
+        returned: by segment, what was returned so far.
     """
 
     number: int
@@ -65,7 +80,15 @@ class Entry(Stored):
 
 @dataclass(frozen=True)
 class Change:
-    """A segment of which more, or less, or other values are to be returned now than were before."""
+    """A change in what is returned of a contribution's segment.
+
+    Attributes:
+        number: of the contribution.
+        tokens: as in `Entry`.
+        age: rounds since the contribution, at least 1.
+        before: what was returned so far.
+        after: what is to be returned from now on.
+    """
 
     number: int
     tokens: int
@@ -75,9 +98,21 @@ class Change:
 
 
 def reconcile(
-    entries: Iterable[Entry], round_number: int, *, outcome: Outcome, segments: int, depth: int
+    entries: Iterable[Entry],
+    round_number: int,
+    *,
+    included: Mapping[str, Mapping[int, IncludedSegment] | None],
+    segments: int,
+    depth: int,
 ) -> tuple[list[Entry], dict[int, list[Change]]]:
-    """Compare what was returned with what is to be, for a contribution to round `round_number`.
+    """Compare what was returned with what is to be returned, for a contribution to round `round_number`.
+
+    Args:
+        entries: the contributions that are kept, oldest first.
+        round_number: the round of the new contribution.
+        included: what the chain includes of them, by claim, as `ChainOutcomes.included` returns it.
+        segments: segments of a contribution.
+        depth: the age in rounds at which an entry is dropped.
 
     Returns:
         The entries that are kept, as they stand after the changes; and the changes, by segment.
@@ -85,7 +120,7 @@ def reconcile(
     changes: dict[int, list[Change]] = {}
     kept: list[Entry] = []
     for entry in entries:
-        counted = {} if entry.claim is None else outcome(entry.round, entry.claim)
+        counted = {} if entry.claim is None else included[entry.claim]
         returned = dict(entry.returned)
         for segment in range(segments) if counted is not None and not entry.lost else ():
             before, after = entry.returned.get(segment), _due((counted or {}).get(segment))
@@ -103,10 +138,16 @@ def reconcile(
 
 
 def may_go_on(newest: Entry, changes: Iterable[Change], *, source: str | None, may_stray: bool) -> bool:
-    """Say whether a contribution may go on from the feedback of the newest one before it (lineage.py).
+    """Whether a contribution may go on from the error feedback after the newest one before it (lineage.py).
 
-    It may if an auditor can follow: if that one's claim is `source`, hex, and nothing returns but of it, for
-    the first time. From another claim, which auditors see too, it may if it `may_stray`.
+    If the newest contribution's claim is `source`, it may if all that returns is of that contribution and for
+    the first time: an auditor can then recompute it. If its claim is another, it may if `may_stray`.
+
+    Args:
+        newest: the newest contribution.
+        changes: all that is to return now.
+        source: the newest claim of this peer in the blocks right below, hex; None without one.
+        may_stray: whether it may go on from a claim other than `source`.
     """
     if newest.claim is None or newest.claim != source:
         return newest.claim is not None and may_stray
@@ -114,15 +155,15 @@ def may_go_on(newest: Entry, changes: Iterable[Change], *, source: str | None, m
 
 
 def discount(decay: float, *, age: int) -> float:
-    """Return the factor on what returns after `age` rounds, as if it had never left the error feedback.
+    """Return the factor on values that return after `age` rounds, as if they had never left the feedback.
 
-    Once by `decay` the feedback discounts it by itself, with all else that it holds.
+    That is decay ** (age - 1): the error feedback applies `decay` once more, to all that it holds.
     """
     return float(decay ** (age - 1))
 
 
 def _due(counted: IncludedSegment | None) -> Return | None:
-    """Say what of a segment is to return: all that is not counted, and what was dropped of what is."""
+    """Return what is to return of a segment: all of it, or what the reduced segment dropped, or None."""
     if counted is None:
         return Return()
     return None if counted.reduced is None else Return(factor=counted.factor, reduced=counted.reduced)

@@ -6,7 +6,7 @@ The engine and the node emit them and know of no listener.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -310,15 +310,15 @@ class Listener(Protocol):
 
 
 class Listeners:
-    """Several functions as one listener; with none, one that hears nothing."""
+    """Several listeners as one; with none, one that hears nothing."""
 
-    def __init__(self, *hear: Callable[[Event], None]) -> None:
-        self._hear = hear
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
 
     def tell(self, event: Event) -> None:
-        """Pass the event on to each of the functions, in their order."""
-        for hear in self._hear:
-            hear(event)
+        """Pass the event on to each of the listeners, in their order."""
+        for listener in self._listeners:
+            listener.tell(event)
 
 
 NOBODY_LISTENS = Listeners()

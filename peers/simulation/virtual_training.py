@@ -76,7 +76,11 @@ class VirtualTraining:
             entries, changes = reconcile(
                 known,
                 number,
-                outcome=lambda number, claim: counted_of(trunk.get(number), claim, self._peer.id),
+                included={
+                    entry.claim: counted_of(trunk.get(entry.round), entry.claim, self._peer.id)
+                    for entry in known
+                    if entry.claim is not None
+                },
                 segments=self._peer.world.rules.segments,
                 depth=self._peer.world.rules.rewind_depth,
             )

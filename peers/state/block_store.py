@@ -1,7 +1,7 @@
-"""The chain on disk: blocks, and what a crash must not forget: own claims and words, the promise.
+"""The chain on disk, with what a peer must remember of its own part: claims, verdicts, disputes, the promise.
 
-An SQLite database in WAL mode (sqlite.org/wal.html): each write is one transaction, so a crash leaves it
-before or after, never between. What is damaged all the same is moved aside, and the chain is fetched again.
+An SQLite database in WAL mode (sqlite.org/wal.html). Each write is one transaction, so that a crash leaves
+all of it or nothing. A damaged database is moved aside, and the chain is fetched again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
 """
-_GIVEN = """
+# The followed branch, and all blocks beyond its end.
+_SERVED = """
 SELECT content FROM blocks LEFT JOIN trunk ON trunk.round = blocks.round AND trunk.hash = blocks.hash
 WHERE blocks.round > ?
   AND (trunk.hash IS NOT NULL OR blocks.round > (SELECT COALESCE(MAX(round), 0) FROM trunk))
@@ -45,7 +46,15 @@ ORDER BY blocks.round, blocks.hash
 
 
 class ChainStore:
-    """The blocks of one run that this peer holds, and what it must remember of its own part."""
+    """The blocks of one run on this peer's disk, and what it must remember of its own part.
+
+    The methods `save_...` carry out the consensus engine's effects of these names. All raise StorageError if
+    the disk refuses; when they return, the content survives a crash.
+
+    Attributes:
+        moved_aside: where a damaged database was moved to; None if it was not damaged.
+        forgot: whether this peer may have made claims or co-signatures that are not in the database.
+    """
 
     def __init__(
         self,
@@ -55,27 +64,28 @@ class ChainStore:
         state_round: int = 0,
         read_only: bool = False,
     ) -> None:
-        """Open the database at `path`, or make it. A damaged one is kept aside under another name.
+        """Open the database at `path`, or make it. A damaged one is renamed, and a new one made.
 
         Args:
-            path: the file.
-            marker: a file elsewhere that says that this peer has claimed before, should `path` be lost.
-            state_round: of the state on disk: this peer has been so far, whatever `path` says.
-            read_only: look only, also while a peer writes: nothing is made (but SQLite's own two files beside
-                `path`), changed or moved.
+            path: the database file.
+            marker: a file elsewhere whose existence means that this peer has claimed before. It shows if
+                `path` was lost.
+            state_round: the round of the state on disk. This peer took part up to it, whatever `path` holds.
+            read_only: only read, possibly while a peer writes. No file is made, changed or moved, except
+                SQLite's two files beside `path`.
 
         Raises:
-            StorageError: it can be neither opened nor made.
+            StorageError: the database can be neither opened nor made.
         """
         self.moved_aside: Path | None = None
-        self.forgot = False  # whether this peer may have claimed and co-signed what is not here
+        self.forgot = False
         try:
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._database = _look(path) if read_only else _open(path)
+                self._database = _open_read_only(path) if read_only else _open(path)
             except sqlite3.OperationalError:
-                raise  # a full or read-only disk: the chain itself is whole
+                raise  # a full or read-only disk: the database itself is whole
             except sqlite3.DatabaseError:
                 if read_only:
                     raise
@@ -94,7 +104,7 @@ class ChainStore:
         if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
             self.forgot = True
 
-    def save(self, block: Signed[Block]) -> None:
+    def save_block(self, block: Signed[Block]) -> None:
         """Keep a block.
 
         Raises:
@@ -104,7 +114,7 @@ class ChainStore:
         self._write("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?)", row)
 
     def blocks(self, *, run: str, after_round: int = 0) -> Iterator[Signed[Block]]:
-        """Yield the blocks of rounds after `after_round`, parents first; damaged ones are left out.
+        """Yield the blocks of rounds after `after_round`, parents first, without damaged ones.
 
         Raises:
             StorageError: the disk refused.
@@ -113,10 +123,10 @@ class ChainStore:
             try:
                 yield parse("block", content, run=run)  # type: ignore[misc]
             except MessageError:
-                continue  # the disk changed it; it is fetched again from the swarm
+                continue  # damaged on disk: it is fetched again from the swarm
 
     def follow(self, chain: Chain, head: str) -> None:
-        """Let the branch that is given to others be the one up to `head`.
+        """Make the branch up to `head` the one that is served to others.
 
         Raises:
             StorageError: the disk refused.
@@ -138,17 +148,17 @@ class ChainStore:
         return next((found for (found,) in rows), None)
 
     def contents(self, *, after_round: int, most_bytes: int) -> list[bytes]:
-        """Return blocks of rounds after `after_round` as they are sent, oldest first, up to a size.
+        """Return the serialized blocks of rounds after `after_round`, oldest first, up to a size in all.
 
-        They are those of the branch that is followed here, and whatever may come after its head: of the
-        branches that were left, nobody needs a block. If the first one alone is larger, it is that one.
+        These are the blocks of the followed branch, and all those after the round of its head: blocks of the
+        branches that were left serve nobody. The first block is returned even if it exceeds `most_bytes`.
 
         Raises:
             StorageError: the disk refused.
         """
         chosen: list[bytes] = []
         size = 0
-        for (content,) in self._read(_GIVEN, (after_round,)):
+        for (content,) in self._read(_SERVED, (after_round,)):
             size += len(content) + 4
             if size > most_bytes and chosen:
                 break
@@ -156,9 +166,10 @@ class ChainStore:
         return chosen
 
     def contents_since(self, place: int, *, most: int) -> list[tuple[int, bytes]]:
-        """Return up to so many blocks that were written after the one at `place`, each with its own place.
+        """Return at most `most` blocks written after the one at `place`, each with its own place.
 
-        For who looks on: places rise with time, whatever branch a block is on. 0 is before the first.
+        For observers: places ascend in the order of writing, on whatever branch a block is. 0 is before the
+        first.
 
         Raises:
             StorageError: the disk refused.
@@ -167,13 +178,13 @@ class ChainStore:
         return [(found, content) for found, content in self._read(statement, (place, most))]
 
     def save_promise(self, promise: Promise) -> None:
-        """Remember, for good, what co-signatures made so far demand of later ones."""
+        """Keep the promise: what co-signatures made so far demand of later ones."""
         self._remember("promise", asdict(promise))
 
     def promise(self) -> Promise | None:
-        """Return the promise that stands: empty if nothing was co-signed, None if that is forgotten.
+        """Return the promise in force: an empty one if nothing was co-signed, None if that is not known.
 
-        It is none of less than the round of the state on disk: `path` may be an older copy.
+        Its round is at least that of the state on disk, since the database may be an older copy.
         """
         if self.forgot:
             return None
@@ -182,18 +193,18 @@ class ChainStore:
         return replace(promise, round=max(promise.round, self._state_round))
 
     def save_final(self, final: KeptFinal) -> None:
-        """Remember, for good, the newest final block."""
+        """Keep the newest final block."""
         self._remember("final", asdict(final))
         if final.settled:
             self._remember("settled", asdict(final))
 
     def final(self) -> KeptFinal | None:
-        """Return the newest block that was final, or None if none is remembered."""
+        """Return the newest final block, or None if none was kept."""
         kept = self._recall("final")
         return KeptFinal(**kept) if kept is not None else None
 
     def settled(self) -> str | None:
-        """Return the newest block that time alone made final, or None."""
+        """Return the newest block that became final by time alone, hex; None without one."""
         kept = self._recall("settled")
         return KeptFinal(**kept).block if kept is not None else None
 
@@ -208,14 +219,14 @@ class ChainStore:
             content = json.dumps(kept).encode()
             return parse("checkpoint", content, run=run) if kept else None  # type: ignore[return-value]
         except MessageError:
-            return None  # the disk changed it; others have it
+            return None  # damaged on disk: other peers have it
 
     def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
-        """Keep the proof that a peer contradicted itself; the first one about it stays."""
+        """Keep the evidence that a peer contradicted itself. Only the first one of each culprit is kept."""
         self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?)", (culprit, evidence.canonical()))
 
     def evidence(self, *, run: str) -> dict[PeerId, Evidence]:
-        """Return what proves that peers contradicted themselves, by culprit."""
+        """Return the evidence that peers contradicted themselves, by culprit."""
         found: dict[PeerId, Evidence] = {}
         for culprit, content in self._read("SELECT culprit, content FROM evidence ORDER BY rowid"):
             with contextlib.suppress(MessageError):
@@ -235,14 +246,14 @@ class ChainStore:
         return found if isinstance(found, dict) else None
 
     def save_claim(self, claim: Signed[Claim]) -> None:
-        """Remember an own claim, so that no second one is ever made on top of the same block."""
+        """Keep an own claim, so that no second one is ever made on top of the same block."""
         if self._marker is not None and not self._marker.exists():
             write_atomic(self._marker, b"")
         row = (claim.hash, claim.body.round, claim.canonical())
         self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
 
     def claims(self, *, run: str) -> list[Signed[Claim]]:
-        """Return the newest own claims, oldest first; damaged ones are left out.
+        """Return the newest own claims, oldest first, without damaged ones.
 
         Raises:
             StorageError: the disk refused.
@@ -260,7 +271,7 @@ class ChainStore:
         self._write("INSERT OR IGNORE INTO words VALUES (?, ?, ?)", row)
 
     def words(self, *, run: str) -> list[Word]:
-        """Return the newest own verdicts and disputes, oldest first; damaged ones are left out.
+        """Return the newest own verdicts and disputes, oldest first, without damaged ones.
 
         Raises:
             StorageError: the disk refused.
@@ -312,7 +323,7 @@ def _open(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _look(path: Path) -> sqlite3.Connection:
+def _open_read_only(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
         database.execute("SELECT count(*) FROM blocks").fetchone()
@@ -330,7 +341,7 @@ def _refused(path: Path, error: Exception) -> StorageError:
 
 
 def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -> Chain:
-    """Return the chain of the blocks on disk, with what is final by them, by memory, or by an owner's word.
+    """Return the chain of the blocks on disk, with what is final by them, as kept, or by a checkpoint.
 
     Raises:
         StorageError: the disk refuses.
@@ -344,3 +355,26 @@ def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -
         checkpoint=store.checkpoint(run=rules.run),
         evidence=store.evidence(run=rules.run).values(),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredChain:
+    """The chain of one run as it lies on disk, with all that it takes to build it from there.
+
+    Attributes:
+        store: the blocks, and what a crash must not forget.
+        credit: the run's credit rules, and its protocol's with them.
+        genesis_digest: of the state before the first block, hex.
+    """
+
+    store: ChainStore
+    credit: CreditRules
+    genesis_digest: str
+
+    def load(self) -> Chain:
+        """Return the chain of the blocks on disk, as `load_chain`.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        return load_chain(self.store, self.credit, genesis_digest=self.genesis_digest)

@@ -1,14 +1,14 @@
-"""The canonical state: weights and outer-optimizer state that every honest peer holds bit for bit alike.
+"""The canonical state: the weights and the outer optimizer's state, the same bits at every honest peer.
 
-It lives in files, mapped into memory and updated in place, segment by segment:
+It is in files that are mapped into memory and updated in place, segment by segment:
 
     state/weights.f32    the padded weights, little-endian
     state/momentum.f32   the outer optimizer's momentum, if the recipe has any
-    state/state.json     after which block this is the state, and the roots over its pieces
+    state/state.json     the block whose state this is, and the roots over its pieces
 
-Every float operation stands by itself, in float32: no vector width, thread count or fused multiplication can
-change a bit. state.json is written when an update is complete. So the roots in it do not fit a state that a
-crash has torn, which is noticed when it is opened, and mended by restoring a snapshot.
+Each float operation is a single one in float32, so that no vector width, thread count or fused multiplication
+can change a bit. state.json is written when an update is complete. If a crash cuts an update short, the roots
+in it do not fit the arrays: this is noticed at the next start, and a snapshot is restored.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
 from recipes.schema.sections import HexHash, OuterSection
 
+WEIGHTS_FILE = "state/weights.f32"
 _FLOAT32 = np.dtype("<f4")
 _MARKER_LIMIT = 4096
 
-# Momentum that nothing feeds decays for ever. Below this it counts as zero, before it can become subnormal:
-# some processors and settings take subnormal numbers for zero, others do not.
+# Momentum without updates decays for ever. Below this it becomes zero, before it can become subnormal: some
+# processors and settings treat subnormal numbers as zero, others do not.
 _SMALLEST_MOMENTUM = np.float32(2.0**-64)
 
 
 class _Marker(BaseModel):
-    """What state.json says: `roots` are those over the pieces of each array."""
+    """The content of state.json. `roots` are the Merkle roots over the pieces of each array."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -54,11 +55,12 @@ class CanonicalState:
     """One run's canonical state on this machine.
 
     Attributes:
-        snapshots: the snapshots beside it.
-        round: the round after which this is the state.
-        block: hash of that round's block, hex.
-        clean: False if there is no whole state here: none was adopted yet, an update was cut short, or the
-            files were changed by something else. `restore` and `adopt_genesis` make it clean.
+        snapshots: the run's snapshots.
+        round: the round whose block led to this state.
+        block: hash of that block, hex.
+        weights_file: the file that `weights` is mapped from.
+        clean: whether the state is whole. It is not before the first `restore` or `adopt_genesis`, after an
+            update was cut short, or if another program changed the files; those two methods make it clean.
     """
 
     def __init__(
@@ -69,18 +71,19 @@ class CanonicalState:
         outer: OuterSection,
         snapshots: SnapshotStore | None = None,
     ) -> None:
-        """Open the state in the run's folder, or make room for one, and check it against its marker.
+        """Open the state in a folder, or allocate the files for one, and check it against state.json.
 
         Args:
-            folder: the run's, or another for another state.
+            folder: the run's folder, or another one for a second state.
             layout: of the model.
             outer: the recipe's outer optimizer.
-            snapshots: those of another state of the run, if it has none of its own.
+            snapshots: the run's snapshots; None for those in `folder`.
 
         Raises:
-            StorageError: the disk has no room for it, or refuses.
+            StorageError: the disk is full, or refuses.
         """
         self._folder = folder / "state"
+        self.weights_file = folder / WEIGHTS_FILE
         self._layout = layout
         self._outer = outer
         self._arrays: dict[PieceKind, MappedArray[np.float32]] = {}
@@ -99,23 +102,23 @@ class CanonicalState:
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """The padded weights, read-only. The array follows every later `apply` and `restore`."""
+        """The padded weights, read-only. Later calls of `apply` and `restore` change this array."""
         view = self._arrays["weights"].array.view()
         view.flags.writeable = False
         return view
 
     def apply(self, reduced: Mapping[int, SegmentFrame], *, round_number: int, block: str) -> None:
-        """Take the outer optimizer's step with a block's reduced segments.
+        """Apply a block: take the outer optimizer's step with its reduced segments.
 
-        A segment that is not in `reduced` stays as it is, weights and momentum.
+        The weights and momentum of a segment that is not in `reduced` stay as they are.
 
         Args:
-            reduced: the reduced segments, by their index.
+            reduced: the reduced segments, by index.
             round_number: the block's round.
             block: the block's hash, hex.
 
         Raises:
-            ValueError: a segment does not belong to this layout. Nothing was changed.
+            ValueError: a segment does not fit the layout. Nothing was changed.
             StateError: the state is not clean.
         """
         self._must_be_clean()
@@ -145,7 +148,7 @@ class CanonicalState:
         return self.manifest(counters).digest()
 
     def manifest(self, counters: bytes) -> SnapshotManifest:
-        """Describe this state with these counters, as a snapshot of it would.
+        """Return the manifest that a snapshot of this state with these counters would have.
 
         Raises:
             StateError: the state is not clean.
@@ -158,7 +161,7 @@ class CanonicalState:
 
         Raises:
             StateError: the state is not clean.
-            StorageError: the disk refuses; the snapshots are as they were.
+            StorageError: the disk refuses. The snapshots are unchanged.
         """
         manifest = self.manifest(counters)
         pieces = {kind: self._pieces(kind) for kind in self._arrays}
@@ -167,12 +170,12 @@ class CanonicalState:
         return manifest
 
     def adopt_genesis(self, counters: bytes, *, block: str, weights_root: bytes) -> None:
-        """Start from the recipe's first weights, which lie in snapshots/0, and zero momentum.
+        """Set the genesis state: the genesis weights, which are in snapshots/0, and a momentum of zeros.
 
         Args:
             counters: the counters at genesis.
-            block: the name of the place before the first block, hex.
-            weights_root: the root over the weights' pieces that the recipe names.
+            block: the genesis hash, hex, which stands for the block before the first.
+            weights_root: the root over the weights' pieces, from the recipe.
 
         Raises:
             StateError: the weights are missing, or not those of the recipe.
@@ -182,7 +185,7 @@ class CanonicalState:
         self._copy(self.snapshots.pieces_of(0, "weights"), kind="weights")
         if blake3_tree.root(self._hashes("weights")) != weights_root:
             raise StateError(
-                "The first weights in snapshots/0 are not those that the recipe names.",
+                "The genesis weights in snapshots/0 are not those that the recipe names.",
                 remedy="Delete the run's folder and join again: they are fetched.",
             )
         if "momentum" in self._arrays:
@@ -191,10 +194,10 @@ class CanonicalState:
         self._end_change()
 
     def restore(self, round_number: int) -> list[StatePiece]:
-        """Go back to a snapshot.
+        """Set the state to that of a snapshot.
 
         Returns:
-            The snapshot's damaged pieces. If there are any, nothing was changed: fetch them, put them in
+            The snapshot's damaged pieces. If there are any, the state was not changed: fetch them, write them
             with `snapshots.write_piece`, and restore again.
 
         Raises:
@@ -214,7 +217,7 @@ class CanonicalState:
         return []
 
     def _step(self, place: slice, frame: SegmentFrame) -> None:
-        """Take a plain step where the update is not zero: elsewhere it would change nothing."""
+        """Take a step of plain SGD. Only values with an update change."""
         weights = self._arrays["weights"].array[place]
         learning_rate = np.float32(self._outer.learning_rate)
         first = 0
@@ -223,7 +226,7 @@ class CanonicalState:
             first += part.chunks * CHUNK_VALUES
 
     def _step_with_momentum(self, place: slice, frame: SegmentFrame) -> None:
-        """Take a step of SGD with momentum as torch.optim.SGD defines it, Nesterov's by the recipe."""
+        """Take a step of SGD with momentum, as in torch.optim.SGD; Nesterov's if the recipe says so."""
         weights, momentum = (self._arrays[kind].array[place] for kind in ("weights", "momentum"))
         learning_rate, decay = np.float32(self._outer.learning_rate), np.float32(self._outer.momentum)
         first = 0
@@ -242,7 +245,7 @@ class CanonicalState:
             first = here.stop
 
     def _copy(self, pieces: Iterator[bytes], *, kind: PieceKind) -> None:
-        """Overwrite an array with `pieces`; too few of them leave zeros, and too many are ignored."""
+        """Overwrite an array with `pieces`. Missing ones become zeros, and surplus ones are ignored."""
         target = self._arrays[kind].array
         target[:] = 0.0
         position = 0
@@ -273,7 +276,7 @@ class CanonicalState:
             yield bytes(mapped.bytes_between(index * PIECE_BYTES, (index + 1) * PIECE_BYTES))
 
     def _hashes(self, kind: PieceKind) -> list[bytes]:
-        """Return the leaf hashes of an array's pieces, hashing those that changed since the last time."""
+        """Return the leaf hashes of an array's pieces. Only pieces that changed since are hashed again."""
         if kind not in self._arrays:
             return []
         mapped, leaves = self._arrays[kind], self._leaves[kind]

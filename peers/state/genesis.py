@@ -1,4 +1,4 @@
-"""The state before the first block: its digest, and the first weights taken in at the first start."""
+"""The genesis state, before the first block: its digest, and its weights, adopted at the first start."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from recipes.schema.recipe import Recipe, published
 
 
 def open_state(folder: Path, signed: SignedRecipe, layout: Layout) -> CanonicalState:
-    """Open the run's canonical state; at the first start, from the first weights if they are here.
+    """Open the run's canonical state. At the first start it is the genesis state, if its weights are here.
 
     Raises:
         StorageError: the disk refuses.
-        StateError: the first weights are not those of the recipe.
+        StateError: the genesis weights are not those of the recipe.
     """
     recipe = signed.recipe
     rules = rules_of(recipe, signed.run_id)
@@ -33,7 +33,7 @@ def open_state(folder: Path, signed: SignedRecipe, layout: Layout) -> CanonicalS
 
 
 def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
-    """Return the digest of the state before the first block, hex, as it follows from the recipe."""
+    """Return the digest of a recipe's genesis state, hex."""
     return genesis_digest(
         weights_root=bytes.fromhex(published(recipe).weights_root),
         counters=initial(rules).canonical(),
@@ -43,7 +43,7 @@ def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
 
 
 def genesis_digest(*, weights_root: bytes, counters: bytes, layout: Layout, has_momentum: bool) -> str:
-    """Return the digest of the state at genesis, hex: the recipe's weights, and no momentum yet."""
+    """Return the digest of a genesis state, hex: weights with this root, and a momentum of zeros."""
     momentum = []
     if has_momentum:
         size = 4 * layout.padded

@@ -1,7 +1,8 @@
-"""What a snapshot holds: a manifest of piece hashes, from which the state digest follows.
+"""The manifest of a snapshot: the hash of each of its pieces, from which the state digest follows.
 
-A manifest is checked against the digest that the swarm agreed on, and each piece against the manifest, so
-that nothing in a snapshot has to be trusted.
+The snapshot's weights and momentum are cut into pieces of 1 MiB; its counters are one more piece. A manifest
+from another peer is checked against the digest that the swarm agreed on, and each piece against the manifest,
+so that nothing in a snapshot has to be trusted.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ _HASH_JSON_BYTES = 67  # a hash in a manifest: 64 digits, two quotes, a comma
 
 
 class SnapshotManifest(BaseModel):
-    """What a snapshot holds. Hashes are those of Merkle leaves, in hex.
+    """The manifest of one snapshot. Hashes of pieces are those of Merkle leaves; all hashes are hex.
 
     Attributes:
-        round: the round after which the state was this.
-        block: hash of that round's block.
+        version: of the format.
+        round: the round whose block led to the state.
+        block: hash of that block.
         weights: hash of each piece of the weights.
-        momentum: hash of each piece of the momentum; empty where the recipe has none.
+        momentum: hash of each piece of the momentum; empty if the recipe has none.
         counters: hash of the counters.
     """
 
@@ -37,12 +39,14 @@ class SnapshotManifest(BaseModel):
     version: Literal[1] = 1
     round: int = Field(ge=0, lt=2**53)
     block: HexHash
-    weights: tuple[HexHash, ...] = Field(fail_fast=True)  # each problem takes more than its bytes
+    weights: tuple[HexHash, ...] = Field(
+        fail_fast=True
+    )  # a list of all problems would be larger than the input
     momentum: tuple[HexHash, ...] = Field(fail_fast=True)
     counters: HexHash
 
     def digest(self) -> bytes:
-        """Return the digest of the state that this manifest describes, 32 bytes."""
+        """Return the digest of the state in the snapshot, 32 bytes."""
         return state_digest(
             weights=[bytes.fromhex(leaf) for leaf in self.weights],
             momentum=[bytes.fromhex(leaf) for leaf in self.momentum],
@@ -50,7 +54,7 @@ class SnapshotManifest(BaseModel):
         )
 
     def leaf(self, piece: StatePiece) -> bytes:
-        """Return the leaf hash of `piece`.
+        """Return the leaf hash of a piece, 32 bytes.
 
         Raises:
             IndexError: the snapshot has no such piece.
@@ -61,7 +65,7 @@ class SnapshotManifest(BaseModel):
         return bytes.fromhex(leaves[piece.index])
 
     def pieces(self) -> Iterator[StatePiece]:
-        """Yield every piece: the counters, the weights, then the momentum."""
+        """Yield all pieces: the counters, those of the weights, those of the momentum."""
         yield StatePiece("counters", 0)
         for index in range(len(self.weights)):
             yield StatePiece("weights", index)
@@ -69,7 +73,7 @@ class SnapshotManifest(BaseModel):
             yield StatePiece("momentum", index)
 
     def to_bytes(self) -> bytes:
-        """Return canonical JSON (RFC 8785)."""
+        """Return the manifest as canonical JSON (RFC 8785)."""
         return rfc8785.dumps(self.model_dump(mode="json"))
 
 
@@ -84,15 +88,20 @@ def piece_count(layout: Layout) -> int:
 
 
 def manifest_limit(layout: Layout) -> int:
-    """Return the longest that a manifest can be, in bytes."""
+    """Return the length that no manifest of a model exceeds, in bytes."""
     return 1024 + 2 * piece_count(layout) * _HASH_JSON_BYTES
 
 
 def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> SnapshotManifest:
-    """Check a manifest from a peer or from disk. Whether its digest is the agreed one is for the caller.
+    """Parse a manifest from a peer or from disk. The caller checks its digest.
+
+    Args:
+        content: the manifest's bytes, of any content.
+        layout: of the model.
+        has_momentum: whether the recipe has momentum.
 
     Raises:
-        MessageError: it is malformed, too long, or for a state of another shape.
+        MessageError: it is malformed, too long, or of a state of another shape.
     """
     if len(content) > manifest_limit(layout):
         raise MessageError(
@@ -100,7 +109,7 @@ def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> Sna
             offence=Offence.OVERSIZED,
         )
     try:
-        # Strictness concerns JSON's own types: in JSON, a tuple is an array.
+        # In strict mode, a tuple is accepted only from JSON: there it is an array.
         manifest = SnapshotManifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]

@@ -1,4 +1,4 @@
-"""Large arrays in files, mapped into memory, so that the system may take their pages back at any time."""
+"""Large arrays in files that are mapped into memory, so that the system can reclaim their pages any time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class MappedArray(Generic[Scalar]):
-    """A one-dimensional array in a file, zero where nothing was written yet.
+    """A one-dimensional array in a file; zeros where nothing was written yet.
 
-    What is written survives the death of this process at once, and that of the machine once the system has
-    written it back: whoever relies on the content checks it by hash.
+    A write survives the death of this process at once, and that of the machine once the system has written it
+    back. So the content has to be checked by hash at the next start.
 
     Attributes:
         array: the values, shape (count,), writable.
     """
 
     def __init__(self, path: Path, *, dtype: np.dtype[Scalar], count: int) -> None:
-        """Map the file at `path`, which is made, or cut or extended to the right size, as needed.
+        """Map the file at `path`. It is made, or cut or extended to the right size, if need be.
 
         Raises:
-            StorageError: the disk has no room for it, or refuses.
+            StorageError: the disk is full, or refuses.
         """
         size = count * dtype.itemsize
         try:
@@ -37,7 +37,7 @@ class MappedArray(Generic[Scalar]):
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 os.ftruncate(handle, size)
-                # A full disk must show here, as an error: on writing to mapped memory it would kill us.
+                # A full disk has to be an error here: later, a write to mapped memory would kill the process.
                 os.posix_fallocate(handle, 0, size)
                 self._map = mmap.mmap(handle, size)
             finally:
@@ -54,5 +54,5 @@ class MappedArray(Generic[Scalar]):
         return memoryview(self._map)[start:end]
 
     def release(self) -> None:
-        """Let the system have the pages back; they come back from the file when touched."""
+        """Give the pages back to the system. They are read from the file again when they are accessed."""
         self._map.madvise(mmap.MADV_DONTNEED)

@@ -1,8 +1,8 @@
-"""The canonical state of an earlier round, made again beside the one at hand: a replay starts from it.
+"""The canonical state of an earlier round, recomputed beside the current one: a replay starts from it.
 
-It lies in files of its own (`audit/state`, 4 or 8 bytes a parameter), is restored from the newest snapshot at
-or below that round, and brought on with reduced segments that are on disk. Nothing is fetched: what open
-audits need is kept (`StateSync.keep_for_audits`). It is held against the digest that the chain vouches for.
+It is in files of its own (`audit/state`, 4 or 8 bytes a parameter). It is restored from the newest snapshot
+at or below that round, and brought forward with reduced segments on disk. Nothing is fetched: the files that
+open audits need are kept (`StateSync.keep_for_audits`). Its digest is checked against the one in the chain.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link
-from peers.codec.segment import SegmentFrame
-from peers.state.canonical_state import CanonicalState
+from peers.state.canonical_state import WEIGHTS_FILE, CanonicalState
+from peers.state.reduced_segments import ReducedSegments
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import MessageError, StateError
 from recipes.layout import Layout
@@ -26,21 +25,15 @@ from recipes.schema.sections import OuterSection
 AUDIT_FOLDER = "audit"
 
 
-class ReducedSegments(Protocol):
-    """Has reduced segments on disk (peers.exchange.segment_store.ExchangeStore)."""
-
-    def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame: ...
-
-
 @dataclass(frozen=True)
 class Step:
     """What a block does to the state.
 
     Attributes:
-        round: of the block; 0 for the place before the first one.
+        round: of the block; 0 for genesis.
         block: its hash, hex.
-        tokens: trained on by then.
-        roots: of its reduced segments, hex, by segment; none where a segment stays as it was.
+        tokens: trained on up to this block.
+        roots: by segment, the root of its reduced segment, hex; None if the segment stays as it is.
     """
 
     round: int
@@ -50,7 +43,7 @@ class Step:
 
 
 def step_of(link: Link) -> Step:
-    """Return what the block at a place of the chain does to the state."""
+    """Return what the block of a link does to the state."""
     reductions = link.block.body.reductions if link.block is not None else ()
     return Step(
         round=link.round,
@@ -62,12 +55,12 @@ def step_of(link: Link) -> Step:
 
 @dataclass(frozen=True)
 class Way:
-    """The blocks from the oldest that is known here up to one.
+    """The blocks from the oldest known one up to a block, as steps of the state.
 
     Attributes:
-        steps: what they do to the state; the first may be where the way begins, and need not be taken.
-        counters: after the last of them, as they are part of the state.
-        digest: of the state after the last, hex.
+        steps: of the blocks, oldest first. The first may be genesis.
+        counters: the state's counters after the last step.
+        digest: of the state after the last step, hex.
     """
 
     steps: tuple[Step, ...]
@@ -76,17 +69,17 @@ class Way:
 
     @property
     def round(self) -> int:
-        """The round after which the state is wanted."""
+        """The round of the last step."""
         return self.steps[-1].round
 
     def above(self, block: str) -> tuple[Step, ...] | None:
-        """Return the steps after `block`; None if it is not on the way."""
+        """Return the steps after a block, hex; None if it is not on the way."""
         names = [step.block for step in self.steps]
         return self.steps[names.index(block) + 1 :] if block in names else None
 
 
 def way_to(block: str, chain: Chain, *, digest: str) -> Way:
-    """Return the way to a known block. `digest` is that of the state after it, as a block on top says."""
+    """Return the way to a known block. `digest` is that of the state after it, from a block on top."""
     steps = []
     link: Link | None = chain.link(block)
     while link is not None:
@@ -96,7 +89,11 @@ def way_to(block: str, chain: Chain, *, digest: str) -> Way:
 
 
 class PastState:
-    """The scratch state. Its work is heavy: call it from a worker thread, one call at a time."""
+    """A scratch state for audits. It does heavy work: call it from a worker thread, one call at a time.
+
+    Attributes:
+        weights_file: the file that the weights are mapped from, once they were made.
+    """
 
     def __init__(
         self,
@@ -108,17 +105,19 @@ class PastState:
         outer: OuterSection,
     ) -> None:
         self._folder = folder / AUDIT_FOLDER
+        self.weights_file = self._folder / WEIGHTS_FILE
         self._snapshots = snapshots
         self._exchange = exchange
         self._layout = layout
         self._outer = outer
-        self._state: CanonicalState | None = None  # made when it is first needed: it takes room on disk
+        self._state: CanonicalState | None = None  # made at the first audit: it takes disk space
 
     def make(self, way: Way) -> NDArray[np.float32]:
-        """Return the weights after a block, read-only, shape (padded,): they stay until the next are made.
+        """Return the weights after a way's last block, read-only, shape (padded,): until the next call.
 
         Raises:
-            StateError: a snapshot or a reduced segment that it takes is not here any more, or is damaged.
+            StateError: a snapshot or a reduced segment that this needs is missing or damaged, or the state
+                has another digest.
             StorageError: the disk refuses.
         """
         if self._state is None:
@@ -130,16 +129,16 @@ class PastState:
             for step in self._stand_below(state, way):
                 self._apply(state, step, tokens=_tokens_below(step, way))
         except MessageError as error:
-            raise StateError(f"The state after round {way.round} cannot be made again: {error}.") from error
+            raise StateError(f"The state after round {way.round} cannot be recomputed: {error}.") from error
         if state.digest(way.counters).hex() != way.digest:
-            raise StateError(f"The state after round {way.round} came out as another one.")
+            raise StateError(f"The recomputed state after round {way.round} has another digest.")
         return state.weights
 
     def _stand_below(self, state: CanonicalState, way: Way) -> Sequence[Step]:
-        """Bring the scratch state to a place on the way; return the steps that are left to take.
+        """Set the scratch state to the newest block on the way that needs no steps; return the steps left.
 
         Raises:
-            StateError: no snapshot on the way is here and whole.
+            StateError: no whole snapshot on the way is here.
         """
         ahead = way.above(state.block) if state.clean else None
         for number in reversed(self._snapshots.rounds()):
@@ -156,10 +155,10 @@ class PastState:
         return ahead
 
     def _apply(self, state: CanonicalState, step: Step, *, tokens: int) -> None:
-        """Take a block's step. `tokens` were trained on by the block below it.
+        """Take a block's step. `tokens` were trained on up to the block below it.
 
         Raises:
-            MessageError: a reduced segment is not here.
+            MessageError: a reduced segment is missing or damaged.
         """
         frames = {
             segment: self._exchange.read_reduced(root, tokens=tokens)
@@ -170,5 +169,5 @@ class PastState:
 
 
 def _tokens_below(step: Step, way: Way) -> int:
-    """Return how many tokens were trained on below a block that is not the first of the way."""
+    """Return how many tokens were trained on up to the block below a step that is not the way's first."""
     return way.steps[way.steps.index(step) - 1].tokens

@@ -1,10 +1,10 @@
-"""Snapshots on disk: the canonical state after some rounds, in pieces to be served, fetched and checked.
+"""Snapshots on disk: the canonical state after some rounds, in pieces that are served, fetched and checked.
 
-    snapshots/ROUND/manifest.json   what the snapshot holds: the hash of each piece
+    snapshots/ROUND/manifest.json   the hash of each piece
     snapshots/ROUND/weights.f32     the padded weights, little-endian
     snapshots/ROUND/momentum.f32    the outer optimizer's momentum, if the recipe has any
-    snapshots/ROUND/counters.json   the counters that the chain carries
-    snapshots/ROUND.partial/        the same, while it is being fetched or written
+    snapshots/ROUND/counters.json   the chain's counters
+    snapshots/ROUND.partial/        a snapshot that is being fetched or written
 
 A whole snapshot appears by one rename. Its pieces are still checked whenever they are used: disks fail.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from peers.protocol.requests import PieceKind, StatePiece
 from peers.state.manifest import SnapshotManifest, parse_manifest
-from peers.state.snapshot_pin import Hold
+from peers.state.snapshot_pin import SnapshotPin
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.formats import blake3_tree
 from recipes.formats.files import write_atomic
@@ -38,7 +38,7 @@ _FILES: dict[PieceKind, str] = {
 
 
 class SnapshotStore:
-    """The snapshots in one run's folder, whole ones and those still being fetched."""
+    """The snapshots in one run's folder: whole ones, and partial ones that are being fetched."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class SnapshotStore:
         self._folder = folder / "snapshots"
         self._layout = layout
         self._has_momentum = has_momentum
-        self._hold = Hold()
+        self._pin = SnapshotPin()
         self._needed_from: int | None = None
         self._now = now
 
     def need_from(self, round_number: int) -> None:
-        """Keep the newest snapshot at or below a round, for audits, until another round is named."""
+        """Keep the newest snapshot at or below a round, for audits. Replaces the round of the last call."""
         self._needed_from = round_number
 
     def rounds(self) -> list[int]:
@@ -69,12 +69,12 @@ class SnapshotStore:
         return max((number for number in self.rounds() if number <= round_number), default=None)
 
     def begun(self) -> list[int]:
-        """Return the rounds of the snapshots of which a part was fetched, ascending."""
+        """Return the rounds of all partial snapshots, ascending."""
         names = [path.parent.stem for path in self._folder.glob(f"*.partial/{_MANIFEST}")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def manifest(self, round_number: int) -> SnapshotManifest | None:
-        """Return the manifest of a whole snapshot, or None if there is none that is well-formed."""
+        """Return the manifest of a whole snapshot, or None if it is missing or malformed."""
         return self._read_manifest(self._whole(round_number))
 
     def counters(self, round_number: int) -> bytes:
@@ -92,7 +92,7 @@ class SnapshotStore:
         return content
 
     def begin(self, manifest: SnapshotManifest) -> None:
-        """Make room for a snapshot to be fetched. What is here of the same snapshot already is kept.
+        """Make a partial snapshot, to be fetched. Pieces of the same snapshot that are here already are kept.
 
         Raises:
             StorageError: the disk refuses.
@@ -108,9 +108,9 @@ class SnapshotStore:
         write_atomic(folder / _MANIFEST, manifest.to_bytes())
 
     def missing(self, manifest: SnapshotManifest) -> list[StatePiece]:
-        """Return the pieces of a begun or whole snapshot whose content on disk is not what it must be.
+        """Return the pieces of a partial or whole snapshot that are missing on disk, or have another hash.
 
-        Hashes everything that is there: call it to begin or to check, not for each piece.
+        This hashes the whole snapshot: call it at the beginning or at the end, not for each piece.
         """
         folder = self._home_of(manifest)
         pieces = list(manifest.pieces())
@@ -123,11 +123,11 @@ class SnapshotStore:
         ]
 
     def write_piece(self, manifest: SnapshotManifest, piece: StatePiece, data: bytes) -> None:
-        """Put a fetched piece in its place in a begun snapshot, or heal a whole one.
+        """Write a fetched piece to a partial snapshot, or replace a damaged one of a whole snapshot.
 
         Raises:
-            MessageError: it is not what the manifest says, or the manifest has no such piece.
-            StateError: that snapshot was not begun.
+            MessageError: the piece has another hash, or the manifest has no such piece.
+            StateError: the snapshot was not begun.
             StorageError: the disk refuses.
         """
         try:
@@ -135,7 +135,7 @@ class SnapshotStore:
         except IndexError as error:
             raise MessageError(f"The snapshot has no {error}.") from error
         if blake3_tree.leaf_hash(data) != expected:
-            raise MessageError(f"The {piece.kind} piece {piece.index} is not what the manifest names.")
+            raise MessageError(f"The {piece.kind} piece {piece.index} has another hash than in the manifest.")
         folder = self._home_of(manifest)
         if folder is None:
             raise StateError(f"The snapshot of round {manifest.round} was not begun.")
@@ -151,7 +151,7 @@ class SnapshotStore:
                 stream.write(data)
 
     def complete(self, manifest: SnapshotManifest) -> None:
-        """Make a begun snapshot whole, once no piece is missing.
+        """Make a partial snapshot a whole one, once no piece is missing.
 
         Raises:
             StateError: a piece is missing or damaged.
@@ -164,19 +164,19 @@ class SnapshotStore:
             self._publish(manifest.round)
 
     def read_piece(self, round_number: int, piece: StatePiece) -> bytes | None:
-        """Return a piece of a whole snapshot, or None if it is not here. It is not checked."""
+        """Return a piece of a whole snapshot, unchecked, or None if it is not here."""
         manifest = self.manifest(round_number)
         if manifest is None or not _names(manifest, piece):
             return None
         return self._read(self._whole(round_number), piece) or None
 
     def serve_piece(self, round_number: int, piece: StatePiece) -> bytes | None:
-        """Return a piece for somebody who fetches it, and keep its snapshot for a while (snapshot_pin.py).
+        """Return a piece for a peer that fetches it, and keep its snapshot for a while (snapshot_pin.py).
 
-        Of a snapshot that is still being fetched, those pieces are served that are here.
+        Pieces of partial snapshots are served too, if they are here.
         """
         if (content := self.read_piece(round_number, piece)) is not None:
-            self._hold.asked(round_number, self._now())
+            self._pin.requested(round_number, self._now())
             return content
         folder = self._partial(round_number)
         manifest = self._read_manifest(folder)
@@ -188,17 +188,17 @@ class SnapshotStore:
     def save(
         self, manifest: SnapshotManifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
     ) -> None:
-        """Write a whole snapshot, and forget older ones.
+        """Write a whole snapshot, and delete older ones.
 
-        Genesis stays, one that is being fetched, and one that audits need.
+        Kept are the newest `SNAPSHOTS_KEPT`, genesis, the pinned one, and the one that audits need.
 
         Args:
-            manifest: what the snapshot holds.
+            manifest: of the snapshot.
             counters: the counters' bytes.
             arrays: the pieces of the weights, and of the momentum if there is any.
 
         Raises:
-            StorageError: the disk refuses; snapshots are as they were.
+            StorageError: the disk refuses. The snapshots are unchanged.
         """
         folder = self._partial(manifest.round)
         with _storage_errors(folder):
@@ -209,20 +209,20 @@ class SnapshotStore:
                     stream.writelines(pieces)
                     stream.flush()
                     os.fsync(stream.fileno())
-                    # It is read again only if a peer asks: leave the memory to the training.
+                    # It is read again only if a peer fetches it: leave the memory to the training.
                     os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         write_atomic(folder / _FILES["counters"], counters)
         write_atomic(folder / _MANIFEST, manifest.to_bytes())
         self._publish(manifest.round)
         superseded = [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]
-        spared = self._hold.spare(superseded, newest=manifest.round, now=self._now())
+        pinned = self._pin.choose(superseded, newest=manifest.round, now=self._now())
         needed = self.newest_below(self._needed_from) if self._needed_from is not None else None
         for old in superseded:
-            if old not in (spared, needed):
+            if old not in (pinned, needed):
                 shutil.rmtree(self._whole(old), ignore_errors=True)
 
     def adopt_genesis(self, manifest: SnapshotManifest, *, counters: bytes) -> None:
-        """Complete snapshots/0, which holds the recipe's first weights alone, to a whole snapshot.
+        """Complete snapshots/0, which has only the genesis weights so far, to a whole snapshot.
 
         Raises:
             StorageError: the disk refuses.
@@ -235,7 +235,7 @@ class SnapshotStore:
         write_atomic(folder / _MANIFEST, manifest.to_bytes())
 
     def pieces_of(self, round_number: int, kind: PieceKind) -> Iterator[bytes]:
-        """Yield the 1 MiB pieces of one array of a whole snapshot, as they are on disk.
+        """Yield the 1 MiB pieces of one array of a whole snapshot, unchecked.
 
         Raises:
             StateError: the file is not there.
@@ -247,7 +247,7 @@ class SnapshotStore:
         except OSError as error:
             raise StateError(
                 f"The snapshot of round {round_number} has no {kind}: {error.strerror}.",
-                remedy="Join again: what is missing is fetched.",
+                remedy="Join again: the missing file is fetched.",
             ) from error
 
     def _whole(self, round_number: int) -> Path:
@@ -260,7 +260,7 @@ class SnapshotStore:
         return ("weights", "momentum") if self._has_momentum else ("weights",)
 
     def _make_array_file(self, folder: Path, kind: PieceKind) -> None:
-        """Make a file of zeros that takes no room on disk yet."""
+        """Make a sparse file of zeros, which takes no disk space yet."""
         with (folder / _FILES[kind]).open("wb") as stream:
             stream.truncate(4 * self._layout.padded)
 
@@ -272,12 +272,12 @@ class SnapshotStore:
             return None
 
     def _home_of(self, manifest: SnapshotManifest) -> Path | None:
-        """Return the folder in which exactly this snapshot is, whole or partial."""
+        """Return the folder of the snapshot with this manifest, whole or partial; None without one."""
         folders = (self._whole(manifest.round), self._partial(manifest.round))
         return next((folder for folder in folders if self._read_manifest(folder) == manifest), None)
 
     def _read(self, folder: Path, piece: StatePiece) -> bytes:
-        """Return a piece as it is on disk: less of it, or nothing, if the file is short or missing."""
+        """Return a piece as it is on disk: short or empty if the file is cut short or missing."""
         limit = MAX_COUNTERS_BYTES if piece.kind == "counters" else PIECE_BYTES
         try:
             with (folder / _FILES[piece.kind]).open("rb") as stream:
@@ -287,18 +287,18 @@ class SnapshotStore:
             return b""
 
     def _publish(self, round_number: int) -> None:
-        """Rename a partial snapshot to a whole one, in place of another of that round."""
+        """Rename a partial snapshot to a whole one, in place of any other of that round."""
         partial, whole = self._partial(round_number), self._whole(round_number)
         with _storage_errors(whole):
             shutil.rmtree(whole, ignore_errors=True)
             partial.replace(whole)
         for older in self.begun():
-            if older < round_number:  # its fetch was given up
+            if older < round_number:  # fetching it was given up
                 shutil.rmtree(self._partial(older), ignore_errors=True)
 
 
 def _names(manifest: SnapshotManifest, piece: StatePiece) -> bool:
-    """Say whether the snapshot has such a piece."""
+    """Whether a snapshot has such a piece."""
     try:
         manifest.leaf(piece)
     except IndexError:

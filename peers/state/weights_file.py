@@ -1,4 +1,4 @@
-"""The newest whole weights in a run's folder, also while a peer works there: checked, and saved."""
+"""The newest whole weights in a run's folder, checked (also while a peer works there), and saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recipes.schema.recipe import Recipe, published
 
 @dataclass(frozen=True)
 class WholeWeights:
-    """The padded weights after `round`, fp32 of shape (padded,); round 0 is untrained."""
+    """The padded weights after a round, fp32 of shape (padded,). Those of round 0 are untrained."""
 
     round: int
     values: npt.NDArray[np.float32]
@@ -29,7 +29,7 @@ class WholeWeights:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A file of weights, and the Merkle root over its pieces if it is whole."""
+    """A file of weights, and the Merkle root that its pieces have if it is whole."""
 
     path: Path
     round: int
@@ -39,14 +39,14 @@ class _Candidate:
 def newest_weights(
     run: Path, recipe: Recipe, layout: Layout, *, above: int = -1, until: int | None = None
 ) -> WholeWeights:
-    """Return the newest weights in the folder `run` whose hashes hold: the state, else a snapshot.
+    """Return the newest whole weights in a run's folder: of the state, else of a snapshot.
 
     Args:
-        run: a peer's run folder, or a publication's.
+        run: the run's folder of a peer, or of a publication.
         recipe: the published recipe.
         layout: of its model.
-        above: only those after this round will do.
-        until: only those up to this round will do; None for any.
+        above: only weights of later rounds are returned.
+        until: only weights of rounds up to this one are returned; None for any.
 
     Raises:
         StateError: there are none.
@@ -67,17 +67,17 @@ def save_tensors(
     """Write the model's parameters by name, as safetensors.
 
     Args:
-        path: is written in place.
+        path: the file, written in place.
         weights: of the model.
         layout: with a span for each parameter (`layout_of`).
-        metadata: stands in the file's head, beside its format.
+        metadata: written to the file's header, beside its format.
 
     Raises:
         OSError: the disk refuses.
     """
     from safetensors.numpy import save_file
 
-    # Tied parameters are there once; transformers ties them again by the configuration.
+    # Tied parameters are written once; transformers ties them again by the configuration.
     tensors = {
         span.name: weights.values[span.offset : span.offset + span.count].reshape(span.shape)
         for span in layout.spans
@@ -86,7 +86,7 @@ def save_tensors(
 
 
 def _candidates(run: Path, recipe: Recipe, layout: Layout) -> Iterator[_Candidate]:
-    """Yield where weights may be, the newest first."""
+    """Yield the files in which weights may be, the newest first."""
     state = run / "state"
     try:
         marker: Any = json.loads((state / "state.json").read_bytes())

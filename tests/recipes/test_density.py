@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from rounds import Swarm
 from peers.chain.chain import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.contribution_store import ContributionHistory
+from peers.exchange.residual_returns import IncludedSegment
+from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.simulation.simulator import DENSITIES, World, WorldForm
 from peers.simulation.virtual_disk import DiskAfter
 from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.errors import MessageError, Offence
-from recipes.layout import lay_out
+from recipes.layout import CHUNK_VALUES, lay_out
 from recipes.schema.recipe import Recipe, parse_recipe
 
 TINY = (SAMPLES / "tiny.toml").read_bytes()
@@ -56,6 +60,18 @@ def test_without_a_schedule_every_round_is_as_dense() -> None:
 @given(st.integers(1, 4096), st.floats(1, 4096))
 def test_a_factor_never_keeps_less_nor_nothing(keep: int, factor: float) -> None:
     assert Density(keep, 1, keep, 1).scaled(factor).keep >= keep
+
+
+@pytest.mark.parametrize(("keep", "level_bits"), [(16, 1), (64, 0), (64, 1), (256, 2), (256, 3), (1024, 3)])
+def test_the_bits_that_a_density_says_are_hardly_more_than_what_the_codec_takes(
+    keep: int, level_bits: int
+) -> None:
+    density = Density(keep, level_bits, keep, level_bits)
+    form = ExchangeFormat(DensitySchedule(density), segments=1, chunks_per_segment=100, clip_factor=2.0).at(0)
+    values = np.random.default_rng(0).standard_normal((100, CHUNK_VALUES)).astype(np.float32)
+    taken = 8 * len(form.codec.encode(values).data) / values.size
+    assert taken == pytest.approx(density.contribution_bits, rel=0.07)
+    assert density.contribution_bits == density.reduced_bits > 0.99 * taken
 
 
 def test_a_recipe_asks_for_more_bandwidth_while_its_rounds_are_denser() -> None:
@@ -136,7 +152,7 @@ def test_a_spot_check_convicts_a_reducer_that_averages_at_another_density(tmp_pa
     reducer, checker = exchange.stores[REDUCER], exchange.stores[CHECKER]
     reduction = exchange.reduce(1, by=REDUCER)
     values = reducer.read_reduced(reduction.root, tokens=100).decode().dense()
-    fewer = replace(EARLY.at(100).reduced_codec, keep=31)
+    fewer = SparseCodec(keep=31, level_bits=LASTING.reduced_level_bits)
     kept = fewer.decode(fewer.encode(values)).dense()
     forged = SegmentFrame.encode(kept, codec=EARLY.at(100).reduced_codec)
     false = reduction.model_copy(update={"root": forged.root().hex(), "bytes": len(forged.to_bytes())})
@@ -169,6 +185,11 @@ def test_equal_chunks_of_rounds_of_two_densities_are_kept_once_and_serve_both(tm
 # ---------------------------------------------------------------- own contributions
 
 
+class NothingIncluded:
+    def included(self, _round_number: int, _claim: str) -> Mapping[int, IncludedSegment]:
+        return {}
+
+
 def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_as_it_was(
     tmp_path: Path,
 ) -> None:
@@ -178,8 +199,9 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
     def opened() -> ContributionHistory:
         return ContributionHistory(tmp_path, layout=layout, form=EARLY, decay=1.0)
 
+    none_reduced = ExchangeStore(tmp_path, EARLY)
     first = opened().compress_and_keep(
-        1, delta, tokens=99, outcome=lambda *_: None, reduced=lambda *_: None, source=None
+        1, delta, tokens=99, outcomes=NothingIncluded(), reduced=none_reduced, source=None
     )
     opened().name_claim("ab" * 32)
     again = opened().frame("ab" * 32, 2)
@@ -189,8 +211,8 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
         2,
         np.zeros_like(delta),
         tokens=100,
-        outcome=lambda *_: {},
-        reduced=lambda *_: None,
+        outcomes=NothingIncluded(),
+        reduced=none_reduced,
         source="ab" * 32,
     )
     largest = first.frames[0].decode()

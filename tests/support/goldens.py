@@ -127,7 +127,7 @@ def _keep(run: TrainedRun) -> None:
     store, ledger = ChainStore(run.folder / CHAIN_FILE), LedgerStore(run.folder / LEDGER_FILE)
     for link in chain.path(chain.root, run.head.hash) or []:
         if link.block is not None:
-            store.save(link.block)
+            store.save_block(link.block)
         store.save_promise(Promise(link.round, link.finality.justified_round))
     for claim in run.members[0].claims:
         store.save_claim(claim)

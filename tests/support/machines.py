@@ -43,7 +43,7 @@ class Machine:
         store = ChainStore(self.folder / CHAIN_FILE)
         for link in links:
             assert link.block is not None
-            store.save(link.block)
+            store.save_block(link.block)
         if final is not None:
             store.save_final(KeptFinal(final.round, final.hash, settled))
         store.close()

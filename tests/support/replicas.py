@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from hosts import Recorder
 from rounds import Swarm, credit_of, name
 
 from peers.chain.chain import Link
@@ -14,10 +15,10 @@ from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.loopback import LoopbackNetwork
-from peers.network.transport import RemoteError, Transport
-from peers.node.serving import Answer, serve_state
+from peers.network.transport import Handler, RemoteError, Transport
+from peers.node.serving import serve_state
 from peers.protocol.counters import initial
-from peers.protocol.events import Event, Listeners
+from peers.protocol.events import Event
 from peers.protocol.requests import StatePiece, decode_piece
 from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import genesis_digest
@@ -156,10 +157,10 @@ class Replica:
             has_momentum=False,
             transport=self.transport,
             sources=self,
-            listener=Listeners(self.events.append),
+            listener=Recorder(self.events),
         )
 
-    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
         """Answer those that count this peer among their sources, and lie where it is to."""
 
         async def answer(asker: PeerId, body: bytes) -> bytes:

@@ -14,8 +14,8 @@ from tiny_run import RECIPE, publish_tiny
 from typer import Typer
 from typer.testing import CliRunner
 
-from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.state.canonical_state import CanonicalState
 from recipes.errors import DataError, RecipeError, StateError, StorageError
 from recipes.genesis import GENESIS_WEIGHTS
@@ -53,7 +53,7 @@ def _apply(state: CanonicalState, run: Publication, *, round_number: int) -> Non
     layout = layout_of(run.recipe)
     noise = np.random.default_rng(round_number).normal(size=(layout.chunks, 4096)).astype(np.float32)
     parts = np.split(noise, layout.segments)
-    codec = Codec(keep=64, level_bits=1)
+    codec = SparseCodec(keep=64, level_bits=1)
     reduced = {index: SegmentFrame.encode(part, codec=codec) for index, part in enumerate(parts)}
     state.apply(reduced, round_number=round_number, block=BLOCK)
 

@@ -16,14 +16,14 @@ from benchmarks.codec.__main__ import main
 from benchmarks.codec.figures import Record, content_bits, spread
 from benchmarks.codec.rivals import MeasuredCodec, Ours, SparseLoCo
 from benchmarks.harness.peak_memory import peak_bytes_beyond
-from peers.codec.codec import Codec
 from peers.codec.segment import contribution_root
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.framing import request_head_bytes
 from recipes.formats.blake3_tree import HASH_BYTES
 
 VALUES = np.random.default_rng(0).standard_normal((130, 4096)).astype(np.float32)
-SPARSE: list[MeasuredCodec] = [Ours(Codec(64, 1)), SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
+SPARSE: list[MeasuredCodec] = [Ours(SparseCodec(64, 1)), SparseLoCo(index_bits=12), SparseLoCo(index_bits=16)]
 
 
 def test_the_bound_counts_places_magnitudes_and_signs() -> None:
@@ -44,7 +44,7 @@ def test_no_codec_is_below_the_bound_of_what_it_decodes_to() -> None:
 @pytest.mark.parametrize("codec", SPARSE, ids=lambda codec: codec.name)
 def test_each_sparse_codec_keeps_the_same_values_with_their_signs(codec: MeasuredCodec) -> None:
     dense = codec.dense(codec.decode(codec.encode(VALUES), 130), 130)
-    kept = Ours(Codec(64, 1))
+    kept = Ours(SparseCodec(64, 1))
     expected = kept.dense(kept.decode(kept.encode(VALUES), 130), 130)
     np.testing.assert_array_equal(np.sign(dense), np.sign(expected))
 
@@ -57,7 +57,7 @@ def test_sparseloco_takes_its_published_bits() -> None:
 
 
 def test_what_surrounds_a_segment_grows_with_its_path() -> None:
-    codec = Ours(Codec(64, 1))
+    codec = Ours(SparseCodec(64, 1))
     assert codec.header_bytes(16) == codec.header_bytes(1) + 4 * HASH_BYTES
 
 
@@ -69,12 +69,14 @@ def test_what_surrounds_a_segment_is_what_a_push_carries(tmp_path: Path) -> None
     claim = SimpleNamespace(contribution=root.hex())
     pushed = store.push_content(claim, 0, bytes(32).hex())  # type: ignore[arg-type]
     surrounding = request_head_bytes("segment") + len(pushed) - len(frames[0].encoded.data)
-    assert Ours(FORM.at(0).codec).header_bytes(FORM.segments) == surrounding
+    density = FORM.densities.at(0)
+    ours = Ours(SparseCodec(density.keep, density.level_bits))
+    assert ours.header_bytes(FORM.segments) == surrounding
 
 
 @pytest.mark.parametrize("heavy_tailed", [False, True], ids=["gaussian", "heavy-tailed"])
 def test_a_contribution_takes_at_most_0_152_bits_a_parameter_on_the_wire(heavy_tailed: bool) -> None:
-    rng, codec = np.random.default_rng(1), Ours(Codec(64, 1))
+    rng, codec = np.random.default_rng(1), Ours(SparseCodec(64, 1))
     values = rng.standard_t(3, VALUES.shape) if heavy_tailed else rng.standard_normal(VALUES.shape)
     chunks = sum(map(len, codec.encode((1e-3 * values).astype(np.float32)))) / values.size
     segments, parameters = 16, 100_000_000

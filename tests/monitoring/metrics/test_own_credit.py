@@ -46,7 +46,7 @@ class Followed:
         tip = self.swarm.grow(link, self.swarm.keys[:members], rounds)
         with closing(ChainStore(self.file)) as store:
             for block in blocks_of(self.swarm, tip):
-                store.save(block)
+                store.save_block(block)
         return tip
 
     def ledgers_account(self, tip: Link) -> Account:
@@ -80,7 +80,7 @@ def test_a_chain_that_lacks_a_block_is_not_guessed_at(followed: Followed) -> Non
     tip = followed.swarm.grow(followed.swarm.genesis, followed.swarm.keys, 3)
     with closing(ChainStore(followed.file)) as store:
         for block in blocks_of(followed.swarm, tip)[1:]:
-            store.save(block)
+            store.save_block(block)
     with pytest.raises(DataError):
         followed.own.follow(tip.hash)
     assert followed.told == []

@@ -110,7 +110,7 @@ def test_beside_a_peer_each_block_is_seen_when_it_is_written(tmp_path: Path) -> 
     assert not folder.look(now=START)  # joined, and no block yet
     store = ChainStore(tmp_path / "chain.sqlite")
     for place, block in enumerate(blocks(run.links)):
-        store.save(block)
+        store.save_block(block)
         assert folder.look(now=START + place)
         assert not folder.look(now=START + place + 0.5)
     picture = watch.picture(now=START + 4, heard_at=folder.heard_at)
@@ -126,7 +126,7 @@ def test_beside_a_peer_blocks_from_before_have_no_time(tmp_path: Path) -> None:
     run.grow(run.swarm.keys, 4)
     store = ChainStore(tmp_path / "chain.sqlite")
     for block in blocks(run.links):
-        store.save(block)
+        store.save_block(block)
     watch = watch_of(run.swarm)
     PeersFolder(watch, tmp_path / "chain.sqlite", run=run.swarm.rules.run).look(now=START)
     assert watch.round == 4
@@ -138,8 +138,8 @@ def test_a_forged_block_beside_is_trouble_and_not_taken(tmp_path: Path) -> None:
     run = watched()
     link = run.swarm.grow(run.swarm.genesis, run.swarm.keys)
     store = ChainStore(tmp_path / "chain.sqlite")
-    store.save(blocks([link])[0])
-    store.save(run.swarm.block(link, run.swarm.keys, round=9))
+    store.save_block(blocks([link])[0])
+    store.save_block(run.swarm.block(link, run.swarm.keys, round=9))
     watch = watch_of(run.swarm)
     folder = PeersFolder(watch, tmp_path / "chain.sqlite", run=run.swarm.rules.run)
     folder.look(now=START)

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from peers.audit.comparing import FARTHEST, OpenedChunks, chunk_gap, sample_chunks, trace_gap
-from peers.codec.codec import Codec, SparseChunks
+from peers.codec.interface import SparseChunks
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.error_feedback import from_bfloat16, take_out, to_bfloat16
 from recipes.layout import CHUNK_VALUES
 
-CODEC = Codec(keep=64, level_bits=1)
+CODEC = SparseCodec(keep=64, level_bits=1)
 DECAY = 0.95
 CHUNKS = 6
 Values = NDArray[np.float32]
@@ -30,7 +31,7 @@ BEFORE = to_bfloat16(_normal(2).reshape(-1) * np.float32(5e-3)).reshape(DELTA.sh
 RETURNED = np.where(_normal(3) > 2, np.float32(0.01), np.float32(0))
 
 
-def _opened(delta: Values, *, codec: Codec = CODEC) -> OpenedChunks:
+def _opened(delta: Values, *, codec: SparseCodec = CODEC) -> OpenedChunks:
     """Contribute as a peer does, and open everything."""
     wanted = (from_bfloat16(BEFORE) + RETURNED) * np.float32(DECAY) + delta
     encoded, after = take_out(wanted.reshape(-1), codec=codec)
@@ -75,7 +76,7 @@ def test_the_same_work_differs_only_by_the_rounding_of_error_feedback() -> None:
 
 @pytest.mark.parametrize(("level_bits", "keep"), [(0, 1), (1, 64), (3, 256), (4, 4096)])
 def test_every_codec_finds_its_own_work_sound(level_bits: int, keep: int) -> None:
-    codec = Codec(keep=keep, level_bits=level_bits)
+    codec = SparseCodec(keep=keep, level_bits=level_bits)
     for scale in (1.0, 1e-3, 3.0):
         opened = _opened(DELTA * np.float32(scale), codec=codec)
         assert chunk_gap(opened, DELTA, codec=codec, decay=DECAY).sound
@@ -139,7 +140,7 @@ def _inflated(wanted: Values) -> SparseChunks:
 
 
 def _only_the_largest_half(wanted: Values) -> SparseChunks:
-    half = Codec(keep=CODEC.keep // 2, level_bits=CODEC.level_bits)
+    half = SparseCodec(keep=CODEC.keep // 2, level_bits=CODEC.level_bits)
     return half.decode(half.encode(wanted))
 
 

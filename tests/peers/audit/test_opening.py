@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from peers.audit.comparing import chunk_gap, sample_chunks
 from peers.audit.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
-from peers.codec.codec import Codec
+from peers.codec.interface import Codec
 from peers.codec.segment import ChunkProof
+from peers.codec.sparse_codec import SparseCodec
 from peers.credit.sampling import MOST_OPENED, chunks_to_open
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import LossTrace
@@ -24,7 +25,7 @@ from recipes.errors import MessageError, Offence, StateError
 from recipes.formats import blake3_tree
 from recipes.layout import CHUNK_VALUES, Layout, lay_out
 
-CODEC = Codec(keep=64, level_bits=1)
+CODEC = SparseCodec(keep=64, level_bits=1)
 SMALL = OpeningForm(layout=LAYOUT, places=(0, 2, 5), codec=CODEC, earlier_codec=CODEC)
 
 
@@ -43,7 +44,7 @@ def test_opened_chunks_imply_the_pseudo_gradient_of_the_window(
     author.go_through_a_round()  # the audited one
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert opened.losses == LOSSES
     assert opened.chunks is not None
     trained = sample_chunks(delta(case.claim.body.round - 1), case.places)
@@ -62,7 +63,7 @@ def test_after_a_few_missed_rounds_the_feedback_goes_on_and_is_opened(tmp_path: 
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert not case.claim.body.feedback_reset
     assert opened.chunks is not None
     trained = sample_chunks(delta(case.claim.body.round - 1), case.places)
@@ -80,7 +81,7 @@ def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_t
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert case.whole
     assert case.may_stray
     assert not case.claim.body.feedback_reset
@@ -90,7 +91,7 @@ def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_t
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert case.claim.body.feedback_reset  # for it had done so just before
     assert opened.chunks is not None
 
@@ -103,7 +104,7 @@ def test_who_goes_on_again_from_a_claim_in_no_roster_does_not_fit_its_claim(tmp_
     author.go_through_a_round()
     case = dataclasses.replace(author.case(), may_stray=False)
     with pytest.raises(MessageError, match="once more"):
-        author.check(case).check(author.opened(case), reduced=author.reduced)
+        author.check(case).check(author.opened(case), reduced=author.exchange)
 
 
 def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_without_the_reduced_segment_an_auditor_cannot_say_what_came_back(tmp_pa
     opened = author.opened(case)
     author.exchange.forget_reduced(before_round=case.claim.body.round)
     with pytest.raises(StateError):
-        author.check(case).check(opened, reduced=author.reduced)
+        author.check(case).check(opened, reduced=author.exchange)
 
 
 # ------------------------------------------------------------ what no honest peer opens
@@ -207,9 +208,9 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
 def test_what_does_not_fit_the_claim_is_told(author: Author, lie: str) -> None:
     case = author.case()
     data = author.opened(case)
-    author.check(case).check(data, reduced=author.reduced)
+    author.check(case).check(data, reduced=author.exchange)
     with pytest.raises(MessageError) as caught:
-        author.check(case).check(LIES[lie](data), reduced=author.reduced)
+        author.check(case).check(LIES[lie](data), reduced=author.exchange)
     assert caught.value.offence in (Offence.FALSE, Offence.MALFORMED, Offence.FORGED)
 
 
@@ -284,7 +285,9 @@ def opening_of(form: OpeningForm, *, noise: bool, seed: int = 0, steps: int = 30
 def test_an_opening_comes_back_as_it_was(chunks: int, segments: int, noise: bool, seed: int) -> None:
     layout = lay_out([("weight", (chunks * segments * CHUNK_VALUES,))], segments=segments)
     places = chunks_to_open(seed.to_bytes(8, "big"), "", layout.chunks)
-    form = OpeningForm(layout=layout, places=places, codec=CODEC, earlier_codec=Codec(keep=32, level_bits=2))
+    form = OpeningForm(
+        layout=layout, places=places, codec=CODEC, earlier_codec=SparseCodec(keep=32, level_bits=2)
+    )
     data = opening_of(form, noise=noise, seed=seed).to_bytes()
     assert form.parse(data).to_bytes() == data
 
@@ -308,7 +311,7 @@ BILLION = lay_out([("weight", (10**9,))], segments=64)
 
 
 def form_of(layout: Layout) -> OpeningForm:
-    usual = Codec(keep=64, level_bits=2)
+    usual = SparseCodec(keep=64, level_bits=2)
     places = chunks_to_open(b"seed", "claim", layout.chunks)
     return OpeningForm(layout=layout, places=places, codec=usual, earlier_codec=usual)
 

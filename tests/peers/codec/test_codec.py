@@ -13,13 +13,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from peers.codec.chunk_writer import Kept, write_chunks
-from peers.codec.codec import Codec, EncodedChunks, SparseChunks
+from peers.codec.interface import EncodedChunks, SparseChunks
 from peers.codec.levels import MAGNITUDE_UNITS, MAGNITUDES, UNIT_EXPONENT
+from peers.codec.sparse_codec import SparseCodec
 from recipes.errors import MessageError
 
-CONTRIBUTION = Codec(keep=64, level_bits=1)
-REDUCED = Codec(keep=256, level_bits=3)
-CODECS = [CONTRIBUTION, REDUCED, Codec(1, 0), Codec(3, 4), Codec(100, 2), Codec(4096, 1)]
+CONTRIBUTION = SparseCodec(keep=64, level_bits=1)
+REDUCED = SparseCodec(keep=256, level_bits=3)
+CODECS = [
+    CONTRIBUTION,
+    REDUCED,
+    SparseCodec(1, 0),
+    SparseCodec(3, 4),
+    SparseCodec(100, 2),
+    SparseCodec(4096, 1),
+]
 
 
 def gaussian(chunks: int, *, seed: int = 0, scale: float = 1e-3) -> NDArray[np.float32]:
@@ -46,7 +54,7 @@ def largest(values: NDArray[np.float32], keep: int) -> NDArray[np.bool_]:
     return kept & (np.abs(values) >= 2.0**-29)
 
 
-def decode_slowly(codec: Codec, data: bytes) -> tuple[list[float], bytes]:
+def decode_slowly(codec: SparseCodec, data: bytes) -> tuple[list[float], bytes]:
     """Decode one chunk bit by bit, as chunk_layout.py describes it; return its values and the rest."""
     bits = [(byte >> bit) & 1 for byte in data for bit in range(8)]
     at = 0
@@ -88,7 +96,7 @@ def decode_slowly(codec: Codec, data: bytes) -> tuple[list[float], bytes]:
     return values, data[(at + 7) // 8 :]
 
 
-def round_trip(codec: Codec, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def round_trip(codec: SparseCodec, values: NDArray[np.float32]) -> NDArray[np.float32]:
     encoded = codec.encode(values)
     return codec.decode(codec.split(encoded.data, chunks=len(values))).dense()
 
@@ -98,14 +106,14 @@ def round_trip(codec: Codec, values: NDArray[np.float32]) -> NDArray[np.float32]
     "values", [gaussian(5), heavy_tailed(5), sparse(9)], ids=["gaussian", "heavy", "sparse"]
 )
 def test_exactly_the_largest_values_survive_with_their_signs(
-    codec: Codec, values: NDArray[np.float32]
+    codec: SparseCodec, values: NDArray[np.float32]
 ) -> None:
     decoded = round_trip(codec, values)
     np.testing.assert_array_equal(np.sign(decoded), np.sign(values) * largest(values, codec.keep))
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=str)
-def test_the_bits_are_laid_out_as_described(codec: Codec) -> None:
+def test_the_bits_are_laid_out_as_described(codec: SparseCodec) -> None:
     values = np.concatenate((heavy_tailed(2), sparse(5)))
     encoded = codec.encode(values)
     rest = encoded.data
@@ -116,7 +124,7 @@ def test_the_bits_are_laid_out_as_described(codec: Codec) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=str)
-def test_splitting_finds_the_chunks_that_encoding_made(codec: Codec) -> None:
+def test_splitting_finds_the_chunks_that_encoding_made(codec: SparseCodec) -> None:
     encoded = codec.encode(np.concatenate((gaussian(140), sparse(70))))
     split = codec.split(encoded.data, chunks=210)
     np.testing.assert_array_equal(split.offsets, encoded.offsets)
@@ -126,7 +134,7 @@ def test_splitting_finds_the_chunks_that_encoding_made(codec: Codec) -> None:
 def test_of_equal_magnitudes_those_with_the_lower_index_are_kept() -> None:
     values = np.full((1, 4096), -0.5, dtype=np.float32)
     values[0, 4000] = 0.75
-    decoded = Codec(keep=10, level_bits=1).decode(Codec(keep=10, level_bits=1).encode(values))
+    decoded = SparseCodec(keep=10, level_bits=1).decode(SparseCodec(keep=10, level_bits=1).encode(values))
     assert decoded.positions.tolist() == [*range(9), 4000]
 
 
@@ -138,7 +146,7 @@ def test_magnitudes_on_the_scale_come_back_exactly() -> None:
 
 
 @pytest.mark.parametrize("codec", [CONTRIBUTION, REDUCED], ids=str)
-def test_a_chunk_without_values_takes_one_or_two_bytes(codec: Codec) -> None:
+def test_a_chunk_without_values_takes_one_or_two_bytes(codec: SparseCodec) -> None:
     encoded = codec.encode(np.zeros((3, 4096), dtype=np.float32))
     assert len(encoded.data) <= 3 * 2
     assert codec.decode(codec.split(encoded.data, chunks=3)).positions.size == 0
@@ -171,7 +179,7 @@ def test_arrays_of_another_shape_or_type_are_refused(values: NDArray[np.float32]
 @pytest.mark.parametrize(("keep", "level_bits"), [(0, 1), (4097, 1), (64, -1), (64, 5)])
 def test_a_codec_outside_its_bounds_cannot_be_made(keep: int, level_bits: int) -> None:
     with pytest.raises(ValueError, match="must be from"):
-        Codec(keep, level_bits)
+        SparseCodec(keep, level_bits)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +193,7 @@ def test_a_codec_outside_its_bounds_cannot_be_made(keep: int, level_bits: int) -
     ids=["contribution-gaussian", "contribution-heavy", "reduced-gaussian", "reduced-heavy"],
 )
 def test_bits_a_parameter_and_quantisation_error_stay_within_bounds(
-    codec: Codec, values: NDArray[np.float32], bits: float, error: float
+    codec: SparseCodec, values: NDArray[np.float32], bits: float, error: float
 ) -> None:
     kept = values * largest(values, codec.keep)
     lost = np.square(kept - round_trip(codec, values), dtype=np.float64).sum()
@@ -234,14 +242,14 @@ def test_a_chunk_is_encoded_the_same_in_any_company(split: int, seed: int) -> No
 
 
 @given(
-    codec=st.builds(Codec, st.integers(1, 4096), st.integers(0, 4)),
+    codec=st.builds(SparseCodec, st.integers(1, 4096), st.integers(0, 4)),
     counts=st.lists(st.integers(0, 4096), min_size=1, max_size=4),
     magnitude=st.integers(-40, 10),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_codec_returns_the_signs_and_places_of_what_it_kept(
-    codec: Codec, counts: list[int], magnitude: int, seed: int
+    codec: SparseCodec, counts: list[int], magnitude: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     values = np.zeros((len(counts), 4096), dtype=np.float32)
@@ -252,7 +260,7 @@ def test_every_codec_returns_the_signs_and_places_of_what_it_kept(
     assert max(np.diff(codec.encode(values).offsets)) <= codec.max_chunk_bytes
 
 
-def encoded_again(codec: Codec, decoded: SparseChunks) -> bytes:
+def encoded_again(codec: SparseCodec, decoded: SparseChunks) -> bytes:
     """The bytes of exactly these values: every magnitude of a chunk becomes a level of its own."""
     places = np.searchsorted(decoded.positions, 4096 * np.arange(decoded.chunks + 1))
     parts = []
@@ -273,13 +281,13 @@ def encoded_again(codec: Codec, decoded: SparseChunks) -> bytes:
 
 
 @given(
-    st.sampled_from([*CODECS, Codec(2, 1), Codec(4, 2)]),
+    st.sampled_from([*CODECS, SparseCodec(2, 1), SparseCodec(4, 2)]),
     st.binary(max_size=300) | st.binary(max_size=24),
     st.integers(0, 5),
 )
 @settings(max_examples=400, deadline=None)
 def test_arbitrary_bytes_are_refused_or_the_only_encoding_of_what_they_mean(
-    codec: Codec, data: bytes, chunks: int
+    codec: SparseCodec, data: bytes, chunks: int
 ) -> None:
     try:
         decoded = codec.decode(codec.split(data, chunks=chunks))
@@ -293,7 +301,7 @@ def test_arbitrary_bytes_are_refused_or_the_only_encoding_of_what_they_mean(
 @given(st.sampled_from(CODECS[:5]), st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_frame_damaged_anywhere_is_refused_or_means_something_else(
-    codec: Codec, data: st.DataObject
+    codec: SparseCodec, data: st.DataObject
 ) -> None:
     frame = bytearray(codec.encode(np.concatenate((gaussian(2), sparse(3)))).data)
     original = codec.decode(codec.split(bytes(frame), chunks=5))
@@ -309,7 +317,7 @@ def test_a_frame_damaged_anywhere_is_refused_or_means_something_else(
 
 @given(st.sampled_from(CODECS), st.data())
 @settings(max_examples=100, deadline=None)
-def test_a_frame_cut_short_anywhere_is_refused(codec: Codec, data: st.DataObject) -> None:
+def test_a_frame_cut_short_anywhere_is_refused(codec: SparseCodec, data: st.DataObject) -> None:
     frame = codec.encode(np.concatenate((sparse(4), gaussian(1)))).data
     cut = data.draw(st.integers(0, len(frame) - 1))
     with pytest.raises(MessageError):
@@ -323,7 +331,7 @@ def test_bytes_after_the_last_chunk_are_refused() -> None:
 
 
 def test_ones_in_the_padding_are_refused() -> None:
-    codec = Codec(keep=1, level_bits=0)
+    codec = SparseCodec(keep=1, level_bits=0)
     data = codec.encode(np.eye(1, 4096, dtype=np.float32)).data  # 1 + 8 + 1 + 10 + 1 of 24 bits
     for bit in (21, 22, 23):
         padded = (int.from_bytes(data, "little") | 1 << bit).to_bytes(3, "little")
@@ -334,7 +342,9 @@ def test_ones_in_the_padding_are_refused() -> None:
 def test_an_index_beyond_the_chunk_is_refused() -> None:
     values = np.zeros((1, 4096), dtype=np.float32)
     values[0, [4094, 4095]] = 1.0
-    codec = Codec(keep=2, level_bits=0)  # 1 + 8 bits, two records of sign and 10 bits, then the unary part
+    codec = SparseCodec(
+        keep=2, level_bits=0
+    )  # 1 + 8 bits, two records of sign and 10 bits, then the unary part
     content = int.from_bytes(codec.encode(values).data, "little")
     beyond = (content + (1 << (9 + 11 + 1))).to_bytes(len(codec.encode(values).data), "little")
     with pytest.raises(MessageError, match="Chunk 0 holds an index beyond 4095"):
@@ -345,7 +355,7 @@ def test_an_index_on_two_levels_is_refused() -> None:
     values = np.zeros((1, 4096), dtype=np.float32)
     values[0, [7, 8]] = [1.0, 2.0]
     # full, code, members, step, and the first record, of a sign and 11 bits: 1 + 8 + 1 + 2 + 12
-    codec = Codec(keep=2, level_bits=1)
+    codec = SparseCodec(keep=2, level_bits=1)
     content = int.from_bytes(codec.encode(values).data, "little")
     twice = (content - (1 << (12 + 11 + 1))).to_bytes(len(codec.encode(values).data), "little")
     with pytest.raises(MessageError, match="Chunk 0 holds an index twice"):
@@ -355,7 +365,7 @@ def test_an_index_on_two_levels_is_refused() -> None:
 def test_levels_beyond_the_scale_are_refused() -> None:
     values = np.zeros((1, 4096), dtype=np.float32)
     values[0, [7, 8]] = MAGNITUDES[[253, 255]]
-    codec = Codec(keep=2, level_bits=1)
+    codec = SparseCodec(keep=2, level_bits=1)
     data = codec.encode(values).data
     content = int.from_bytes(data, "little")
     assert (content >> 1) & 0xFF == 253
@@ -365,7 +375,9 @@ def test_levels_beyond_the_scale_are_refused() -> None:
 
 
 def test_a_level_of_more_values_than_are_left_is_refused() -> None:
-    codec = Codec(keep=3, level_bits=1)  # a full chunk's first level has 1 to 3 values, in two bits less one
+    codec = SparseCodec(
+        keep=3, level_bits=1
+    )  # a full chunk's first level has 1 to 3 values, in two bits less one
     with pytest.raises(MessageError, match="Chunk 0 has a level of 4 values where 3 are left"):
         codec.split((1 | 3 << 9).to_bytes(40, "little"), chunks=1)
 
@@ -373,11 +385,11 @@ def test_a_level_of_more_values_than_are_left_is_refused() -> None:
 def test_a_full_count_written_out_is_refused() -> None:
     for count in (100, 127):
         with pytest.raises(MessageError, match="room for 99"):
-            Codec(keep=100, level_bits=0).split((count << 1).to_bytes(400, "little"), chunks=1)
+            SparseCodec(keep=100, level_bits=0).split((count << 1).to_bytes(400, "little"), chunks=1)
 
 
 def test_a_chunk_of_one_magnitude_takes_no_bits_for_its_other_levels() -> None:
     values = np.zeros((1, 4096), dtype=np.float32)
     values[0, ::64] = 0.5
-    sizes = [len(Codec(keep=64, level_bits=bits).encode(values).data) for bits in (0, 4)]
+    sizes = [len(SparseCodec(keep=64, level_bits=bits).encode(values).data) for bits in (0, 4)]
     assert sizes[1] <= sizes[0] + 1  # six bits say that all 64 values are on one level

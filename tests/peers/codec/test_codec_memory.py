@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.averaging import reduce_segment
 from peers.exchange.error_feedback import ErrorFeedback
 from recipes.layout import lay_out
 
-CODEC = Codec(keep=64, level_bits=1)
-OUT = Codec(keep=256, level_bits=3)
+CODEC = SparseCodec(keep=64, level_bits=1)
+OUT = SparseCodec(keep=256, level_bits=3)
 FEW, MANY = 128, 1024  # chunks: 2 and 16 MiB of values
 ROOM = 2 << 20  # for results, which do grow: 0.07 MB of encoded chunks, and their offsets and hashes
 
@@ -37,7 +37,7 @@ def peak(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("codec", [CODEC, OUT], ids=str)
-def test_encoding_takes_no_more_memory_for_more_chunks(codec: Codec) -> None:
+def test_encoding_takes_no_more_memory_for_more_chunks(codec: SparseCodec) -> None:
     few, many = gaussian(FEW), gaussian(MANY)
     assert peak(lambda: codec.encode(many)) <= peak(lambda: codec.encode(few)) + ROOM
 
@@ -57,5 +57,5 @@ def test_contributing_takes_no_more_memory_for_a_larger_segment(tmp_path: Path) 
         layout = lay_out([("parameters", (chunks * 4096,))], segments=1)
         feedback = ErrorFeedback(tmp_path / str(chunks), layout=layout, decay=0.95, expected_root=None)
         delta = gaussian(chunks).reshape(-1)
-        peaks.append(peak(lambda: feedback.compress(delta, codec=CODEC, returned=lambda _: ())))  # noqa: B023
+        peaks.append(peak(lambda: feedback.compress(delta, codec=CODEC, returned={})))  # noqa: B023
     assert peaks[1] <= peaks[0] + ROOM

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from peers.codec.codec import Codec
-from peers.codec.selection import Selector, select_largest
+from peers.codec.interface import Selector
+from peers.codec.selection import select_largest
+from peers.codec.sparse_codec import SparseCodec
 from trainer.device_selection import selector_on, torch_selector
 
 SELECTORS = [select_largest, torch_selector("cpu")]
@@ -63,7 +64,7 @@ def test_values_that_are_no_numbers_are_refused(select: Selector, value: float) 
 
 def test_a_contribution_has_the_same_bytes_whatever_selects_its_values() -> None:
     values = np.random.default_rng(0).standard_t(3, (200, 4096)).astype(np.float32)
-    codec = Codec(keep=64, level_bits=1)
+    codec = SparseCodec(keep=64, level_bits=1)
     assert codec.encode(values, select=torch_selector("cpu")).data == codec.encode(values).data
 
 

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from places import IMPORTING
 
-from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.averaging import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
 from recipes.errors import MessageError
 
-IN = Codec(keep=64, level_bits=1)
-OUT = Codec(keep=256, level_bits=3)
+IN = SparseCodec(keep=64, level_bits=1)
+OUT = SparseCodec(keep=256, level_bits=3)
 
 
-def frame(seed: int, *, chunks: int = 3, scale: float = 1e-3, codec: Codec = IN) -> SegmentFrame:
+def frame(seed: int, *, chunks: int = 3, scale: float = 1e-3, codec: SparseCodec = IN) -> SegmentFrame:
     rng = np.random.default_rng(seed)
     return SegmentFrame.encode((rng.standard_normal((chunks, 4096)) * scale).astype(np.float32), codec=codec)
 

@@ -57,7 +57,7 @@ class Machine:
         with closing(ChainStore(self.folder / CHAIN_FILE)) as store:
             for link in links:
                 assert link.block is not None
-                store.save(link.block)
+                store.save_block(link.block)
             store.save_final(KeptFinal(final.round, final.hash, settled=False))
 
 

@@ -33,7 +33,7 @@ def blocks(rounds: int = 3) -> list[Signed[Block]]:
 
 def save_all(store: ChainStore, chain: list[Signed[Block]]) -> None:
     for block in chain:
-        store.save(block)
+        store.save_block(block)
 
 
 def filled(path: Path, chain: list[Signed[Block]]) -> ChainStore:
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path) -> None:
     assert store.moved_aside is not None
     assert store.moved_aside.read_bytes().startswith(b"something else")
     assert list(store.blocks(run=RUN)) == []
-    store.save(blocks(1)[0])
+    store.save_block(blocks(1)[0])
     assert len(list(store.blocks(run=RUN))) == 1
 
 
@@ -157,7 +157,7 @@ def test_a_block_that_the_disk_changed_is_left_out_and_can_be_saved_again(tmp_pa
     database.close()
     store = ChainStore(path)
     assert list(store.blocks(run=RUN)) == [chain[0], chain[2]]
-    store.save(chain[1])
+    store.save_block(chain[1])
     assert list(store.blocks(run=RUN)) == chain
 
 

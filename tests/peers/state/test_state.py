@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from places import IMPORTING
 
-from peers.codec.codec import Codec
 from peers.codec.segment import SegmentFrame
+from peers.codec.sparse_codec import SparseCodec
 from peers.protocol.requests import StatePiece
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest, piece_count, state_digest
@@ -22,7 +22,7 @@ from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout, lay_out
 from recipes.schema.sections import OuterSection
 
-CODEC = Codec(keep=256, level_bits=3)
+CODEC = SparseCodec(keep=256, level_bits=3)
 COUNTERS = b'{"round":0}'
 GENESIS = "00" * 32
 SEGMENTS = 3
@@ -178,10 +178,10 @@ def test_an_update_cut_short_by_a_kill_is_noticed_and_undone(tmp_path: Path) -> 
     fresh(tmp_path).save_snapshot(COUNTERS)
     script = f"""
 import dataclasses, os, pathlib, signal
-from peers.codec.codec import Codec
+from peers.codec.sparse_codec import SparseCodec
 import test_state
 
-class DeadlyCodec(Codec):
+class DeadlyCodec(SparseCodec):
     def decode_batches(self, encoded):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -332,7 +332,7 @@ def test_a_piece_that_is_not_what_the_manifest_names_is_refused(tmp_path: Path) 
     state = fresh(tmp_path)
     manifest = state.save_snapshot(COUNTERS)
     good = state.snapshots.read_piece(0, StatePiece("weights", 0)) or b""
-    with pytest.raises(MessageError, match="weights piece 1 is not"):
+    with pytest.raises(MessageError, match="weights piece 1 has another hash"):
         state.snapshots.write_piece(manifest, StatePiece("weights", 1), good)
     with pytest.raises(MessageError, match="no weights piece 99"):
         state.snapshots.write_piece(manifest, StatePiece("weights", 99), good)

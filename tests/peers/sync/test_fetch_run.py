@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hosts import Recorder
 from rounds import keys_of
 from tiny_run import RECIPE
 
 import peers.sync.run_download
 from peers.network.loopback import LoopbackNetwork, LoopbackTransport
-from peers.node.serving import Answer, serve_publication
-from peers.protocol.events import Event, Fetching, Listeners, Refused
+from peers.network.transport import Handler
+from peers.node.serving import serve_publication
+from peers.protocol.events import Event, Fetching, Refused
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.requests import decode_data
 from peers.sync.run_download import Run, adopt_folder, fetch_run
@@ -87,7 +89,7 @@ class Neighbours:
             folder,
             transport=self._newcomer,
             crowd=self,
-            listener=Listeners(self.events.append),
+            listener=Recorder(self.events),
         )
 
 
@@ -99,7 +101,7 @@ class Holder:
     transport: LoopbackTransport
     lies: dict[str, Alter]
 
-    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
         async def answer(asker: PeerId, body: bytes) -> bytes:
             self.neighbours.asked.append((self.transport.peer_id, kind))
             if kind == "data":

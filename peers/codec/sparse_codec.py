@@ -10,7 +10,9 @@ and of all byte strings that could mean the same values, one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,80 +22,41 @@ from numpy.typing import NDArray
 from peers.codec.chunk_layout import longest_chunk_bytes
 from peers.codec.chunk_reader import find_ends, read_chunks
 from peers.codec.chunk_writer import Kept, write_chunks
-from peers.codec.levels import CODE_BITS, CODES, MAGNITUDES
-from peers.codec.selection import Selector, select_largest
+from peers.codec.interface import EncodedChunks, Selector, SparseChunks
+from peers.codec.levels import (
+    CODE_BITS,
+    CODES,
+    MAGNITUDE_UNITS,
+    MAGNITUDES,
+    SMALLEST_KEY,
+    UNIT_EXPONENT,
+)
+from peers.codec.selection import select_largest
 from recipes.errors import MessageError
 from recipes.layout import CHUNK_VALUES
 
 MAX_LEVEL_BITS = 4
 
+_HEADER_FIELDS = struct.Struct("<4sHB")
+_FORMAT = b"MHS\x02"  # the last byte is the version
+
 _BATCH_CHUNKS = 128  # 2 MiB of values: bounds the working memory, and stays in the cache
 _SIGNED_MAGNITUDES = np.concatenate((MAGNITUDES, -MAGNITUDES))  # by sign x 256 + code
 
+# Lloyd-Max levels are means of the values they stand for, which shortens a vector. Rounding a level to its
+# code may lengthen it, by half a step of the scale: 2**(1/16), and a little more in the linear middle.
+_MAX_NORM_GROWTH = 1.0625
 
-@dataclass(frozen=True, eq=False)
-class EncodedChunks:
-    """Encoded chunks, one after the other.
+_SMALLEST = float(np.uint32(SMALLEST_KEY).view(np.float32))  # the least magnitude that is kept
 
-    Attributes:
-        data: the bytes of all chunks.
-        offsets: int64, shape (chunks + 1,): chunk i is `data[offsets[i]:offsets[i + 1]]`.
-    """
-
-    data: bytes
-    offsets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return self.offsets.size - 1
-
-    def __getitem__(self, chunk: int) -> bytes:
-        """Return the bytes of one chunk. Raises IndexError outside 0 .. len - 1."""
-        if not 0 <= chunk < len(self):
-            raise IndexError(f"chunk {chunk} of {len(self)}")
-        return self.data[self.offsets[chunk] : self.offsets[chunk + 1]]
-
-    @classmethod
-    def join(cls, parts: Sequence[EncodedChunks]) -> EncodedChunks:
-        """Return the chunks of all `parts`, one after the other."""
-        lengths = (np.diff(part.offsets) for part in parts)
-        offsets = np.concatenate((np.zeros(1, dtype=np.int64), *lengths)).cumsum()
-        return cls(data=b"".join(part.data for part in parts), offsets=offsets)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseChunks:
-    """The values that some chunks keep; all others are zero.
-
-    Attributes:
-        chunks: number of chunks.
-        positions: int64, strictly ascending: chunk x 4096 + index within the chunk.
-        values: float32, none of them zero, same shape as `positions`.
-    """
-
-    chunks: int
-    positions: NDArray[np.int64]
-    values: NDArray[np.float32]
-
-    def dense(self) -> NDArray[np.float32]:
-        """Return all values, float32, shape (chunks, 4096)."""
-        values = np.zeros((self.chunks, CHUNK_VALUES), dtype=np.float32)
-        values.reshape(-1)[self.positions] = self.values
-        return values
-
-    @classmethod
-    def join(cls, parts: Sequence[SparseChunks]) -> SparseChunks:
-        """Return the chunks of all `parts`, one after the other."""
-        positions = [np.empty(0, dtype=np.int64)]
-        chunks = 0
-        for part in parts:
-            positions.append(part.positions + chunks * CHUNK_VALUES)
-            chunks += part.chunks
-        values = [np.empty(0, dtype=np.float32), *(part.values for part in parts)]
-        return cls(chunks=chunks, positions=np.concatenate(positions), values=np.concatenate(values))
+# How much larger than the codec's own squared error another choice of levels may be, and by how much of the
+# squared values: uncertainty about the values moves a level by a code at most.
+_WORSE_FIT = 1.1
+_WORSE_FIT_OF_ALL = 1e-3
 
 
 @dataclass(frozen=True)
-class Codec:
+class SparseCodec:
     """Keeps the `keep` largest values of a chunk at up to `2**level_bits` magnitudes.
 
     Attributes:
@@ -110,12 +73,22 @@ class Codec:
         if not 0 <= self.level_bits <= MAX_LEVEL_BITS:
             raise ValueError(f"level_bits must be from 0 to {MAX_LEVEL_BITS}, not {self.level_bits}")
 
+    @property
+    def header_fields(self) -> bytes:
+        """The bytes "MHS" and 2, the version; `keep` in 2 bytes, little-endian; `level_bits` in one."""
+        return _HEADER_FIELDS.pack(_FORMAT, self.keep, self.level_bits)
+
     @cached_property
     def max_chunk_bytes(self) -> int:
-        """The longest that any valid chunk can be."""
+        """The length that no valid chunk exceeds, in bytes."""
         return longest_chunk_bytes(self.keep, self._levels)
 
-    def encode(self, values: NDArray[np.float32], *, select: Selector = select_largest) -> EncodedChunks:
+    @property
+    def max_norm_growth(self) -> float:
+        """The factor by which encoding lengthens a vector at most."""
+        return _MAX_NORM_GROWTH
+
+    def encode(self, values: NDArray[np.float32], *, select: Selector | None = None) -> EncodedChunks:
         """Encode chunks of float32, shape (chunks, 4096).
 
         The largest magnitudes are kept, of equal ones those with the lower index. Magnitudes below 2**-29
@@ -123,13 +96,14 @@ class Codec:
 
         Args:
             values: the chunks.
-            select: what finds the largest values; all of them find the same.
+            select: how to find the largest values; None for `select_largest`.
 
         Raises:
             ValueError: a value is infinite or not a number, or the array has another shape or type.
         """
         if values.dtype != np.float32 or values.ndim != 2 or values.shape[1] != CHUNK_VALUES:
             raise ValueError(f"expected float32 of shape (chunks, 4096), not {values.dtype} {values.shape}")
+        select = select or select_largest
         batches = []
         for start in range(0, values.shape[0], _BATCH_CHUNKS):
             batch = np.ascontiguousarray(values[start : start + _BATCH_CHUNKS])
@@ -169,8 +143,10 @@ class Codec:
                 values=_SIGNED_MAGNITUDES[kept & (2 * CODES - 1)],
             )
 
-    def level_histogram(self, encoded: EncodedChunks) -> NDArray[np.int64]:
-        """Count the decoded values by the code of their magnitude, shape (256,).
+    def norm(self, encoded: EncodedChunks) -> float:
+        """Return the L2 norm of the decoded values, the same float on every machine.
+
+        Values are counted by their magnitude, and the sum of squares is taken in integers.
 
         Raises:
             MessageError: as `decode`.
@@ -178,7 +154,29 @@ class Codec:
         histogram = np.zeros(CODES, dtype=np.int64)
         for _, kept in self._read_batches(encoded):
             histogram += np.bincount(kept & (CODES - 1), minlength=CODES)
-        return histogram
+        squares = sum(int(count) * units**2 for count, units in zip(histogram, MAGNITUDE_UNITS, strict=True))
+        return math.ldexp(math.sqrt(squares), UNIT_EXPONENT)
+
+    def could_have_kept(
+        self, kept: SparseChunks, values: NDArray[np.float32], unsure: NDArray[np.float32]
+    ) -> bool:
+        """Whether `kept` may be what this codec keeps of `values`, each of them known within `unsure`.
+
+        The values kept must be the largest, and the levels must fit them about as well as the codec's own.
+        """
+        magnitudes = np.abs(values)
+        is_kept = np.zeros(values.shape, dtype=bool)
+        is_kept.reshape(-1)[kept.positions] = True
+        least_kept = np.where(is_kept, magnitudes + unsure, np.inf).min(axis=1)
+        # A chunk with fewer values than it may keep has no others that the codec would take.
+        least_kept[np.count_nonzero(is_kept, axis=1) < self.keep] = _SMALLEST
+        if (np.where(is_kept, 0, magnitudes - unsure).max(axis=1) > least_kept).any():
+            return False
+        ours = self.decode(self.encode(np.where(is_kept, values, np.float32(0))))
+        flat = values.reshape(-1)
+        squared = float(np.square(flat[kept.positions], dtype=np.float64).sum())
+        allowed = _WORSE_FIT * _squared_error(ours, flat) + _WORSE_FIT_OF_ALL * squared
+        return _squared_error(kept, flat) <= allowed
 
     @property
     def _levels(self) -> int:
@@ -191,7 +189,7 @@ class Codec:
         return EncodedChunks(data=data, offsets=offsets)
 
     def _read_batches(self, encoded: EncodedChunks) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Give, for some chunks at a time, how many they are and what `read_chunks` returns."""
+        """Yield, for some chunks at a time, their number and what `read_chunks` returns for them."""
         for first in range(0, len(encoded), _BATCH_CHUNKS):
             offsets = encoded.offsets[first : first + _BATCH_CHUNKS + 1]
             data = encoded.data[offsets[0] : offsets[-1]]
@@ -201,3 +199,7 @@ class Codec:
                     data, offsets - offsets[0], keep=self.keep, levels=self._levels, first_chunk=first
                 ),
             )
+
+
+def _squared_error(kept: SparseChunks, wanted: NDArray[np.float32]) -> float:
+    return float(np.square(kept.values - wanted[kept.positions], dtype=np.float64).sum())
