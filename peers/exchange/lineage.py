@@ -1,14 +1,15 @@
-"""From claim to claim: what the error feedback behind a claim goes on from, as the chain shows it.
+"""From claim to claim: which earlier claim a claim's error feedback goes on from, as the chain shows it.
 
-An auditor knows what a contribution came from only if it knows the error feedback before, and what returned
-to it. A claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's
-newest claim in the rosters of the last few blocks. That one was signed before anybody could know of this
-one, and is drawn for audits like any other.
+An auditor can recompute a contribution only if it knows the error feedback before it, and the values that
+returned to it. A claim is *anchored* if both follow from the chain: the error feedback begins with zero, or
+goes on from its author's newest claim in the rosters of the last few blocks. That earlier claim was signed
+before its author could know of this one, and may be drawn for audits like any other.
 
-A claim that is in no roster below could be made up afterwards, and with it an error feedback from which any
-contribution seems to follow. But whose branch was left, or who came too late for a roster, has such claims
-honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from one; of that
-one only the losses can be checked. Who does it more often begins with zero, or fails.
+A claim in no roster below could be invented afterwards, and with it an error feedback from which any
+contribution seems to follow. But honest peers have such claims too, if the chain left their branch, or if
+they came too late for a roster, and the values of these contributions are to return. So one claim in
+`STRAY_BLOCKS` blocks may go on from a claim in no roster below; only its losses can be checked. A peer that
+strays more often has to begin with zero, or its audit fails.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ STRAY_BLOCKS = 16
 
 @dataclass(frozen=True)
 class Source:
-    """An earlier claim of a peer, in its place on the chain.
+    """An earlier claim of a peer, and its place on the chain.
 
     Attributes:
-        claim: it stands in the roster of a block.
-        link: that block.
-        tokens: trained on below its round: its contribution's density follows from them.
+        claim: the claim.
+        link: the block whose roster holds it.
+        tokens: trained on below its round, from which its contribution's density follows.
         electors: of its round.
     """
 
@@ -43,11 +44,11 @@ class Source:
     electors: frozenset[PeerId]
 
     def counted(self, *, clip_factor: float, return_dropped: bool) -> dict[int, IncludedSegment]:
-        """Return which segments of its contribution its block counts.
+        """Return the segments of its contribution that its block includes, by index.
 
         Args:
             clip_factor: of the run.
-            return_dropped: whether what reduced segments dropped comes back.
+            return_dropped: whether the values that reduced segments dropped return.
         """
         if self.link.block is None:
             return {}
@@ -100,12 +101,12 @@ def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
 
 
 def is_anchored(claim: Claim, source: Source | None) -> bool:
-    """Say whether the error feedback behind a claim follows from the chain, `source_of` being this."""
+    """Whether a claim is anchored. `source` is what `source_of` returns for the claim's parent and author."""
     return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
 
 
 def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
+    """Whether a claim of a peer in the last `STRAY_BLOCKS` blocks is known not to be anchored."""
     for link, below in _going_down(chain, parent, STRAY_BLOCKS):
         claim = _claim_of(link, peer)
         if claim is None or not shows_source(chain, below.hash):
@@ -116,23 +117,31 @@ def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
 
 
 def may_stray(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Say whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
+    """Whether a claim on top of `parent` may go on from a claim that is in no roster below.
 
-    Whoever audits it may know more blocks than this peer, so it must not where too few are known.
+    Auditors may know more blocks than this peer, so it may not if too few are known here to be sure.
     """
     known = _reaches(chain, parent, STRAY_BLOCKS + MOST_BLOCKS_BETWEEN)
     return known and not has_strayed(chain, parent, peer)
 
 
 def shows_source(chain: Chain, parent: str) -> bool:
-    """Say whether the chain here goes down far enough below `parent` for `source_of`."""
+    """Whether enough blocks below `parent` are known here for `source_of`."""
     return _reaches(chain, parent, MOST_BLOCKS_BETWEEN)
 
 
 def counted_in(
     block: Block, claim: str, *, electors: frozenset[PeerId], clip_factor: float, return_dropped: bool
 ) -> dict[int, IncludedSegment]:
-    """Return which segments of a claim's contribution a block counts. `electors` are those of its round."""
+    """Return the segments of a claim's contribution that a block includes, by index.
+
+    Args:
+        block: the block.
+        claim: hash of the claim, hex.
+        electors: of the block's round.
+        clip_factor: of the run.
+        return_dropped: whether the values that reduced segments dropped return.
+    """
     claims = block.roster.body.claims
     place = next((place for place, signed in enumerate(claims) if signed.hash == claim), None)
     newcomers = newcomers_in(block.roster.body, electors)
@@ -147,7 +156,7 @@ def counted_in(
 
 
 def _going_down(chain: Chain, block: str, most: int) -> Iterator[tuple[Link, Link]]:
-    """Yield the blocks from `block` downwards, each with the one below it, as far as they are known here."""
+    """Yield the known blocks from `block` downwards, each with the one below it."""
     link = chain.link(block)
     for _ in range(most):
         below = chain.links.get(link.parent)
