@@ -19,6 +19,7 @@ from monitoring.sources.state_follower import StateKeeper
 from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.downloads import Downloads
 from peers.network.discovery import Crowd, remembered_peers
+from peers.network.p2pd.transport import P2pdTransport
 from peers.network.transport import Transport
 from peers.protocol.events import Event, Notice
 from peers.state.block_store import ChainStore
@@ -66,6 +67,17 @@ async def beside_a_peer(folder: Path, choices: Choices) -> AsyncIterator[Station
         yield station
 
 
+@dataclass(frozen=True)
+class _NoticesSaid:
+    """Says each notice, and nothing else that happens."""
+
+    say: Say
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.say(event.text)
+
+
 @asynccontextmanager
 async def in_the_swarm(
     run_id: str, published_in: Path | None, peers: Sequence[str], choices: Choices, *, say: Say
@@ -86,22 +98,19 @@ async def in_the_swarm(
             remedy="Name one with --peer; or watch from beside a peer that joined it, by its run folder.",
         )
 
-    def tell(event: Event) -> None:
-        if isinstance(event, Notice):
-            say(event.text)
-
+    listener = _NoticesSaid(say)
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(
-            await Transport.open(
+            await P2pdTransport.open(
                 key_path=choices.home / IDENTITY_KEY,
                 run_id=run_id,
                 bootstrap=[*peers, *met],
-                tell=tell,
+                listener=listener,
             )
         )
         crowd = Crowd(transport, run_id, folder=folder)
         fetched = await fetch_run(
-            run_id, folder, transport=transport, crowd=crowd, tell=tell, parts=_NO_TRAINING
+            run_id, folder, transport=transport, crowd=crowd, listener=listener, parts=_NO_TRAINING
         )
         run = await asyncio.to_thread(open_run, folder, choices.home)
         addresses = (choices.announce,) if choices.announce else tuple(peers)
@@ -114,12 +123,12 @@ async def in_the_swarm(
             crowd,
             run=run_id,
             window_seconds=run.signed.recipe.round.window_seconds,
-            tell=tell,
+            listener=listener,
         )
         bring_up: BringUp | None = None
         if choices.validate_every != 0:
             layout = await asyncio.to_thread(layout_of, run.signed.recipe)
-            keeper = StateKeeper(fetched, layout, transport, crowd, tell=tell)
+            keeper = StateKeeper(fetched, layout, transport, crowd, listener=listener)
 
             async def bring_up(block: str) -> None:
                 if source.fetching:

@@ -34,12 +34,11 @@ async def run_bootstrap_peer(key_path: Path, listen: str, announce: str | None) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop.set)
-    from peers.network.transport import (
-        Transport,  # takes seconds: not for --help, and Ctrl+C is heeded by now
-    )
+    # Takes seconds: not for --help, and Ctrl+C is heeded by now.
+    from peers.network.p2pd.transport import P2pdTransport
 
     announced = [announce] if announce else []
-    async with await Transport.open(
+    async with await P2pdTransport.open(
         key_path=key_path, run_id=None, listen=[listen], announce=announced
     ) as transport:
         addresses = await transport.addresses()

@@ -288,6 +288,21 @@ def _read(file: Path, signed: SignedRecipe, *, partly: bool = False) -> Vouched:
     return checkpoint
 
 
+def _tell(made: Made) -> None:
+    """Print, beside the checkpoint itself, what it does."""
+    body = made.checkpoint.body
+    if made.lacking:
+        print(
+            f"Signed: block {body.block[:8]} of round {body.round}. Nobody heeds it before "
+            f"{made.lacking} more owners have: send them the file, for --sign.",
+            file=sys.stderr,
+        )
+        return
+    what = "is final here" if made.was_final else "becomes final by it, and no other block of that round can"
+    print(f"Signed: block {body.block[:8]} of round {body.round} {what}.", file=sys.stderr)
+    print("Start `python -m trainer.join` again: it gives the checkpoint to everybody.", file=sys.stderr)
+
+
 def main(
     run: Annotated[str, typer.Argument(help="Run id, or a published folder.")],
     round_number: Annotated[
@@ -333,22 +348,11 @@ def main(
             made = add_word(run, sign_file.expanduser(), home=folder)
         else:
             made = make_checkpoint(run, home=folder, round_number=round_number)
-        body, content = made.checkpoint.body, made.checkpoint.canonical() + b"\n"
+        content = made.checkpoint.canonical() + b"\n"
         if out is not None:
             write_atomic(out, content)
         print(content.decode(), end="")
-        if made.lacking:
-            print(
-                f"Signed: block {body.block[:8]} of round {body.round}. Nobody heeds it before "
-                f"{made.lacking} more owners have: send them the file, for --sign.",
-                file=sys.stderr,
-            )
-            return
-        what = (
-            "is final here" if made.was_final else "becomes final by it, and no other block of that round can"
-        )
-        print(f"Signed: block {body.block[:8]} of round {body.round} {what}.", file=sys.stderr)
-        print("Start `python -m trainer.join` again: it gives the checkpoint to everybody.", file=sys.stderr)
+        _tell(made)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes.density import Density, density_schedule
-from recipes.layout import CHUNK_VALUES
+from recipes.optimizers import INNER_OPTIMIZERS
 from recipes.schema.recipe import Recipe
 
 ASSUMED_PEERS = 8
@@ -18,8 +18,6 @@ PROGRAM_BYTES = 900 * 10**6  # Python, torch, transformers and the network daemo
 KEPT_SNAPSHOTS = 3  # the last two, and one that somebody is fetching
 
 _SECONDS_PER_DAY = 86400
-# A parameter: two moments; with Muon one for matrices, two for the rest, and room to orthogonalise a matrix.
-_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 6}
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,11 @@ def estimate(recipe: Recipe, *, parameters: int, data_bytes: int) -> Demands:
     state = 4 + (4 if recipe.outer.momentum else 0)  # fp32 weights, and momentum
     feedback = 2  # bf16
     start = 0 if recipe.round.overlap == "none" else 4  # of a window that runs ahead of its block
-    training = (
-        4 + 4 + _OPTIMIZER_BYTES[recipe.inner.optimizer] + 4
-    )  # weights, gradients, moments, pseudo-gradient
+    moments = INNER_OPTIMIZERS[recipe.inner.optimizer].state_bytes
+    training = 4 + 4 + moments + 4  # weights, gradients, moments, pseudo-gradient
     densities = density_schedule(recipe)
-    contribution = parameters * contribution_bits(densities.lasting) / 8
-    reduced = parameters * reduced_bits(densities.lasting) / 8
+    contribution = parameters * densities.lasting.contribution_bits / 8
+    reduced = parameters * densities.lasting.reduced_bits / 8
     rounds_per_day = _SECONDS_PER_DAY / recipe.round.window_seconds
     lasting, densest = (
         rounds_per_day * sum(exchanged_bytes(density, parameters=parameters, peers=ASSUMED_PEERS))
@@ -81,27 +78,6 @@ def exchanged_bytes(density: Density, *, parameters: int, peers: int) -> tuple[f
     """
     others = (peers - 1) / peers
     return (
-        others * parameters * contribution_bits(density) / 8,
-        others * parameters * reduced_bits(density) / 8,
+        others * parameters * density.contribution_bits / 8,
+        others * parameters * density.reduced_bits / 8,
     )
-
-
-def contribution_bits(density: Density) -> float:
-    """Return the expected bits a parameter of a contribution."""
-    return _chunk_bits(density.keep, density.level_bits) / CHUNK_VALUES
-
-
-def reduced_bits(density: Density) -> float:
-    """Return the expected bits a parameter of a reduced segment."""
-    return _chunk_bits(density.reduced_keep, density.reduced_level_bits) / CHUNK_VALUES
-
-
-def _chunk_bits(keep: int, level_bits: int) -> float:
-    """Return the expected bits of one chunk: gaps, signs, levels, the table of magnitudes, and alignment.
-
-    Gaps between kept indices are nearly geometric. Golomb and Rice's code with parameter r spends
-    r + 1 bits and one more for every 2**r that the gap holds (Rice 1979).
-    """
-    absent = 1 - keep / CHUNK_VALUES
-    gap = min(r + 1 + absent ** (1 << r) / (1 - absent ** (1 << r)) for r in range(13))
-    return keep * (gap + 1 + level_bits) + 8 * (1 << level_bits) + 4

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from recipes.layout import CHUNK_VALUES
 from recipes.schema.recipe import Recipe
 from recipes.schema.sections import ExchangeSection
 
 
 @dataclass(frozen=True)
 class Density:
-    """What of each chunk is sent in a round; the fields are those of the recipe's `exchange`."""
+    """What of each chunk is sent in a round, and in how many bits; the fields are those of `exchange`."""
 
     keep: int
     level_bits: int
     reduced_keep: int
     reduced_level_bits: int
+
+    @property
+    def contribution_bits(self) -> float:
+        """The expected bits a parameter of a contribution."""
+        return _chunk_bits(self.keep, self.level_bits) / CHUNK_VALUES
+
+    @property
+    def reduced_bits(self) -> float:
+        """The expected bits a parameter of a reduced segment."""
+        return _chunk_bits(self.reduced_keep, self.reduced_level_bits) / CHUNK_VALUES
 
     def scaled(self, factor: float) -> Density:
         """Return the density at `factor` times the values, rounded to nearest, halves to even."""
@@ -73,3 +84,17 @@ def density_schedule(recipe: Recipe) -> DensitySchedule:
             for share, factor in recipe.exchange.early
         ),
     )
+
+
+def _chunk_bits(keep: int, level_bits: int) -> float:
+    """Return the expected bits of one chunk: gaps, signs, levels, the table of magnitudes, and alignment.
+
+    It is an estimate that leans to the high side: peers/codec/chunk_layout.py has the layout itself, in which
+    what a chunk takes depends on its values.
+
+    Gaps between kept indices are nearly geometric. Golomb and Rice's code with parameter r spends
+    r + 1 bits and one more for every 2**r that the gap holds (Rice 1979).
+    """
+    absent = 1 - keep / CHUNK_VALUES
+    gap = min(r + 1 + absent ** (1 << r) / (1 - absent ** (1 << r)) for r in range(13))
+    return keep * (gap + 1 + level_bits) + 8 * (1 << level_bits) + 4

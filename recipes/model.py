@@ -11,21 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from recipes.architectures import ARCHITECTURES
 from recipes.errors import ModelError
 from recipes.schema.diagnosis import nearest
 from recipes.schema.recipe import Recipe
-from recipes.schema.sections import Architecture
 
 if TYPE_CHECKING:
     import torch
 
-MODEL_TYPES: dict[Architecture, str] = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Olmo2ForCausalLM": "olmo2",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
 _TRIED_TOKENS = 8
 END_OF_TEXT_ID = 0  # the tokenizer's first token, see recipes.tokenizer
 
@@ -41,7 +34,7 @@ def build_model(recipe: Recipe, *, device: str = "cpu", meta: bool = False) -> t
 
     Args:
         recipe: published or a template.
-        device: where to put it, in torch's words. Weights are always drawn on the CPU.
+        device: where to put it, by torch's name. Weights are always drawn on the CPU.
         meta: leave out the weights, and return shapes alone (on torch's meta device).
 
     Raises:
@@ -138,7 +131,7 @@ def _configuration(recipe: Recipe) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    kind: Any = type(AutoConfig.for_model(MODEL_TYPES[recipe.model.architecture]))
+    kind: Any = type(AutoConfig.for_model(ARCHITECTURES[recipe.model.architecture].model_type))
     known = sorted(set(kind.__annotations__) - _FIXED_FIELDS)
     for key in recipe.model.config:
         if key in _FIXED_FIELDS:

@@ -33,7 +33,7 @@ from recipes.keys.keys import PeerId, SigningKey, load_or_create_key
 from recipes.layout import layout_of
 from recipes.locate import locate_recipe
 from recipes.model import try_training
-from recipes.packing import collect_files, divide, pack
+from recipes.packing import SourceText, collect_files, divide, pack
 from recipes.publication import (
     DATA_FOLDER,
     MANIFEST_FILE,
@@ -90,15 +90,8 @@ def publish(
     tell(f"Found {len(files):,} text files.")
     draft = _draft_folder(out)
     try:
-        manifest, tokenizer_file = pack(
-            recipe,
-            source,
-            draft / DATA_FOLDER,
-            progress=None if packed is None else lambda done: packed(done, source.documents),
-        )
+        manifest = _write_data(draft, recipe, source, packed)
         tell(_packed_words(manifest))
-        write_atomic(draft / TOKENIZER_FILE, tokenizer_file)
-        write_atomic(draft / MANIFEST_FILE, manifest.content())
         weights_root = write_genesis(recipe, draft)
         tell(f"Drew the first weights of {parameters:,} parameters.")
         genesis = GenesisSection(
@@ -121,6 +114,19 @@ def publish(
     if (lacking := recipe.run.owner_threshold - 1) > 0:
         tell(f"It takes {lacking} more of its owners: each of them runs `python -m recipes.sign {out}`.")
     return replace(checked, folder=out)
+
+
+def _write_data(draft: Path, recipe: Recipe, source: SourceText, packed: Packed | None) -> CorpusManifest:
+    """Write data, tokenizer and manifest."""
+    manifest, tokenizer_file = pack(
+        recipe,
+        source,
+        draft / DATA_FOLDER,
+        progress=None if packed is None else lambda done: packed(done, source.documents),
+    )
+    write_atomic(draft / TOKENIZER_FILE, tokenizer_file)
+    write_atomic(draft / MANIFEST_FILE, manifest.content())
+    return manifest
 
 
 def complete_recipe(content: bytes, *, owners: Sequence[PeerId], genesis: GenesisSection) -> bytes:

@@ -17,10 +17,11 @@ from rich.table import Table
 
 from recipes.command import plain_errors
 from recipes.corpus import CorpusManifest
-from recipes.demands import ASSUMED_PEERS, contribution_bits, estimate, reduced_bits
+from recipes.demands import ASSUMED_PEERS, estimate
 from recipes.density import density_schedule
 from recipes.layout import layout_of
 from recipes.locate import locate_recipe
+from recipes.optimizers import INNER_OPTIMIZERS
 from recipes.publication import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
@@ -98,7 +99,8 @@ def _data(recipe: Recipe, manifest: CorpusManifest | None) -> str:
 
 def _training(recipe: Recipe) -> str:
     inner, outer = recipe.inner, recipe.outer
-    matrices = f" (matrices at {inner.matrix_rate:g} times the rate)" if inner.optimizer == "muon" else ""
+    by_kind = INNER_OPTIMIZERS[inner.optimizer].uses_matrix_rate
+    matrices = f" (matrices at {inner.matrix_rate:g} times the rate)" if by_kind else ""
     end = "" if recipe.schedule.kind == "constant" else f", falling to {recipe.schedule.final_fraction:.0%}"
     momentum = f" and {'Nesterov ' * outer.nesterov}momentum {outer.momentum:g}" if outer.momentum else ""
     return (
@@ -130,13 +132,13 @@ def _audits(recipe: Recipe) -> str:
 def _exchange(recipe: Recipe) -> str:
     densities = density_schedule(recipe)
     stages = [
-        f"{contribution_bits(density):.3f} and {reduced_bits(density):.3f} until {share:.0%} of the run"
+        f"{density.contribution_bits:.3f} and {density.reduced_bits:.3f} until {share:.0%} of the run"
         for (share, _), (_, density) in zip(recipe.exchange.early, densities.early, strict=True)
     ]
     early = f" (early on {', '.join(stages)})" if stages else ""
     return (
-        f"about {contribution_bits(densities.lasting):.3f} bits a parameter for a contribution and "
-        f"{reduced_bits(densities.lasting):.3f} for the reduced result"
+        f"about {densities.lasting.contribution_bits:.3f} bits a parameter for a contribution and "
+        f"{densities.lasting.reduced_bits:.3f} for the reduced result"
         f"{early}; each peer checks "
         f"{recipe.verification.spot_check_chunks} random chunks of others' work in each round"
     )

@@ -7,27 +7,22 @@ again can meanwhile catch up, send a claim of its earlier life again, and serve 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from recipes.slots import Range
-from trainer.device import Precision
+from peers.training.interface import ReplayOrder, SharedBuffer, TrainOrder
 from trainer.local import LocalTrainer, Replay, WindowResult
-
-if TYPE_CHECKING:
-    from peers.training.interface import WindowEnd
 
 
 def import_early() -> Future[None]:
     """Begin to import what making a model takes, in a thread, while the network is waited for.
 
-    Who imports transformers before this is done may see half of it: it puts another module in its own place.
+    An import of transformers before this is done may see half of it: it puts another module in its own place.
     """
     importer = ThreadPoolExecutor(1, thread_name_prefix="imports")
     done = importer.submit(_import_models)
@@ -67,37 +62,38 @@ class DeferredTrainer:
         """Kind of processor and precision, which this peer's claims name."""
         return self._trainer.result().numeric_class
 
-    def train(
-        self,
-        weights: npt.NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        seconds: float,
-        stop: threading.Event,
-        end: WindowEnd | None = None,
-    ) -> WindowResult:
+    def train(self, order: TrainOrder) -> WindowResult:
         """Train as `LocalTrainer.train` does; waiting for the trainer is part of the window."""
         began = time.monotonic()
         trainer = self._trainer.result()
-        left = max(0.0, seconds - (time.monotonic() - began))
-        return trainer.train(weights, slots, tokens_before=tokens_before, seconds=left, stop=stop, end=end)
+        left = max(0.0, order.seconds - (time.monotonic() - began))
+        return trainer.train(replace(order, seconds=left))
 
-    def replay(
-        self,
-        weights: npt.NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        steps: int | None = None,
-        precision: Precision | None = None,
-        stop: threading.Event | None = None,
-    ) -> Replay:
+    def replay(self, order: ReplayOrder) -> Replay:
         """Replay as `LocalTrainer.replay` does."""
-        return self._trainer.result().replay(
-            weights, slots, tokens_before=tokens_before, steps=steps, precision=precision, stop=stop
-        )
+        return self._trainer.result().replay(order)
 
-    def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
+    def end_by(self, number: int, until: float) -> None:
+        """Let a window end by `until` at the latest, as soon as there is a trainer to be told."""
+        self._tell(lambda trainer: trainer.end_by(number, until))
+
+    def stop(self, number: int) -> None:
+        """Let an order come to nothing, as soon as there is a trainer to be told."""
+        self._tell(lambda trainer: trainer.stop(number))
+
+    def validation_loss(self, weights: SharedBuffer, *, limit_slots: int) -> float:
         """Return what `LocalTrainer.validation_loss` returns."""
         return self._trainer.result().validation_loss(weights, limit_slots=limit_slots)
+
+    def select(self, values: npt.NDArray[np.float32], keep: int) -> npt.NDArray[np.int64]:
+        """Find what `LocalTrainer.select` finds."""
+        return self._trainer.result().select(values, keep)
+
+    def _tell(self, what: Callable[[LocalTrainer], None]) -> None:
+        """Tell the trainer now, or once it is there; nobody if it cannot be made."""
+
+        def made(trainer: Future[LocalTrainer]) -> None:
+            if trainer.exception() is None:
+                what(trainer.result())
+
+        self._trainer.add_done_callback(made)

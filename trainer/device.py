@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from peers.training.interface import Precision
 from recipes.errors import ModelError, PlatformError
 from recipes.model import build_model
 from recipes.schema.recipe import Recipe
@@ -22,7 +23,6 @@ from trainer.objective import next_token_loss
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]
 Attention = Literal["sdpa", "eager"]
 
 BF16_MINIMUM_GAIN = 1.15

@@ -21,12 +21,12 @@ _INDEX_BITS = CHUNK_VALUES.bit_length() - 1
 
 
 def selector_on(device: str) -> Selector:
-    """Return what finds the largest values on this device, in torch's words; on "cpu", numpy is faster."""
+    """Return the selector for a device, by torch's name; on "cpu", numpy is faster."""
     return select_largest if device == "cpu" else torch_selector(device)
 
 
 def torch_selector(device: str) -> Selector:
-    """Return what finds the largest values with torch, on any of its devices."""
+    """Return the selector that computes with torch, on any of its devices."""
     import torch
 
     # A stream of its own that goes first: steps of the next window may be queued already.

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from peers.training.interface import SharedBuffer
 from recipes.command import plain_errors
 from recipes.corpus import TokenArray
 from recipes.errors import DataError, ManyhandsError
@@ -74,7 +75,7 @@ def answer(folder: Path) -> None:
     for line in sys.stdin:
         said: dict[str, float | str]
         try:
-            weights = read_weights(Path(line.rstrip("\n")), layout)
+            weights = SharedBuffer(read_weights(Path(line.rstrip("\n")), layout))
             said = {"loss": trainer.validation_loss(weights, limit_slots=VALIDATION_SLOTS)}
         except ManyhandsError as error:
             said = {"error": str(error)}
@@ -84,7 +85,7 @@ def answer(folder: Path) -> None:
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with the run's recipe and validation data.")],
 ) -> None:
-    """Say the validation loss of each file of weights that is named on standard input."""
+    """Print the validation loss of each file of weights that is named on standard input."""
     os.nice(LOW_PRIORITY)
     with plain_errors():
         answer(folder)

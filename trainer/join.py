@@ -6,7 +6,8 @@ RUN is a run id, or the folder or recipe.toml that publishing made. Everything e
 each piece checked by a hash or a signature. Ctrl+C once: finish the round, then leave. Twice, or before the
 first round: leave now. Started again after any kind of death, it goes on from what is on disk.
 
-The life itself is `volunteer`. `main`, at the end, takes the lock on the home folder and calls it.
+The life itself is `volunteer`. `main`, at the end, takes the lock on the home folder and calls it. It is long
+by its options alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +27,7 @@ import typer
 from monitoring.metrics.endpoint import DEFAULT_PORT, LOOPBACK, metrics_served
 from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from peers.network.bandwidth import BandwidthLimits, read_limit
-from peers.protocol.events import Event
+from peers.protocol.events import Listener, Listeners
 from recipes.command import plain_errors
 from recipes.errors import RecipeError, UnreachableError
 from recipes.home import IDENTITY_KEY, home_folder, lock_home, run_folder
@@ -33,8 +35,13 @@ from recipes.keys.keys import load_or_create_key
 from trainer.screen import Screen
 
 if TYPE_CHECKING:
-    from peers.network.transport import Transport
+    from peers.network.discovery import Crowd
+    from peers.network.p2pd.transport import P2pdTransport
     from peers.node.node import Node
+    from peers.sync.run_download import Run
+    from recipes.keys.keys import SigningKey
+    from trainer.deferred import DeferredTrainer
+    from trainer.local import LocalTrainer
 
 LEFT_AT_ONCE = 130  # exit code after a second Ctrl+C
 ONE_SIGNAL_SECONDS = 0.5  # supervisors signal a process and its group: that counts once
@@ -60,26 +67,19 @@ class Wishes:
 
 
 async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -> bool:
-    """Live a volunteer's life, from identity to farewell; say whether its last round was finished.
+    """Live a volunteer's life, from identity to farewell; return whether its last round was finished.
 
     What happens is told to `screen` and to `metrics`.
     """
     # Imported here, because these take seconds to load and --help should not.
     from peers.network.discovery import Crowd
-    from peers.node.assembly import assemble_node
     from peers.node.bandwidth_plan import plan
-    from peers.node.serving import serve_node, serve_publication, serve_state
-    from peers.state.genesis import open_state
+    from peers.node.serving import serve_node, serve_publication
     from peers.sync.run_download import adopt_folder, fetch_run
-    from recipes.corpus import TokenArray
-    from recipes.layout import layout_of, published_layout
+    from recipes.layout import published_layout
     from trainer.deferred import DeferredTrainer, import_early
-    from trainer.device import choose_device
-    from trainer.local import LocalTrainer
 
-    def tell(event: Event) -> None:
-        screen.listen(event)
-        metrics.listen(event)
+    listener = Listeners(screen.listen, metrics.listen)
 
     # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
     key = load_or_create_key(wishes.home / IDENTITY_KEY)
@@ -91,61 +91,25 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     # 2. The network: a daemon of our own, joined to the peers that were named or met in an earlier life.
     #    What the model of step 4 takes is imported meanwhile.
     imports = import_early()
-    async with await enter_network(wishes, run_id, folder, screen, tell) as transport:
+    async with await enter_network(wishes, run_id, folder, screen, listener) as transport:
         screen.connected(key.peer_id, run_id, await transport.addresses(), transport.traffic)
         metrics.count_traffic(transport.traffic)
         crowd = Crowd(transport, run_id, folder=folder)
 
         # 3. Recipe, tokenizer and data: what is not on disk comes from the swarm, checked piece by piece.
-        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, tell=tell)
-        recipe, manifest = run.signed.recipe, run.manifest
+        run = await fetch_run(run_id, folder, transport=transport, crowd=crowd, listener=listener)
+        recipe, layout = run.signed.recipe, published_layout(run.signed.recipe)
         metrics.follow_recipe(segments=recipe.round.segments, window_seconds=recipe.round.window_seconds)
         serve_publication(transport, run)  # from here on, others may have from us what we have
-        layout = published_layout(recipe)
         for sentence in plan(wishes.bandwidth, recipe, parameters=layout.size, peers=len(crowd.peers()) + 1):
             screen.say(sentence)
 
         # 4. The model, on the device where it trains fastest. Making it takes seconds, in which a peer that
-        #    was started again already catches up. Who is new waits: it may not fit this machine at all.
-        tokens = TokenArray(run.data, manifest, "train")
-        validation = TokenArray(run.data, manifest, "validation")
+        #    was started again already catches up.
+        trainer = DeferredTrainer(partial(make_trainer, run, device=wishes.device), after=imports)
 
-        def make_trainer() -> LocalTrainer:
-            layout = layout_of(recipe)
-            device = choose_device(recipe, wanted=wishes.device)
-            return LocalTrainer(recipe, layout, tokens, run_id, device=device, validation=validation)
-
-        trainer = DeferredTrainer(make_trainer, after=imports)
-
-        # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
-        #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
-        state = await asyncio.to_thread(open_state, folder, run.signed, layout)
-        if state.round == 0:
-            await asyncio.to_thread(trainer.ready)
-        serve_state(transport, state)
-
-        # 6. Rounds. The round engine (peers/consensus/engine.py) says what is next, the node
-        # (peers/node/node.py) does it:
-        #      train     the window's slots, with the trainer of step 4        trainer/local.py
-        #      claim     compress, commit and sign, before anyone sees it      peers/exchange/contributor.py
-        #      exchange  segments to their reducers, reduced segments back     peers/consensus/allreduce.py
-        #      check     recompute random chunks of what reducers made         peers/exchange/segment_store.py
-        # agree     the leader's block, and co-signatures under it        peers/consensus/leader.py,
-        # block_processing.py
-        #      apply     the same step on the same bits, everywhere            peers/sync/state_sync.py
-        #      audit     replay what the chain draws of others' work           peers/audit/auditor.py
-        node = assemble_node(
-            run,
-            key=key,
-            layout=layout,
-            state=state,
-            transport=transport,
-            crowd=crowd,
-            trainer=trainer,
-            validate_every=wishes.validate_every,
-            audits=wishes.audits,
-            listener=tell,
-        )
+        # 5. State, and 6. rounds: see `make_node`.
+        node = await make_node(run, wishes, key, transport, crowd, trainer, listener)
         metrics.follow_credit(run, layout=layout, peer=key.peer_id)
         serve_node(node)
         screen.watch(node.engine)
@@ -153,6 +117,70 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
         # 7. Leaving: after the round that runs, or at once. The swarm goes on either way.
         heed_interrupts(node, screen)
         return await node.live()
+
+
+def make_trainer(run: Run, *, device: str) -> LocalTrainer:
+    """Return the trainer of the run's model, with its data.
+
+    Raises:
+        PlatformError: `device` is not here.
+        ModelError: the model cannot be built, or does not fit the device.
+    """
+    from recipes.corpus import TokenArray
+    from recipes.layout import layout_of
+    from trainer.device import choose_device
+    from trainer.local import LocalTrainer
+
+    recipe, run_id = run.signed.recipe, run.signed.run_id
+    tokens, validation = (TokenArray(run.data, run.manifest, part) for part in ("train", "validation"))
+    layout, chosen = layout_of(recipe), choose_device(recipe, wanted=device)
+    return LocalTrainer(recipe, layout, tokens, run_id, device=chosen, validation=validation)
+
+
+async def make_node(
+    run: Run,
+    wishes: Wishes,
+    key: SigningKey,
+    transport: P2pdTransport,
+    crowd: Crowd,
+    trainer: DeferredTrainer,
+    listener: Listener,
+) -> Node:
+    """Return the node: it holds the state, and lives through rounds."""
+    from peers.node.assembly import assemble_node
+    from peers.node.serving import serve_state
+    from peers.state.genesis import open_state
+    from peers.training.window_tasks import NodeSettings
+    from recipes.layout import published_layout
+
+    # 5. State: the canonical weights, and the chain that they follow from, as far as they are on disk.
+    #    The rest is fetched (StateSync.bring_to) once the round engine has heard where the swarm is.
+    #    A newcomer waits for its trainer first: the model may not fit this machine at all.
+    layout = published_layout(run.signed.recipe)
+    state = await asyncio.to_thread(open_state, run.folder, run.signed, layout)
+    if state.round == 0:
+        await asyncio.to_thread(trainer.ready)
+    serve_state(transport, state)
+
+    # 6. Rounds. The round engine (peers/consensus/engine.py) decides what is next, and the node
+    #    (peers/node/node.py) does it:
+    #      train     the window's slots, with the trainer of step 4        trainer/local.py
+    #      claim     compress, commit and sign, before anyone sees it      peers/exchange/contributor.py
+    #      exchange  segments to their reducers, reduced segments back     peers/consensus/allreduce.py
+    #      check     recompute random chunks of what reducers made         peers/exchange/segment_store.py
+    #      agree     the leader's block, and co-signatures under it        peers/consensus/leader.py
+    #      apply     the same step on the same bits, everywhere            peers/sync/state_sync.py
+    #      audit     replay what the chain draws of others' work           peers/audit/auditor.py
+    return assemble_node(
+        run,
+        key=key,
+        state=state,
+        transport=transport,
+        crowd=crowd,
+        trainer=trainer,
+        settings=NodeSettings(validate_every=wishes.validate_every, audits=wishes.audits),
+        listener=listener,
+    )
 
 
 def identify_run(given: str) -> tuple[str, Path | None]:
@@ -181,8 +209,8 @@ def identify_run(given: str) -> tuple[str, Path | None]:
 
 
 async def enter_network(
-    wishes: Wishes, run_id: str, folder: Path, screen: Screen, tell: Callable[[Event], None]
-) -> Transport:
+    wishes: Wishes, run_id: str, folder: Path, screen: Screen, listener: Listener
+) -> P2pdTransport:
     """Open the transport, joined to whoever answers of the peers named and of those met before.
 
     Raises:
@@ -190,19 +218,19 @@ async def enter_network(
     """
     from peers.network.addresses import listen_address
     from peers.network.discovery import remembered_peers
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport, TransportSettings
 
     met = [address for addresses in remembered_peers(folder).values() for address in addresses]
 
-    async def enter(bootstrap: Sequence[str]) -> Transport:
-        return await Transport.open(
+    async def enter(bootstrap: Sequence[str]) -> P2pdTransport:
+        return await P2pdTransport.open(
             key_path=wishes.home / IDENTITY_KEY,
             run_id=run_id,
             listen=[listen_address(wishes.host, wishes.port)],
             announce=[wishes.announce] if wishes.announce else [],
             bootstrap=bootstrap,
-            bandwidth=wishes.bandwidth,
-            tell=tell,
+            settings=TransportSettings(bandwidth=wishes.bandwidth),
+            listener=listener,
         )
 
     if not wishes.peers and not met:
@@ -285,8 +313,8 @@ def main(
         typer.Option(
             "--no-audits",
             help="Replay no claims of others. By default the chain may ask this machine to, now and then: "
-            "that takes from its next window, and earns as much. Who declines earns nothing for it, and "
-            "loses nothing.",
+            "that takes time from its next window, and earns as much. Declining earns nothing, and costs "
+            "nothing.",
         ),
     ] = False,
     events: Annotated[

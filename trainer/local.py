@@ -1,10 +1,10 @@
 """One window of local training: from the canonical weights, over given slots, to a pseudo-gradient.
 
     trainer = LocalTrainer(recipe, layout, tokens, run_id, device=choose_device(recipe))
-    result = trainer.train(weights, slots, tokens_before=..., seconds=..., stop=..., progress=...)
+    result = trainer.train(TrainOrder(number=1, weights=..., slots=..., tokens_before=..., seconds=...))
 
-What a window computes follows from its arguments alone: the optimizer starts afresh, slots are taken in
-order, and nothing is random. So on one machine the same call gives the same losses, and on another machine
+What a window computes follows from its order alone: the optimizer starts afresh, slots are taken in
+order, and nothing is random. So on one machine the same order gives the same losses, and on another machine
 nearly the same: that is what lets work be checked by repeating it.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -21,24 +21,23 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from peers.codec.interface import Selector
-from peers.codec.selection import select_largest
+from peers.training.interface import Precision, ReplayOrder, SharedBuffer, TrainOrder
+from recipes.architectures import ARCHITECTURES
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import Layout
 from recipes.model import build_model, flatten_into, load_flat
+from recipes.optimizers import InnerOptimizer, fresh_optimizer
 from recipes.schema.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total
-from trainer.device import Device, Precision, computes_bf16, is_out_of_memory, memory_needed_for
+from trainer.device import Device, computes_bf16, is_out_of_memory, memory_needed_for
 from trainer.device_selection import selector_on
 from trainer.objective import next_token_loss
-from trainer.optimizer import InnerOptimizer, fresh_optimizer
+from trainer.orders import Orders, Signals
 from trainer.schedule import learning_rate
 
 if TYPE_CHECKING:
     import torch
-
-    from peers.training.interface import WindowEnd
 
 Batch = npt.NDArray[np.int64]
 """Tokens of some slots, of shape (slots, sequence_length + 1)."""
@@ -65,7 +64,6 @@ class WindowResult:
         losses: each step's mean loss before the step, in nats a token; not finite where it failed.
         skipped_steps: how many steps left the weights alone, because loss or gradient was not finite.
         seconds: wall-clock time of all steps.
-        select: what finds the largest values of the pseudo-gradient, on the device that the model is on.
     """
 
     delta: npt.NDArray[np.float32]
@@ -74,7 +72,6 @@ class WindowResult:
     losses: tuple[float, ...]
     skipped_steps: int
     seconds: float
-    select: Selector = select_largest
 
     @property
     def steps(self) -> int:
@@ -98,6 +95,22 @@ class Replay:
 
     losses: tuple[float, ...]
     delta: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """What ends a window besides its slots: the signals for its order, its length, or a number of steps."""
+
+    signals: Signals
+    seconds: float = math.inf
+    steps: int | None = None
+
+    def allow_another(self, steps: int, *, started: float, elapsed: float) -> bool:
+        """Whether to take another step after so many, which took `elapsed` seconds."""
+        if self.signals.stopped or (self.steps is not None and steps >= self.steps):
+            return False
+        mean = elapsed / steps if steps else 0.0
+        return elapsed + mean <= min(self.seconds, self.signals.until - started)
 
 
 class LocalTrainer:
@@ -140,6 +153,8 @@ class LocalTrainer:
         self._validation = validation
         self._micro_batch = micro_batch or recipe.inner.batch_slots
         self._busy = threading.Lock()
+        self._orders = Orders()
+        self._select = selector_on(device.name)
         self._model = _build(recipe, device)
         self._checkpointing = False
         if recipe.inner.gradient_checkpointing:
@@ -160,127 +175,60 @@ class LocalTrainer:
         """Whether activations are computed again for the backward pass: by the recipe, or for memory."""
         return self._checkpointing
 
-    def train(
-        self,
-        weights: npt.NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        seconds: float,
-        stop: threading.Event,
-        end: WindowEnd | None = None,
-        steps: int | None = None,
-        precision: Precision | None = None,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> WindowResult:
-        """Train from `weights` until time, slots or steps are used up, or `stop` is set.
+    def train(self, order: TrainOrder, *, progress: Callable[[Progress], None] | None = None) -> WindowResult:
+        """Train until time or slots are used up, or the order is stopped.
 
         A step that has begun is finished. From the second step on, none is begun that would probably end
-        after the window: whoever comes late with its claim has worked in vain.
+        after the window: a claim that comes late was worked for in vain.
 
         Args:
-            weights: fp32 of shape (padded,); only read.
-            slots: what to train on, in order. The last batch may be smaller than the others.
-            tokens_before: the chain's count of tokens at the window's start, for the learning rate.
-            seconds: length of the window.
-            end: when it ends at the latest, which may become known while it runs.
-            steps: at most so many are taken; by default no number bounds them.
-            precision: of the forward pass; by default the device's.
-            stop: ends the window early; set by another thread.
+            order: what to train.
             progress: called in this thread after each step.
 
         Raises:
             ModelError: not even one slot at a time fits the device.
             DataError: a piece of the corpus is missing.
         """
-        length = self._recipe.data.sequence_length
-        with self._busy:
-            self._arithmetic = replace(self._device, precision=precision or self._device.precision)
-            load_flat(self._model, weights)
-            self._model.train()
-            optimizer = fresh_optimizer(self._model, self._recipe.inner)
-            losses: list[float] = []
-            used = skipped = 0
-            rest = tuple(slots)
-            started = time.monotonic()
-            elapsed = 0.0
+        with self._busy, self._orders.running(order.number) as signals:
+            bounds = _Bounds(signals, seconds=order.seconds)
+            return self._window(order, bounds, progress, precision=self._device.precision)
 
-            def another_step_fits() -> bool:
-                if steps is not None and len(losses) >= steps:
-                    return False
-                left = seconds if end is None else min(seconds, end.until - started)
-                return _another_step_fits(len(losses), elapsed, left)
-
-            while total(rest) and not stop.is_set() and another_step_fits():
-                taken, rest = take(rest, self._recipe.inner.batch_slots)
-                batch = self._read(taken)
-                rate = learning_rate(self._recipe, tokens_before=tokens_before, step=len(losses))
-                loss, done = self._step(optimizer, batch, rate)
-                losses.append(loss)
-                used += len(batch)
-                skipped += not done
-                elapsed = time.monotonic() - started
-                if progress is not None:
-                    progress(Progress(steps=len(losses), tokens=used * length, loss=loss, seconds=elapsed))
-            delta = np.empty(self._layout.padded, dtype=np.float32)
-            flatten_into(self._model, delta)
-            np.subtract(weights, delta, out=delta)
-            return WindowResult(
-                delta=delta,
-                slots_used=take(slots, used)[0],
-                tokens=used * length,
-                losses=tuple(losses),
-                skipped_steps=skipped,
-                seconds=elapsed,
-                select=selector_on(self._device.name),
-            )
-
-    def replay(
-        self,
-        weights: npt.NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        steps: int | None = None,
-        precision: Precision | None = None,
-        stop: threading.Event | None = None,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> Replay:
-        """Take the first `steps` local steps of a window again, however long that takes.
+    def replay(self, order: ReplayOrder, *, progress: Callable[[Progress], None] | None = None) -> Replay:
+        """Take the first local steps of a window again, unless the order is stopped.
 
         Args:
-            weights: the window's start weights, fp32 of shape (padded,); only read.
-            slots: those that the claim says were used, in its order.
-            tokens_before: the chain's count of tokens at the window's start.
-            steps: how many; by default all that the slots allow.
-            precision: that the window was trained in; by default this trainer's.
-            stop: ends the replay after the step at hand.
-            progress: called after each step.
+            order: what to replay.
+            progress: called in this thread after each step.
 
         Raises:
             ModelError: not even one slot at a time fits the device, or it has no such precision.
             DataError: a piece of the corpus is missing.
         """
-        if precision == "bf16" and not computes_bf16(self._device.name):
+        precision = order.precision or self._device.precision
+        if order.precision == "bf16" and not computes_bf16(self._device.name):
             raise ModelError(f"{self._device.name} has no bf16 arithmetic.")
-        window = self.train(
-            weights,
-            slots,
-            tokens_before=tokens_before,
-            seconds=math.inf,
-            stop=stop or threading.Event(),
-            steps=steps,
-            precision=precision,
-            progress=progress,
-        )
-        whole = total(window.slots_used) == total(slots)
+        with self._busy, self._orders.running(order.number) as signals:
+            window = self._window(order, _Bounds(signals, steps=order.steps), progress, precision=precision)
+        whole = total(window.slots_used) == total(order.slots)
         return Replay(losses=window.losses, delta=window.delta if whole else None)
 
-    def validation_loss(self, weights: npt.NDArray[np.float32], *, limit_slots: int) -> float:
+    def end_by(self, number: int, until: float) -> None:
+        """Let an order end by `until` at the latest, on `time.monotonic`. Any thread may call this."""
+        self._orders.end_by(number, until)
+
+    def stop(self, number: int) -> None:
+        """Let an order end after the step at hand. Any thread may call this, also before it begins."""
+        self._orders.stop(number)
+
+    def select(self, values: npt.NDArray[np.float32], keep: int) -> npt.NDArray[np.int64]:
+        """Find the largest values of each chunk on this trainer's device (trainer/device_selection.py)."""
+        return self._select(values, keep)
+
+    def validation_loss(self, weights: SharedBuffer, *, limit_slots: int) -> float:
         """Return the mean loss of `weights` on the validation part, in nats a token, computed in fp32.
 
         Args:
-            weights: fp32 of shape (padded,); only read.
+            weights: only read.
             limit_slots: at most so many slots are used, the same ones on every peer.
 
         Raises:
@@ -293,7 +241,7 @@ class LocalTrainer:
             raise ValueError("this trainer was made without the validation part of the corpus")
         positions = spread(self._validation.slots, limit_slots)
         with self._busy, torch.no_grad():
-            load_flat(self._model, weights)
+            load_flat(self._model, weights.array)
             self._model.eval()
             loss = 0.0
             for start in range(0, len(positions), self._recipe.inner.batch_slots):
@@ -302,12 +250,57 @@ class LocalTrainer:
                 loss += self._fitting(partial(self._evaluate, batch)) * len(chosen)
         return loss / len(positions)
 
+    def _window(
+        self,
+        order: TrainOrder | ReplayOrder,
+        bounds: _Bounds,
+        progress: Callable[[Progress], None] | None,
+        *,
+        precision: Precision,
+    ) -> WindowResult:
+        """Take local steps while slots are left and `bounds` allow another one."""
+        length = self._recipe.data.sequence_length
+        self._arithmetic = replace(self._device, precision=precision)
+        load_flat(self._model, order.weights.array)
+        self._model.train()
+        optimizer = fresh_optimizer(self._model, self._recipe)
+        losses: list[float] = []
+        used = skipped = 0
+        rest = order.slots
+        started = time.monotonic()
+        elapsed = 0.0
+        while total(rest) and bounds.allow_another(len(losses), started=started, elapsed=elapsed):
+            taken, rest = take(rest, self._recipe.inner.batch_slots)
+            batch = self._read(taken)
+            rate = learning_rate(self._recipe, tokens_before=order.tokens_before, step=len(losses))
+            loss, done = self._step(optimizer, batch, rate)
+            losses.append(loss)
+            used += len(batch)
+            skipped += not done
+            elapsed = time.monotonic() - started
+            if progress is not None:
+                progress(Progress(steps=len(losses), tokens=used * length, loss=loss, seconds=elapsed))
+        return WindowResult(
+            delta=self._moved_from(order.weights.array),
+            slots_used=take(order.slots, used)[0],
+            tokens=used * length,
+            losses=tuple(losses),
+            skipped_steps=skipped,
+            seconds=elapsed,
+        )
+
+    def _moved_from(self, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return `weights` minus those of the model."""
+        delta = np.empty(self._layout.padded, dtype=np.float32)
+        flatten_into(self._model, delta)
+        return np.subtract(weights, delta, out=delta)
+
     def _checkpoint(self) -> None:
         from torch.utils.checkpoint import checkpoint
 
         # By torch itself, as the switch of transformers is renamed now and then. Nothing in the model is
         # random, so no generator's state need be kept for the second pass.
-        for layer in self._model.model.layers:
+        for layer in ARCHITECTURES[self._recipe.model.architecture].layers_of(self._model):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         self._checkpointing = True
 
@@ -386,11 +379,6 @@ def _build(recipe: Recipe, device: Device) -> Any:
         model = cast(Any, build_model(recipe, device=device.name))  # transformers' methods have no types
     model.set_attn_implementation(device.attention)
     return model
-
-
-def _another_step_fits(steps: int, elapsed: float, seconds: float) -> bool:
-    mean = elapsed / steps if steps else 0.0
-    return elapsed + mean <= seconds
 
 
 def _release_cached_memory(device: Device) -> None:

@@ -1,7 +1,7 @@
 """Repeat the local steps behind a claim in each kind of numerics, to measure how closely honest work repeats.
 
 A window follows from its start weights, its slots and the chain's tokens (trainer/local.py). So the same
-call on the same machine, with the same kind of processor, precision and number of threads, gives the same
+order on the same machine, with the same kind of processor, precision and number of threads, gives the same
 bits, and on another nearly the same losses.
 """
 
@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
-
-from peers.training.interface import Numerics
+from peers.training.interface import Numerics, ReplayOrder
 from recipes.corpus import TokenArray
 from recipes.layout import layout_of
 from recipes.schema.recipe import Recipe
-from recipes.slots import Range
 from trainer.device import Device, computes_bf16, find_device
 from trainer.local import LocalTrainer, Progress, Replay
 
@@ -32,21 +27,10 @@ class LocalReplayer:
         self._trainer = trainer
         self._threads = threads
 
-    def replay(
-        self,
-        weights: npt.NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        steps: int | None = None,
-        stop: threading.Event | None = None,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> Replay:
+    def replay(self, order: ReplayOrder, *, progress: Callable[[Progress], None] | None = None) -> Replay:
         """Replay as `LocalTrainer.replay` does, with this replayer's number of CPU threads."""
         with cpu_threads(self._threads):
-            return self._trainer.replay(
-                weights, slots, tokens_before=tokens_before, steps=steps, stop=stop, progress=progress
-            )
+            return self._trainer.replay(order, progress=progress)
 
 
 def open_replayer(recipe: Recipe, tokens: TokenArray, run_id: str, *, numerics: Numerics) -> LocalReplayer:

@@ -210,7 +210,9 @@ class Screen:
         if phase == "training" and not self._fetching:
             left = self._window[0] + self._window[1] - time.monotonic()
             doing = (
-                f"training, {max(0.0, left):.0f} s left, then claim" if engine.round.training else "waiting"
+                f"training, {max(0.0, left):.0f} s left, then claim"
+                if engine.round.window.training
+                else "waiting"
             )
         elif engine.ahead is not None and not self._fetching:
             doing += ", while the next window runs"

@@ -41,9 +41,9 @@ def pseudo_gradient(seed: int) -> NDArray[np.float32]:
     from recipes.layout import layout_of
     from recipes.locate import locate_recipe
     from recipes.model import build_model, flatten_into
+    from recipes.optimizers import fresh_optimizer
     from recipes.schema.recipe import parse_recipe
     from trainer.objective import next_token_loss
-    from trainer.optimizer import fresh_optimizer
 
     recipe = parse_recipe(locate_recipe("stdlib-tiny").read_bytes(), name="stdlib-tiny")
     layout, model = layout_of(recipe), build_model(recipe)
@@ -52,7 +52,8 @@ def pseudo_gradient(seed: int) -> NDArray[np.float32]:
     text = b"".join(file.read_bytes() for file in sorted(Path(np.__file__).parents[1].glob("numpy/*.py")))
     tokens = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
     inner = recipe.inner.model_copy(update={"optimizer": "adamw"})
-    rng, optimizer = np.random.default_rng(seed), fresh_optimizer(model, inner)
+    optimizer = fresh_optimizer(model, recipe.model_copy(update={"inner": inner}))
+    rng = np.random.default_rng(seed)
     for _ in range(_STEPS):
         starts = rng.integers(0, tokens.size - _LENGTH, size=_BATCH)
         batch = np.stack([tokens[start : start + _LENGTH] for start in starts])

@@ -10,6 +10,8 @@ base, and changes to it: `ours:reduced_keep=128,reduced_level_bits=2`; benchmark
 bases and the fields. A FILE holds an arm a line, in the order in which they are to run, and where seeds
 differ, `seeds=0,1` after it. For every seed, all arms begin with the same weights and take the same tokens in
 each round. It is meant for a GPU; on a CPU, choose few rounds.
+
+`main` is long by its options: each is one parameter.
 """
 
 from __future__ import annotations

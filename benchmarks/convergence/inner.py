@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.convergence.momentum import LowRankMomentum
+from recipes.architectures import ARCHITECTURES
 from recipes.layout import Layout, Span
 from recipes.schema.sections import InnerSection
-from trainer.optimizer import is_hidden_matrix
 
 Kept = Literal["restart", "kept", "factored"]
 MuonKept = Literal["restart", "kept", "mean", "update", "lowrank"]
 
+_KIND = ARCHITECTURES["LlamaForCausalLM"]  # the only one that this benchmark knows (model.py)
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Newton-Schulz, of Jordan 2024, as in torch.optim.Muon
 _ITERATIONS = 5
 _MUON_EPS = 1e-7
@@ -68,7 +69,7 @@ class Arrangement:
 
     def __init__(self, layout: Layout, *, muon: bool) -> None:
         def is_matrix(span: Span) -> bool:
-            return muon and is_hidden_matrix(span.name, len(span.shape))
+            return muon and _KIND.is_hidden_matrix(span.name, len(span.shape))
 
         self.layout = layout
         rest = [span for span in layout.spans if not is_matrix(span)]

@@ -8,6 +8,8 @@ address. The same model is then trained by three of hivemind's peers with AdamW,
 `load_state_from_peers`. Seconds and bytes on the newcomer's line are shown stage by stage; ours also fetches
 recipe and data, which hivemind leaves to others, so a second newcomer of ours has those beforehand.
 Needs root.
+
+`main` is long by its options: each is one parameter.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,41 @@ class HivemindPeer:
         return next((event for event in self.reported if event["event"] == "Connected"), {})
 
 
+@dataclass
+class _Swarm:
+    """hivemind's peers in the hosts of one network, in the order in which they were started."""
+
+    publication: Publication
+    folder: Path
+    settings: JoinSettings
+    peers: list[HivemindPeer] = field(default_factory=list)
+
+    def start(self, host: Host, *addresses: str) -> HivemindPeer:
+        """Start a peer that joins whoever is at these addresses. The last host's is the newcomer."""
+        events = self.folder / f"peer-{host.number + 1}.jsonl"
+        settings = hivemind_settings(
+            self.settings,
+            publication=self.publication.folder,
+            batch=self.publication.recipe.inner.batch_slots,
+            parameters=published(self.publication.recipe).parameters,
+            events=events,
+            host=host.address,
+            peers=addresses,
+            newcomer=host.number == VETERANS,
+        )
+        self.peers.append(HivemindPeer(events.stem, host, settings))
+        return self.peers[-1]
+
+    def start_veterans(self, hosts: Sequence[Host]) -> list[HivemindPeer]:
+        """Start a peer in each host, and return them once all have averaged with others."""
+        first = self.start(hosts[0])
+        wait(lambda: bool(first.addresses), self.peers, self.settings, "hivemind's first peer is not up")
+        veterans = [first, *(self.start(host, *first.addresses) for host in hosts[1:])]
+        reason = "hivemind's peers did not average together"
+        wait(lambda: _settled(veterans), self.peers, self.settings, reason)
+        return veterans
+
+
 def measure_hivemind(
     publication: Publication, folder: Path, settings: JoinSettings, *, congestion: str, tell: Tell
 ) -> Course:
@@ -80,40 +115,15 @@ def measure_hivemind(
     Raises:
         NetworkError: the veterans do not get to train, or a process ended.
     """
-    told = partial(
-        hivemind_settings,
-        settings,
-        publication=publication.folder,
-        batch=publication.recipe.inner.batch_slots,
-        parameters=published(publication.recipe).parameters,
-    )
     folder.mkdir(parents=True)
-    peers: list[HivemindPeer] = []
-
-    def start(host: Host, *addresses: str) -> HivemindPeer:
-        events = folder / f"peer-{host.number + 1}.jsonl"
-        newcomer = host.number == VETERANS
-        peers.append(
-            HivemindPeer(
-                events.stem,
-                host,
-                told(events=events, host=host.address, peers=addresses, newcomer=newcomer),
-            )
-        )
-        return peers[-1]
-
+    swarm = _Swarm(publication, folder, settings)
     lines = lines_of(settings, newcomers=1)
-    with BadLinks(lines, seed=SEED, congestion=congestion) as links, killed_after(peers):
+    with BadLinks(lines, seed=SEED, congestion=congestion) as links, killed_after(swarm.peers):
         *hosts, last = links.hosts
-        first = start(hosts[0])
-        wait(lambda: bool(first.addresses), peers, settings, "hivemind's first peer is not up")
-        for host in hosts[1:]:
-            start(host, *first.addresses)
-        veterans = list(peers)
-        wait(lambda: _settled(veterans), peers, settings, "hivemind's peers did not average together")
+        veterans = swarm.start_veterans(hosts)
         tell("  hivemind: the veterans average; the newcomer starts")
         began = time.monotonic()
-        newcomer = start(last, *first.addresses)
+        newcomer = swarm.start(last, *veterans[0].addresses)
 
         def stages(seen: Sequence[Seen]) -> dict[str, Moment]:
             return hivemind_stages(seen, peer=newcomer.peer_id)
@@ -130,7 +140,7 @@ def measure_hivemind(
     course = Course(
         name=RIVAL,
         stages=stages(seen),
-        period_seconds=period(first.reported, "EpochBegan"),
+        period_seconds=period(veterans[0].reported, "EpochBegan"),
         loads=sum(event["event"] == "Loaded" for _, event in seen),
         limit_seconds=settings.limit_seconds,
     )
@@ -139,7 +149,7 @@ def measure_hivemind(
 
 
 def _settled(veterans: list[HivemindPeer]) -> bool:
-    """Say whether each veteran has averaged with others often enough."""
+    """Whether each veteran has averaged with others often enough."""
     return all(
         sum(event["event"] == "Averaged" and len(event["members"]) > 1 for event in peer.reported) >= _EPOCHS
         for peer in veterans

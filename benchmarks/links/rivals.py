@@ -80,10 +80,9 @@ def all_reduce(assignment: Assignment, work: Work) -> Step:
 
 def _optimizer(work: Work) -> Callable[[], None]:
     """Return what takes a step of our peers' inner optimizer, at the recipe's learning rate."""
-    from trainer.optimizer import fresh_optimizer
+    from recipes.optimizers import fresh_optimizer
 
-    inner = work.recipe.inner
-    return partial(fresh_optimizer(work.model, inner).step, inner.learning_rate)
+    return partial(fresh_optimizer(work.model, work.recipe).step, work.recipe.inner.learning_rate)
 
 
 def _hivemind(assignment: Assignment, work: Work) -> Step:

@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from peers.network.discovery import Crowd
-from peers.network.transport import RemoteError, Transport
+from peers.network.p2pd.transport import P2pdTransport
+from peers.network.transport import RemoteError, Request
 from peers.protocol.messages import HeadNotice
 from peers.protocol.requests import encode_round
 from recipes.errors import UnreachableError
@@ -32,7 +33,7 @@ Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
 async def boast(run: str, address: str, number: int, folder: Path, begun: asyncio.Event) -> None:
     """Be one liar, until cancelled."""
     async with AsyncExitStack() as stack:
-        opening = Transport.open(
+        opening = P2pdTransport.open(
             key_path=folder / str(number) / "identity.key",
             run_id=run,
             listen=["/ip4/127.0.0.1/tcp/0"],
@@ -57,7 +58,9 @@ async def boast(run: str, address: str, number: int, folder: Path, begun: asynci
         async def first_ones(_: PeerId, __: bytes) -> bytes:
             source = PeerId(address.rsplit("/", 1)[1])
             try:
-                return await transport.call(source, "blocks", encode_round(0), limit=8 << 20, timeout=30)
+                return await transport.call(
+                    source, Request("blocks", encode_round(0), limit=8 << 20, timeout=30)
+                )
             except UnreachableError as error:
                 raise RemoteError(str(error)) from error
 

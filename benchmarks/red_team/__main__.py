@@ -1,4 +1,4 @@
-"""What cheats gain in a real swarm, when they are found, and what honest peers lose by them.
+"""The gain of cheats in a real swarm, when they are found, and the loss of honest peers by them.
 
     python -m benchmarks.red_team [--cheat NAME]... [--rounds 30] [--out results/red_team.json]
 
@@ -85,17 +85,17 @@ escrow_rounds = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one peer. Amounts are shares of what an honest peer earned on average in the same run.
+    """The outcome of one peer. Amounts are shares of what an honest peer earned on average in the same run.
 
     Attributes:
-        claimed: what its counted claims were credited, and its audits paid.
-        vested: of that, what it may keep.
+        claimed: credit for its counted claims, and pay for its audits.
+        vested: the part of that which it may keep.
         taken: forfeited or lapsed, and not restored.
         audits: of its claims that were decided, and
         failed: how many of them against it.
         claims_before: its claims counted when something was first taken from it; None if nothing was.
         verdicts: that it gave as an auditor.
-        reasons: what auditors said of its claims, and how often; and how these were decided.
+        reasons: of auditors' verdicts on its claims, and how often; and how these were decided.
     """
 
     name: str
@@ -119,7 +119,7 @@ def red_launch(cheat: str, accomplice: str, arguments: Sequence[str], log: Path)
 def run_group(
     cheats: Sequence[str], folder: Path, *, rounds: int, tell: Callable[[str], None]
 ) -> list[Outcome]:
-    """Let a swarm with some cheats train, and return what became of everybody.
+    """Let a swarm with some cheats train, and return the outcome of every peer.
 
     Raises:
         NetworkError: no round was completed for too long.
@@ -161,7 +161,7 @@ def run_group(
 
 
 def outcomes(entries: Sequence[Entry], names: dict[PeerId, str], cheats: Sequence[str]) -> list[Outcome]:
-    """Return what became of each peer by the entries of a ledger, cheats first."""
+    """Return the outcome of each peer by the entries of a ledger, cheats first."""
     earned = dict.fromkeys(names, 0)
     for entry in entries:
         if isinstance(entry, ClaimCounted):

@@ -1,4 +1,4 @@
-"""The red team: volunteers that cheat, each a small subclass of what an honest one runs.
+"""The red team: volunteers that cheat, each a small subclass of a part of an honest one.
 
     python -m benchmarks.red_team.cheats NAME [arguments of trainer.join]
 
@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import os
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -29,19 +28,21 @@ from peers.consensus import effects as do
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contributor import Contributor, Window
 from peers.exchange.loss_trace import LossTrace
-from peers.node.node import MESSAGE_TIMEOUT, Node
+from peers.network.transport import Request
+from peers.node.correspondence import MESSAGE_TIMEOUT
+from peers.node.node import Node
 from peers.protocol.audit_request import AuditRequest
 from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.reasons import VerdictReason
-from peers.training.interface import WindowEnd
+from peers.training.interface import TrainOrder
 from recipes.errors import ManyhandsError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import Range
-from trainer.local import LocalTrainer, Replay, WindowResult
+from trainer.local import LocalTrainer, WindowResult
 
-ACCOMPLICE = "MANYHANDS_RED_TEAM_ACCOMPLICE"  # environment: the peer id of whom a colluding auditor covers
-OTHER_DATA = 1 << 24  # how far away the slots lie that are nobody's
+ACCOMPLICE = "MANYHANDS_RED_TEAM_ACCOMPLICE"  # environment: id of the peer that a colluding auditor covers
+OTHER_DATA = 1 << 24  # how far away the slots lie that no peer was given
 FLOOD_PER_SECOND = 50
 
 
@@ -49,7 +50,7 @@ class CheatingTrainer(LocalTrainer):
     """Trains a part of the window, and claims something else for it."""
 
     cheat: ClassVar[str]
-    honest_share: ClassVar[float] = 1.0  # of the window; the rest is for what the cheat computes
+    honest_share: ClassVar[float] = 1.0  # of the window; the rest is for the cheat's own computing
 
     def __init__(self, recipe: Any, *args: Any, **options: Any) -> None:
         super().__init__(recipe, *args, **options)
@@ -60,35 +61,18 @@ class CheatingTrainer(LocalTrainer):
         self._before: NDArray[np.float32] | None = None
         self._earlier: Work | None = None
 
-    def train(
-        self,
-        weights: NDArray[np.float32],
-        slots: Sequence[Range],
-        *,
-        tokens_before: int,
-        seconds: float,
-        stop: threading.Event,
-        end: WindowEnd | None = None,
-        **options: Any,
-    ) -> WindowResult:
-        """Train honestly for a while, then give out what the cheat makes of it for these slots."""
-        first, count = slots[0]
+    def train(self, order: TrainOrder, **options: Any) -> WindowResult:
+        """Train honestly for a while, then claim the cheat's version of it for these slots."""
+        first, count = order.slots[0]
         batch = self._recipe.inner.batch_slots
-        whole = ((first, count - count % batch),) if count >= batch else tuple(slots)
-        honest = super().train(
-            weights,
-            whole,
-            tokens_before=tokens_before,
-            seconds=seconds * self.honest_share,
-            stop=stop,
-            end=end,
-            **options,
-        )
-        start = np.array(weights)
+        whole = ((first, count - count % batch),) if count >= batch else order.slots
+        part = replace(order, slots=whole, seconds=order.seconds * self.honest_share)
+        honest = super().train(part, **options)
+        start = np.array(order.weights.array)
         window = Work(honest.losses, honest.delta)
         work = window
         if count >= batch and honest.slots_used:
-            work = self._claimed(start, honest.slots_used[0], tokens_before, window)
+            work = self._claimed(start, honest.slots_used[0], order.tokens_before, window)
         self._before, self._earlier = start, window
         losses = (*work.losses, *honest.losses[len(work.losses) :])[: len(honest.losses)]
         return replace(honest, delta=work.delta, losses=losses)
@@ -108,12 +92,8 @@ class CheatingTrainer(LocalTrainer):
         tools = Tools(full=self._auditor, half_batch=self._half, forward=self._forward)
         return self.claimed(task, tools, honest)
 
-    def replay(self, weights: NDArray[np.float32], slots: Sequence[Range], **options: Any) -> Replay:
-        """Replay honestly: as an auditor, it cheats nobody."""
-        return self._auditor.replay(weights, slots, **options)
-
     def claimed(self, task: Task, tools: Tools, honest: Work) -> Work:
-        """Return what is claimed for a task."""
+        """Return the work that is claimed for a task."""
         return CHEATS[self.cheat](task, tools, honest)
 
 
@@ -218,7 +198,7 @@ class Equivocates(Node):
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
             case do.Send(peers, message) if isinstance(message, Signed) and isinstance(message.body, Claim):
-                other = sign(self.key, message.body.model_copy(update={"loss_commitment": "00" * 32}))
+                other = sign(self.engine.key, message.body.model_copy(update={"loss_commitment": "00" * 32}))
                 for number, peer in enumerate(peers):
                     super()._carry_out(do.Send((peer,), other if number % 2 else message))
                     super()._carry_out(do.Send((peer,), other))
@@ -253,15 +233,15 @@ class FloodsAudits(Node):
                         claim=claim.hash,
                         trace=digest(str(number).encode()).hex(),
                     )
-                    self._spawn(self._ask_for(claim.body.peer, sign(self.key, asked).canonical()))
+                    self.spawn(self._ask_for(claim.body.peer, sign(self.engine.key, asked).canonical()))
 
     async def _ask_for(self, peer: PeerId, body: bytes) -> None:
         with contextlib.suppress(ManyhandsError):  # refused, as it has to be
-            await self.transport.call(peer, "audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT)
+            await self.transport.call(peer, Request("audit", body, limit=4 << 20, timeout=MESSAGE_TIMEOUT))
 
 
 class AccusesFalsely(Auditing):
-    """Says of everybody whom it is asked to audit that the losses differ."""
+    """Finds that the losses differ, whatever claim it is asked to audit."""
 
     async def _audit(self, task: Any) -> None:
         self._lie(task, "loss trace differs")
@@ -307,7 +287,7 @@ PLACES: Mapping[str, tuple[str, str, type]] = {
 
 
 def put_in_place(cheat: str) -> None:
-    """Let this process run a cheat in place of what an honest volunteer runs.
+    """Let this process run a cheat in place of a part of an honest volunteer.
 
     Raises:
         KeyError: there is no such cheat.

@@ -108,6 +108,7 @@ def figures_of(
     claimed = sum(number in claim for claim in claims for number in numbers)
     counted = [block[number]["counted_segments"] for block in blocks for number in numbers if number in block]
     per = len(logs) * rounds
+    up = list(zip(before.router.up, after.router.up, strict=True))
     lanes = list(zip(_lanes(before.router), _lanes(after.router), strict=True))
     return Figures(
         peers=len(logs),
@@ -123,15 +124,11 @@ def figures_of(
         received=_by_purpose(blocks, "received", first, rounds),
         wire_up_bytes=_wire(before.router.up, after.router.up, rounds),
         wire_down_bytes=_wire(before.router.down, after.router.down, rounds),
-        packets=sum(b.packets - a.packets for a, b in zip(before.router.up, after.router.up, strict=True))
-        / per,
+        packets=sum(b.packets - a.packets for a, b in up) / per,
         lost=sum(b.lost - a.lost for a, b in lanes) / per,
         overflowed=sum(b.overflowed - a.overflowed for a, b in lanes) / per,
         retransmitted=(sum(after.retransmitted) - sum(before.retransmitted)) / per,
-        identical=all(
-            len({block[n]["digest"] if n in block else peer for peer, block in enumerate(blocks)}) == 1
-            for n in numbers
-        ),
+        identical=all(_is_identical(blocks, number) for number in numbers),
         late_ms=(1000 * after.router.mean_late_seconds, 1000 * after.router.worst_late_seconds),
     )
 
@@ -206,6 +203,12 @@ def _mean_phases(blocks: Sequence[Mapping[int, Event]], number: int) -> dict[str
     """Return the mean seconds of each phase over the peers that saw all of a round; {} if none did."""
     seen = [block[number]["phases"] for block in blocks if number in block and block[number]["phases"]]
     return {name: statistics.fmean(phases[name] for phases in seen) for name in PHASES} if seen else {}
+
+
+def _is_identical(blocks: Sequence[Mapping[int, Event]], number: int) -> bool:
+    """Whether every peer adopted the round's block, with the same digest."""
+    digests = {block[number]["digest"] if number in block else None for block in blocks}
+    return len(digests) == 1 and None not in digests
 
 
 def _by_purpose(blocks: Sequence[Mapping[int, Event]], way: str, first: int, rounds: int) -> dict[str, int]:

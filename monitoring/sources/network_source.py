@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from monitoring.swarm.watch import SwarmWatch
 from peers.consensus.block_search import FRUITLESS_SECONDS, BlockSearch
 from peers.network.discovery import LOOK_AROUND_SECONDS, Crowd
-from peers.network.transport import RemoteError, Transport
-from peers.protocol.events import Event, Refused
+from peers.network.transport import RemoteError, Request, Transport
+from peers.protocol.events import Listener, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import KINDS, Block, HeadNotice, Signed, parse
 from peers.protocol.requests import encode_round
@@ -48,7 +48,7 @@ class Observer:
         *,
         run: str,
         window_seconds: float,
-        tell: Callable[[Event], None],
+        listener: Listener,
     ) -> None:
         self.heard_at: float | None = None
         self.board: tuple[PeerId, ...] = ()
@@ -60,7 +60,7 @@ class Observer:
         self._pause = min(
             max(window_seconds / _PAUSES_A_WINDOW, _LEAST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS
         )
-        self._tell = tell
+        self._listener = listener
         self._turns = itertools.count()
         self._looked_around_at = float("-inf")
         self._search = BlockSearch()
@@ -106,7 +106,7 @@ class Observer:
         """Hear where a peer stands."""
         try:
             content = await self._transport.call(
-                peer, "head", b"", limit=KINDS["head"][1], timeout=_HEAD_SECONDS
+                peer, Request("head", b"", limit=KINDS["head"][1], timeout=_HEAD_SECONDS)
             )
             self.heard_at = time.time()
             if not content:
@@ -171,11 +171,13 @@ class Observer:
         try:
             answer = await self._transport.call(
                 peer,
-                "blocks",
-                encode_round(after_round),
-                limit=_BLOCKS_BYTES,
-                timeout=_BLOCKS_SECONDS,
-                stall=_BLOCKS_STALL_SECONDS,
+                Request(
+                    "blocks",
+                    encode_round(after_round),
+                    limit=_BLOCKS_BYTES,
+                    timeout=_BLOCKS_SECONDS,
+                    stall=_BLOCKS_STALL_SECONDS,
+                ),
             )
             for part in split_parts(answer, most=_MOST_BLOCKS):
                 signed = parse("block", part, run=self._run)
@@ -189,7 +191,7 @@ class Observer:
         return found
 
     def _refuse(self, peer: PeerId, error: MessageError) -> None:
-        self._tell(Refused(peer, "answer", str(error)))
+        self._listener.tell(Refused(peer, "answer", str(error)))
         self._transport.blame(peer, error)
 
 

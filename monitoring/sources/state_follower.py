@@ -7,14 +7,13 @@ by itself whether the digest that the chain agrees on is that of the state.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from peers.chain.chain import Chain
 from peers.codec.round_codec import exchange_format
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.discovery import Crowd
 from peers.network.transport import Transport
-from peers.protocol.events import Event
+from peers.protocol.events import Listener
 from peers.protocol.rules import rules_of
 from peers.state.genesis import open_state
 from peers.sync.run_download import Run
@@ -26,7 +25,7 @@ class StateKeeper:
     """The canonical state in this observer's folder."""
 
     def __init__(
-        self, run: Run, layout: Layout, transport: Transport, crowd: Crowd, *, tell: Callable[[Event], None]
+        self, run: Run, layout: Layout, transport: Transport, crowd: Crowd, *, listener: Listener
     ) -> None:
         """Open the state, or begin with the first weights if they are here.
 
@@ -41,10 +40,9 @@ class StateKeeper:
             rules=rules_of(recipe, run.signed.run_id),
             layout=layout,
             has_momentum=bool(recipe.outer.momentum),
-            call=transport.call,
-            sources=crowd.peers,
-            tell=tell,
-            blame=transport.blame,
+            transport=transport,
+            sources=crowd,
+            listener=listener,
         )
         self._busy = asyncio.Lock()
 

@@ -1,4 +1,4 @@
-"""What the chain says of a claim that is audited: all that its author and its auditors must know alike."""
+"""The case of an audited claim: the facts on the chain that its author and its auditors must know alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Case:
         claim: the audited one.
         parent: the block on top of which it counts.
         start: the block after whose state its window starts: `parent`, or the one before if it ran ahead.
-        source: the author's newest claim below: what an anchored one goes on from (lineage.py).
+        source: the author's newest claim below, from which an anchored one goes on (lineage.py).
         may_stray: whether the claim may go on from one that is in no block below it.
         electors: of the rounds on top of `start`.
         seed: of the round's audits; empty if nothing is drawn.
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def continued(self) -> Source | None:
-        """What the error feedback goes on from; None if that is nothing, or nothing that the chain shows."""
+        """The claim whose error feedback it goes on from; None without one that the chain shows."""
         reset = self.claim.body.feedback_reset or not is_anchored(self.claim.body, self.source)
         return None if reset else self.source
 
@@ -71,9 +71,9 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
     """Return the case of an audit that the accounts at `head` hold; None if the chain here is too short.
 
     Args:
-        chain: what is known of it.
+        chain: as far as it is known.
         head: a block above the one that drew the audit.
-        audit: what is audited.
+        audit: of which the case is wanted.
         chunks: of the model.
     """
     link: Link | None = chain.links.get(head)
@@ -95,7 +95,7 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
 
 
 def bare_case(chain: Chain, claim: Signed[Claim], parent: str, *, steps: int) -> Case | None:
-    """Return the case of a claim on top of `parent` that nothing was drawn of: no seed, and no chunks.
+    """Return the case of a claim on top of `parent` for which nothing was drawn: no seed, and no chunks.
 
     None if the chain here is too short.
     """

@@ -1,24 +1,22 @@
-"""What this peer does as an auditor: replay what it is asked to, ask the author to open its claim, and judge.
+"""The auditor's side of an audit: replay the claim, ask its author to open it, and judge.
 
     1. make the state from which the window started     past_state.py, start_weights.py
     2. replay the drawn steps, in the training thread   trainer/local.py
     3. commit to the losses, and ask for the opening    audit_request.py, opening_check.py
     4. hold one against the other                       credit/comparing.py, credit/judging.py
 
-One replay at a time, between windows: it takes from the next one, and earns at the same rate. Waiting for an
-author that is away is no reason to keep others waiting. Of an audit, only what its author opened is kept on
-disk, to be shown afterwards (received_openings.py): after a restart, the engine asks for the audit again.
+One replay at a time, between windows: it takes from the next one, and earns at the same rate. While an author
+is away, other audits go on. Of an audit, only what its author opened is kept on disk, to be shown afterwards
+(received_openings.py): after a restart, the engine asks for the audit again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import threading
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +29,19 @@ from peers.audit.opening_store import MOST_START_BYTES, Openings
 from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.codec.segment import SegmentFrame
 from peers.consensus import effects as do
-from peers.consensus.engine import RoundEngine
 from peers.credit.audit import Audit
+from peers.exchange.host import EngineView, Host
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import MOST_STEPS, LossTrace
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.transport import Call, RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.protocol.audit_request import AuditRequest
-from peers.protocol.events import Event, Notice, Replayed
+from peers.protocol.events import Notice, Replayed
 from peers.protocol.messages import sign
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.verdicts import Verdict, outcome_of
 from peers.state.past_state import PastState, way_to
-from peers.training.interface import Replay, Trainer, precision_of
+from peers.training.interface import Replay, ReplayOrder, SharedBuffer, precision_of
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import WindowTasks
 from recipes.errors import DataError, MessageError, ModelError, StateError, StorageError, UnreachableError
@@ -52,36 +50,36 @@ from recipes.layout import Layout
 
 _CALL_SECONDS = 600.0  # for an opening that comes slowly
 _STALL_SECONDS = 30.0  # without a byte of it
-_LARGEST_ERROR = 1e6  # that a verdict tells of; what is infinite has no JSON
+_LARGEST_ERROR = 1e6  # that a verdict names; what is infinite has no JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditTerms:
-    """What of a recipe audits are made by.
+    """The terms of a recipe by which audits are made.
 
     Attributes:
         layout: of the model.
         decay: of the error feedback.
-        return_dropped: whether what reduced segments dropped comes back.
-        thresholds: of a numeric class; None if it is not calibrated.
+        return_dropped: whether values that reduced segments dropped come back.
+        thresholds: by numeric class; those that are not calibrated are missing.
     """
 
     layout: Layout
     decay: float
     return_dropped: bool
-    thresholds: Callable[[str], Thresholds | None]
+    thresholds: Mapping[str, Thresholds]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditParts:
-    """What a node takes to audit, and to be audited.
+    """The parts of a node that audits, and that is audited.
 
     Attributes:
         terms: of the recipe.
         past: makes earlier states again.
-        starts: makes the start of windows that ran ahead; a file of its own. None if there are no such.
-        openings: what is kept of own claims.
-        opened: what is kept of others' claims that were audited here.
+        starts: makes the start of windows that ran ahead; a file of its own. None if there are none.
+        openings: keeps the openings of own claims.
+        opened: keeps the openings that others sent of theirs.
         willing: whether to audit at all; if not, the next in order are asked at once.
     """
 
@@ -99,15 +97,11 @@ class _Task:
 
     audit: Audit
     block: str
-    stop: threading.Event = field(default_factory=threading.Event)
+    dropped: bool = False
+    replay: int | None = None  # number of the order that the trainer has
     asking: asyncio.Task[None] | None = None
     said_not_opened: bool = False
     start: bytes = b""  # the contribution from which the window started, as it was opened
-
-    def cancel(self) -> None:
-        self.stop.set()
-        if self.asking is not None:
-            self.asking.cancel()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,49 +125,37 @@ class Auditing:
 
     def __init__(
         self,
+        host: Host,
         *,
-        engine: RoundEngine,
+        engine: EngineView,
         parts: AuditParts,
-        trainer: Trainer,
         windows: WindowTasks,
         exchange: ExchangeStore,
-        call: Call,
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        take: Callable[[do.Input], None],
-        tell: Callable[[Event], None],
     ) -> None:
         """Put it together.
 
         Args:
-            engine: asks for audits, and has the chain; only read.
-            parts: what it takes.
-            trainer: replays.
-            windows: has the training thread.
+            host: takes the verdicts, and has the network.
+            engine: has the chain and the key.
+            parts: of which audits are made.
+            windows: has the training thread, in which claims are replayed.
             exchange: has the reduced segments.
-            call: asks other peers.
-            spawn: runs a task beside everything else.
-            take: hands the engine an input.
-            tell: tells the listeners.
         """
+        self._host = host
         self._engine = engine
         self._terms = parts.terms
         self._willing = parts.willing
-        self._trainer = trainer
         self._windows = windows
         self._past = parts.past
         self._starts = parts.starts
         self._opened = parts.opened
         self._exchange = exchange
-        self._call = call
-        self._spawn = spawn
-        self._take = take
-        self._tell = tell
         self._tasks: dict[str, _Task] = {}  # by claim
         self._queue: list[str] = []
         self._working = False
         self._stopped = False
 
-    # ------------------------------------------------------------ what the engine orders
+    # ------------------------------------------------------------ the engine's orders
 
     def want(self, order: do.AuditWanted) -> None:
         """Begin an audit, or let it wait for those before it."""
@@ -185,12 +167,16 @@ class Auditing:
         self._queue.append(claim)
         if not self._working:
             self._working = True
-            self._spawn(self._work_off())
+            self._host.spawn(self._work_off())
 
     def drop(self, claim: str) -> None:
         """Let an audit come to nothing."""
         if (task := self._tasks.pop(claim, None)) is not None:
-            task.cancel()
+            task.dropped = True
+            if task.replay is not None:
+                self._windows.stop_replay(task.replay)
+            if task.asking is not None:
+                task.asking.cancel()
         self._queue = [other for other in self._queue if other != claim]
 
     def stop(self) -> None:
@@ -203,7 +189,7 @@ class Auditing:
         """Return the round of the oldest state from which an audit may still want a window replayed."""
         link = self._engine.chain.link(self._engine.head)
         rounds = [audit.work.round for audit in link.accounts.audits]
-        # What returned to the error feedback takes the reduced segments of so many rounds below.
+        # To recompute what returned to the error feedback takes the reduced segments of so many rounds below.
         return max(0, min([link.round, *rounds]) - 1 - MOST_BLOCKS_BETWEEN)
 
     # ------------------------------------------------------------ the replay
@@ -225,11 +211,11 @@ class Auditing:
                 raise _GivenUpError("no state")
             done = await self._replay(task, case)
         except _GivenUpError as given_up:
-            if given_up.reason is not None and not task.stop.is_set():
+            if given_up.reason is not None and not task.dropped:
                 self._say(task, given_up.reason)
             return
-        if not task.stop.is_set():
-            task.asking = self._spawn(self._ask_and_judge(task, case, done))
+        if not task.dropped:
+            task.asking = self._host.spawn(self._ask_and_judge(task, case, done))
 
     async def _replay(self, task: _Task, case: Case) -> _Done:
         """Take the drawn steps.
@@ -239,24 +225,28 @@ class Auditing:
         """
         claim = case.claim.body
         weights = await self._start(task, case)
-        work = partial(
-            self._trainer.replay,
-            weights,
-            claim.slots,
+        if task.dropped:
+            raise _GivenUpError(None)
+        task.replay = self._windows.next_number()
+        order = ReplayOrder(
+            number=task.replay,
+            weights=weights,
+            slots=claim.slots,
             tokens_before=case.start.counters.tokens,
             steps=case.steps,
             precision=precision_of(claim.numeric_class),
-            stop=task.stop,
         )
         try:
-            replay = await self._windows.replay(work)
+            replay = await self._windows.replay(order)
         except DataError as error:
             raise _GivenUpError("no data") from error
         except ModelError as error:
             raise _GivenUpError("cannot replay here") from error
-        if task.stop.is_set():
+        finally:
+            task.replay = None
+        if task.dropped:
             raise _GivenUpError(None)
-        self._tell(Replayed(claim.round, case.claim.hash, claim.peer, len(replay.losses)))
+        self._host.tell(Replayed(claim.round, case.claim.hash, claim.peer, len(replay.losses)))
         return await asyncio.to_thread(self._commit, case, replay)
 
     def _commit(self, case: Case, replay: Replay) -> _Done:
@@ -268,7 +258,7 @@ class Auditing:
         salt = digest(self._engine.key.sign("audit salt", case.claim.hash.encode()))
         return _Done(LossTrace(salt, np.asarray(replay.losses, dtype="<f4").tobytes()), chunks)
 
-    async def _start(self, task: _Task, case: Case) -> NDArray[np.float32]:
+    async def _start(self, task: _Task, case: Case) -> SharedBuffer:
         """Return the weights from which the window started.
 
         Raises:
@@ -280,15 +270,15 @@ class Auditing:
         try:
             weights = await asyncio.to_thread(self._past.make, way)
         except StateError as error:
-            self._tell(Notice(f"Cannot audit the claim of round {case.claim.body.round}: {error}"))
+            self._host.tell(Notice(f"Cannot audit the claim of round {case.claim.body.round}: {error}"))
             raise _GivenUpError("no state") from error
         if contribution is None or self._starts is None:
-            return weights
+            return SharedBuffer(weights, self._past.weights_file)
         frames, share = contribution
         return await asyncio.to_thread(partial(self._starts.make, weights, frames=frames, share=share))
 
     async def _fetch_start(self, task: _Task, case: Case) -> tuple[Sequence[SegmentFrame], float]:
-        """Return the contribution from which an eager window started, and what it weighs.
+        """Return the contribution from which an eager window started, and its weight.
 
         Raises:
             _GivenUpError: it is too large to be opened, was not opened in time, or is another one.
@@ -301,7 +291,7 @@ class Auditing:
         try:
             return await asyncio.to_thread(self._check(case).start, task.start)
         except MessageError as error:
-            self._tell(Notice(f"An audited peer opened another contribution than it claimed: {error}"))
+            self._host.tell(Notice(f"An audited peer opened another contribution than it claimed: {error}"))
             raise _GivenUpError("not opened") from error
 
     # ------------------------------------------------------------ asking and judging
@@ -314,27 +304,25 @@ class Auditing:
             if given_up.reason is not None:
                 self._say(task, given_up.reason, done=done)
             return
-        tokens = case.continued.tokens if case.continued is not None else 0
-        reduced = partial(self._reduced, tokens=tokens)
         try:
-            opened = await asyncio.to_thread(partial(check.check, data, reduced=reduced))
+            opened = await asyncio.to_thread(partial(check.check, data, reduced=self._exchange))
         except StateError as error:
-            self._tell(Notice(f"Cannot judge the claim of round {case.claim.body.round}: {error}"))
+            self._host.tell(Notice(f"Cannot judge the claim of round {case.claim.body.round}: {error}"))
             self._say(task, "no state")
         except MessageError as error:
-            self._tell(Notice(f"An audited peer opened what does not fit its claim: {error}"))
+            self._host.tell(Notice(f"An audited peer opened what does not fit its claim: {error}"))
             self._say(task, "opening does not fit the claim", done=done)
         else:
             await self._keep(case, data, task.start)
             await self._judge(task, case, done, opened)
 
     async def _keep(self, case: Case, opening: bytes, start: bytes) -> None:
-        """Keep what was opened, to be shown. A disk that refuses must not cost the verdict."""
+        """Keep an opening, to be shown. A disk that refuses must not cost the verdict."""
         kept = OpenedClaim(case.claim.hash, opening, start)
         try:
             await asyncio.to_thread(partial(self._opened.keep, kept, round_number=case.claim.body.round))
         except StorageError as error:
-            self._tell(Notice(f"What was opened for an audit is not kept: {error}"))
+            self._host.tell(Notice(f"What was opened for an audit is not kept: {error}"))
 
     async def _judge(self, task: _Task, case: Case, done: _Done, opened: Opened) -> None:
         claim = case.claim.body
@@ -344,20 +332,14 @@ class Auditing:
             compare = partial(chunk_gap, opened.chunks, done.chunks, decay=self._terms.decay)
             gap = await asyncio.to_thread(partial(compare, codec=self._check(case).opening_form.codec))
         elif case.whole:
-            self._tell(
+            self._host.tell(
                 Notice(
                     f"The claim of round {claim.round} is judged by its losses alone: its author made none "
                     "in the round before, or on another branch."
                 )
             )
-        judgement = judge(trace, gap, self._terms.thresholds(claim.numeric_class))
+        judgement = judge(trace, gap, self._terms.thresholds.get(claim.numeric_class))
         self._say(task, judgement.reason, done=done, loss_error=trace.worst, gap=gap)
-
-    def _reduced(self, root: str, *, tokens: int) -> SegmentFrame:
-        try:
-            return self._exchange.read_reduced(root, tokens=tokens)
-        except MessageError as error:
-            raise StateError(str(error)) from error
 
     def _check(self, case: Case) -> OpeningCheck:
         return OpeningCheck(
@@ -376,18 +358,17 @@ class Auditing:
         """
         engine, claim = self._engine, case.claim
         request = AuditRequest(run=engine.rules.run, peer=engine.me, claim=claim.hash, trace=trace)
-        body = sign(engine.key, request).canonical()
-        while not task.stop.is_set():
+        opening = Request(
+            "audit",
+            sign(engine.key, request).canonical(),
+            limit=limit,
+            timeout=_CALL_SECONDS,
+            stall=_STALL_SECONDS,
+            purpose="audits",
+        )
+        while not task.dropped:
             try:
-                return await self._call(
-                    claim.body.peer,
-                    "audit",
-                    body,
-                    limit=limit,
-                    timeout=_CALL_SECONDS,
-                    stall=_STALL_SECONDS,
-                    purpose="audits",
-                )
+                return await self._host.call(claim.body.peer, opening)
             except MessageError as error:
                 reason: VerdictReason = "not opened" if trace is None else "opening does not fit the claim"
                 raise _GivenUpError(reason) from error
@@ -400,7 +381,7 @@ class Auditing:
         raise _GivenUpError(None)
 
     def _turn_is_over(self, audit: Audit) -> bool:
-        """Say whether a word has to be in the next block, or the next auditor is asked."""
+        """Whether a verdict has to be in the next block, or the next auditor is asked."""
         engine = self._engine
         since = next((one.since for one in audit.hearing if one.auditor == engine.me), 0)
         rounds = engine.chain.credit.audit_rounds
@@ -430,4 +411,4 @@ class Auditing:
             loss_error=min(loss_error, _LARGEST_ERROR) if not math.isnan(loss_error) else _LARGEST_ERROR,
             kept=min(1.0, max(0.0, 1.0 - gap.dropped)) if gap is not None else None,
         )
-        self._take(do.Audited(verdict))
+        self._host.take(do.Audited(verdict))

@@ -1,10 +1,10 @@
-"""How far a replay lies from what a peer claimed: by its loss trace, and by the chunks that it opened.
+"""How far a replay lies from a claim: by its loss trace, and by the chunks that its author opened.
 
 Honest work differs a little between kinds of processors, in precision and in the order of sums, and those
-differences grow with the steps. So nothing here is a yes or no but one thing, whether chunks follow from the
-codec: all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
+differences grow with the steps. So only one thing here is a yes or no, whether chunks follow from the codec:
+all else is a number, and peers/audit/judging.py holds it against thresholds that were measured.
 
-What a peer opens may hold anything. Shapes are the caller's to check; values need not be finite.
+An opening may hold anything. Shapes are the caller's to check; values need not be finite.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class TraceGap:
 
 @dataclass(frozen=True, eq=False)
 class OpenedChunks:
-    """What a peer opens of some chunks of a contribution and of its error feedback.
+    """Some opened chunks of a contribution and of its error feedback.
 
     Attributes:
         before: E before the round, the bits of bfloat16, shape (chunks, 4096).
-        returned: what came back to E in that round, float32, same shape; it follows from the chain.
+        returned: the values that came back to E in that round, float32, same shape, by the chain.
         after: E after the round, as `before`.
         sent: the contribution's values in these chunks.
     """
@@ -93,7 +93,7 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     window E holds far more than the window gave, and its rounding alone can be a tenth of that.
 
     Args:
-        opened: what the peer opened.
+        opened: the opened chunks.
         replayed: the replay's pseudo-gradient in these chunks, float32, shape (chunks, 4096).
         codec: what that round's contributions are encoded with.
         decay: the recipe's `exchange.feedback_decay`.

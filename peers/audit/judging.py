@@ -1,4 +1,4 @@
-"""What an auditor says of a claim, from how far its replay lies from it and from measured thresholds.
+"""The verdict on a claim, from how far its replay lies from it and from measured thresholds.
 
 Every measure has two limits. Up to the first the two agree; beyond the second the audit fails, and that alone
 punishes; between the two nobody can tell, and another auditor is asked. Where no thresholds were measured
@@ -7,7 +7,7 @@ for a numeric class, audits of it are made and told, and neither pass nor fail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ class Limit:
     fails: float
 
     def outcome(self, value: float) -> Outcome:
-        """Say on which side `value` stands. What is not a number fails."""
+        """Return on which side `value` stands. What is not a number fails."""
         if value <= self.agrees:
             return "pass"
         return "inconclusive" if value <= self.fails else "fail"
@@ -76,16 +76,21 @@ def judge(trace: TraceGap, chunks: ChunkGap | None, thresholds: Thresholds | Non
 
 def thresholds_of(recipe: Recipe, numeric_class: str) -> Thresholds | None:
     """Return the recipe's thresholds for a numeric class, or None if that is not calibrated."""
-    section = recipe.verification.thresholds.get(numeric_class)
-    if section is None:
-        return None
-    return Thresholds(
-        loss_mean=Limit(*section.loss_mean),
-        loss_worst=Limit(*section.loss_worst),
-        dropped=Limit(*section.dropped),
-        direction=Limit(*section.direction),
-        length=Limit(*section.length),
-    )
+    return calibrated_classes(recipe).get(numeric_class)
+
+
+def calibrated_classes(recipe: Recipe) -> Mapping[str, Thresholds]:
+    """Return the recipe's thresholds by numeric class."""
+    return {
+        numeric_class: Thresholds(
+            loss_mean=Limit(*section.loss_mean),
+            loss_worst=Limit(*section.loss_worst),
+            dropped=Limit(*section.dropped),
+            direction=Limit(*section.direction),
+            length=Limit(*section.length),
+        )
+        for numeric_class, section in recipe.verification.thresholds.items()
+    }
 
 
 def _outcomes(

@@ -1,4 +1,4 @@
-"""What a peer opens of its claim to an auditor: the loss trace, and what some chunks came from.
+"""The opening of a claim to an auditor: its loss trace, and the origin of some chunks.
 
     part    of every audit
     0       the salt of the loss trace, 32 bytes
@@ -49,7 +49,7 @@ class OpenedFeedback:
     paths: tuple[tuple[bytes, ...], ...]
 
     def fits(self, root: str, places: Sequence[int], *, chunks: int) -> bool:
-        """Say whether these are the chunks at `places` of the error feedback with this root, hex."""
+        """Whether these are the chunks at `places` of the error feedback with this root, hex."""
         leaves = (blake3_tree.leaf_hash(chunk.astype("<u2").tobytes()) for chunk in self.values)
         return all(
             blake3_tree.root_from_path(leaf, place, chunks, path) == bytes.fromhex(root)
@@ -93,7 +93,7 @@ class OpenedFeedback:
 
 @dataclass(frozen=True, eq=False)
 class OpenedWork:
-    """What the drawn chunks of a contribution came from.
+    """The origin of the drawn chunks of a contribution.
 
     Attributes:
         before: E before the round; None after a reset.
@@ -119,7 +119,7 @@ class OpenedWork:
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """What a peer opens: the trace, and for a whole window the rest."""
+    """The content of an opening: the trace, and for a whole window the rest."""
 
     trace: LossTrace
     work: OpenedWork | None = None
@@ -132,7 +132,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class OpeningForm:
-    """What an opening of one claim may look like.
+    """The form and the bounds of an opening of one claim.
 
     Attributes:
         layout: of the model.
@@ -160,7 +160,7 @@ class OpeningForm:
         return bare + 4 * 4 + 2 * feedback + len(self.places) * proofs
 
     def parse(self, data: bytes) -> Opening:
-        """Take apart what a peer sent; `check_opening` says whether it is true.
+        """Take apart what a peer sent; `OpeningCheck` tells whether it is true.
 
         Raises:
             MessageError: it is malformed, or longer than any opening of that claim is.

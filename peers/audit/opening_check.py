@@ -1,8 +1,8 @@
-"""Holding what a peer opened against its claims, and working out what came back to its error feedback."""
+"""Checking an opening against its author's claims, and recomputing what came back to the error feedback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,21 +18,19 @@ from peers.exchange.residual_returns import IncludedSegment, discount
 from peers.network.peer_scores import counts_as
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.messages import Claim, Signed, parse
+from peers.state.reduced_segments import ReducedSegments
 from peers.training.start_weights import own_share
-from recipes.errors import MessageError, Offence
+from recipes.errors import MessageError, Offence, StateError
 from recipes.layout import CHUNK_VALUES, Layout
-
-ReducedSegments = Callable[[str], SegmentFrame]
-"""Finds a reduced segment of the round of a case's source, by its root, hex, or raises StateError."""
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """What an opening says, once it is known to fit the claim.
+    """The content of an opening that fits its claim.
 
     Attributes:
         losses: the claimed loss trace.
-        chunks: what the contribution's drawn chunks came from; None if only the trace can be compared.
+        chunks: the origin of the contribution's drawn chunks; None if only the trace can be compared.
     """
 
     losses: tuple[float, ...]
@@ -59,7 +57,7 @@ class OpeningCheck:
 
     @property
     def opening_form(self) -> OpeningForm:
-        """What the opening may look like."""
+        """The form and the bounds of the opening."""
         case, source = self.case, self.case.continued
         earlier = source.tokens if source is not None else case.tokens
         return OpeningForm(
@@ -70,11 +68,11 @@ class OpeningCheck:
         )
 
     def check(self, data: bytes, *, reduced: ReducedSegments) -> Opened:
-        """Return what `data` opens.
+        """Check an opening, and return its content.
 
         Args:
             data: as it came from the claim's author.
-            reduced: where to find the reduced segments of the source's block.
+            reduced: has the reduced segments of the source's block.
 
         Raises:
             MessageError: it does not fit the claim.
@@ -110,7 +108,7 @@ class OpeningCheck:
         return signed
 
     def start(self, content: bytes) -> tuple[tuple[SegmentFrame, ...], float]:
-        """Return the contribution from which a window started that ran ahead eagerly, and what it weighs.
+        """Return the contribution from which a window started that ran ahead eagerly, and its weight.
 
         Args:
             content: the claim before and the frames of its contribution, joined, as its author sent them.
@@ -158,7 +156,7 @@ class OpeningCheck:
             before = work.before.values
             earlier = self._decoded(work.earlier, body.contribution, form.earlier_codec)
             counted = source.counted(clip_factor=self.form.clip_factor, return_dropped=self.return_dropped)
-            returned = self._returned(earlier, counted, reduced)
+            returned = self._returned(earlier, counted, reduced, tokens=source.tokens)
             returned *= discount(self.decay, age=claim.round - body.round)
         return OpenedChunks(before=before, returned=returned, after=work.after.values, sent=sent)
 
@@ -183,9 +181,16 @@ class OpeningCheck:
             return codec.decode(codec.split(content, chunks=len(proofs)))
 
     def _returned(
-        self, earlier: SparseChunks, counted: Mapping[int, IncludedSegment], reduced: ReducedSegments
+        self,
+        earlier: SparseChunks,
+        counted: Mapping[int, IncludedSegment],
+        reduced: ReducedSegments,
+        *,
+        tokens: int,
     ) -> NDArray[np.float32]:
-        """Return what came back of the contribution before in the drawn chunks, as in contribution_store.py.
+        """Return the values of the contribution before that came back in the drawn chunks.
+
+        They are computed as in contribution_store.py; `tokens` were trained on below its round.
 
         Raises:
             StateError: a reduced segment is not here.
@@ -199,7 +204,10 @@ class OpeningCheck:
             if due.reduced is None:
                 values[number] = 0.0
                 continue
-            frame = reduced(due.reduced)
+            try:
+                frame = reduced.read_reduced(due.reduced, tokens=tokens)
+            except MessageError as error:
+                raise StateError(str(error)) from error
             kept = frame.codec.decode(frame.codec.split(bytes(frame.encoded[chunk]), chunks=1))
             values[number, kept.positions] = 0.0
             values[number] *= np.float32(due.factor)

@@ -1,6 +1,6 @@
-"""What this peer keeps of its own claims that are audited, to open it to their auditors.
+"""The openings of own claims that are audited, kept on disk for their auditors.
 
-    openings/ROUND.CLAIM.SEED.opening   what the drawn chunks came from (opening.py)
+    openings/ROUND.CLAIM.SEED.opening   the origin of the drawn chunks (opening.py)
     openings/ROUND.CLAIM.SEED.start     the claim before and its contribution, if the window started from it
 
 Two branches may draw the same claim by other seeds, and other chunks of it. Both files are written when the
@@ -32,7 +32,7 @@ from recipes.layout import Layout
 
 OPENINGS_FOLDER = "openings"
 MOST_START_BYTES = 2_000_000
-"""Of a contribution that is opened whole. A window that started from a larger one nobody else can replay."""
+"""Of a contribution that is opened whole. Nobody else can replay a window that started from a larger one."""
 
 
 Kind = Literal["opening", "start"]
@@ -47,7 +47,7 @@ def read_kept(folder: Path, case: Case, kind: Kind) -> bytes | None:
 
 
 def joined_opening(trace: LossTrace, kept: bytes) -> bytes:
-    """Return what is opened to an auditor: a claim's trace, and what was kept of it."""
+    """Return an opening: a claim's trace, and the parts that were kept."""
     return Opening(trace).to_bytes() + kept
 
 
@@ -56,7 +56,7 @@ def _name(case: Case, kind: Kind) -> str:
 
 
 class Openings:
-    """Makes and keeps what one peer opens. Making it is heavy: call `keep` from a worker thread."""
+    """Makes and keeps one peer's openings. Making them is heavy: call `keep` from a worker thread."""
 
     def __init__(
         self, folder: Path, *, layout: Layout, history: ContributionHistory, traces: TraceStore
@@ -67,7 +67,7 @@ class Openings:
         self._traces = traces
 
     def keep(self, case: Case, predecessor: Signed[Claim] | None, *, with_start: bool) -> None:
-        """Write down what an auditor of this peer's claim may ask for, unless that was done.
+        """Write down the opening of this peer's claim, and its start, unless that was done.
 
         Args:
             case: of the claim.
@@ -90,7 +90,7 @@ class Openings:
                 write_atomic(start, whole)
 
     def opening(self, case: Case) -> bytes:
-        """Return what is opened to an auditor.
+        """Return an opening, as it is sent.
 
         Raises:
             MessageError: it is not here.
@@ -101,7 +101,7 @@ class Openings:
         return joined_opening(trace, self._read(case, "opening"))
 
     def start(self, case: Case) -> bytes:
-        """Return what the start of a window that ran ahead takes: the claim before, and its contribution.
+        """Return the start of a window that ran ahead: the claim before, and its contribution.
 
         Raises:
             MessageError: it is not here, or too long to be opened.
@@ -109,7 +109,7 @@ class Openings:
         return self._read(case, "start")
 
     def forget(self, *, audited: Collection[str], before_round: int) -> None:
-        """Delete what is kept of claims of rounds before `before_round` that are not among `audited`."""
+        """Delete the files of claims of rounds before `before_round` that are not among `audited`."""
         for path in self._folder.glob("*.*.*.*"):
             number, claim, *_ = path.name.split(".")
             if number.isdecimal() and int(number) < before_round and claim not in audited:
@@ -125,7 +125,7 @@ class Openings:
         return content
 
     def _work(self, case: Case) -> OpenedWork | None:
-        """Return what the drawn chunks came from, or None if it is not all here any more."""
+        """Return the origin of the drawn chunks, or None if not all of it is here any more."""
         claim = case.claim.body
         after = self._feedback(claim.feedback, case.places)
         sent = self._proofs(case.claim.hash, case.places)

@@ -1,12 +1,12 @@
-"""What authors opened to this peer as their auditor, kept so that it can be shown to anybody afterwards.
+"""Openings that authors sent to this peer as their auditor, kept to be shown to anybody afterwards.
 
     opened/ROUND.CLAIM.opening
 
-Such a file needs nobody's word for it. All that is in it has the hashes that the claim commits to
-(peers/audit/opening_check.py), so it may be handed on as it is, and whoever has the run's data can replay the
-claim and compare (`python -m peers.ledger verify EXPORT --replay CLAIM --opening FILE`). Only what was
-checked is kept, of the newest claims, and not for long: without the state from which a window started, which
-peers keep for some rounds, nobody can replay it.
+Such a file proves itself: all that is in it has the hashes that the claim commits to (opening_check.py). So
+it may be handed on as it is, and anybody with the run's data can replay the claim and compare
+(`python -m peers.ledger verify EXPORT --replay CLAIM --opening FILE`). Only what was checked is kept, of the
+newest claims, and not for long: without the state from which a window started, which peers keep for some
+rounds, nobody can replay it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PARTS = 4
 
 @dataclass(frozen=True, eq=False)
 class OpenedClaim:
-    """What was opened of a claim.
+    """The opening of a claim, as its author sent it.
 
     Attributes:
         claim: its hash, hex.
@@ -47,7 +47,7 @@ class OpenedClaim:
 
     @classmethod
     def parse(cls, data: bytes) -> OpenedClaim:
-        """Read the content of a file. Whether it is true, `OpeningCheck` says.
+        """Read the content of a file. `OpeningCheck` tells whether it is true.
 
         Raises:
             MessageError: it is too long, or malformed.
@@ -67,7 +67,7 @@ class OpenedClaims:
         self._folder = folder / "opened"
 
     def keep(self, opened: OpenedClaim, *, round_number: int) -> None:
-        """Write down what was opened of a claim of a round, and delete what is too old or too much.
+        """Write down the opening of a claim of a round, and delete those that are too old or too many.
 
         Raises:
             StorageError: the disk refuses.
@@ -79,7 +79,7 @@ class OpenedClaims:
                 path.unlink(missing_ok=True)
 
     def find(self, claim: str) -> Path | None:
-        """Return the file of what was opened of a claim, or None."""
+        """Return the file of a claim's opening, or None."""
         return next((path for _, path in self._kept() if path.name.split(".")[1] == claim), None)
 
     def _kept(self) -> list[tuple[int, Path]]:

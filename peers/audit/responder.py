@@ -1,20 +1,18 @@
-"""What this peer does as the author of claims that are audited: keep what was drawn, and open it to auditors.
+"""The author's side of an audit: keep the openings of own claims that were drawn, and answer auditors.
 
-Only those are answered whom the chain asks, by the accounts at this peer's head.
+Only the auditors that the chain asks are answered, by the accounts at this peer's head.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from peers.audit.audit_case import Case, case_of
 from peers.audit.opening_store import Openings
-from peers.consensus.engine import RoundEngine
 from peers.credit.audit import Audit
+from peers.exchange.host import EngineView, Host
 from peers.protocol.audit_request import parse_request
 from peers.protocol.messages import Claim, Signed
 from recipes.errors import MessageError
@@ -29,21 +27,29 @@ class Answering:
 
     def __init__(
         self,
+        host: Host,
         *,
-        engine: RoundEngine,
+        engine: EngineView,
         openings: Openings,
         layout: Layout,
-        compute: Callable[[Callable[[], Any]], Awaitable[Any]],
     ) -> None:
+        """Put it together.
+
+        Args:
+            host: has the worker thread.
+            engine: has the chain and the own claims.
+            openings: keeps the openings.
+            layout: of the model.
+        """
+        self._host = host
         self._engine = engine
         self._openings = openings
         self._layout = layout
-        self._compute = compute
         self._kept: set[tuple[str, bytes]] = set()  # claims and seeds
         self._answered: Counter[tuple[str, PeerId, bool]] = Counter()
 
     async def keep_drawn(self) -> None:
-        """Write down what may be asked of the own claims that the chain has drawn; forget what is decided.
+        """Write down the openings of the own claims that the chain has drawn; forget those that are decided.
 
         Raises:
             StorageError: the disk refuses.
@@ -52,17 +58,18 @@ class Answering:
         drawn = {(claim, case.seed): case for claim, case in own.items()}
         for key, case in drawn.items():
             if key not in self._kept:
-                await self._compute(partial(self._keep, case))
+                await self._host.compute(partial(self._keep, case))
         self._kept = set(drawn)
         self._answered = Counter({key: n for key, n in self._answered.items() if key[0] in own})
-        oldest = self._engine.round.parent.round - self._engine.rules.rewind_depth
+        head = self._engine.chain.link(self._engine.head)
+        oldest = head.round - self._engine.rules.rewind_depth
         await asyncio.to_thread(self._openings.forget, audited=set(own), before_round=oldest)
 
     async def answer(self, sender: PeerId, content: bytes) -> bytes:
-        """Return what an auditor asks for.
+        """Return the opening, or the start, that an auditor asks for.
 
         Raises:
-            MessageError: the chain here does not ask it, or what it asks for is not here.
+            MessageError: it is not asked by the chain here, or its wish is not here.
         """
         request = parse_request(content, run=self._engine.rules.run, sender=sender)
         case = next((case for audit, case in self._own_audits() if _asks(audit, sender, request.claim)), None)

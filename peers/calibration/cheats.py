@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.training.interface import Replay, Replayer
+from peers.training.interface import Replay, Replayer, ReplayOrder, SharedBuffer
 from recipes.schema.recipe import Recipe
 from recipes.slots import Range
 
@@ -171,7 +171,10 @@ def _first_steps(task: Task, tools: Tools, steps: int) -> Work:
 
 
 def _replay(replayer: Replayer, weights: NDArray[np.float32], slots: tuple[Range, ...], task: Task) -> Replay:
-    return replayer.replay(weights, slots, tokens_before=task.tokens_before)
+    order = ReplayOrder(
+        number=0, weights=SharedBuffer(weights), slots=slots, tokens_before=task.tokens_before
+    )
+    return replayer.replay(order)
 
 
 def _work(replay: Replay) -> Work:

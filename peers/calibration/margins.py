@@ -18,7 +18,7 @@ from peers.calibration.cheats import CHEATS, Task, Tools, Work, forward_recipe, 
 from peers.codec.interface import Codec
 from peers.codec.round_codec import contribution_codec
 from peers.exchange.error_feedback import from_bfloat16, take_out
-from peers.training.interface import Numerics, Replayer, ReplaySource
+from peers.training.interface import Numerics, Replayer, ReplayOrder, ReplaySource, SharedBuffer
 from recipes.corpus import TokenArray
 from recipes.density import density_schedule
 from recipes.errors import TrainingError
@@ -229,9 +229,13 @@ class Bench:
         )
 
     def _honest(self, numerics: Numerics, task: Task) -> Work:
-        replay = self._replayer(numerics).replay(
-            task.weights, (task.slots,), tokens_before=task.tokens_before
+        order = ReplayOrder(
+            number=0,
+            weights=SharedBuffer(task.weights),
+            slots=(task.slots,),
+            tokens_before=task.tokens_before,
         )
+        replay = self._replayer(numerics).replay(order)
         if replay.delta is None or not np.isfinite(replay.delta).all():
             raise TrainingError(
                 f"In {numerics.label}, the weights became infinite or not a number.",

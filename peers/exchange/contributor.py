@@ -1,10 +1,10 @@
-"""From a window's pseudo-gradient to a contribution that can be claimed, and back if it was not counted."""
+"""From a window's pseudo-gradient to a contribution that can be claimed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from peers.chain.chain import Chain
 from peers.codec.interface import Selector
 from peers.codec.segment import contribution_root
+from peers.codec.selection import select_largest
 from peers.consensus.effects import WindowEnded
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.lineage import TrunkOutcomes, may_stray, source_of
@@ -21,9 +22,6 @@ from peers.protocol.messages import Claim, Signed, SlotRange
 from recipes.errors import MessageError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
-
-if TYPE_CHECKING:
-    pass
 
 
 class Contributor:
@@ -41,19 +39,21 @@ class Contributor:
         history: ContributionHistory,
         exchange: ExchangeStore,
         return_dropped: bool,
+        select: Selector = select_largest,
     ) -> None:
         self.traces = TraceStore(folder)
         self._key = key
         self._history = history
         self._exchange = exchange
         self._return_dropped = return_dropped
+        self._select = select
 
     def contribute(
         self, window: Window, *, chain: Chain, parent: str, start_digest: str, numeric_class: str
     ) -> WindowEnded:
-        """Compress a window's pseudo-gradient, keep it to be sent, and return what its claim says.
+        """Compress a window's pseudo-gradient, keep it to be sent, and return the content of its claim.
 
-        What earlier contributions held and the chain up to `parent` did not count is sent along.
+        Values of earlier contributions that the chain up to `parent` did not count are sent along.
 
         Raises:
             StorageError: the disk refuses.
@@ -74,7 +74,7 @@ class Contributor:
             reduced=self._exchange,
             source=source.claim.hash if source is not None else None,
             may_stray=may_stray(chain, parent, me),
-            select=window.select,
+            select=self._select,
         )
         roots = tuple(frame.root() for frame in compressed.frames)
         root = contribution_root(roots).hex()
@@ -118,7 +118,7 @@ class Contributor:
 
 
 class Window(Protocol):
-    """What a window of training gave (trainer.local.WindowResult)."""
+    """The outcome of a window of training (trainer.local.WindowResult)."""
 
     @property
     def delta(self) -> NDArray[np.float32]: ...
@@ -132,5 +132,3 @@ class Window(Protocol):
     def steps(self) -> int: ...
     @property
     def seconds(self) -> float: ...
-    @property
-    def select(self) -> Selector: ...

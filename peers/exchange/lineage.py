@@ -1,15 +1,15 @@
-"""From claim to claim: which earlier claim a claim's error feedback goes on from, as the chain shows it.
+"""From claim to claim: the earlier claim whose error feedback a claim goes on from, as the chain shows it.
 
-An auditor can recompute a contribution only if it knows the error feedback before it, and the values that
-returned to it. A claim is *anchored* if both follow from the chain: the error feedback begins with zero, or
-goes on from its author's newest claim in the rosters of the last few blocks. That earlier claim was signed
-before its author could know of this one, and may be drawn for audits like any other.
+An auditor can check a contribution only with the error feedback before it, and with what returned to that. A
+claim is *anchored* if both follow from the chain: it begins with zero, or goes on from its author's newest
+claim in the rosters of the last few blocks. That earlier claim was signed before this one could be known, and
+is drawn for audits like any other.
 
-A claim in no roster below could be invented afterwards, and with it an error feedback from which any
-contribution seems to follow. But honest peers have such claims too, if the chain left their branch, or if
-they came too late for a roster, and the values of these contributions are to return. So one claim in
-`STRAY_BLOCKS` blocks may go on from a claim in no roster below; only its losses can be checked. A peer that
-strays more often has to begin with zero, or its audit fails.
+A claim that is in no roster below could be made up afterwards, and with it an error feedback from which any
+contribution seems to follow. But a peer whose branch was left, or that came too late for a roster, has such
+claims honestly, and what they held is to return. So one claim in `STRAY_BLOCKS` blocks may go on from a claim
+that is in no roster; only its losses can be checked. A peer that does so more often begins with zero, or
+fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Source:
 
         Args:
             clip_factor: of the run.
-            return_dropped: whether the values that reduced segments dropped return.
+            return_dropped: whether values that reduced segments dropped come back.
         """
         if self.link.block is None:
             return {}
@@ -101,12 +101,12 @@ def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
 
 
 def is_anchored(claim: Claim, source: Source | None) -> bool:
-    """Whether a claim is anchored. `source` is what `source_of` returns for the claim's parent and author."""
+    """Whether the error feedback behind a claim follows from the chain; `source` is that of `source_of`."""
     return claim.feedback_reset or (source is not None and claim.predecessor == source.claim.hash)
 
 
 def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Whether a claim of a peer in the last `STRAY_BLOCKS` blocks is known not to be anchored."""
+    """Whether a claim of a peer in the last `STRAY_BLOCKS` is known to be not anchored."""
     for link, below in _going_down(chain, parent, STRAY_BLOCKS):
         claim = _claim_of(link, peer)
         if claim is None or not shows_source(chain, below.hash):
@@ -117,16 +117,16 @@ def has_strayed(chain: Chain, parent: str, peer: PeerId) -> bool:
 
 
 def may_stray(chain: Chain, parent: str, peer: PeerId) -> bool:
-    """Whether a claim on top of `parent` may go on from a claim that is in no roster below.
+    """Whether a claim on top of `parent` may surely go on from one that is in none of the blocks below.
 
-    Auditors may know more blocks than this peer, so it may not if too few are known here to be sure.
+    Its auditors may know more blocks than this peer, so it must not where too few are known.
     """
     known = _reaches(chain, parent, STRAY_BLOCKS + MOST_BLOCKS_BETWEEN)
     return known and not has_strayed(chain, parent, peer)
 
 
 def shows_source(chain: Chain, parent: str) -> bool:
-    """Whether enough blocks below `parent` are known here for `source_of`."""
+    """Whether the chain here goes down far enough below `parent` for `source_of`."""
     return _reaches(chain, parent, MOST_BLOCKS_BETWEEN)
 
 

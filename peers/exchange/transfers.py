@@ -1,25 +1,24 @@
-"""The exchange's slow work: moving segments, averaging them, checking what others made of them.
+"""The exchange's slow work: moving segments, averaging them, checking the averages of others.
 
-The round engine orders it (effects.py) and hears how it went; this module talks to the peers, and has the
-arithmetic done in the node's worker thread.
+The round engine orders it (peers/consensus/effects.py) and takes in how it went. The network and the worker
+thread belong to the host (host.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from peers.consensus import effects as do
-from peers.consensus.engine import RoundEngine
 from peers.exchange.averaging import newcomers_in
 from peers.exchange.contributor import Contributor
+from peers.exchange.host import EngineView, Host
 from peers.exchange.segment_store import ExchangeStore, read_push
-from peers.network.transport import Call, RemoteError
-from peers.protocol.events import Event, Refused
+from peers.network.transport import RemoteError, Request
+from peers.protocol.events import Refused
 from peers.protocol.messages import Reduction, Roster, Signed
 from peers.protocol.requests import SpotCheck, encode_spot_check
 from recipes.errors import MessageError, UnreachableError
@@ -31,7 +30,7 @@ _ROSTERS_KEPT = 3
 
 @dataclass(frozen=True)
 class _Terms:
-    """What follows for a roster from the block below it: its tokens, and the places of newcomers."""
+    """The terms of a roster that follow from the block below it: its tokens, and the places of newcomers."""
 
     tokens: int
     newcomers: frozenset[int]
@@ -42,46 +41,34 @@ class ExchangeTasks:
 
     def __init__(
         self,
+        host: Host,
         *,
-        engine: RoundEngine,
+        engine: EngineView,
         store: ExchangeStore,
         contributor: Contributor,
         spot_checks: int,
-        call: Call,
-        compute: Callable[[Callable[[], Any]], Awaitable[Any]],
-        take: Callable[[do.Input], None],
-        tell: Callable[[Event], None],
-        blame: Callable[[PeerId, MessageError], None],
     ) -> None:
         """Put it together.
 
         Args:
-            engine: whose round it is; only read.
+            host: takes inputs of the engine, and has the network and the worker thread.
+            engine: has the round.
             store: keeps and checks the bytes.
             contributor: has the own contribution.
             spot_checks: chunks to recompute in a round.
-            call: sends a request to a peer.
-            compute: runs arithmetic off the event loop.
-            take: hands the engine an input.
-            tell: tells the listeners.
-            blame: is told who answered with what no honest peer sends.
         """
+        self._host = host
         self._engine = engine
         self._store = store
         self._contributor = contributor
         self._spot_checks = spot_checks
-        self._call = call
-        self._compute = compute
-        self._take = take
-        self._tell = tell
-        self._blame = blame
-        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: what to spot-check
+        self._spots: dict[str, list[tuple[int, int]]] = {}  # by roster: segments and chunks to spot-check
         self._terms: dict[str, _Terms] = {}  # by roster
         self._unchecked: set[str] = set()  # roots whose reducer did not answer a spot check
         self._next_roster = asyncio.Event()
 
     async def begin(self, roster: Signed[Roster]) -> None:
-        """Make room for a roster's segments, draw what to check, and let in what came before it."""
+        """Make room for a roster's segments, draw the spot checks, and let in segments that came early."""
         terms = self._terms[roster.hash] = self._terms_of(roster.body)
         self._store.begin(roster, tokens=terms.tokens, newcomers=terms.newcomers)
         self._spots[roster.hash] = self._store.draw_spots(self._spot_checks)
@@ -97,38 +84,38 @@ class ExchangeTasks:
         return _Terms(chain.tokens_at(roster.parent), newcomers)
 
     def take_checked(self, roots: set[str]) -> bool:
-        """Say whether every spot check of these reduced segments was answered, and forget them."""
+        """Return whether every spot check of these reduced segments was answered, and forget them."""
         checked = not roots & self._unchecked
         self._unchecked -= roots
         return checked
 
     async def push(self, effect: do.PushSegment) -> None:
         """Send an own segment to its reducer."""
-        claim = self._engine.round.own_claim
+        claim = self._engine.own_claim
         if claim is None:
             return
         if not self._store.holds(claim.body.contribution):  # claimed before a restart
-            await self._compute(partial(self._contributor.recall, claim))
+            await self._host.compute(partial(self._contributor.recall, claim))
         content = self._store.push_content(claim.body, effect.segment, effect.roster)
         if effect.reducer == self._engine.me:
             await self.accept(self._engine.me, content)
             return
         timeout = 2 * self._engine.deadlines.transfer
+        request = Request("segment", content, limit=0, timeout=timeout, purpose="segments")
+        pushed = do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=True)
         for last_try in (False, True):
             try:
-                await self._call(
-                    effect.reducer, "segment", content, limit=0, timeout=timeout, purpose="segments"
-                )
+                await self._host.call(effect.reducer, request)
             except (UnreachableError, RemoteError):
                 if last_try:
-                    self._take(do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=False))
+                    self._host.take(replace(pushed, taken=False))
                     raise
             else:
-                self._take(do.SegmentPushed(effect.roster, effect.segment, effect.reducer, taken=True))
+                self._host.take(pushed)
                 return
 
     async def accept(self, sender: PeerId, content: bytes) -> None:
-        """Take in a segment to reduce; one that overtook its roster waits at the door for a while.
+        """Take in a segment to reduce; one that overtook its roster waits for it, for a while.
 
         Raises:
             MessageError: it is not what its claim committed to, or its roster never came.
@@ -137,11 +124,12 @@ class ExchangeTasks:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._known(roster), self._engine.deadlines.transfer)
         self._must_reduce(roster, segment)
-        roster, segment = await self._compute(lambda: self._store.take_push(sender, content))
-        self._take(do.SegmentStored(roster, segment, sender))
+        roster, segment = await self._host.compute(lambda: self._store.take_push(sender, content))
+        self._host.take(do.SegmentStored(roster, segment, sender))
 
     async def _known(self, roster: str) -> None:
-        """Wait until a roster is here. A condition's lock would break where who waits is cancelled twice."""
+        """Wait until a roster is here."""
+        # Not by a condition: its lock would break where a waiting task is cancelled twice.
         while not self._store.knows(roster):
             await self._next_roster.wait()
 
@@ -151,22 +139,22 @@ class ExchangeTasks:
         Raises:
             MessageError: it is not.
         """
-        current = self._engine.round
-        if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
+        current, assignments = self._engine.roster, self._engine.assignments
+        if current is None or current.hash != roster or segment >= len(assignments):
             raise MessageError("a segment of no roster at hand")
-        assignment = current.assignments[segment]
+        assignment = assignments[segment]
         if self._engine.me not in (assignment.reducer, assignment.backup):
             raise MessageError(f"segment {segment} is not this peer's to reduce")
 
     async def reduce(self, effect: do.Reduce) -> None:
         """Average a segment."""
-        root, size = await self._compute(
+        root, size = await self._host.compute(
             lambda: self._store.reduce(effect.roster, effect.segment, effect.included)
         )
-        self._take(do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
+        self._host.take(do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
 
     async def fetch_reduced(self, effect: do.FetchReduced) -> None:
-        """Fetch a reduced segment of the round at hand, and check it before saying that it is here."""
+        """Fetch a reduced segment of the round at hand, and check it before it counts as fetched."""
         roster, reduction = self._reduction(effect)
         if roster is None or reduction is None:
             return
@@ -177,15 +165,15 @@ class ExchangeTasks:
         try:
             await self._get_reduced(effect, roster.round, terms.tokens)
             with self._answerable(reduction.peer):
-                await self._compute(check)
+                await self._host.compute(check)
             await self._check_spots(roster, effect.roster, reduction, terms)
         except (UnreachableError, RemoteError) as error:
-            self._take(do.ReducedLost(effect.root, str(error)))
+            self._host.take(do.ReducedLost(effect.root, str(error)))
         except MessageError as error:
-            self._tell(Refused(reduction.peer, "segment", str(error), which=str(effect.segment)))
-            self._take(do.ReducedLost(effect.root, str(error)))
+            self._host.tell(Refused(reduction.peer, "segment", str(error), which=str(effect.segment)))
+            self._host.take(do.ReducedLost(effect.root, str(error)))
         else:
-            self._take(do.ReducedFetched(effect.root))
+            self._host.take(do.ReducedFetched(effect.root))
 
     async def _get_reduced(self, effect: do.FetchReduced, round_number: int, tokens: int) -> None:
         """Have a reduced segment on disk, from whichever source gives it first.
@@ -195,32 +183,31 @@ class ExchangeTasks:
             RemoteError: none of those that answered has it.
             MessageError: the last one asked sent something else.
         """
+        request = Request(
+            "reduced",
+            bytes.fromhex(effect.root),
+            limit=self._store.form.at(tokens).reduced_limit,
+            timeout=2 * self._engine.deadlines.transfer,
+            purpose="segments",
+        )
         for source in effect.sources:
             if self._store.has_reduced(effect.root):
                 return
             try:
-                data = await self._call(
-                    source,
-                    "reduced",
-                    bytes.fromhex(effect.root),
-                    limit=self._store.form.at(tokens).reduced_limit,
-                    timeout=2 * self._engine.deadlines.transfer,
-                    purpose="segments",
-                )
+                data = await self._host.call(source, request)
                 take = partial(self._store.take_reduced, round_number, effect.root, data, tokens=tokens)
                 with self._answerable(source):
-                    await self._compute(take)
+                    await self._host.compute(take)
             except (UnreachableError, RemoteError, MessageError):
                 if source == effect.sources[-1]:
                     raise
 
     def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
-        current = self._engine.round
-        if current.roster is None or current.roster.hash != effect.roster:
+        current = self._engine.roster
+        if current is None or current.hash != effect.roster:
             return None, None
-        heard = current.reductions.get(effect.segment, {}).values()
-        found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
-        return current.roster.body, found.body if found is not None else None
+        reductions = (signed.body for signed in self._engine.reductions_of(effect.segment))
+        return current.body, next((one for one in reductions if one.root == effect.root), None)
 
     async def _check_spots(
         self, roster: Roster, roster_hash: str, reduction: Reduction, terms: _Terms
@@ -235,10 +222,9 @@ class ExchangeTasks:
                 continue
             body = encode_spot_check(SpotCheck(roster_hash, segment, chunk, reduction.included))
             limit = self._store.form.at(terms.tokens).check_limit(len(reduction.included))
+            request = Request("check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks")
             try:
-                answer = await self._call(
-                    reduction.peer, "check", body, limit=limit, timeout=_CHECK_SECONDS, purpose="spot checks"
-                )
+                answer = await self._host.call(reduction.peer, request)
             except (UnreachableError, RemoteError):
                 self._unchecked.add(reduction.root)
                 continue
@@ -252,13 +238,13 @@ class ExchangeTasks:
                 newcomers=terms.newcomers,
             )
             with self._answerable(reduction.peer):
-                await self._compute(check)
+                await self._host.compute(check)
 
     @contextlib.contextmanager
     def _answerable(self, peer: PeerId) -> Iterator[None]:
-        """Blame `peer` for what is refused inside."""
+        """Blame `peer` for the offences found inside."""
         try:
             yield
         except MessageError as error:
-            self._blame(peer, error)
+            self._host.blame(peer, error)
             raise

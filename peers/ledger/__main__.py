@@ -116,19 +116,12 @@ def verify(
     in the chain or the claim. Exit code 0: the claim holds; 5: it does not; 14: that cannot be told here, and
     why. docs/ledger.md says more.
     """
-    from peers.ledger.proof import MAX_PROOF_BYTES
     from peers.ledger.source import check_file
-    from recipes.errors import DataError
 
     if replay is None and (opening or run or device):
         raise typer.BadParameter("--opening, --run and --device go with --replay.")
     with plain_errors():
-        path = file.expanduser()
-        try:
-            with path.open("rb") as stream:
-                start = stream.read(MAX_PROOF_BYTES + 1)
-        except OSError as error:
-            raise DataError(f"Cannot read {file}: {error.strerror}.", remedy="Name an export.") from error
+        path, start = file.expanduser(), _beginning_of(file)
         if b'"kind":"proof"' in start and not start.startswith(b'{"kind":"header"'):
             if replay is not None:
                 raise typer.BadParameter("--replay takes an export, and this is the proof of an entry.")
@@ -287,6 +280,18 @@ def _tell_verified(found: Verified) -> None:
     _tell_totals(found.totals)
     if not found.tally.kinds["verdict"]:
         print(AUDIT_PENDING)
+
+
+def _beginning_of(file: Path) -> bytes:
+    """Return the whole content of a proof, or the beginning of an export."""
+    from peers.ledger.proof import MAX_PROOF_BYTES
+    from recipes.errors import DataError
+
+    try:
+        with file.expanduser().open("rb") as stream:
+            return stream.read(MAX_PROOF_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"Cannot read {file}: {error.strerror}.", remedy="Name an export.") from error
 
 
 def _tell_proof(content: bytes) -> None:

@@ -1,6 +1,7 @@
-"""Requests between peers, finding each other, limits on bandwidth, and who behaves how.
+"""Requests between peers, finding each other, limits on bandwidth, and how other peers behave.
 
-It imports from protocol and codec. Only p2pd/ knows hivemind and libp2p.
+It imports from protocol and codec. transport.py is the interface, p2pd/ the real transport, loopback.py one
+within a process. Only p2pd/ knows hivemind and libp2p.
 
 Read first: transport.py.
 """

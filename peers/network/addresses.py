@@ -1,4 +1,4 @@
-"""Multiaddrs as text: where a peer listens, where others may find it, and whom an address leads to.
+"""Multiaddrs as text: where a peer listens, where others may find it, and to which peer one leads.
 
 An address looks like `/ip4/203.0.113.5/tcp/31330/p2p/12D3Koo...`: a place, then the peer id that must answer
 there (https://multiformats.io/multiaddr). Nothing here opens a connection.
@@ -74,7 +74,7 @@ def ip_of(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Say whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     ip = ip_of(address)
     return ip is not None and ip.is_loopback
 

@@ -1,47 +1,34 @@
-"""Asking one peer after the other for what any of them may have: who did not answer lately is asked last."""
+"""Asking one peer after the other for what any of them may have; those silent lately are asked last."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
 
-from peers.network.transport import Call
+from peers.network.transport import Request, Transport
 from recipes.errors import UnreachableError
 from recipes.keys.keys import PeerId
 
-CALL_SECONDS = 600.0  # for an answer that comes slowly
-STALL_SECONDS = 30.0  # without a byte of it
-_SILENT_SECONDS = 120.0  # for which who did not answer is asked last
+_SILENT_SECONDS = 120.0  # for which a peer that did not answer is asked last
 
 
 class Asking:
-    """Calls peers, and remembers for a while who did not answer."""
+    """Calls peers, and remembers for a while which of them did not answer."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._silent: dict[PeerId, float] = {}  # who did not answer, and when
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._silent: dict[PeerId, float] = {}  # by peer that did not answer: when
 
-    async def ask(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        stall: float = STALL_SECONDS,
-        purpose: str | None = None,
-    ) -> bytes:
+    async def ask(self, peer: PeerId, request: Request) -> bytes:
         """Call a peer.
 
         Raises:
             UnreachableError: it did not answer, which is remembered.
             RemoteError: it refused.
-            MessageError: its answer is malformed or longer than `limit`.
+            MessageError: its answer is malformed or longer than the request allows.
         """
         try:
-            return await self._call(
-                peer, kind, body, limit=limit, timeout=CALL_SECONDS, stall=stall, purpose=purpose
-            )
+            return await self._transport.call(peer, request)
         except UnreachableError:
             self._silent[peer] = asyncio.get_running_loop().time()
             raise

@@ -38,7 +38,7 @@ class Line(IntEnum):
 
     MESSAGES = 0
     EXCHANGE = 1
-    SUPPLY = 2  # of newcomers, of who comes back, and of auditors
+    SUPPLY = 2  # of newcomers, of peers that come back, and of auditors
 
 
 BULK: Mapping[str, Line] = {
@@ -107,13 +107,13 @@ class Throttle:
         await waiter.turn
 
     def _let_pass(self, bucket: TokenBucket, reserved: float) -> None:
-        """Let pass who may by now, and come back when the next one may."""
+        """Let those pass that may by now, and come back when the next one may."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         while (line := self._next_line()) is not None:
             waiter = self._lines[line][0]
-            if not waiter.turn.done():  # it is if whoever waited was cancelled
+            if not waiter.turn.done():  # it is if the waiting transfer was cancelled
                 leaving = 0.0 if line is Line.MESSAGES else reserved
                 if seconds := bucket.seconds_until(waiter.size + leaving, _now()):
                     loop = asyncio.get_running_loop()
@@ -126,7 +126,7 @@ class Throttle:
             self._lines[line].popleft()
 
     def _next_line(self) -> Line | None:
-        """Return the line whose turn it is; None if nobody waits."""
+        """Return the line whose turn it is; None if nothing waits."""
         if self._turns >= EXCHANGE_TURNS and self._lines[Line.SUPPLY] and not self._lines[Line.MESSAGES]:
             return Line.SUPPLY
         return next((line for line in Line if self._lines[line]), None)
@@ -149,12 +149,12 @@ class Passage:
 
     @property
     def waits(self) -> bool:
-        """Whether our own limit has this transfer wait now."""
+        """Whether this peer's own limit has this transfer wait now."""
         return self._since is not None
 
     @property
     def waited_seconds(self) -> float:
-        """For how long our own limit has had this transfer wait so far."""
+        """For how long this peer's own limit has had this transfer wait so far."""
         return self._waited + (0.0 if self._since is None else _now() - self._since)
 
     async def admit(self, size: int) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,8 +29,22 @@ _OLD_FRIENDS = 2  # tried again each time
 _Addresses = TypeAdapter(dict[PeerId, tuple[Address, ...]])
 
 
+class Sources(Protocol):
+    """Peers that can be asked for something."""
+
+    def peers(self) -> Sequence[PeerId]:
+        """Return those known now: more may turn up later."""
+
+
+class SourceFinder(Sources, Protocol):
+    """Sources, of which more can be looked for."""
+
+    async def look_around(self) -> tuple[PeerId, ...]:
+        """Look for peers of the run, and return those found."""
+
+
 class Crowd:
-    """Who is about, as of the last look around."""
+    """The peers of a run that are about, as of the last look around."""
 
     def __init__(self, transport: Transport, run: str, *, folder: Path) -> None:
         self._transport = transport
@@ -39,14 +55,14 @@ class Crowd:
         self._connected: frozenset[PeerId] = frozenset()
 
     def peers(self) -> list[PeerId]:
-        """Return the peers that can be asked: who announced itself, or else whoever is connected."""
+        """Return the peers that can be asked: those on the notice board, or else those connected."""
         return [peer for peer in self._present or self._connected if peer != self._transport.peer_id]
 
     async def look_around(self, *, announce_round: int | None = None) -> tuple[PeerId, ...]:
-        """Read the notice board, connect to whom it names, and return who takes part in the run.
+        """Read the notice board, connect to the peers that it names, and return those that can be asked.
 
-        If the board names nobody, as to a machine whose clock makes every notice look old, that is whoever is
-        connected.
+        If the board names nobody, as to a machine whose clock makes every notice look old, those are all that
+        are connected.
 
         Args:
             announce_round: the round that this peer has applied, to be posted there; None to stay silent.

@@ -31,7 +31,7 @@ class RemoteError(ManyhandsError):
 
 
 class Status(IntEnum):
-    """How a request went, as said in the response's first byte."""
+    """How a request went: the first byte of its response."""
 
     OK = 0
     REFUSED = 1  # asking again would give the same
@@ -166,5 +166,5 @@ async def _send(writer: asyncio.StreamWriter, body: bytes, count: Count, passage
 
 
 def _printable(text: str) -> str:
-    """Strip what could move the cursor or forge lines on the terminal of whoever reads the reason."""
+    """Strip what could move the cursor or forge lines on the terminal where the reason is shown."""
     return "".join(character if character.isprintable() else " " for character in text).strip()

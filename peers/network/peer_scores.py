@@ -1,4 +1,4 @@
-"""How other peers behave: what each sent that it must not, how much it asks for, and who is banned.
+"""How other peers behave: what each sent that it must not, how much it asks for, and which are banned.
 
 Nothing here does I/O or reads a clock: times are seconds of any steady clock, passed in.
 
@@ -11,7 +11,7 @@ short because a broken disk looks like a lie, and because identities cost nothin
 does not punish.
 
 **Rates.** Each peer has, for each kind of request, a bucket of requests and for large messages one of bytes.
-What goes beyond is refused as busy. That is a sixteenth of a strike, so only who goes on and on is banned.
+What goes beyond is refused as busy. That is a sixteenth of a strike: only a peer that goes on is banned.
 No honest peer comes near the numbers in `ALLOWANCES`. A round takes at least the second that a recipe's
 window lasts at least, and in one, a peer sends each other peer at most
 
@@ -27,8 +27,8 @@ refill it faster than they come. Pieces of data and state have 1 MiB and come wh
 three at a time: 256 a second are 2 Gbit/s. Only 64 claims of 1024 segments make rosters of 2 MiB and blocks
 of 4, and such rounds take many seconds: 1 and 2 MiB a second.
 
-Who came longest ago is forgotten first, so that memory is bounded; of those who are banned, none before all
-others are gone.
+The peer that came longest ago is forgotten first, so that memory is bounded; those that are banned, after all
+others.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WEIGHTS = {Offence.TOO_MANY: 1 / 16}  # of a strike; all others are whole ones
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What other peers may take from us."""
+    """What other peers may take from this one."""
 
     requests_per_peer: int = 16  # in flight; further ones are refused as busy
     requests: int = 256  # in flight, from all peers together
@@ -140,16 +140,16 @@ class Conduct:
     ) -> None:
         self._allowances = allowances
         self._most_peers = most_peers
-        self._records: OrderedDict[PeerId, _Record] = OrderedDict()  # who came last stands last
+        self._records: OrderedDict[PeerId, _Record] = OrderedDict()  # the one that came last stands last
         self._offences: Counter[Offence] = Counter()
         self._turned_away = 0
 
     def knows(self, kind: str) -> bool:
-        """Say whether an honest peer may ask for `kind`, if perhaps not here and now."""
+        """Return whether an honest peer may ask for `kind`, if perhaps not here and now."""
         return kind in self._allowances
 
     def admits(self, peer: PeerId, kind: str, length: int, now: float) -> bool:
-        """Say whether a request of `kind` with a body of `length` bytes is within the peer's rates.
+        """Return whether a request of `kind` with a body of `length` bytes is within the peer's rates.
 
         If it is, it is counted against them.
         """
@@ -190,7 +190,7 @@ class Conduct:
         return max(0.0, record.banned_until - now) if record is not None else 0.0
 
     def turns_away(self, peer: PeerId, now: float) -> bool:
-        """Say whether a stream that the peer opened has to be closed at once, and count it if so."""
+        """Return whether a stream that the peer opened has to be closed at once, and count it if so."""
         banned = self.banned_seconds(peer, now) > 0
         self._turned_away += banned
         return banned
@@ -214,7 +214,7 @@ class Conduct:
         return self._records[peer]
 
     def _least_missed(self, now: float) -> PeerId:
-        """Return whom to forget: of those not banned who came longest ago, else whose ban ends first."""
+        """Return the peer to forget: not banned and the longest away, else the one whose ban ends first."""
         for peer, record in self._records.items():
             if record.banned_until <= now:
                 return peer

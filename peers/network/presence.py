@@ -1,7 +1,7 @@
 """The notice board: signed presence records, by which the peers of a run find each other.
 
-A notice is small, says where its writer can be reached, and runs out by itself. Whoever keeps the board
-(every peer and every bootstrap peer, through the DHT) takes nothing else: known shape, bounded size, valid
+A notice is small, says where its writer can be reached, and runs out by itself. The keepers of the board
+(every peer and every bootstrap peer, through the DHT) take nothing else: known shape, bounded size, valid
 signature, posted under its writer's own id on the board of its own run.
 
 Nothing depends on the board but finding a peer: chain, claims and state never go through it.
@@ -20,8 +20,8 @@ from recipes.keys.keys import PeerId, SigningKey, public_key, verify
 
 NOTICE_BYTES = 2048
 MOST_ADDRESSES = 8
-LIFETIME_SECONDS = 75.0  # of a notice that we post
-LONGEST_LIFETIME_SECONDS = 120.0  # of a notice that we keep: the rest allows for clocks that disagree
+LIFETIME_SECONDS = 75.0  # of a notice that this peer posts
+LONGEST_LIFETIME_SECONDS = 120.0  # of a notice that it keeps: the rest allows for clocks that disagree
 _PURPOSE = "presence"
 _ADDRESS_CHARACTERS = frozenset(string.ascii_letters + string.digits + "/.:-_%")
 
@@ -47,7 +47,7 @@ class _Record(BaseModel):
 
 
 class Presence(_Record):
-    """One peer's word that it takes part in a run, and where it can be reached."""
+    """One peer's statement that it takes part in a run, and where it can be reached."""
 
     run: str = Field(pattern=r"^[0-9a-f]{64}$", description="run id")
     peer: Writer = Field(description="the peer's own id")
@@ -104,8 +104,8 @@ def board_name(run_id: str) -> str:
 class NoticeBoard:
     """Decides which notices to keep: those of one run, or of any run if `run_id` is None.
 
-    It remembers who posts, and takes at most `capacity` writers at a time: identities cost nothing, so
-    somebody could otherwise fill our memory with well-signed notices.
+    It remembers the writers, and takes at most `capacity` writers at a time: identities cost nothing, so
+    somebody could otherwise fill the memory with well-signed notices.
     """
 
     def __init__(self, run_id: str | None, *, capacity: int = 4096) -> None:

@@ -1,8 +1,8 @@
 """How much this peer asks of another one: never so much that it would be banned for it.
 
-The other one refuses what goes beyond its allowances (peer_scores.py), and bans who goes on. So each request
-waits here until it is well within them. Whoever would wait longer than the answer is worth is told so, and
-asks somebody else.
+The other one refuses what goes beyond its allowances (peer_scores.py), and bans a peer that goes on. Each
+request waits here until it is well within them. A caller that would wait longer than the answer is worth is
+told so, and asks another peer.
 
 Nothing here does I/O or reads a clock: times are seconds of any steady clock, passed in.
 """
@@ -17,8 +17,8 @@ from peers.network.peer_scores import ALLOWANCES, MANY_A_ROUND, Allowance
 from peers.network.token_bucket import Rate, TokenBucket
 from recipes.keys.keys import PeerId
 
-BURST_SHARE = 0.5  # of the other's: it may still hold what we asked before we were started again
-RATE_SHARE = 0.8  # of the other's: its clock and the network may make ours faster than it is
+BURST_SHARE = 0.5  # of the other's: it may still count what was asked before a restart
+RATE_SHARE = 0.8  # of the other's: its clock and the network may make this one's look faster than it is
 MOST_BUCKETS = 4096  # remembered at a time
 
 
@@ -41,7 +41,7 @@ class Restraint:
         """Return for how long a request has to wait, and count it; None, uncounted, if beyond `patience`.
 
         Args:
-            peer: whom it goes to.
+            peer: the one that it goes to.
             kind: of request.
             length: bytes of its body.
             now: seconds.

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+REFUSED = "refused"
+"""The purpose under which the bytes of refusals are counted, and of requests that nobody here serves."""
+
 
 @dataclass(frozen=True)
 class TrafficStatistics:

@@ -1,8 +1,8 @@
 """Whether a round's exchange fits into a volunteer's bandwidth limits, in plain words, before the first one.
 
-The exchange's bytes follow from the recipe, and how long they take from the limits: so who sets a limit that
-no round can keep is told at once, and not by rounds that do not count. What a line really carries is found
-out later, by what transfers take (measurements.py); waiting for a limit is a part of that.
+The exchange's bytes follow from the recipe, and the time that they take from the limits. So a volunteer whose
+limit no round can keep learns of it at once, and not by rounds that do not count. The real speed of a line is
+measured later, by the time that transfers take (measurements.py); waiting for a limit is a part of that time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from recipes.schema.recipe import Recipe
 
 
 def plan(limits: BandwidthLimits, recipe: Recipe, *, parameters: int, peers: int) -> list[str]:
-    """Return what to tell a volunteer with these limits, a sentence or two each; nothing without limits.
+    """Return sentences about these limits for the volunteer; none without limits.
 
     Args:
         limits: the volunteer's.

@@ -1,8 +1,8 @@
 """Going on under another key: the key files of a home folder, and the changes that wait to stand in a block.
 
 A change waits in rotations.jsonl in its run's folder, one a line, as `KeyChange`. The new key is written
-first, then what it signs, then it takes the old one's place; so whenever that is cut off, the same command
-ends it.
+first, then the changes that it signs, and last it takes the old one's place; so whenever that is cut off, the
+same command ends it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def restore(home: Path, path: Path, passphrase: str, *, force: bool = False) -> 
 
 
 def rotate(home: Path) -> Changed:
-    """Give this peer a new key, and sign with both that what the old one has on each run's ledger is its.
+    """Give this peer a new key, and sign with both that the old one's accounts on all ledgers are its own.
 
     Raises:
         IdentityError: there is no key, or a file of changes is damaged.
@@ -143,7 +143,7 @@ def rotate(home: Path) -> Changed:
 
 
 def recover(home: Path, path: Path, passphrase: str) -> Changed:
-    """Sign with a recovery key that what a lost key has on the runs' ledgers is this peer's key's.
+    """Sign with a recovery key that a lost key's accounts on the runs' ledgers are those of this peer's key.
 
     Raises:
         IdentityError: the file does not open or names no run, or the key here is the one that it stands for.

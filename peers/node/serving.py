@@ -1,4 +1,4 @@
-"""What a peer answers when others ask: messages, segments, reduced segments, blocks, recipe, data, state.
+"""The requests that a peer answers: messages, segments, reduced segments, blocks, recipe, data, state.
 
     kind             request                          answer
     ready .. evidence  a message (messages.py)        empty
@@ -8,7 +8,7 @@
     segment          a push (segment_store.py)       empty
     reduced          root (32 bytes)                  the reduced segment's frame
     check            roster, segment, chunk, parts    a proof a part, joined
-    audit            an auditor's (audit_request.py)  what it may see of an own claim (opening.py)
+    audit            an auditor's (audit_request.py)  the opening of an own claim (opening.py)
     recipe           empty                            recipe.toml, recipe.sig, joined
     tokenizer        empty                            tokenizer.json
     manifest         empty                            manifest.json
@@ -24,9 +24,7 @@ bounded before it is read.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from peers.network.transport import Transport
+from peers.network.transport import Handler, Transport
 from peers.node.node import Node
 from peers.protocol.audit_request import REQUEST_BYTES
 from peers.protocol.length_prefixed import join_parts
@@ -52,16 +50,14 @@ from recipes.publication import DATA_FOLDER, MANIFEST_FILE, RECIPE_FILE, SIGNATU
 
 ANSWER_BYTES = 256 << 10  # of one answer with blocks: so much holds up a thin line for two seconds
 
-Answer = Callable[[PeerId, bytes], Awaitable[bytes]]
-
 
 def serve_node(node: Node) -> None:
-    """Answer what concerns rounds: messages, segments, spot checks, heads and blocks."""
-    transport, exchange, chain_store = node.transport, node.exchange, node.chain_store
+    """Answer the requests of rounds: messages, segments, spot checks, heads and blocks."""
+    transport, exchange, chain_store = node.transport, node.disk.exchange, node.disk.chain.store
 
-    def taker(kind: str) -> Answer:
+    def taker(kind: str) -> Handler:
         async def take(sender: PeerId, content: bytes) -> bytes:
-            node.receive(sender, kind, content)
+            node.correspondence.receive(sender, kind, content)
             return b""
 
         return take
@@ -71,7 +67,10 @@ def serve_node(node: Node) -> None:
             transport.serve(kind, taker(kind), limit=limit)
 
     async def accepted(_: PeerId, content: bytes) -> bytes:
-        return node.roster(content.hex())
+        roster = node.engine.roster
+        if roster is None or roster.hash != content.hex():
+            raise MessageError("that roster is not in use here")
+        return roster.canonical()
 
     async def head(_: PeerId, __: bytes) -> bytes:
         notice = node.head_notice()
@@ -81,7 +80,7 @@ def serve_node(node: Node) -> None:
         return join_parts(chain_store.contents(after_round=decode_round(content), most_bytes=ANSWER_BYTES))
 
     async def segment(sender: PeerId, content: bytes) -> bytes:
-        await node.exchange_tasks.accept(sender, content)
+        await node.transfers.accept(sender, content)
         return b""
 
     async def reduced(_: PeerId, content: bytes) -> bytes:
@@ -91,7 +90,7 @@ def serve_node(node: Node) -> None:
         return await node.prove(decode_spot_check(content))
 
     transport.serve("head", head, limit=0)
-    transport.serve("audit", node.answer_auditor, limit=REQUEST_BYTES, purpose="audits")
+    transport.serve("audit", node.answering.answer, limit=REQUEST_BYTES, purpose="audits")
     transport.serve("accepted", accepted, limit=32, purpose="roster")
     transport.serve("blocks", blocks, limit=ROUND_BYTES)
     transport.serve("segment", segment, limit=exchange.form.push_limit, purpose="segments")

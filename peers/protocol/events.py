@@ -6,8 +6,9 @@ The engine and the node emit them and know of no listener.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from peers.protocol.reasons import VerdictReason
 from peers.protocol.round_reasons import WAIT_SENTENCES, RefusedKind, WaitReason
@@ -264,6 +265,28 @@ Event = (
     | CreditChanged
     | Notice
 )
+
+
+class Listener(Protocol):
+    """Hears what happens, and only hears: no work is started by an event."""
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event."""
+
+
+class Listeners:
+    """Several functions as one listener; with none, one that hears nothing."""
+
+    def __init__(self, *hear: Callable[[Event], None]) -> None:
+        self._hear = hear
+
+    def tell(self, event: Event) -> None:
+        """Pass the event on to each of the functions, in their order."""
+        for hear in self._hear:
+            hear(event)
+
+
+NOBODY_LISTENS = Listeners()
 
 
 def as_json_line(

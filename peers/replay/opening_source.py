@@ -10,11 +10,10 @@ from peers.audit.opening import Opening
 from peers.audit.opening_check import Opened, OpeningCheck
 from peers.audit.opening_store import joined_opening, read_kept
 from peers.audit.received_openings import MAX_OPENING_BYTES, OpenedClaim, OpenedClaims
-from peers.codec.segment import SegmentFrame
 from peers.exchange.loss_trace import TraceStore
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.replay.run_data import RunData
-from recipes.errors import DataError, MessageError, StateError
+from recipes.errors import DataError, MessageError
 
 _PARTS_OF_TRACE, _MOST_PARTS = 2, 6  # of an opening (peers/audit/opening.py)
 
@@ -42,16 +41,8 @@ class ShownOpening:
             DataError: it does not fit the claim.
             StateError: a reduced segment that this takes is not here.
         """
-        tokens = self.case.continued.tokens if self.case.continued is not None else 0
-
-        def reduced(root: str) -> SegmentFrame:
-            try:
-                return data.read_reduced(root, tokens=tokens)
-            except MessageError as error:
-                raise StateError(str(error)) from error
-
         try:
-            return check_of(self.case, data).check(self.opening, reduced=reduced)
+            return check_of(self.case, data).check(self.opening, reduced=data)
         except MessageError as error:
             raise self.refused(error) from error
 

@@ -34,7 +34,9 @@ from peers.training.interface import (
     Numerics,
     Progress,
     Replay,
+    ReplayOrder,
     ReplaySource,
+    SharedBuffer,
     find_replay_source,
     precision_of,
 )
@@ -118,13 +120,13 @@ def replay_claim(
         replayer = find_replay_source().open_replayer(data.recipe, data.text(), found.run, numerics=numerics)
         with tempfile.TemporaryDirectory(prefix="manyhands-replay-") as scratch:
             tell(f"making the state after round {found.way.round} again")
-            weights = _start(found, shown, data, Path(scratch))
-            replay = replayer.replay(
-                weights,
-                claim.slots,
+            order = ReplayOrder(
+                number=0,
+                weights=_start(found, shown, data, Path(scratch)),
+                slots=claim.slots,
                 tokens_before=case.start.counters.tokens,
-                progress=_progress(found.steps, tell),
             )
+            replay = replayer.replay(order, progress=_progress(found.steps, tell))
             return _compare(found, replay, data, numerics, shown, opened, Path(scratch))
     except StateError as error:
         raise ReplayError(
@@ -155,9 +157,7 @@ def choose_numerics(
     return (alike or fitting)[0]
 
 
-def _start(
-    found: FoundClaim, shown: ShownOpening | None, data: RunData, scratch: Path
-) -> NDArray[np.float32]:
+def _start(found: FoundClaim, shown: ShownOpening | None, data: RunData, scratch: Path) -> SharedBuffer:
     """Return the weights from which the window started; they stay as long as `scratch` does.
 
     Raises:
@@ -165,9 +165,10 @@ def _start(
         ReplayError: the window started from a contribution that is not here.
         DataError: the one that was opened is another one.
     """
-    weights = data.past_state(scratch).make(found.way)
+    past = data.past_state(scratch)
+    weights = past.make(found.way)
     if not (found.claim.body.ahead and data.recipe.round.overlap == "eager"):
-        return weights
+        return SharedBuffer(weights, past.weights_file)
     if shown is None or not shown.start:
         raise ReplayError(
             "The window began ahead of its block, from its author's newest contribution. That is not here.",

@@ -80,7 +80,7 @@ def _prefix_of(given: str) -> str:
 
 
 def _which(prefix: str, search: ClaimSearch) -> str:
-    """Say why a prefix means no claim."""
+    """Return why a prefix means no claim."""
     names, number = search.names, search.number
     if not names:
         return f"The export holds no claim whose hash begins with {prefix}. `show RUN` lists the newest."

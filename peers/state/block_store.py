@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +355,26 @@ def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -
         checkpoint=store.checkpoint(run=rules.run),
         evidence=store.evidence(run=rules.run).values(),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredChain:
+    """The chain of one run as it lies on disk, with all that it takes to build it from there.
+
+    Attributes:
+        store: the blocks, and what a crash must not forget.
+        credit: the run's credit rules, and its protocol's with them.
+        genesis_digest: of the state before the first block, hex.
+    """
+
+    store: ChainStore
+    credit: CreditRules
+    genesis_digest: str
+
+    def load(self) -> Chain:
+        """Return the chain of the blocks on disk, as `load_chain`.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        return load_chain(self.store, self.credit, genesis_digest=self.genesis_digest)

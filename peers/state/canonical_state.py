@@ -31,6 +31,7 @@ from recipes.formats.files import write_atomic
 from recipes.layout import CHUNK_VALUES, PIECE_BYTES, Layout
 from recipes.schema.sections import HexHash, OuterSection
 
+WEIGHTS_FILE = "state/weights.f32"
 _FLOAT32 = np.dtype("<f4")
 _MARKER_LIMIT = 4096
 
@@ -57,6 +58,7 @@ class CanonicalState:
         snapshots: the run's snapshots.
         round: the round whose block led to this state.
         block: hash of that block, hex.
+        weights_file: the file that `weights` is mapped from.
         clean: whether the state is whole. It is not before the first `restore` or `adopt_genesis`, after an
             update was cut short, or if another program changed the files; those two methods make it clean.
     """
@@ -81,6 +83,7 @@ class CanonicalState:
             StorageError: the disk is full, or refuses.
         """
         self._folder = folder / "state"
+        self.weights_file = folder / WEIGHTS_FILE
         self._layout = layout
         self._outer = outer
         self._arrays: dict[PieceKind, MappedArray[np.float32]] = {}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers.chain.chain import Chain, Link
-from peers.state.canonical_state import CanonicalState
+from peers.state.canonical_state import WEIGHTS_FILE, CanonicalState
 from peers.state.reduced_segments import ReducedSegments
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import MessageError, StateError
@@ -89,7 +89,11 @@ def way_to(block: str, chain: Chain, *, digest: str) -> Way:
 
 
 class PastState:
-    """A scratch state for audits. It does heavy work: call it from a worker thread, one call at a time."""
+    """A scratch state for audits. It does heavy work: call it from a worker thread, one call at a time.
+
+    Attributes:
+        weights_file: the file that the weights are mapped from, once they were made.
+    """
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class PastState:
         outer: OuterSection,
     ) -> None:
         self._folder = folder / AUDIT_FOLDER
+        self.weights_file = self._folder / WEIGHTS_FILE
         self._snapshots = snapshots
         self._exchange = exchange
         self._layout = layout

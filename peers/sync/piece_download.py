@@ -1,8 +1,9 @@
 """Fetching pieces named by their hash from many peers at once.
 
-No source is trusted: a piece counts once its hash is right. Whoever sends a wrong one is not asked again, and
-whoever fails three times in a row is left out; their pieces come from the others. What is there already is
-not asked for, so an interrupted fetch goes on where it stopped. Whom to ask and how is the caller's affair.
+No source is trusted: a piece counts once its hash is right. A source that sends a wrong one is not asked
+again, and one that fails three times in a row is left out; their pieces come from the others. What is there
+already is not asked for, so an interrupted fetch goes on where it stopped. How a piece is asked for and where
+it goes is up to a `PieceStore`.
 
 A piece comes in parts from one source, one part after the other; how large they are, and how many pieces come
 at a time, follows what the line carries (rate_control.py). After a hang-up, the same source goes on where it
@@ -15,11 +16,15 @@ import asyncio
 import math
 import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from peers.network.framing import RemoteError
+from peers.network.discovery import Sources
+from peers.network.transport import RemoteError, Request, Transport
+from peers.protocol.events import Fetching, Listener, Refused
+from peers.protocol.requests import Span
+from peers.protocol.round_reasons import RefusedKind
 from peers.sync.rate_control import Flow
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.formats import blake3_tree
@@ -60,105 +65,150 @@ class Wanted:
             )
 
 
-class Ask(Protocol):
-    """Fetch `length` bytes of a piece, from byte `start` on, from one peer, within `timeout` seconds.
+class PieceStore(Protocol):
+    """What pieces are fetched for: how each one is asked for, and where it goes."""
 
-    It must not take in more than `length` bytes. UnreachableError says that the peer failed, RemoteError that
-    it has no such piece to give, and MessageError that it lied.
-    """
+    @property
+    def what(self) -> str:
+        """What the pieces make up, as listeners are told."""
 
-    async def __call__(
-        self, peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float
-    ) -> bytes: ...
+    @property
+    def refused_as(self) -> RefusedKind:
+        """The kind under which listeners are told of a source that is dropped."""
+
+    def has(self, piece: Wanted) -> bool:
+        """Return whether a piece is here, and intact."""
+
+    def request(self, piece: Wanted, part: Span, *, timeout: float) -> Request:
+        """Return the request for a part of a piece; its limit is the part's length."""
+
+    def keep(self, piece: Wanted, content: bytes) -> None:
+        """Keep a piece, whose hash is right. What this raises ends the fetch."""
 
 
-@dataclass(frozen=True)
-class FetchProgress:
-    """How far a fetch is."""
-
-    pieces: int  # wanted in all
-    present: int  # of them, already here or fetched
-    fetched_bytes: int
-
-
-async def fetch_pieces(
-    wanted: Sequence[Wanted],
-    *,
-    sources: Callable[[], Sequence[PeerId]],
-    ask: Ask,
-    sink: Callable[[Wanted, bytes], None],
-    already: Callable[[Wanted], bool],
-    progress: Callable[[FetchProgress], None] = lambda _: None,
-    dropped: Callable[[PeerId, str], None] = lambda _, __: None,
-    blame: Callable[[PeerId, MessageError], None] = lambda _, __: None,
-    flow: Flow | None = None,
-    pause_seconds: float = 2.0,
-) -> None:
-    """Fetch each wanted piece that is not here yet, from several sources at once.
+class PieceDownload:
+    """Fetches pieces from several sources at once, again and again from the same ones.
 
     Args:
-        wanted: the pieces, in the order in which they are asked for.
-        sources: whom one may ask now; it is called again and again, so new sources may turn up.
-        ask: fetch a part of a piece from one peer.
-        sink: is given each piece once its hash is right; what it raises ends the fetch.
-        already: whether a piece is here, and intact.
-        progress: is told how far things are, after each piece.
-        dropped: is told who is not asked any more, and why.
-        blame: is told who lied, and how.
-        flow: what earlier fetches found out about this peer's line; it learns from this one.
+        transport: asks the sources; it is told which of them lied.
+        sources: the peers that can be asked; new ones may turn up during a fetch.
+        listener: is told of progress, and of sources that are not asked any more.
+        flow: what is known of this peer's line; it learns from each fetch.
         pause_seconds: for how long a source is left in peace after a failure.
-
-    Raises:
-        UnreachableError: nobody is left to ask; each source tried is named with the reason.
     """
-    missing = await _missing(wanted, already)
-    present, fetched_bytes = len(wanted) - len(missing), 0
-    progress(FetchProgress(len(wanted), present, fetched_bytes))
-    crowd = _Sources(sources, dropped, pause_seconds)
-    parts = _Parts(ask, flow or Flow())
-    running: dict[asyncio.Task[bytes], tuple[PeerId, Wanted]] = {}
-    try:
-        while missing or running:
-            while parts.may_begin(len(running)) and (chosen := crowd.choose(missing, parts.begun_by)):
-                peer, piece = chosen
-                missing.remove(piece)
-                running[asyncio.create_task(parts.fetch(peer, piece))] = chosen
-                crowd.asked(peer)
-            if not running:
-                await crowd.wait_for_rested(missing)
-                continue
-            done, _ = await asyncio.wait(
-                running, timeout=_LOOK_SECONDS if missing else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                peer, piece = running.pop(task)
-                try:
-                    content = task.result()
-                except MessageError as lie:
-                    blame(peer, lie)
-                    crowd.lied(peer, str(lie))
-                    missing.appendleft(piece)
-                except UnreachableError as failure:
-                    crowd.failed(peer, str(failure))
-                    missing.appendleft(piece)
-                except RemoteError as refusal:
-                    crowd.refused(peer, piece, str(refusal))
-                    missing.append(piece)
-                else:
-                    crowd.delivered(peer)
-                    sink(piece, content)
-                    present, fetched_bytes = present + 1, fetched_bytes + len(content)
-                    progress(FetchProgress(len(wanted), present, fetched_bytes))
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+
+    def __init__(
+        self,
+        transport: Transport,
+        sources: Sources,
+        listener: Listener,
+        *,
+        flow: Flow | None = None,
+        pause_seconds: float = 2.0,
+    ) -> None:
+        self._transport = transport
+        self._sources = sources
+        self._listener = listener
+        self._flow = flow or Flow()
+        self._pause_seconds = pause_seconds
+
+    async def fetch(self, wanted: Sequence[Wanted], store: PieceStore) -> None:
+        """Fetch each wanted piece that the store does not have, in the order in which they are given.
+
+        Raises:
+            UnreachableError: nobody is left to ask; each source tried is named with the reason.
+        """
+        missing = await _missing(wanted, store)
+        choice = _SourceChoice(self._sources, self._listener, store.refused_as, self._pause_seconds)
+        fetch = _Fetch(
+            self._transport, choice, _Parts(self._transport, store, self._flow), store, self._listener
+        )
+        await fetch.run(missing, total=len(wanted))
 
 
-async def _missing(wanted: Iterable[Wanted], already: Callable[[Wanted], bool]) -> deque[Wanted]:
+class _Fetch:
+    """One fetch on its way: the pieces that are missing, and those that are being fetched."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        choice: _SourceChoice,
+        parts: _Parts,
+        store: PieceStore,
+        listener: Listener,
+    ) -> None:
+        self._transport = transport
+        self._choice = choice
+        self._parts = parts
+        self._store = store
+        self._listener = listener
+        self._missing: deque[Wanted] = deque()
+        self._running: dict[asyncio.Task[bytes], tuple[PeerId, Wanted]] = {}
+        self._total = 0
+
+    async def run(self, missing: deque[Wanted], *, total: int) -> None:
+        """Fetch the missing pieces of the `total` ones.
+
+        Raises:
+            UnreachableError: nobody is left to ask.
+        """
+        self._missing, self._total = missing, total
+        self._tell_progress()
+        try:
+            while self._missing or self._running:
+                self._begin()
+                if not self._running:
+                    await self._choice.wait_for_rested(self._missing)
+                    continue
+                look = _LOOK_SECONDS if self._missing else None
+                done, _ = await asyncio.wait(self._running, timeout=look, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    self._end(task)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _begin(self) -> None:
+        """Ask for as many pieces as the line is thought to carry, and sources are free to give."""
+        while self._parts.may_begin(len(self._running)):
+            chosen = self._choice.next(self._missing, self._parts.begun())
+            if chosen is None:
+                return
+            peer, piece = chosen
+            self._missing.remove(piece)
+            self._running[asyncio.create_task(self._parts.fetch(peer, piece))] = chosen
+            self._choice.asked(peer)
+
+    def _end(self, task: asyncio.Task[bytes]) -> None:
+        """Keep the piece that came, or put it back among the missing ones and note why."""
+        peer, piece = self._running.pop(task)
+        try:
+            content = task.result()
+        except MessageError as lie:
+            self._transport.blame(peer, lie)
+            self._choice.lied(peer, str(lie))
+            self._missing.appendleft(piece)
+        except UnreachableError as failure:
+            self._choice.failed(peer, str(failure))
+            self._missing.appendleft(piece)
+        except RemoteError as refusal:
+            self._choice.refused(peer, piece, str(refusal))
+            self._missing.append(piece)
+        else:
+            self._choice.delivered(peer)
+            self._store.keep(piece, content)
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        present = self._total - len(self._missing) - len(self._running)
+        self._listener.tell(Fetching(self._store.what, present, self._total))
+
+
+async def _missing(wanted: Iterable[Wanted], store: PieceStore) -> deque[Wanted]:
     missing: deque[Wanted] = deque()
     for piece in wanted:
-        if not already(piece):
+        if not store.has(piece):
             missing.append(piece)
         await asyncio.sleep(0)  # hashing gigabytes that are here must not stop everything else
     return missing
@@ -167,20 +217,20 @@ async def _missing(wanted: Iterable[Wanted], already: Callable[[Wanted], bool]) 
 class _Parts:
     """Pieces that are on their way, part by part."""
 
-    def __init__(self, ask: Ask, flow: Flow) -> None:
-        self._ask = ask
+    def __init__(self, transport: Transport, store: PieceStore, flow: Flow) -> None:
+        self._transport = transport
+        self._store = store
         self._flow = flow
-        self._begun: dict[
-            str, tuple[PeerId, bytearray]
-        ] = {}  # by piece: who gave so much of it before it failed
+        # By piece: the peer that failed over it, and what it gave before.
+        self._begun: dict[str, tuple[PeerId, bytearray]] = {}
 
     def may_begin(self, running: int) -> bool:
-        """Say whether the line is thought to carry one more piece at a time than the `running` ones."""
+        """Return whether the line is thought to carry one more piece at a time than the `running` ones."""
         return running < self._flow.in_flight
 
-    def begun_by(self, piece: Wanted) -> PeerId | None:
-        """Return who gave a part of the piece before it failed, and could go on."""
-        return self._begun[piece.name][0] if piece.name in self._begun else None
+    def begun(self) -> dict[str, PeerId]:
+        """Return, by piece, the peer that gave a part of it before it failed, and could go on."""
+        return {piece: peer for piece, (peer, _) in self._begun.items()}
 
     async def fetch(self, peer: PeerId, piece: Wanted) -> bytes:
         """Return a piece, checked.
@@ -214,7 +264,8 @@ class _Parts:
         length = min(pace.part_bytes, piece.size - start)
         asked_at = loop.time()
         self._flow.began(asked_at)
-        part = await self._ask(peer, piece, start=start, length=length, timeout=pace.patience_seconds)
+        request = self._store.request(piece, Span(start, length), timeout=pace.patience_seconds)
+        part = await self._transport.call(peer, request)
         if len(part) != length:
             raise MessageError(
                 f"A part of piece {piece.name} came with {len(part)} bytes instead of {length}.",
@@ -225,17 +276,15 @@ class _Parts:
         return part
 
 
-class _Sources:
-    """Whom to ask next, judged by how they answered so far."""
+class _SourceChoice:
+    """Which source to ask next, judged by how they answered so far."""
 
     def __init__(
-        self,
-        current: Callable[[], Sequence[PeerId]],
-        dropped: Callable[[PeerId, str], None],
-        pause_seconds: float,
+        self, sources: Sources, listener: Listener, refused_as: RefusedKind, pause_seconds: float
     ) -> None:
-        self._current = current
-        self._tell_dropped = dropped
+        self._sources = sources
+        self._listener = listener
+        self._refused_as: RefusedKind = refused_as
         self._pause_seconds = pause_seconds
         self._requests: Counter[PeerId] = Counter()  # in flight
         self._failures: Counter[PeerId] = Counter()  # in a row
@@ -250,14 +299,12 @@ class _Sources:
         # By chance, or all newcomers would ask the same few.
         self._rank: defaultdict[PeerId, float] = defaultdict(random.random)
 
-    def choose(
-        self, missing: Iterable[Wanted], begun_by: Callable[[Wanted], PeerId | None]
-    ) -> tuple[PeerId, Wanted] | None:
-        """Return whom to ask for which piece now: the least busy source, and best a piece that it began.
+    def next(self, missing: Iterable[Wanted], begun: Mapping[str, PeerId]) -> tuple[PeerId, Wanted] | None:
+        """Return which source to ask for which piece now: the least busy one, best for a piece that it began.
 
         Args:
             missing: the pieces, the most urgent first.
-            begun_by: who gave a part of it already.
+            begun: by piece, the source that gave a part of it already.
         """
         now = asyncio.get_running_loop().time()
         able = [peer for peer in self._usable() if self._requests[peer] < LANES]
@@ -265,7 +312,7 @@ class _Sources:
             possible = [piece for piece in missing if self._asked_again(peer, piece) <= now]
             if possible:  # min is stable: the first of those that are equally good
                 return peer, min(
-                    possible, key=lambda piece: (begun_by(piece) != peer, begun_by(piece) is not None)
+                    possible, key=lambda piece: (begun.get(piece.name) != peer, piece.name in begun)
                 )
         return None
 
@@ -334,7 +381,7 @@ class _Sources:
     def _drop(self, peer: PeerId, reason: str) -> None:
         if peer not in self._dropped:
             self._dropped.add(peer)
-            self._tell_dropped(peer, reason)
+            self._listener.tell(Refused(peer, self._refused_as, reason))
 
     def _usable(self) -> list[PeerId]:
-        return [peer for peer in dict.fromkeys(self._current()) if peer not in self._dropped]
+        return [peer for peer in dict.fromkeys(self._sources.peers()) if peer not in self._dropped]

@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from peers.network.discovery import Crowd
-from peers.network.transport import RemoteError, Transport
-from peers.protocol.events import Event, Fetching, Notice, Refused
+from peers.network.discovery import SourceFinder
+from peers.network.transport import RemoteError, Request, Transport
+from peers.protocol.events import Listener, Notice, Refused
 from peers.protocol.length_prefixed import split_parts
 from peers.protocol.requests import Span, encode_data
-from peers.sync.piece_download import FetchProgress, Wanted, fetch_pieces
+from peers.protocol.round_reasons import RefusedKind
+from peers.sync.piece_download import PieceDownload, Wanted
 from recipes.corpus import MAXIMUM_MANIFEST_BYTES, CorpusManifest, PartName, parse_manifest
 from recipes.errors import (
     DataError,
@@ -100,23 +101,23 @@ async def fetch_run(
     folder: Path,
     *,
     transport: Transport,
-    crowd: Crowd,
-    tell: Callable[[Event], None],
+    crowd: SourceFinder,
+    listener: Listener,
     parts: Collection[PartName] = ("train", "validation"),
 ) -> Run:
-    """Have everything about the run in `folder`, fetching from the swarm what is not.
+    """Have everything about the run in `folder`, fetching from the swarm what is missing there.
 
-    Of the data, only `parts` are fetched: who does not train needs no text to train on.
+    Of the data, only `parts` are fetched: a peer that does not train needs no text to train on.
 
     Raises:
-        UnreachableError: nobody who answers has it.
+        UnreachableError: no peer that answers has it.
         RecipeError: the recipe's signature does not hold.
         StorageError: the disk refuses.
     """
-    asker = _Asker(transport, crowd, tell)
+    asker = _Asker(transport, crowd, listener)
     signed = await _recipe(wanted_id, folder, asker)
     genesis = published(signed.recipe)
-    tell(Notice(f"The recipe {signed.recipe.run.name} is signed by {', '.join(signed.signers)}."))
+    listener.tell(Notice(f"The recipe {signed.recipe.run.name} is signed by {', '.join(signed.signers)}."))
     await _tokenizer(folder, bytes.fromhex(genesis.tokenizer), asker)
     manifest = await _manifest(folder, signed, bytes.fromhex(genesis.manifest), asker)
     await _data(folder, manifest, asker, parts)
@@ -126,8 +127,8 @@ async def fetch_run(
 class _Asker:
     """Asks one peer after the other for something small, until one gives what passes the check."""
 
-    def __init__(self, transport: Transport, crowd: Crowd, tell: Callable[[Event], None]) -> None:
-        self.transport, self.crowd, self.tell = transport, crowd, tell
+    def __init__(self, transport: Transport, crowd: SourceFinder, listener: Listener) -> None:
+        self.transport, self.crowd, self.listener = transport, crowd, listener
 
     async def ask(self, kind: str, *, limit: int, check: Callable[[bytes], None]) -> None:
         reasons: dict[PeerId, str] = {}
@@ -139,16 +140,18 @@ class _Asker:
                 try:
                     content = await self.transport.call(
                         peer,
-                        kind,
-                        b"",
-                        limit=limit,
-                        timeout=_CALL_SECONDS,
-                        stall=_STALL_SECONDS,
-                        purpose="data",
+                        Request(
+                            kind,
+                            b"",
+                            limit=limit,
+                            timeout=_CALL_SECONDS,
+                            stall=_STALL_SECONDS,
+                            purpose="data",
+                        ),
                     )
                     check(content)
                 except (RecipeError, DataError, MessageError) as error:
-                    self.tell(Refused(peer, "recipe", str(error), which=kind))
+                    self.listener.tell(Refused(peer, "recipe", str(error), which=kind))
                     self.transport.blame(peer, _as_lie(error))
                     reasons[peer] = f"sent what it must not: {error}"
                 except (UnreachableError, RemoteError) as error:
@@ -166,7 +169,7 @@ class _Asker:
 
 
 def _as_lie(error: ManyhandsError) -> MessageError:
-    """Return what to hold against a peer whose answer a reader of files refused: it is not what was named."""
+    """Return the offence of a peer whose answer a reader of files refused: it is not what was named."""
     return error if isinstance(error, MessageError) else MessageError(str(error), offence=Offence.FALSE)
 
 
@@ -221,28 +224,32 @@ async def _manifest(folder: Path, signed: SignedRecipe, expected: bytes, asker: 
     return load_manifest(folder, signed.recipe)
 
 
+@dataclass(frozen=True)
+class _DataPieces:
+    """The pieces of tokens in a run's folder: a `PieceStore`."""
+
+    folder: Path
+    damaged: frozenset[str]  # pieces that are missing or not intact, by name
+    what: str = "data"
+    refused_as: RefusedKind = "data"
+
+    def has(self, piece: Wanted) -> bool:
+        return piece.name not in self.damaged
+
+    def request(self, piece: Wanted, part: Span, *, timeout: float) -> Request:
+        body = encode_data(piece.hash, part)
+        return Request("data", body, limit=part.length, timeout=timeout, purpose="data")
+
+    def keep(self, piece: Wanted, content: bytes) -> None:
+        write_atomic(self.folder / DATA_FOLDER / piece.name, content)
+
+
 async def _data(folder: Path, manifest: CorpusManifest, asker: _Asker, parts: Collection[PartName]) -> None:
-    damaged = set(await asyncio.to_thread(damaged_pieces, folder, manifest, parts))
+    damaged = frozenset(await asyncio.to_thread(damaged_pieces, folder, manifest, parts))
     if not damaged:
         return
     pieces = {piece.hash: piece for name in parts for piece in manifest.part(name).pieces}
     wanted = [Wanted(name=name, hash=bytes.fromhex(name), size=piece.bytes) for name, piece in pieces.items()]
     await asker.crowd.look_around()
-
-    async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
-        body = encode_data(piece.hash, Span(start, length))
-        return await asker.transport.call(peer, "data", body, limit=length, timeout=timeout, purpose="data")
-
-    def told(progress: FetchProgress) -> None:
-        asker.tell(Fetching("data", progress.present, progress.pieces))
-
-    await fetch_pieces(
-        wanted,
-        sources=asker.crowd.peers,
-        ask=ask,
-        sink=lambda piece, content: write_atomic(folder / DATA_FOLDER / piece.name, content),
-        already=lambda piece: piece.name not in damaged,
-        progress=told,
-        dropped=lambda peer, reason: asker.tell(Refused(peer, "data", reason)),
-        blame=asker.transport.blame,
-    )
+    download = PieceDownload(asker.transport, asker.crowd, asker.listener)
+    await download.fetch(wanted, _DataPieces(folder, damaged))

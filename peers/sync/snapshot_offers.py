@@ -1,18 +1,19 @@
 """Which snapshots there are to be had, and the manifest of one that the chain vouches for.
 
-Of the hundreds of snapshots that a long chain vouches for, each peer holds two or three. What a peer says of
-that is its word: it is asked for one manifest, and for no second one if it does not give the first.
+Of the hundreds of snapshots that a long chain vouches for, each peer holds two or three. What a peer claims
+to hold is not proven: it is asked for one manifest, and for no second one if it does not give the first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from peers.chain.chain import Chain
 from peers.network.asking import Asking
-from peers.network.transport import RemoteError
+from peers.network.discovery import Sources
+from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.requests import ROUND_BYTES, decode_rounds, encode_round
 from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest
 from recipes.errors import MessageError, UnreachableError
@@ -22,6 +23,7 @@ from recipes.layout import Layout
 _ASKED = 16  # peers, at once, for what they hold
 _MOST_ROUNDS = 64  # that one may name
 _LIST_SECONDS = 5.0  # for that
+_CALL_SECONDS = 600.0  # for an answer that comes slowly
 _STALL_SECONDS = 10.0  # without a byte of a manifest
 _NEXT_OFFER_SECONDS = 1.0  # without a manifest, after which the next offer is tried beside
 
@@ -31,22 +33,22 @@ class SnapshotOffers:
 
     def __init__(
         self,
+        transport: Transport,
         asking: Asking,
+        sources: Sources,
         *,
         layout: Layout,
         has_momentum: bool,
-        sources: Callable[[], Sequence[PeerId]],
-        blame: Callable[[PeerId, MessageError], None],
     ) -> None:
+        self._transport = transport
         self._asking = asking
         self._layout = layout
         self._has_momentum = has_momentum
         self._sources = sources
-        self._blame = blame
 
     async def of(self, rounds: Collection[int]) -> dict[int, list[PeerId]]:
-        """Return who says that it holds the snapshots of which of these rounds."""
-        peers = list(self._sources())
+        """Return, for those of these rounds whose snapshot any peer claims to hold, the peers that do."""
+        peers = list(self._sources.peers())
         if len(peers) > _ASKED:
             peers = random.sample(peers, _ASKED)
         answers = await asyncio.gather(*(self._held_by(peer) for peer in peers))
@@ -59,10 +61,11 @@ class SnapshotOffers:
     async def _held_by(self, peer: PeerId) -> frozenset[int]:
         limit = _MOST_ROUNDS * ROUND_BYTES
         try:
-            asking = self._asking.ask(peer, "snapshots", b"", limit=limit, purpose="snapshot")
+            request = Request("snapshots", b"", limit=limit, timeout=_CALL_SECONDS, purpose="snapshot")
+            asking = self._asking.ask(peer, request)
             return decode_rounds(await asyncio.wait_for(asking, _LIST_SECONDS))
         except MessageError as error:
-            self._blame(peer, error)
+            self._transport.blame(peer, error)
         except (asyncio.TimeoutError, UnreachableError, RemoteError):
             pass
         return frozenset()
@@ -75,7 +78,7 @@ class SnapshotOffers:
         A peer is asked for one at a time, and not again once it failed: it named what it does not give.
 
         Args:
-            offers: rounds and who says that it holds their snapshots, the best first.
+            offers: rounds, each with a peer that names its snapshot, the best first.
             target: a block on top of all of them.
             chain: what is known.
         """
@@ -111,11 +114,12 @@ class SnapshotOffers:
         """Return a peer's manifest of the snapshot of a round, or None if it gives none."""
         limit = manifest_limit(self._layout)
         try:
-            request = encode_round(round_number)
-            content = await self._asking.ask(peer, "snapshot", request, limit=limit, stall=_STALL_SECONDS)
+            body = encode_round(round_number)
+            request = Request("snapshot", body, limit=limit, timeout=_CALL_SECONDS, stall=_STALL_SECONDS)
+            content = await self._asking.ask(peer, request)
             manifest = parse_manifest(content, layout=self._layout, has_momentum=self._has_momentum)
         except MessageError as error:
-            self._blame(peer, error)
+            self._transport.blame(peer, error)
         except (UnreachableError, RemoteError):
             pass
         else:
@@ -124,7 +128,7 @@ class SnapshotOffers:
 
 
 def is_agreed(manifest: SnapshotManifest, round_number: int, target: str, chain: Chain) -> bool:
-    """Say whether a manifest is that of the snapshot of a round that the chain vouches for."""
+    """Return whether a manifest is that of the snapshot of a round that the chain vouches for."""
     try:
         expected = agreed(round_number, target, chain)
     except UnreachableError:

@@ -13,29 +13,30 @@ digest that the next block carries, pieces by their hash in the snapshot's manif
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
 from functools import partial
 
 from peers.chain.chain import Chain, Link
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.asking import STALL_SECONDS, Asking
-from peers.network.transport import Call, RemoteError
-from peers.protocol.events import Diverged, Event, Fetching, Notice, Refused
+from peers.network.asking import Asking
+from peers.network.discovery import Sources
+from peers.network.transport import RemoteError, Request, Transport
+from peers.protocol.events import Diverged, Listener, Notice
 from peers.protocol.messages import Block, Reduction
-from peers.protocol.requests import Span, StatePiece, encode_piece
+from peers.protocol.requests import StatePiece
 from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import SnapshotManifest
-from peers.sync.piece_download import Wanted, fetch_pieces
+from peers.sync.piece_download import PieceDownload
 from peers.sync.rate_control import Flow
 from peers.sync.snapshot_offers import SnapshotOffers, agreed, is_agreed
+from peers.sync.snapshot_pieces import SnapshotPieces
 from recipes.errors import MessageError, StateError, UnreachableError
-from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId
-from recipes.layout import PIECE_BYTES, Layout
+from recipes.layout import Layout
 
+_CALL_SECONDS = 600.0  # for an answer that comes slowly
+_STALL_SECONDS = 30.0  # without a byte of it
 _STALL_BEFORE_OTHERS_SECONDS = 5.0  # without a byte of an answer, where the next source may be asked instead
 _ROUNDS_TOLD = 4  # of snapshots that were named
 _DIVERGENCES = 2  # from an agreed base, before giving up
@@ -60,28 +61,27 @@ class StateSync:
         rules: Rules,
         layout: Layout,
         has_momentum: bool,
-        call: Call,
-        sources: Callable[[], Sequence[PeerId]],
-        tell: Callable[[Event], None],
-        blame: Callable[[PeerId, MessageError], None] = lambda _, __: None,
+        transport: Transport,
+        sources: Sources,
+        listener: Listener,
     ) -> None:
         self.state = state
         self._exchange = exchange
         self._rules = rules
         self._layout = layout
         self._has_momentum = has_momentum
-        self._call = call
+        self._transport = transport
         self._sources = sources
-        self._tell = tell
-        self._blame = blame
+        self._listener = listener
         self._divergences = 0
         self._audited_from: int | None = None
         self._flow = Flow()
         self._given_up: set[int] = set()  # rounds of snapshots that were begun in vain
-        self._asking = Asking(call)
+        self._asking = Asking(transport)
         self._offers = SnapshotOffers(
-            self._asking, layout=layout, has_momentum=has_momentum, sources=sources, blame=blame
+            transport, self._asking, sources, layout=layout, has_momentum=has_momentum
         )
+        self._download = PieceDownload(transport, sources, listener, flow=self._flow)
 
     def keep_for_audits(self, round_number: int) -> None:
         """Keep on disk what it takes to make the state after this round again, and after all later ones."""
@@ -105,7 +105,7 @@ class StateSync:
         """Make the state the one after block `target`; return its digest, hex.
 
         Raises:
-            UnreachableError: what is needed can be had from nobody, for now.
+            UnreachableError: no peer has what is needed, for now.
             MessageError: a block on the way starts from a state that nobody vouches for.
             StateError: this machine computes another state than everybody else.
         """
@@ -152,8 +152,8 @@ class StateSync:
                 await self._frames(first, chain.tokens_at(first.parent))
         except UnreachableError as error:
             raise UnreachableError(
-                f"none of {len(self._sources())} peers holds a snapshot that the chain vouches for, nor the "
-                "segments of the first round"
+                f"none of {len(self._sources.peers())} peers holds a snapshot that the chain vouches "
+                "for, nor the segments of the first round"
             ) from error
         await self._fetch_snapshot(0, target, chain)
 
@@ -161,7 +161,7 @@ class StateSync:
         return block in chain and chain.path(block, target) is not None
 
     def _worth_a_snapshot(self, base: int, target: str, chain: Chain) -> bool:
-        """Say whether fetching a snapshot moves fewer bytes than fetching each block's reduced segments."""
+        """Return whether a snapshot moves fewer bytes than the reduced segments of each block."""
         links = _links_between(base, target, chain)
         missing = sum(
             reduction.bytes
@@ -183,9 +183,9 @@ class StateSync:
         return False
 
     async def _fetch_newest(self, target: str, chain: Chain, *, above: int) -> bool:
-        """Fetch the newest snapshot after round `above` that the chain vouches for; say if there was one.
+        """Fetch the newest snapshot after round `above` that the chain vouches for; False if there is none.
 
-        Those who may have some are asked which, all at once: of the hundreds that a long chain vouches for,
+        The peers are asked which they hold, all at once: of the hundreds that a long chain vouches for,
         two or three are still held. One that was begun and can still be had comes first: while a thin line
         fetches one, newer ones appear.
         """
@@ -202,8 +202,8 @@ class StateSync:
             try:
                 await self._stand_at(manifest, chain)
             except (UnreachableError, MessageError) as error:
-                self._tell(Notice(f"No snapshot of round {manifest.round}: {error}"))
-                self._given_up.add(manifest.round)  # it may be named by who has no pieces of it
+                self._listener.tell(Notice(f"No snapshot of round {manifest.round}: {error}"))
+                self._given_up.add(manifest.round)  # peers may name it that have no pieces of it
                 offers = [offer for offer in offers if offer[0] != manifest.round]
             else:
                 self._given_up.clear()
@@ -211,7 +211,7 @@ class StateSync:
         if offers:
             newest = ", ".join(map(str, sorted(held)[-_ROUNDS_TOLD:]))
             count = len({peer for _, peer in offers})
-            self._tell(
+            self._listener.tell(
                 Notice(
                     f"No snapshot could be had: {count} peers name those of rounds {newest}, and none of "
                     "them gave one that the chain vouches for."
@@ -223,7 +223,7 @@ class StateSync:
         """Fetch a snapshot and stand there.
 
         Raises:
-            UnreachableError: nobody has it.
+            UnreachableError: no peer has it.
         """
         await self._stand_at(await self._agreed_manifest(round_number, target, chain), chain)
 
@@ -233,16 +233,16 @@ class StateSync:
         await asyncio.to_thread(self.state.restore, manifest.round)
 
     async def _agreed_manifest(self, round_number: int, target: str, chain: Chain) -> SnapshotManifest:
-        """Return the manifest whose digest the chain vouches for, from here or from whoever has it.
+        """Return the manifest whose digest the chain vouches for, from here or from a peer that has it.
 
         Raises:
-            UnreachableError: nobody has it.
+            UnreachableError: no peer has it.
         """
         own = self.state.snapshots.manifest(round_number)
         if own is not None and is_agreed(own, round_number, target, chain):
             return own
         agreed(round_number, target, chain)
-        offers = [(round_number, peer) for peer in self._asking.silent_last(self._sources())]
+        offers = [(round_number, peer) for peer in self._asking.silent_last(self._sources.peers())]
         found = await self._offers.first_agreed(offers, target, chain)
         if found is None:
             raise UnreachableError(f"Nobody who answered has the snapshot of round {round_number}.")
@@ -255,53 +255,12 @@ class StateSync:
         snapshots.write_piece(
             manifest, StatePiece("counters", 0), chain.link(manifest.block).counters.canonical()
         )
-        await asyncio.to_thread(self._reuse_own_pieces, manifest)
-        missing = await asyncio.to_thread(snapshots.missing, manifest)
-        pieces = {f"{piece.kind} {piece.index}": piece for piece in missing}
-        wanted = [
-            Wanted(name=name, hash=manifest.leaf(piece), size=self._size(piece), is_leaf=True)
-            for name, piece in pieces.items()
-        ]
-        random.shuffle(wanted)  # newcomers that came together have other pieces to give each other
-        what = f"the state after round {manifest.round}"
-
-        async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
-            body = encode_piece(manifest.round, pieces[piece.name], Span(start, length))
-            return await self._call(peer, "piece", body, limit=length, timeout=timeout, purpose="snapshot")
-
-        await fetch_pieces(
-            wanted,
-            sources=self._sources,
-            ask=ask,
-            sink=lambda wish, data: snapshots.write_piece(manifest, pieces[wish.name], data),
-            already=lambda _: False,
-            progress=lambda progress: self._tell(Fetching(what, progress.present, progress.pieces)),
-            dropped=lambda peer, reason: self._tell(Refused(peer, "state", reason)),
-            blame=self._blame,
-            flow=self._flow,
-        )
+        pieces = SnapshotPieces(snapshots, manifest, self._layout)
+        await asyncio.to_thread(pieces.reuse_own)
+        missing = await asyncio.to_thread(pieces.missing)
+        await self._download.fetch(missing, pieces)
         await asyncio.to_thread(snapshots.complete, manifest)
-        return len(wanted)
-
-    def _size(self, piece: StatePiece) -> int:
-        """Return how many bytes a piece of the weights or of the momentum has."""
-        return min(PIECE_BYTES, 4 * self._layout.padded - piece.index * PIECE_BYTES)
-
-    def _reuse_own_pieces(self, manifest: SnapshotManifest) -> None:
-        """Copy the pieces that an own snapshot of another time already has."""
-        snapshots = self.state.snapshots
-        wanted = {manifest.leaf(piece): piece for piece in snapshots.missing(manifest)}
-        for round_number in snapshots.rounds():
-            own = snapshots.manifest(round_number)
-            for piece in own.pieces() if own is not None else ():
-                target = wanted.get(own.leaf(piece)) if own is not None else None
-                data = snapshots.read_piece(round_number, piece) if target is not None else None
-                if (
-                    target is not None
-                    and data is not None
-                    and blake3_tree.leaf_hash(data) == manifest.leaf(target)
-                ):
-                    snapshots.write_piece(manifest, target, data)
+        return len(missing)
 
     # ------------------------------------------------------------ replaying blocks
 
@@ -360,23 +319,24 @@ class StateSync:
         except MessageError:
             pass  # not here, or damaged on disk
         tried: list[PeerId] = []
-        sources = self._asking.silent_last([reduction.peer, *_claimants(link), *self._sources()])
+        sources = self._asking.silent_last([reduction.peer, *_claimants(link), *self._sources.peers()])
         for peer in sources:
             is_last = len(tried) + 1 == len(sources)
             try:
-                data = await self._asking.ask(
-                    peer,
+                request = Request(
                     "reduced",
                     bytes.fromhex(reduction.root),
                     limit=exchange.form.at(tokens).reduced_limit,
-                    stall=STALL_SECONDS if is_last else _STALL_BEFORE_OTHERS_SECONDS,
+                    timeout=_CALL_SECONDS,
+                    stall=_STALL_SECONDS if is_last else _STALL_BEFORE_OTHERS_SECONDS,
                     purpose="catching up",
                 )
+                data = await self._asking.ask(peer, request)
                 take = partial(exchange.take_reduced, link.round, reduction.root, data, tokens=tokens)
                 await asyncio.to_thread(take)
                 return await asyncio.to_thread(read)
             except MessageError as error:
-                self._blame(peer, error)
+                self._transport.blame(peer, error)
                 tried.append(peer)
             except (UnreachableError, RemoteError):
                 tried.append(peer)
@@ -408,7 +368,7 @@ class StateSync:
             fetched = await self._fetch_pieces(manifest, chain)
             if await asyncio.to_thread(self.state.restore, round_number):
                 continue
-            self._tell(Diverged(link.round, fetched))
+            self._listener.tell(Diverged(link.round, fetched))
             return
         raise UnreachableError("No peer has a snapshot to go back to.")
 

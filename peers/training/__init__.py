@@ -1,6 +1,6 @@
-"""The peer's side of training: what a trainer offers, and windows from their start to their claim.
+"""The peer's side of training: the interface of trainers, and windows from their start to their claim.
 
-It imports from sync and what is below it.
+It imports from sync and the packages below it.
 
 Read first: interface.py.
 """

@@ -6,9 +6,9 @@ Communication and Computation in DiLoCo"):
 
     start = weights - outer learning rate x share x contribution
 
-`weights` is the state that holds every block up to the one before, `contribution` what was just claimed, and
-`share` what it would weigh if those of the last roster claimed again. All of it is public or committed to, so
-whoever holds the contribution of a claim's predecessor can compute where its window started. As in
+`weights` is the state that holds every block up to the one before, `contribution` the one just claimed, and
+`share` its weight if those of the last roster claimed again. All of it is public or committed to, so a peer
+with the contribution of a claim's predecessor can compute where its window started. As in
 canonical_state.py, every operation is a float32 product or difference by itself.
 
 The start is kept in a file of its own, since the canonical state moves on while the window runs.
@@ -26,6 +26,7 @@ from peers.codec.segment import SegmentFrame
 from peers.exchange.averaging import weights_of
 from peers.protocol.messages import Claim, Roster
 from peers.state.memmap import MappedArray
+from peers.training.interface import SharedBuffer
 from recipes.keys.keys import PeerId
 from recipes.layout import Layout
 from recipes.slots import total
@@ -34,7 +35,7 @@ START_FILE = "window/start.f32"
 
 
 def own_share(claim: Claim, last_roster: Roster | None, electors: Collection[PeerId]) -> float:
-    """Return what a claim weighs in its round's averages, should it and all others of the last roster count.
+    """Return a claim's weight in its round's averages, should it and all others of the last roster count.
 
     Args:
         claim: the own one.
@@ -65,17 +66,18 @@ class StartWeights:
         """
         self._layout = layout
         self._learning_rate = np.float32(learning_rate)
-        self._stored = MappedArray(folder / START_FILE, dtype=np.dtype("<f4"), count=layout.padded)
+        self._path = folder / START_FILE
+        self._stored = MappedArray(self._path, dtype=np.dtype("<f4"), count=layout.padded)
 
     def make(
         self, weights: NDArray[np.float32], *, frames: Sequence[SegmentFrame] = (), share: float = 0.0
-    ) -> NDArray[np.float32]:
-        """Write a window's start and return it, read-only, shape (padded,): it stays until the next is made.
+    ) -> SharedBuffer:
+        """Write a window's start and return it, read-only: it stays until the next is made.
 
         Args:
             weights: the canonical ones, float32, shape (padded,); only read.
             frames: the contribution that is put in, a frame for each segment; none: the weights as they are.
-            share: what it weighs.
+            share: its weight.
         """
         start = self._stored.array
         factor = np.float32(share) * self._learning_rate
@@ -88,4 +90,4 @@ class StartWeights:
             self._stored.release()
         view = start.view()
         view.flags.writeable = False
-        return view
+        return SharedBuffer(view, self._path)

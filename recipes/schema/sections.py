@@ -17,6 +17,7 @@ from recipes.keys.keys import PeerId, public_key
 Architecture = Literal[
     "LlamaForCausalLM", "MistralForCausalLM", "Olmo2ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
 ]
+Optimizer = Literal["adamw", "adamw8bit", "muon"]
 Overlap = Literal["none", "delayed", "eager"]
 BYTE_VOCABULARY = 257  # 256 byte values and end-of-text
 MAXIMUM_LAYERS = 1024
@@ -194,7 +195,7 @@ class DataSection(Section):
 class InnerSection(Section):
     """The optimizer that each peer runs on its own slots. Its state restarts with every window."""
 
-    optimizer: Literal["adamw", "adamw8bit", "muon"] = Field(
+    optimizer: Optimizer = Field(
         default="adamw",
         description=(
             "`adamw` is torch's; `adamw8bit` is that of bitsandbytes, with a quarter of the state's memory; "

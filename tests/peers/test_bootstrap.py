@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peers.network.transport import Transport
+from peers.network.p2pd.transport import P2pdTransport
 from recipes.keys.keys import SigningKey
 
 
@@ -44,7 +44,7 @@ async def test_newcomers_reach_it_and_it_leaves_cleanly_when_told(
 ) -> None:
     home = tmp_path / "home"
     with bootstrap_peer(home) as (process, address):
-        async with await Transport.open(
+        async with await P2pdTransport.open(
             key_path=tmp_path / "visitor.key",
             run_id="ab" * 32,
             listen=["/ip4/127.0.0.1/tcp/0"],

@@ -22,12 +22,12 @@ from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.residual_returns import IncludedSegment
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.length_prefixed import join_parts, split_parts
-from peers.simulation.simulator import DENSITIES, World
+from peers.simulation.simulator import DENSITIES, World, WorldForm
 from peers.simulation.virtual_disk import DiskAfter
 from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
 from recipes.errors import MessageError, Offence
-from recipes.layout import lay_out
+from recipes.layout import CHUNK_VALUES, lay_out
 from recipes.schema.recipe import Recipe, parse_recipe
 
 TINY = (SAMPLES / "tiny.toml").read_bytes()
@@ -60,6 +60,18 @@ def test_without_a_schedule_every_round_is_as_dense() -> None:
 @given(st.integers(1, 4096), st.floats(1, 4096))
 def test_a_factor_never_keeps_less_nor_nothing(keep: int, factor: float) -> None:
     assert Density(keep, 1, keep, 1).scaled(factor).keep >= keep
+
+
+@pytest.mark.parametrize(("keep", "level_bits"), [(16, 1), (64, 0), (64, 1), (256, 2), (256, 3), (1024, 3)])
+def test_the_bits_that_a_density_says_are_hardly_more_than_what_the_codec_takes(
+    keep: int, level_bits: int
+) -> None:
+    density = Density(keep, level_bits, keep, level_bits)
+    form = ExchangeFormat(DensitySchedule(density), segments=1, chunks_per_segment=100, clip_factor=2.0).at(0)
+    values = np.random.default_rng(0).standard_normal((100, CHUNK_VALUES)).astype(np.float32)
+    taken = 8 * len(form.codec.encode(values).data) / values.size
+    assert taken == pytest.approx(density.contribution_bits, rel=0.07)
+    assert density.contribution_bits == density.reduced_bits > 0.99 * taken
 
 
 def test_a_recipe_asks_for_more_bandwidth_while_its_rounds_are_denser() -> None:
@@ -215,7 +227,7 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
 def test_a_swarm_in_virtual_time_goes_through_two_densities_and_forks_without_a_state_of_its_own() -> None:
     lasting = DENSITIES.lasting
     early = ((4_000, lasting.scaled(4)), (20_000, lasting.scaled(2)))
-    world = World(seed=5, peers=5, densities=DensitySchedule(lasting, early))
+    world = World(seed=5, peers=5, form=WorldForm(densities=DensitySchedule(lasting, early)))
     for number in range(4):
         world.start(f"p{number}", at=0.1 * number)
     world.crash("p2", at=25.0, disk=DiskAfter.TORN)

@@ -16,8 +16,6 @@ from peers.audit.audit_case import Case, case_of
 from peers.audit.opening_check import OpeningCheck
 from peers.audit.opening_store import Openings
 from peers.codec.round_codec import ExchangeFormat
-from peers.codec.segment import SegmentFrame
-from peers.codec.selection import select_largest
 from peers.credit.audit import Audit
 from peers.credit.rules import MILLION
 from peers.exchange.contribution_store import ContributionHistory
@@ -25,7 +23,6 @@ from peers.exchange.contributor import Contributor
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.messages import Claim, Signed
 from recipes.density import Density, DensitySchedule
-from recipes.errors import MessageError, StateError
 from recipes.layout import lay_out
 
 DECAY = 0.9
@@ -74,7 +71,6 @@ class Author:
             steps=2,
             slots_used=(),
             seconds=1.0,
-            select=select_largest,
         )
         work = self.contributor.contribute(
             window, chain=swarm.chain, parent=parent.hash, start_digest="", numeric_class="cpu-fp32"
@@ -119,9 +115,3 @@ class Author:
         before = self.claims[-3] if len(self.claims) > 2 else None
         self.openings.keep(case, before, with_start=False)
         return self.openings.opening(case)
-
-    def reduced(self, root: str) -> SegmentFrame:
-        try:
-            return self.exchange.read_reduced(root, tokens=0)
-        except MessageError as error:
-            raise StateError(str(error)) from error

@@ -142,18 +142,18 @@ def name_of(path: Path) -> str:
 def wrap_rooms(injector: Injector) -> None:
     """Pass a point around every message and every other write, and follow the round."""
     from peers.exchange.error_feedback import ErrorFeedback
-    from peers.network.transport import Transport
+    from peers.network.p2pd.transport import P2pdTransport
     from peers.state.block_store import ChainStore
     from peers.state.canonical_state import CanonicalState
     from peers.state.snapshots import SnapshotStore
     from trainer.screen import Screen
 
     around(SnapshotStore, "save", injector, "snapshot")
-    around(ErrorFeedback, "contribute", injector, "feedback")
+    around(ErrorFeedback, "compress", injector, "feedback")
     around(CanonicalState, "_step", injector, "weights")
     around(CanonicalState, "_step_with_momentum", injector, "weights")
     _watch_chain(ChainStore, injector)
-    _watch_requests(Transport, injector)
+    _watch_requests(P2pdTransport, injector)
     listen = Screen.listen
 
     def heard(screen: Any, event: Any) -> None:
@@ -205,10 +205,10 @@ def _watch_requests(transport_class: Any, injector: Injector) -> None:
     """Pass a point around each request to others, and around each of theirs."""
     call, serve = transport_class.call, transport_class.serve
 
-    async def watched_call(transport: Any, peer: str, kind: str, *rest: Any, **named: Any) -> bytes:
-        injector.passes("before", "send", kind)
-        answer: bytes = await call(transport, peer, kind, *rest, **named)
-        injector.passes("after", "send", kind)
+    async def watched_call(transport: Any, peer: str, request: Any) -> bytes:
+        injector.passes("before", "send", request.kind)
+        answer: bytes = await call(transport, peer, request)
+        injector.passes("after", "send", request.kind)
         return answer
 
     def watched_serve(

@@ -7,14 +7,13 @@ What it replays as an auditor it replays honestly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import typer
 
 import trainer.local
-from recipes.slots import Range
+from peers.training.interface import TrainOrder
 
 FAR_OFF = 10**6  # slots from those that were given
 
@@ -22,13 +21,9 @@ FAR_OFF = 10**6  # slots from those that were given
 class LyingTrainer(trainer.local.LocalTrainer):
     """Trains on other slots than it says."""
 
-    def train(
-        self, weights: Any, slots: Sequence[Range], *, steps: int | None = None, **named: Any
-    ) -> trainer.local.WindowResult:
-        if steps is not None:  # a replay
-            return super().train(weights, slots, steps=steps, **named)
-        elsewhere = tuple((first + FAR_OFF, count) for first, count in slots)
-        result = super().train(weights, elsewhere, **named)
+    def train(self, order: TrainOrder, **named: Any) -> trainer.local.WindowResult:
+        elsewhere = tuple((first + FAR_OFF, count) for first, count in order.slots)
+        result = super().train(replace(order, slots=elsewhere), **named)
         claimed = tuple((first - FAR_OFF, count) for first, count in result.slots_used)
         return replace(result, slots_used=claimed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +13,17 @@ from peers.chain.chain import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
-from peers.network.framing import RemoteError
-from peers.node.serving import Answer, serve_state
+from peers.network.loopback import LoopbackNetwork
+from peers.network.transport import Handler, RemoteError, Transport
+from peers.node.serving import serve_state
 from peers.protocol.counters import initial
-from peers.protocol.events import Event
+from peers.protocol.events import Event, Listeners
 from peers.protocol.requests import StatePiece, decode_piece
 from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import genesis_digest
 from peers.state.snapshots import SnapshotStore
 from peers.sync.state_sync import StateSync
 from recipes.density import Density, DensitySchedule
-from recipes.errors import MessageError, UnreachableError
 from recipes.formats import blake3_tree
 from recipes.keys.keys import PeerId, SigningKey
 from recipes.layout import PIECE_BYTES, lay_out
@@ -54,8 +54,16 @@ def weights_root() -> bytes:
 class World:
     """The chain that all replicas know, and the replicas by name."""
 
-    def __init__(self, folder: Path, *, snapshot_interval: int = 4, peers: int = 3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        snapshot_interval: int = 4,
+        peers: int = 3,
+        join: Callable[[PeerId], Transport] | None = None,
+    ) -> None:
         self.folder = folder
+        self.join: Callable[[PeerId], Transport] = join or LoopbackNetwork().join
         self.swarm = Swarm(peers, segments=LAYOUT.segments)
         rules = replace(self.swarm.rules, snapshot_interval=snapshot_interval)
         genesis = genesis_digest(
@@ -137,22 +145,37 @@ class Replica:
         """Open what is on disk, as after a restart."""
         self.state = CanonicalState(self.folder, layout=LAYOUT, outer=OUTER)
         self.exchange = ExchangeStore(self.folder, FORM)
-        self._answers: dict[str, Answer] = {"reduced": self._reduced}
+        self.transport = self.world.join(self.key.peer_id)
         serve_state(self, self.state)  # type: ignore[arg-type]
+        self.serve("reduced", self._reduced, limit=32)
         self.sync = StateSync(
             self.state,
             self.exchange,
             rules=self.world.swarm.rules,
             layout=LAYOUT,
             has_momentum=False,
-            call=self._call,
-            sources=self._who_is_about,
-            tell=self.events.append,
+            transport=self.transport,
+            sources=self,
+            listener=Listeners(self.events.append),
         )
 
-    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
-        """Stand in for Transport.serve."""
-        self._answers[kind] = handler
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
+        """Answer those that count this peer among their sources, and lie where it is to."""
+
+        async def answer(asker: PeerId, body: bytes) -> bytes:
+            if self not in self.world.replicas[asker].sources:
+                raise RemoteError("Another peer is to be asked.")
+            self.asked.append(kind)
+            if kind == "piece":
+                self.pieces_asked.add(decode_piece(body)[:2])
+            content = await handler(asker, body)
+            return self.lies[kind](content) if kind in self.lies else content
+
+        self.transport.serve(kind, answer, limit=limit, purpose=purpose)
+
+    def peers(self) -> list[PeerId]:
+        """Return the peers that this one may ask."""
+        return [source.key.peer_id for source in self.sources]
 
     async def bring_to(self, link: Link) -> str:
         return await self.sync.bring_to(link.hash, self.world.chain)
@@ -164,39 +187,8 @@ class Replica:
     def told(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def _who_is_about(self) -> Sequence[PeerId]:
-        return [source.key.peer_id for source in self.sources]
-
     async def _reduced(self, _: PeerId, body: bytes) -> bytes:
         return self.exchange.reduced_bytes(body.hex())
-
-    async def _call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
-        """Stand in for Transport.call: only those among the sources can be reached."""
-        source = next((source for source in self.sources if source.key.peer_id == peer), None)
-        if source is None:
-            raise UnreachableError(f"no way to {peer}")
-        source.asked.append(kind)
-        if kind == "piece":
-            source.pieces_asked.add(decode_piece(body)[:2])
-        try:
-            answer = await source._answers[kind](self.key.peer_id, body)
-        except MessageError as refusal:
-            raise RemoteError(str(refusal)) from refusal
-        if lie := source.lies.get(kind):
-            answer = lie(answer)
-        if len(answer) > limit:
-            raise MessageError("a longer answer than allowed")
-        return answer
 
 
 def flipped(data: bytes) -> bytes:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rounds import Swarm, keys_of
 from tiny_run import RECIPE, publish_tiny
 
@@ -31,6 +29,7 @@ from peers.protocol.messages import Claim, Signed
 from peers.protocol.rules import rules_of
 from peers.state.genesis import open_state, start_digest
 from peers.sync.run_download import adopt_folder
+from peers.training.interface import SharedBuffer, TrainOrder
 from peers.training.start_weights import StartWeights, own_share
 from recipes.corpus import TokenArray
 from recipes.home import IDENTITY_KEY, run_folder
@@ -115,7 +114,7 @@ class TrainedRun:
         self.ground = Ground(credit, digest)
         self.swarm = Swarm(1, segments=rules.segments, genesis_digest=digest)
         self.swarm.play_by(credit)
-        self.swarm.keys = [load_or_create_key(self.home / IDENTITY_KEY), *keys_of(2, seed="member")]
+        self.swarm.keys = _of_different_lanes(load_or_create_key(self.home / IDENTITY_KEY), self.swarm)
         self.swarm.by_id = {key.peer_id: key for key in self.swarm.keys}
         self.exchange = ExchangeStore(self.folder, exchange_format(self.recipe, self.layout))
         signed, manifest = self.publication.signed, self.publication.manifest
@@ -195,13 +194,14 @@ class TrainedRun:
         predecessor = member.claims[-1] if member.claims else None
         ahead = swarm.rules.trains_ahead and predecessor is not None
         start = swarm.chain.link(parent.parent) if ahead else parent
-        window = self.trainer.train(
-            self._start(member, start) if ahead else self._weights[parent.hash],
-            slots if misuse is None else misuse(slots),
+        order = TrainOrder(
+            number=0,
+            weights=self._start(member, start) if ahead else SharedBuffer(self._weights[parent.hash]),
+            slots=slots if misuse is None else misuse(slots),
             tokens_before=start.counters.tokens,
             seconds=math.inf,
-            stop=threading.Event(),
         )
+        window = self.trainer.train(order)
         work: WindowEnded = member.contributor.contribute(
             replace(window, slots_used=slots),
             chain=swarm.chain,
@@ -216,7 +216,7 @@ class TrainedRun:
         member.claims.append(claim)
         return claim
 
-    def _start(self, member: Member, start: Link) -> NDArray[np.float32]:
+    def _start(self, member: Member, start: Link) -> SharedBuffer:
         """Return where an eager window starts: after a block, with the own newest contribution put in."""
         claim = member.claims[-1]
         roster = start.block.body.roster.body if start.block is not None else None
@@ -241,3 +241,21 @@ class TrainedRun:
             self.state.save_snapshot(counters)
         for key in self.swarm.keys:
             self.swarm.chain.add_cosignature(self.swarm.cosign(key, link))
+
+
+def _of_different_lanes(first: SigningKey, swarm: Swarm) -> list[SigningKey]:
+    """`first` and two more keys that draw different slots as newcomers, before they have quotas.
+
+    The run's id is another one in each test, and by it a newcomer's lane is drawn.
+    """
+    chosen: list[SigningKey] = []
+    drawn: set[tuple[Range, ...]] = set()
+    for key in (first, *keys_of(20, seed="member")):
+        counters = swarm.genesis.counters
+        lanes = {counters.slots_for(key.peer_id, swarm.rules)}
+        if swarm.rules.trains_ahead:
+            lanes.add(counters.slots_ahead(key.peer_id, swarm.rules))
+        if not lanes & drawn:
+            chosen.append(key)
+            drawn |= lanes
+    return chosen[:3]

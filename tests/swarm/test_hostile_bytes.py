@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hostile import LONGEST, SUBJECTS, Subject, check, spoil
+from hostile import SUBJECTS
+from hostile_subject import Subject, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rounds import RUN, Swarm, one_of_each
+from spoiling import LONGEST, spoil
 
 from peers.protocol.messages import KINDS, MAX_PEERS, MAX_RANGES, MAX_SEGMENTS, Block, Reduction, parse, sign
 from peers.state.manifest import manifest_limit, parse_manifest

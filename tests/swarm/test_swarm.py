@@ -47,7 +47,7 @@ def test_a_newcomer_drops_lying_peers_and_is_counted(swarm: Swarm) -> None:
     newcomer.start(validate=False)
     swarm.until_counted([newcomer])
     refused = [event for event in newcomer.reported if event["event"] == "Refused"]
-    dropped = {event["peer"] for event in refused if event["what"] == "data"}
+    dropped = {event["peer"] for event in refused if event["kind"] == "data"}
     assert dropped
     assert dropped <= {liar.peer_id for liar in liars}
 

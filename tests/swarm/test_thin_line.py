@@ -6,13 +6,19 @@ A line here has a rate, a delay, and one queue for all that is on its way throug
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from virtual_loop import run_in_virtual_time
 
-from peers.network.framing import RemoteError
-from peers.sync.piece_download import Wanted, fetch_pieces
+from peers.network.transport import RemoteError, Request
+from peers.protocol.events import NOBODY_LISTENS
+from peers.protocol.requests import Span
+from peers.protocol.round_reasons import RefusedKind
+from peers.sync.piece_download import PieceDownload, Wanted
 from peers.sync.rate_control import FIRST_IN_FLIGHT, LEAST_PART_BYTES, Flow, TransferPace
 from recipes.errors import UnreachableError
 from recipes.formats import blake3_tree
@@ -36,9 +42,10 @@ class Line:
     asked: list[tuple[PeerId, str, int, int]] = field(default_factory=list)  # who, what, from where, how much
     carried: int = 0
 
-    async def ask(self, peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
+    async def ask(self, peer: PeerId, name: str, part: Span, timeout: float) -> bytes:
+        start, length = part.start, part.length
         now = asyncio.get_running_loop().time()
-        self.asked.append((peer, piece.name, start, length))
+        self.asked.append((peer, name, start, length))
         self.free_at = max(self.free_at, now) + length / self.bytes_per_second
         self.longest_wait = max(self.longest_wait, self.free_at - now)
         arrives = self.free_at + self.round_trip_seconds
@@ -52,27 +59,59 @@ class Line:
             raise UnreachableError(f"no answer within {timeout:g} s")
         await asyncio.sleep(arrives - now)
         self.carried += length
-        return PIECE[start : start + length]
+        return PIECE[part.start : part.start + part.length]
+
+
+Ask = Callable[[PeerId, str, Span, float], Awaitable[bytes]]
+
+
+class Pieces:
+    """Pieces that are all alike, and where they go: a transport, too, on which `ask` answers."""
+
+    what = "pieces"
+    refused_as: RefusedKind = "data"
+
+    def __init__(self, ask: Ask, *, count: int, sources: int) -> None:
+        self.wanted = [
+            Wanted(name=f"piece {n}", hash=blake3_tree.digest(PIECE), size=MIB) for n in range(count)
+        ]
+        self.here: list[str] = []
+        self._ask = ask
+        self._sources = SOURCES[:sources]
+
+    def peers(self) -> Sequence[PeerId]:
+        return self._sources
+
+    def has(self, piece: Wanted) -> bool:
+        return False
+
+    def request(self, piece: Wanted, part: Span, *, timeout: float) -> Request:
+        body = json.dumps([piece.name, part.start, part.length]).encode()
+        return Request("piece", body, limit=part.length, timeout=timeout)
+
+    def keep(self, piece: Wanted, content: bytes) -> None:
+        self.here.append(piece.name)
+
+    async def call(self, peer: PeerId, request: Request) -> bytes:
+        name, start, length = json.loads(request.body)
+        return await self._ask(peer, name, Span(start, length), request.timeout)
+
+    def fetch(self, flow: Flow | None = None) -> float:
+        """Fetch them all; return the seconds that it took."""
+
+        async def all_of_them() -> float:
+            transport: Any = self  # what of one is needed here
+            await PieceDownload(transport, self, NOBODY_LISTENS, flow=flow).fetch(self.wanted, self)
+            return asyncio.get_running_loop().time()
+
+        return run_in_virtual_time(all_of_them())
 
 
 def fetch(line: Line, *, pieces: int, sources: int = 3, flow: Flow | None = None) -> float:
     """Fetch so many pieces; return the seconds that it took."""
-    wanted = [Wanted(name=f"piece {n}", hash=blake3_tree.digest(PIECE), size=MIB) for n in range(pieces)]
-    here: list[str] = []
-
-    async def all_of_them() -> float:
-        await fetch_pieces(
-            wanted,
-            sources=lambda: SOURCES[:sources],
-            ask=line.ask,
-            sink=lambda piece, _: here.append(piece.name),
-            already=lambda _: False,
-            flow=flow,
-        )
-        return asyncio.get_running_loop().time()
-
-    seconds = run_in_virtual_time(all_of_them())
-    assert sorted(here) == sorted(piece.name for piece in wanted)
+    fetched = Pieces(line.ask, count=pieces, sources=sources)
+    seconds = fetched.fetch(flow)
+    assert sorted(fetched.here) == sorted(piece.name for piece in fetched.wanted)
     return seconds
 
 
@@ -109,42 +148,23 @@ def test_a_piece_that_another_source_goes_on_with_is_fetched_from_its_beginning(
     """Of a piece in which two had a part, nobody could say who lied."""
     line = Line(125e3, 0.6)
 
-    async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
-        if peer == SOURCES[0] and start:
+    async def ask(peer: PeerId, name: str, part: Span, timeout: float) -> bytes:
+        if peer == SOURCES[0] and part.start:
             await asyncio.sleep(timeout)
             raise UnreachableError("gone")
-        return await line.ask(peer, piece, start=start, length=length, timeout=timeout)
+        return await line.ask(peer, name, part, timeout)
 
-    async def one() -> None:
-        await fetch_pieces(
-            [Wanted(name="piece", hash=blake3_tree.digest(PIECE), size=MIB)],
-            sources=lambda: SOURCES[:2],
-            ask=ask,
-            sink=lambda _, __: None,
-            already=lambda _: False,
-        )
-
-    run_in_virtual_time(one())
+    Pieces(ask, count=1, sources=2).fetch()
     from_second = [start for peer, _, start, _ in line.asked if peer == SOURCES[1]]
     assert from_second[0] == 0
 
 
 def test_who_sends_drop_by_drop_does_not_hold_a_piece_for_ever() -> None:
-    async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
+    async def ask(peer: PeerId, name: str, part: Span, timeout: float) -> bytes:
         await asyncio.sleep(0.99 * timeout if peer == SOURCES[0] else 1.0)
-        return PIECE[start : start + length]
+        return PIECE[part.start : part.start + part.length]
 
-    async def one() -> float:
-        await fetch_pieces(
-            [Wanted(name="piece", hash=blake3_tree.digest(PIECE), size=MIB)],
-            sources=lambda: SOURCES[:2],
-            ask=ask,
-            sink=lambda _, __: None,
-            already=lambda _: False,
-        )
-        return asyncio.get_running_loop().time()
-
-    assert run_in_virtual_time(one()) < 900
+    assert Pieces(ask, count=1, sources=2).fetch() < 900
 
 
 def test_who_fetches_the_same_itself_is_asked_again_until_it_has_it() -> None:
@@ -152,26 +172,16 @@ def test_who_fetches_the_same_itself_is_asked_again_until_it_has_it() -> None:
     line = Line(125e3, 0.6)
     given: list[str] = []
 
-    async def ask(peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
+    async def ask(peer: PeerId, name: str, part: Span, timeout: float) -> bytes:
         if peer == SOURCES[1]:
             await asyncio.sleep(0.6)
             if asyncio.get_running_loop().time() < 60:
                 raise RemoteError("that piece is not here")
-            given.append(piece.name)
-            return PIECE[start : start + length]
-        return await line.ask(peer, piece, start=start, length=length, timeout=timeout)
+            given.append(name)
+            return PIECE[part.start : part.start + part.length]
+        return await line.ask(peer, name, part, timeout)
 
-    async def all_of_them() -> float:
-        await fetch_pieces(
-            [Wanted(name=f"piece {n}", hash=blake3_tree.digest(PIECE), size=MIB) for n in range(24)],
-            sources=lambda: SOURCES[:2],
-            ask=ask,
-            sink=lambda _, __: None,
-            already=lambda _: False,
-        )
-        return asyncio.get_running_loop().time()
-
-    assert run_in_virtual_time(all_of_them()) < 120  # alone, the line needs 200 s
+    assert Pieces(ask, count=24, sources=2).fetch() < 120  # alone, the line needs 200 s
     assert len(set(given)) > 12
 
 

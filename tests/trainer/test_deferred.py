@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_run import publish_tiny
 
+from peers.training.interface import SharedBuffer, TrainOrder
 from recipes.errors import ModelError
 from recipes.layout import layout_of, published_layout
 from recipes.publication import load_publication
@@ -24,15 +25,23 @@ class Told:
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.said: list[tuple[object, ...]] = []
 
-    def train(self, *_: object, seconds: float, **__: object) -> str:
-        self.seconds.append(seconds)
+    def train(self, order: TrainOrder) -> str:
+        self.seconds.append(order.seconds)
         return "trained"
+
+    def stop(self, number: int) -> None:
+        self.said.append(("stop", number))
+
+    def end_by(self, number: int, until: float) -> None:
+        self.said.append(("end by", number, until))
 
 
 def train(trainer: DeferredTrainer, *, seconds: float) -> object:
-    weights = np.zeros(1, np.float32)
-    return trainer.train(weights, [], tokens_before=0, seconds=seconds, stop=threading.Event())
+    weights = SharedBuffer(np.zeros(1, np.float32))
+    order = TrainOrder(number=1, weights=weights, slots=(), tokens_before=0, seconds=seconds)
+    return trainer.train(order)
 
 
 def test_training_waits_for_the_trainer_and_the_wait_is_part_of_the_window() -> None:
@@ -52,6 +61,25 @@ def test_training_waits_for_the_trainer_and_the_wait_is_part_of_the_window() -> 
     assert results == ["trained"]
     assert told.seconds == [0.0]
     assert trainer.numeric_class == "cpu-fp32"
+
+
+def test_what_is_said_of_orders_before_the_trainer_is_there_reaches_it() -> None:
+    told, may_be_made = Told(), threading.Event()
+
+    def make() -> Any:
+        may_be_made.wait()
+        return told
+
+    trainer = DeferredTrainer(make)
+    trainer.stop(3)
+    trainer.end_by(4, 5.0)
+    assert told.said == []
+    last_is_told = threading.Event()
+    trainer._tell(lambda _: last_is_told.set())
+    may_be_made.set()
+    last_is_told.wait()
+    trainer.stop(5)
+    assert told.said == [("stop", 3), ("end by", 4, 5.0), ("stop", 5)]
 
 
 def test_a_trainer_that_cannot_be_made_says_so_wherever_it_is_needed() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +15,7 @@ from tiny_run import RECIPE, publish_tiny
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 import trainer.local
-from peers.training.interface import WindowEnd
+from peers.training.interface import ReplayOrder, SharedBuffer, TrainOrder
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import layout_of
@@ -30,6 +28,7 @@ from trainer.objective import next_token_loss
 from trainer.schedule import learning_rate
 
 CPU = Device("cpu")
+NUMBER = 7  # of every order
 SLOTS: tuple[Range, ...] = ((0, 24),)
 
 
@@ -49,25 +48,18 @@ def _trainer(run: Publication, *, recipe: Recipe | None = None, device: Device =
     return LocalTrainer(recipe, layout_of(recipe), train, run.run_id, device=device, validation=validation)
 
 
-def _train(
-    local: LocalTrainer,
-    weights: npt.NDArray[np.float32],
-    slots: tuple[Range, ...] = SLOTS,
-    *,
-    seconds: float = 1000.0,
-    stop: threading.Event | None = None,
-    end: WindowEnd | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> WindowResult:
-    return local.train(
-        weights,
-        slots,
-        tokens_before=0,
-        seconds=seconds,
-        stop=stop or threading.Event(),
-        end=end,
-        progress=progress,
+def _order(
+    weights: npt.NDArray[np.float32], slots: tuple[Range, ...] = SLOTS, *, seconds: float = 1000.0
+) -> TrainOrder:
+    return TrainOrder(
+        number=NUMBER, weights=SharedBuffer(weights), slots=slots, tokens_before=0, seconds=seconds
     )
+
+
+def _train(
+    local: LocalTrainer, weights: npt.NDArray[np.float32], slots: tuple[Range, ...] = SLOTS
+) -> WindowResult:
+    return local.train(_order(weights, slots))
 
 
 def test_weights_minus_the_pseudo_gradient_predict_unseen_text_better(
@@ -75,8 +67,8 @@ def test_weights_minus_the_pseudo_gradient_predict_unseen_text_better(
 ) -> None:
     local = _trainer(run)
     result = _train(local, weights, ((0, 160),))
-    before = local.validation_loss(weights, limit_slots=16)
-    after = local.validation_loss(weights - result.delta, limit_slots=16)
+    before = local.validation_loss(SharedBuffer(weights), limit_slots=16)
+    after = local.validation_loss(SharedBuffer(weights - result.delta), limit_slots=16)
     assert before == pytest.approx(math.log(257), abs=0.3)
     assert after < before - 2
 
@@ -112,31 +104,56 @@ def test_all_slots_are_used_in_order_with_a_smaller_last_batch(
     assert result.losses[0] != reversed_order.losses[0]
 
 
-def test_a_set_stop_event_means_no_step_and_no_change(
+def test_an_order_stopped_before_it_begins_takes_no_step_and_changes_nothing(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
-    stop = threading.Event()
-    stop.set()
-    result = _train(_trainer(run), weights, stop=stop)
+    local = _trainer(run)
+    local.stop(NUMBER)
+    result = _train(local, weights)
     assert (result.steps, result.slots_used, result.tokens) == (0, (), 0)
     assert not result.delta.any()
+
+
+def test_what_was_said_of_an_order_is_forgotten_when_it_is_over_and_concerns_no_other(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    local = _trainer(run)
+    local.stop(NUMBER + 1)
+    local.end_by(NUMBER, -math.inf)
+    assert _train(local, weights).steps == 0
+    assert _train(local, weights).steps == 6
 
 
 def test_stopping_finishes_the_step_and_reports_a_prefix_of_the_slots(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
-    stop = threading.Event()
+    local = _trainer(run)
     told: list[Progress] = []
 
     def stop_after_two(progress: Progress) -> None:
         told.append(progress)
         if progress.steps == 2:
-            stop.set()
+            local.stop(NUMBER)
 
-    result = _train(_trainer(run), weights, ((0, 6), (40, 20)), stop=stop, progress=stop_after_two)
+    result = local.train(_order(weights, ((0, 6), (40, 20))), progress=stop_after_two)
     assert result.slots_used == ((0, 6), (40, 2))
     assert [progress.tokens for progress in told] == [4 * 32, 8 * 32]
     assert tuple(progress.loss for progress in told) == result.losses
+
+
+def test_a_stopped_replay_has_the_losses_so_far_and_no_pseudo_gradient(
+    run: Publication, weights: npt.NDArray[np.float32]
+) -> None:
+    local = _trainer(run)
+
+    def stop_after_two(progress: Progress) -> None:
+        if progress.steps == 2:
+            local.stop(NUMBER)
+
+    order = ReplayOrder(number=NUMBER, weights=SharedBuffer(weights), slots=SLOTS, tokens_before=0)
+    stopped = local.replay(order, progress=stop_after_two)
+    assert stopped.losses == local.replay(order).losses[:2]
+    assert stopped.delta is None
 
 
 def test_no_step_begins_that_would_end_after_the_window(
@@ -144,7 +161,7 @@ def test_no_step_begins_that_would_end_after_the_window(
 ) -> None:
     clock = itertools.count(step=2.0)  # every step takes two seconds
     monkeypatch.setattr(trainer.local, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    result = _train(_trainer(run), weights, seconds=7.0)
+    result = _trainer(run).train(_order(weights, seconds=7.0))
     assert (result.steps, result.seconds) == (3, 6.0)
     assert result.tokens_per_second == 3 * 4 * 32 / 6.0
 
@@ -154,19 +171,19 @@ def test_the_end_of_a_window_may_be_moved_while_it_runs(
 ) -> None:
     clock = itertools.count(step=2.0)
     monkeypatch.setattr(trainer.local, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    end = WindowEnd()
+    local = _trainer(run)
 
     def moves_after_two(progress: Progress) -> None:
         if progress.steps == 2:
-            end.until = 7.0
+            local.end_by(NUMBER, 7.0)
 
-    assert _train(_trainer(run), weights, end=end, progress=moves_after_two).steps == 3
+    assert local.train(_order(weights), progress=moves_after_two).steps == 3
 
 
 def test_a_machine_slower_than_the_window_still_takes_one_step(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
-    assert _train(_trainer(run), weights, seconds=0.0).steps == 1
+    assert _trainer(run).train(_order(weights, seconds=0.0)).steps == 1
 
 
 def test_running_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
@@ -336,7 +353,7 @@ def test_training_goes_on_after_the_validation_loss_was_measured(
 ) -> None:
     local = _trainer(run)
     first = _train(local, weights)
-    local.validation_loss(weights - first.delta, limit_slots=4)
+    local.validation_loss(SharedBuffer(weights - first.delta), limit_slots=4)
     assert _train(local, weights).losses == first.losses
 
 

@@ -9,7 +9,16 @@ import torch
 from tiny_run import publish_tiny
 
 import trainer.replay
-from peers.training.interface import Numerics, Replayer, ReplaySource, find_replay_source, precision_of
+from peers.training.interface import (
+    Numerics,
+    Precision,
+    Replayer,
+    ReplayOrder,
+    ReplaySource,
+    SharedBuffer,
+    find_replay_source,
+    precision_of,
+)
 from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
 from recipes.layout import layout_of
@@ -37,13 +46,30 @@ def _replayer(run: Publication, numerics: Numerics) -> Replayer:
     return SOURCE.open_replayer(run.recipe, tokens, run.run_id, numerics=numerics)
 
 
+def _order(
+    weights: npt.NDArray[np.float32],
+    *,
+    tokens_before: int = 640,
+    steps: int | None = None,
+    precision: Precision | None = None,
+) -> ReplayOrder:
+    return ReplayOrder(
+        number=1,
+        weights=SharedBuffer(weights),
+        slots=SLOTS,
+        tokens_before=tokens_before,
+        steps=steps,
+        precision=precision,
+    )
+
+
 ONE_THREAD = Numerics("one thread", threads=1)
 
 
 def test_all_steps_replayed_by_another_trainer_give_the_same_bits(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
-    first, second = (_replayer(run, ONE_THREAD).replay(weights, SLOTS, tokens_before=640) for _ in range(2))
+    first, second = (_replayer(run, ONE_THREAD).replay(_order(weights)) for _ in range(2))
     assert len(first.losses) == 6
     assert first.losses == second.losses
     assert first.delta is not None
@@ -55,11 +81,11 @@ def test_a_prefix_has_the_first_losses_and_no_pseudo_gradient(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
     replayer = _replayer(run, ONE_THREAD)
-    whole = replayer.replay(weights, SLOTS, tokens_before=640)
-    prefix = replayer.replay(weights, SLOTS, tokens_before=640, steps=4)
+    whole = replayer.replay(_order(weights))
+    prefix = replayer.replay(_order(weights, steps=4))
     assert prefix.losses == whole.losses[:4]
     assert prefix.delta is None
-    assert replayer.replay(weights, SLOTS, tokens_before=640, steps=6).delta is not None
+    assert replayer.replay(_order(weights, steps=6)).delta is not None
 
 
 def test_a_trainer_replays_in_the_precision_of_the_claim_whatever_its_own_is(
@@ -72,9 +98,9 @@ def test_a_trainer_replays_in_the_precision_of_the_claim_whatever_its_own_is(
         for precision in ("fp32", "bf16")
     )
     with cpu_threads(1):
-        asked = plain.replay(weights, SLOTS, tokens_before=640, precision="bf16").losses
-        assert asked == coarse.replay(weights, SLOTS, tokens_before=640).losses
-        assert asked != plain.replay(weights, SLOTS, tokens_before=640).losses
+        asked = plain.replay(_order(weights, precision="bf16")).losses
+        assert asked == coarse.replay(_order(weights)).losses
+        assert asked != plain.replay(_order(weights)).losses
 
 
 @pytest.mark.parametrize(
@@ -89,7 +115,7 @@ def test_the_learning_rate_is_that_of_the_chains_tokens(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
     replayer = _replayer(run, ONE_THREAD)
-    early, late = (replayer.replay(weights, SLOTS, tokens_before=tokens) for tokens in (0, 90_000))
+    early, late = (replayer.replay(_order(weights, tokens_before=tokens)) for tokens in (0, 90_000))
     assert early.losses[0] == late.losses[0]
     assert early.losses[1:] != late.losses[1:]
 
@@ -98,10 +124,8 @@ def test_smaller_micro_batches_change_little_and_threads_are_given_back(
     run: Publication, weights: npt.NDArray[np.float32]
 ) -> None:
     before = torch.get_num_threads()
-    whole = _replayer(run, ONE_THREAD).replay(weights, SLOTS, tokens_before=0)
-    parts = _replayer(run, Numerics("", micro_batch=1, threads=before + 1)).replay(
-        weights, SLOTS, tokens_before=0
-    )
+    whole = _replayer(run, ONE_THREAD).replay(_order(weights))
+    parts = _replayer(run, Numerics("", micro_batch=1, threads=before + 1)).replay(_order(weights))
     assert torch.get_num_threads() == before
     assert parts.losses == pytest.approx(whole.losses, rel=1e-3)
 

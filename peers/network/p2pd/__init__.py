@@ -1,6 +1,6 @@
-"""The network daemon p2pd: its process, streams and notice board, through hivemind.
+"""The real transport: the network daemon p2pd, its process, streams and notice board, through hivemind.
 
-It imports from protocol. Nothing else in the project imports hivemind.
+It imports from protocol and the rest of network. Nothing else in the project imports hivemind.
 
-Read first: supervisor.py.
+Read first: transport.py.
 """

@@ -53,7 +53,7 @@ StreamHandler = Callable[[PeerId, asyncio.StreamReader, asyncio.StreamWriter], A
 
 
 class Streams:
-    """p2pd's control socket: who we are, connections, and streams in both directions.
+    """p2pd's control socket: this peer's id, connections, and streams in both directions.
 
     Every method raises NetworkError if p2pd does not answer, for it is then gone.
     """
@@ -65,7 +65,7 @@ class Streams:
         self._serving: set[asyncio.Task[None]] = set()
 
     async def addresses(self) -> tuple[str, ...]:
-        """Return the addresses at which p2pd believes that we can be reached, each with our peer id."""
+        """Return the addresses at which p2pd believes this peer to be reachable, each with its id."""
         response = await self._ask(p2pd_pb2.Request(type=p2pd_pb2.Request.IDENTIFY))
         peer = PeerID(response.identify.id).to_base58()
         return tuple(f"{Multiaddr(address)}/p2p/{peer}" for address in response.identify.addrs)
@@ -89,7 +89,7 @@ class Streams:
         return frozenset(PeerId(PeerID(info.id).to_base58()) for info in response.peers)
 
     async def open(self, peer: PeerId, protocol: str) -> Stream:
-        """Open a stream to `peer`; whoever calls this closes the writer.
+        """Open a stream to `peer`; the caller closes the writer.
 
         Raises:
             UnreachableError: the peer cannot be reached, or does not speak `protocol`; the message is p2pd's.
@@ -175,8 +175,9 @@ class Board:
                 record_validator=_NoticeValidator(NoticeBoard(run_id)),
                 wait_timeout=_NOTICE_RPC_SECONDS,
                 # Each roll call asks the keepers anew, so caches would only hold what has run out. A search
-                # must not wait for another one that may hang. Who was away for a night is asked again soon:
-                # at the default rate of 2, the time for which a silent peer is ignored doubles without end.
+                # must not wait for another one that may hang. A peer that was away for a night is asked again
+                # soon: at the default rate of 2, the time for which a silent peer is ignored doubles without
+                # end.
                 cache_locally=False,
                 cache_nearest=0,
                 cache_on_store=False,
@@ -190,7 +191,7 @@ class Board:
         return cls(node, p2p, key)
 
     async def introduce(self, peer: PeerId) -> bool:
-        """Ask a connected peer to keep the board with us; False if it does not answer."""
+        """Ask a connected peer to keep the board together with this one; False if it does not answer."""
         ping = self._node.protocol.call_ping(PeerID.from_base58(peer))
         try:
             return await asyncio.wait_for(ping, _INTRODUCTION_SECONDS) is not None
@@ -198,7 +199,7 @@ class Board:
             return False
 
     async def look_around(self) -> None:
-        """Learn about more keepers of the board from those that we know."""
+        """Learn about more keepers of the board from those that are known."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(
                 self._node.find_nearest_nodes([self._node.node_id]), timeout=_INTRODUCTION_SECONDS
@@ -220,7 +221,7 @@ class Board:
             return False
 
     async def read(self, run_id: str) -> dict[PeerId, Presence]:
-        """Return the notices of a run, our own included, from those keepers that answer in time."""
+        """Return the notices of a run, this peer's own included, from those keepers that answer in time."""
         name = board_name(run_id)
         try:
             found = await asyncio.wait_for(self._node.get(name, latest=True), 3 * _NOTICE_RPC_SECONDS)

@@ -47,8 +47,8 @@ class DaemonSettings:
 
     key_path: Path
     listen: tuple[str, ...]
-    announce: tuple[str, ...] = ()  # where others find us, if that is not where we listen
-    relays: tuple[str, ...] = ()  # peers that forward to us if nobody can dial us
+    announce: tuple[str, ...] = ()  # where others find this peer, if that is not where it listens
+    relays: tuple[str, ...] = ()  # peers that forward to this one if nobody can dial it
 
 
 class Daemon:
@@ -86,7 +86,8 @@ class Daemon:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,  # Ctrl+C is for us: we still need the network to finish the round
+                # Ctrl+C is for this process alone: to finish the round, it still needs the network.
+                start_new_session=True,
             )
             daemon = cls(process, folder)
             undo.push_async_callback(daemon.stop)

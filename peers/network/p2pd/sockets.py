@@ -1,7 +1,7 @@
 """The folder in which p2pd's sockets lie: only this user may enter it, and it never stays for long.
 
 Its owner holds a lock on a file in it for as long as it lives. The kernel frees the lock with the process,
-however that dies, and whoever starts next removes the folders that nobody holds. A process id could be
+however that dies, and the next process to start removes the folders that none holds. A process id could be
 another process's by then, or mean nothing outside a container; a lock is held, or it is not.
 """
 

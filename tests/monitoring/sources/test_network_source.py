@@ -8,22 +8,22 @@ from typing import Any
 from rounds import RUN, Swarm, trunk
 
 from monitoring.sources.network_source import Observer
+from peers.network.loopback import LoopbackNetwork
+from peers.protocol.events import NOBODY_LISTENS
 from peers.protocol.length_prefixed import join_parts
 from peers.protocol.messages import Block, Signed
 from peers.protocol.requests import decode_round
-from recipes.errors import UnreachableError
+from recipes.keys.keys import PeerId
 
 
 async def test_a_source_that_failed_once_is_asked_again() -> None:
     swarm = Swarm(3)
     head = swarm.grow(swarm.genesis, swarm.keys, 7)
     blocks = [link.block for link in trunk(swarm, head) if link.block is not None]
-    chain, source, failing = swarm.fresh_chain(), swarm.keys[0].peer_id, True
+    chain, network = swarm.fresh_chain(), LoopbackNetwork()
+    source, observing = (key.peer_id for key in swarm.keys[:2])
 
-    async def call(_: object, kind: str, body: bytes, **__: object) -> bytes:
-        assert kind == "blocks"
-        if failing:
-            raise UnreachableError("gone for a moment")
+    async def some_blocks(_: PeerId, body: bytes) -> bytes:
         later = [block for block in blocks if block.body.round > decode_round(body)]
         return join_parts([block.canonical() for block in later[:2]])
 
@@ -35,14 +35,21 @@ async def test_a_source_that_failed_once_is_asked_again() -> None:
 
     watch: Any = SimpleNamespace(chain=chain, head=chain.root, take=take)
     store: Any = SimpleNamespace(save=lambda _: None)
-    transport: Any = SimpleNamespace(call=call, blame=lambda *_: None)
     crowd: Any = None
-    observer = Observer(watch, store, transport, crowd, run=RUN, window_seconds=1.0, tell=lambda _: None)
+    observer = Observer(
+        watch,
+        store,
+        network.join(observing),
+        crowd,
+        run=RUN,
+        window_seconds=1.0,
+        listener=NOBODY_LISTENS,
+    )
     search = observer._search
     search.name(source, head.hash, head.round, 0.0)
     assert not await observer._fetch()
     assert search.failed(source)
-    failing = False
+    network.join(source).serve("blocks", some_blocks, limit=8)
     search.name(source, head.hash, head.round, float("inf"))  # long after
     assert await observer._fetch()
     assert head.hash in chain

@@ -1,14 +1,14 @@
-"""An author opens its claim to whom the chain asks, and to nobody else; an auditor commits before it asks."""
+"""An author opens its claim to the auditors that the chain asks, and to nobody else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from audited_author import LAYOUT, Author
+from hosts import BenchHost
 from hypothesis import given
 from hypothesis import strategies as st
 from rounds import RUN, name
@@ -18,10 +18,6 @@ from peers.protocol.audit_request import AuditRequest, parse_request
 from peers.protocol.messages import sign
 from recipes.errors import MessageError, Offence
 from recipes.keys.keys import PeerId, SigningKey
-
-
-async def at_once(work: Callable[[], Any]) -> Any:
-    return work()
 
 
 class Desk:
@@ -36,10 +32,9 @@ class Desk:
             rules=author.swarm.rules,
             chain=author.swarm.chain,
             head=author.head.hash,
-            round=SimpleNamespace(parent=author.head),
             own_claims={claim.body.parent: claim for claim in author.claims},
         )
-        self.answering = Answering(engine=engine, openings=author.openings, layout=LAYOUT, compute=at_once)
+        self.answering = Answering(BenchHost(), engine=engine, openings=author.openings, layout=LAYOUT)
         asked = author.audit().asked[0].auditor
         keys = author.swarm.by_id
         self.auditor = keys[asked]
@@ -63,7 +58,7 @@ async def desk(tmp_path: Path) -> Desk:
 async def test_the_auditor_whom_the_chain_asks_gets_an_opening_that_fits(desk: Desk) -> None:
     content = await desk.ask(desk.auditor, desk.request(desk.auditor))
     author = desk.author
-    opened = author.check(author.case()).check(content, reduced=author.reduced)
+    opened = author.check(author.case()).check(content, reduced=author.exchange)
     assert opened.chunks is not None
 
 
@@ -99,9 +94,9 @@ async def test_a_window_that_did_not_run_ahead_has_no_start_to_open(desk: Desk) 
 async def test_what_is_decided_is_forgotten_after_a_while(desk: Desk, tmp_path: Path) -> None:
     assert list((tmp_path / "openings").iterdir())
     engine: Any = desk.answering._engine
-    link = engine.chain.link(engine.head)
-    engine.chain = SimpleNamespace(link=lambda _: SimpleNamespace(accounts=SimpleNamespace(audits=())))
-    engine.round = SimpleNamespace(parent=SimpleNamespace(round=link.round + engine.rules.rewind_depth))
+    round_number = engine.chain.link(engine.head).round + engine.rules.rewind_depth
+    link = SimpleNamespace(round=round_number, accounts=SimpleNamespace(audits=()))
+    engine.chain = SimpleNamespace(link=lambda _: link)
     await desk.answering.keep_drawn()
     assert not list((tmp_path / "openings").iterdir())
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +11,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from audited_author import DECAY, LAYOUT, LOSSES, Author, delta
+from hosts import PATIENCE, BenchHost
 
 from peers.audit.auditor import Auditing, AuditParts, AuditTerms
 from peers.audit.judging import Limit, Thresholds
 from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.consensus import effects as do
+from peers.network.transport import Request
 from peers.protocol.audit_request import parse_request
 from peers.protocol.verdicts import Verdict
+from peers.training.interface import ReplayOrder
 from recipes.errors import DataError, UnreachableError
+from recipes.keys.keys import PeerId
 
 TIGHT = Limit(0.05, 0.2)
 THRESHOLDS = Thresholds(TIGHT, TIGHT, TIGHT, TIGHT, TIGHT)
@@ -46,12 +48,21 @@ class Bench:
         )  # what an auditor reads of it
         self.away = False
         self.losses, self.delta = LOSSES, delta(self.case.claim.body.round - 1)
-        self.steps_done = asyncio.Event()
-        self.verdicts: asyncio.Queue[Verdict] = asyncio.Queue()
+        self.host = BenchHost(self.open)
+        self.ordered: list[int] = []  # replays, by number
+        self.stopped: list[int] = []
+        self.replaying, self.may_end = asyncio.Event(), asyncio.Event()
+        self.may_end.set()
+        windows: Any = SimpleNamespace(
+            next_number=lambda: 7, replay=self.replay, stop_replay=self.stopped.append
+        )
         self.commitments: list[str | None] = []
         self.lost: Exception | None = None
-        past: Any = SimpleNamespace(make=lambda _: np.zeros(LAYOUT.padded, dtype=np.float32))
-        terms = AuditTerms(layout=LAYOUT, decay=DECAY, return_dropped=False, thresholds=lambda _: thresholds)
+        past: Any = SimpleNamespace(
+            make=lambda _: np.zeros(LAYOUT.padded, dtype=np.float32), weights_file=None
+        )
+        calibrated = {"cpu-fp32": thresholds} if thresholds is not None else {}
+        terms = AuditTerms(layout=LAYOUT, decay=DECAY, return_dropped=False, thresholds=calibrated)
         self.opened = OpenedClaims(folder)
         parts = AuditParts(
             terms=terms,
@@ -61,46 +72,30 @@ class Bench:
             opened=self.opened,
             willing=willing,
         )
-        seat: Any = self
         self.auditing = Auditing(
-            engine=self.engine,
-            parts=parts,
-            trainer=seat,
-            windows=seat,
-            exchange=author.exchange,
-            call=self.call,
-            spawn=self.spawn,
-            take=self.take,
-            tell=lambda _: None,
+            self.host, engine=self.engine, parts=parts, windows=windows, exchange=author.exchange
         )
 
-    def replay_steps(self, stop: threading.Event) -> Any:
+    async def replay(self, order: ReplayOrder) -> Any:
+        self.ordered.append(order.number)
+        self.replaying.set()
+        await self.may_end.wait()
         if self.lost is not None:
             raise self.lost
         return SimpleNamespace(losses=self.losses, delta=self.delta)
 
-    async def _run(self, work: Callable[[], Any]) -> Any:
-        return work()
-
-    def replay(self, *arguments: Any, **named: Any) -> Any:
-        """Stand in for both the trainer's replay and the training thread's."""
-        return self.replay_steps(named["stop"]) if named else self._run(arguments[0])
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return asyncio.create_task(work)
-
-    def take(self, happened: do.Input) -> None:
-        assert isinstance(happened, do.Audited)
-        self.verdicts.put_nowait(happened.verdict)
-
-    async def call(self, peer: str, kind: str, body: bytes, **_: Any) -> bytes:
+    def open(self, peer: PeerId, request: Request) -> bytes:
         if self.away:
             raise UnreachableError(f"{peer} is away.")
-        self.commitments.append(parse_request(body, run=self.engine.rules.run, sender=self.engine.me).trace)
+        self.commitments.append(
+            parse_request(request.body, run=self.engine.rules.run, sender=self.engine.me).trace
+        )
         return self.author.openings.opening(self.case)
 
     async def verdict(self) -> Verdict:
-        return await asyncio.wait_for(self.verdicts.get(), 60)
+        happened = await self.host.next_input()
+        assert isinstance(happened, do.Audited)
+        return happened.verdict
 
 
 async def audited(bench: Bench) -> Verdict:
@@ -173,8 +168,21 @@ async def test_nothing_is_said_of_a_dropped_audit(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.auditing.want(bench.order)
     bench.auditing.drop(bench.order.audit.work.claim)
-    await asyncio.sleep(0)
-    assert bench.verdicts.empty()
+    await asyncio.gather(*bench.host.tasks)
+    assert bench.host.taken == []
+    assert bench.ordered == []
+
+
+async def test_an_audit_that_is_dropped_while_it_replays_stops_its_replay(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.may_end.clear()
+    bench.auditing.want(bench.order)
+    await asyncio.wait_for(bench.replaying.wait(), PATIENCE)
+    bench.auditing.drop(bench.order.audit.work.claim)
+    assert bench.stopped == bench.ordered
+    bench.may_end.set()
+    await asyncio.gather(*bench.host.tasks)
+    assert bench.host.taken == []
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_opened_chunks_imply_the_pseudo_gradient_of_the_window(
     author.go_through_a_round()  # the audited one
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert opened.losses == LOSSES
     assert opened.chunks is not None
     trained = sample_chunks(delta(case.claim.body.round - 1), case.places)
@@ -63,7 +63,7 @@ def test_after_a_few_missed_rounds_the_feedback_goes_on_and_is_opened(tmp_path: 
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert not case.claim.body.feedback_reset
     assert opened.chunks is not None
     trained = sample_chunks(delta(case.claim.body.round - 1), case.places)
@@ -81,7 +81,7 @@ def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_t
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert case.whole
     assert case.may_stray
     assert not case.claim.body.feedback_reset
@@ -91,7 +91,7 @@ def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_t
     author.go_through_a_round()
     author.go_through_a_round()
     case = author.case()
-    opened = author.check(case).check(author.opened(case), reduced=author.reduced)
+    opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert case.claim.body.feedback_reset  # for it had done so just before
     assert opened.chunks is not None
 
@@ -104,7 +104,7 @@ def test_who_goes_on_again_from_a_claim_in_no_roster_does_not_fit_its_claim(tmp_
     author.go_through_a_round()
     case = dataclasses.replace(author.case(), may_stray=False)
     with pytest.raises(MessageError, match="once more"):
-        author.check(case).check(author.opened(case), reduced=author.reduced)
+        author.check(case).check(author.opened(case), reduced=author.exchange)
 
 
 def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_without_the_reduced_segment_an_auditor_cannot_say_what_came_back(tmp_pa
     opened = author.opened(case)
     author.exchange.forget_reduced(before_round=case.claim.body.round)
     with pytest.raises(StateError):
-        author.check(case).check(opened, reduced=author.reduced)
+        author.check(case).check(opened, reduced=author.exchange)
 
 
 # ------------------------------------------------------------ what no honest peer opens
@@ -208,9 +208,9 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
 def test_what_does_not_fit_the_claim_is_told(author: Author, lie: str) -> None:
     case = author.case()
     data = author.opened(case)
-    author.check(case).check(data, reduced=author.reduced)
+    author.check(case).check(data, reduced=author.exchange)
     with pytest.raises(MessageError) as caught:
-        author.check(case).check(LIES[lie](data), reduced=author.reduced)
+        author.check(case).check(LIES[lie](data), reduced=author.exchange)
     assert caught.value.offence in (Offence.FALSE, Offence.MALFORMED, Offence.FORGED)
 
 

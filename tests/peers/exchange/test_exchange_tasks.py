@@ -1,19 +1,19 @@
-"""Who sends false segments is blamed; who sends them at a bad time is not."""
+"""A peer that sends false segments is blamed; one that sends them at a bad time is not."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from exchange import FORM, Exchange
+from hosts import BenchHost
 
-from peers.consensus.effects import FetchReduced, Input, ReducedFetched, ReducedLost, SegmentStored
+from peers.consensus.effects import FetchReduced, ReducedFetched, ReducedLost, SegmentStored
 from peers.exchange.transfers import ExchangeTasks
-from peers.network.transport import RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.protocol.assignment import Assignment
 from peers.protocol.length_prefixed import join_parts
 from recipes.errors import MessageError, Offence, UnreachableError
@@ -31,9 +31,7 @@ class Bench:
         self.me = me
         self.ids = [key.peer_id for key in self.exchange.keys]
         self.reduction = self.exchange.reduce(SEGMENT, by=REDUCER)
-        self.blamed: list[tuple[PeerId, Offence | None]] = []
-        self.happened: list[Input] = []
-        self.answer: Callable[[PeerId, str, bytes], bytes] = self.honest
+        self.host = BenchHost(self.honest)
         signed = self.exchange.swarm.reduction(
             self.exchange.roster,
             SEGMENT,
@@ -41,51 +39,28 @@ class Bench:
             **{name: getattr(self.reduction, name) for name in ("root", "bytes", "included")},
         )
         self.author = signed.body.peer
-        current = SimpleNamespace(
+        engine: Any = SimpleNamespace(
             roster=self.exchange.roster,
             assignments=[Assignment(reducer=self.ids[REDUCER], backup=None)] * FORM.segments,
-            reductions={SEGMENT: {self.ids[REDUCER]: signed}},
-        )
-        engine: Any = SimpleNamespace(
-            round=current,
+            reductions_of={SEGMENT: [signed]}.get,
             deadlines=SimpleNamespace(transfer=0.01),
             chain=SimpleNamespace(electors_at=lambda _: frozenset(), tokens_at=lambda _: 0),
             me=self.ids[me],
         )
         nothing: Any = None
         self.tasks = ExchangeTasks(
+            self.host,
             engine=engine,
             store=self.exchange.stores[me],
             contributor=nothing,
             spot_checks=64,  # so many that the segment is among them
-            call=self.call,
-            compute=self.compute,
-            take=self.happened.append,
-            tell=lambda _: None,
-            blame=lambda peer, error: self.blamed.append((peer, error.offence)),
         )
 
-    async def compute(self, work: Callable[[], Any]) -> Any:
-        return work()
-
-    async def call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
-        return self.answer(peer, kind, body)
-
-    def honest(self, peer: PeerId, kind: str, body: bytes) -> bytes:
+    def honest(self, peer: PeerId, request: Request) -> bytes:
         store = self.exchange.stores[REDUCER]
-        if kind == "reduced":
-            return store.reduced_bytes(body.hex())
-        chunk = int.from_bytes(body[36:40], "little")
+        if request.kind == "reduced":
+            return store.reduced_bytes(request.body.hex())
+        chunk = int.from_bytes(request.body[36:40], "little")
         return store.prove(self.exchange.roster.hash, SEGMENT, chunk, self.reduction.included)
 
     def push(self) -> bytes:
@@ -105,7 +80,7 @@ class Bench:
 async def test_a_segment_that_its_claim_commits_to_is_taken_in(tmp_path: Path) -> None:
     bench = Bench(tmp_path, me=REDUCER)
     await bench.tasks.accept(bench.ids[SENDER], bench.push())
-    assert bench.happened == [SegmentStored(bench.exchange.roster.hash, SEGMENT, bench.ids[SENDER])]
+    assert bench.host.taken == [SegmentStored(bench.exchange.roster.hash, SEGMENT, bench.ids[SENDER])]
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", join_parts([bytes(32), bytes(4), b""])])
@@ -139,31 +114,31 @@ async def test_a_segment_whose_roster_is_not_known_or_that_others_reduce_is_none
 async def test_a_reduced_segment_that_holds_is_fetched_and_nobody_blamed(tmp_path: Path) -> None:
     bench = Bench(tmp_path, me=CHECKER)
     await bench.fetch()
-    assert bench.happened == [ReducedFetched(bench.reduction.root)]
-    assert bench.blamed == []
+    assert bench.host.taken == [ReducedFetched(bench.reduction.root)]
+    assert bench.host.blamed == []
 
 
 @pytest.mark.parametrize(("kind", "offence"), [("reduced", Offence.FALSE), ("check", Offence.MALFORMED)])
 async def test_who_answers_with_something_else_is_blamed(tmp_path: Path, kind: str, offence: Offence) -> None:
     bench = Bench(tmp_path, me=CHECKER)
-    bench.answer = lambda peer, asked, body: b"garbage" if asked == kind else bench.honest(peer, asked, body)
+    bench.host.answer = lambda peer, asked: b"garbage" if asked.kind == kind else bench.honest(peer, asked)
     await bench.fetch()
-    assert [type(happened) for happened in bench.happened] == [ReducedLost]
+    assert [type(happened) for happened in bench.host.taken] == [ReducedLost]
     blamed = {"reduced": bench.ids[REDUCER], "check": bench.author}[kind]  # who was asked for what
-    assert bench.blamed == [(blamed, offence)]
+    assert bench.host.blamed == [(blamed, offence)]
 
 
 @pytest.mark.parametrize("error", [RemoteError("not here"), UnreachableError("hung up")])
 async def test_who_does_not_answer_is_not_blamed(tmp_path: Path, error: Exception) -> None:
     bench = Bench(tmp_path, me=CHECKER)
 
-    def refuse(peer: PeerId, kind: str, body: bytes) -> bytes:
+    def refuse(peer: PeerId, request: Request) -> bytes:
         raise error
 
-    bench.answer = refuse
+    bench.host.answer = refuse
     await bench.fetch()
-    assert [type(happened) for happened in bench.happened] == [ReducedLost]
-    assert bench.blamed == []
+    assert [type(happened) for happened in bench.host.taken] == [ReducedLost]
+    assert bench.host.blamed == []
 
 
 async def test_who_stops_waiting_for_a_roster_twice_over_disturbs_nobody_else(tmp_path: Path) -> None:

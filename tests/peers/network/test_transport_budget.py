@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from loopback import OpenPeer, echo, open_peer
+from p2pd_peers import OpenPeer, echo, open_peer
 
 from peers.network.bandwidth import BURST_SECONDS, STEP_SECONDS, BandwidthLimits
-from peers.network.transport import Transport
+from peers.network.p2pd.transport import P2pdTransport
+from peers.network.transport import Request
 from recipes.keys.keys import PeerId
 
 __all__ = ["open_peer"]  # the fixture
@@ -18,7 +19,7 @@ RATE = BITS / 8
 BULK = 10_000_000  # bytes: far more than passes during a test
 
 
-def serve_bulk(peer: Transport) -> None:
+def serve_bulk(peer: P2pdTransport) -> None:
     async def piece(_: PeerId, __: bytes) -> bytes:
         return bytes(BULK)
 
@@ -38,8 +39,8 @@ async def test_bulk_keeps_to_the_limit_and_messages_are_answered_meanwhile(
         else BandwidthLimits(download_bits_per_second=BITS)
     )
     asker_is_limited = (kind == "segment") == (limited == "sender")
-    anna: Transport = await open_peer("anna", bandwidth=None if asker_is_limited else limits)
-    bert: Transport = await open_peer("bert", via=anna, bandwidth=limits if asker_is_limited else None)
+    anna: P2pdTransport = await open_peer("anna", bandwidth=None if asker_is_limited else limits)
+    bert: P2pdTransport = await open_peer("bert", via=anna, bandwidth=limits if asker_is_limited else None)
     serve_bulk(anna)
     limited_peer = bert if asker_is_limited else anna
 
@@ -50,10 +51,10 @@ async def test_bulk_keeps_to_the_limit_and_messages_are_answered_meanwhile(
     loop = asyncio.get_running_loop()
     began = loop.time()
     body = bytes(BULK) if kind == "segment" else b""
-    moving = asyncio.create_task(bert.call(anna.peer_id, kind, body, limit=BULK, timeout=600))
+    moving = asyncio.create_task(bert.call(anna.peer_id, Request(kind, body, limit=BULK, timeout=600)))
     messages = 0
     while moved() < RATE / 2 or messages < 10:
-        assert await bert.call(anna.peer_id, "ready", b"I am", limit=100, timeout=20) == b"I am"
+        assert await bert.call(anna.peer_id, Request("ready", b"I am", limit=100, timeout=20)) == b"I am"
         messages += 1
     assert moved() <= RATE * (BURST_SECONDS + STEP_SECONDS + loop.time() - began)
     assert not moving.done()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from loopback import OpenPeer, Told, answer_to, echo, open_peer
+from p2pd_peers import OpenPeer, Told, answer_to, echo, open_peer
 
 from peers.network.peer_scores import STRIKES, Allowance, Conduct
 from peers.network.token_bucket import Rate
-from peers.network.transport import RemoteError
+from peers.network.transport import RemoteError, Request
 from peers.protocol.events import Banned
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys.keys import PeerId
@@ -21,7 +21,7 @@ async def test_a_peer_that_sends_garbage_again_and_again_is_neither_answered_nor
     open_peer: OpenPeer,
 ) -> None:
     told = Told()
-    anna = await open_peer("anna", tell=told)
+    anna = await open_peer("anna", listener=told)
     bert = await open_peer("bert", via=anna)
     cleo = await open_peer("cleo", via=anna)
     anna.serve("echo", echo, limit=20)
@@ -31,12 +31,14 @@ async def test_a_peer_that_sends_garbage_again_and_again_is_neither_answered_nor
     ban = await told.next(Banned)
     assert (ban.peer, ban.seconds, ban.reasons) == (bert.peer_id, 120.0, {"malformed": STRIKES})
     with pytest.raises(UnreachableError, match="hung up"):
-        await bert.call(anna.peer_id, "echo", b"", limit=10, timeout=10)
+        await bert.call(anna.peer_id, Request("echo", b"", limit=10, timeout=10))
     with pytest.raises(UnreachableError, match="is banned for 1"):
-        await anna.call(bert.peer_id, "echo", b"", limit=10, timeout=10)
+        await anna.call(bert.peer_id, Request("echo", b"", limit=10, timeout=10))
     with pytest.raises(UnreachableError, match="is banned for 1"):
         await anna.connect(bert.peer_id, await bert.addresses())
-    assert await cleo.call(anna.peer_id, "echo", b"others pass", limit=20, timeout=10) == b"others pass"
+    assert (
+        await cleo.call(anna.peer_id, Request("echo", b"others pass", limit=20, timeout=10)) == b"others pass"
+    )
     statistics = anna.conduct()
     assert statistics.banned == (bert.peer_id,)
     assert statistics.turned_away == 1
@@ -52,7 +54,7 @@ async def test_requests_too_long_or_of_no_known_kind_count_against_a_peer_and_re
     anna.serve("piece", not_here, limit=10)
     for kind, body in (("echo", bytes(11)), ("dance", b""), ("block", b""), ("piece", b""), ("echo", b"")):
         with contextlib.suppress(RemoteError):
-            await bert.call(anna.peer_id, kind, body, limit=0, timeout=10)
+            await bert.call(anna.peer_id, Request(kind, body, limit=0, timeout=10))
     assert anna.conduct().offences == {Offence.OVERSIZED: 1, Offence.UNKNOWN_KIND: 1}
 
 
@@ -71,7 +73,7 @@ async def test_a_handler_that_finds_an_offence_has_it_counted_once(open_peer: Op
 
     anna.serve("claim", look_closely, limit=10)
     with pytest.raises(RemoteError, match="forged"):
-        await bert.call(anna.peer_id, "claim", b"", limit=0, timeout=10)
+        await bert.call(anna.peer_id, Request("claim", b"", limit=0, timeout=10))
     assert anna.conduct().offences == {Offence.FORGED: 1}
 
 
@@ -80,7 +82,7 @@ async def test_an_answer_longer_than_asked_for_counts_against_its_sender(open_pe
     bert = await open_peer("bert", via=anna)
     anna.serve("echo", echo, limit=100)
     with pytest.raises(MessageError, match="where 3 are allowed"):
-        await bert.call(anna.peer_id, "echo", b"long", limit=3, timeout=10)
+        await bert.call(anna.peer_id, Request("echo", b"long", limit=3, timeout=10))
     assert bert.conduct().offences == {Offence.OVERSIZED: 1}
     assert anna.conduct().offences == {}
 
@@ -92,8 +94,8 @@ async def test_requests_beyond_a_peers_rate_are_refused_as_busy(open_peer: OpenP
     cleo = await open_peer("cleo", via=anna)
     anna.serve("echo", echo, limit=10)
     for _ in range(2):
-        await bert.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
+        await bert.call(anna.peer_id, Request("echo", b"", limit=0, timeout=10))
     with pytest.raises(RemoteError, match="busy"):
-        await bert.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
-    await cleo.call(anna.peer_id, "echo", b"", limit=0, timeout=10)
+        await bert.call(anna.peer_id, Request("echo", b"", limit=0, timeout=10))
+    await cleo.call(anna.peer_id, Request("echo", b"", limit=0, timeout=10))
     assert anna.conduct().offences == {Offence.TOO_MANY: 1}

@@ -9,18 +9,19 @@ import os
 import signal
 
 import pytest
-from loopback import NOBODY, OpenPeer, Told, echo, open_peer, presence_of
+from p2pd_peers import NOBODY, OpenPeer, Told, echo, open_peer, presence_of
 
 from peers.network.p2pd import supervisor
 from peers.network.p2pd.process import Daemon
-from peers.network.transport import Transport
+from peers.network.p2pd.transport import P2pdTransport
+from peers.network.transport import Request
 from peers.protocol.events import Notice
 from recipes.errors import NetworkError, UnreachableError
 
 __all__ = ["open_peer"]  # the fixture
 
 
-def kill_p2pd(transport: Transport) -> None:
+def kill_p2pd(transport: P2pdTransport) -> None:
     os.kill(transport._uplink.daemon.process_id, signal.SIGKILL)
 
 
@@ -29,8 +30,8 @@ async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
     open_peer: OpenPeer, victim: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = Told()
-    anna = await open_peer("anna", tell=told)
-    bert = await open_peer("bert", via=anna, tell=told)
+    anna = await open_peer("anna", listener=told)
+    bert = await open_peer("bert", via=anna, listener=told)
     for peer in (anna, bert):
         peer.serve("echo", echo, limit=10)
         assert await peer.announce(await presence_of(peer))
@@ -40,8 +41,8 @@ async def test_when_p2pd_is_killed_calls_work_again_in_both_directions(
     assert "ended by itself; another one runs now" in notice.text
     assert "p2pd: Peer ID" in notice.text
     assert await anna.addresses() == addresses  # the same port, though the system had chosen it
-    assert await bert.call(anna.peer_id, "echo", b"there", limit=10, timeout=10) == b"there"
-    assert await anna.call(bert.peer_id, "echo", b"back", limit=10, timeout=10) == b"back"
+    assert await bert.call(anna.peer_id, Request("echo", b"there", limit=10, timeout=10)) == b"there"
+    assert await anna.call(bert.peer_id, Request("echo", b"back", limit=10, timeout=10)) == b"back"
     await bert.connect(anna.peer_id, addresses)  # as peers do that find each other on the board
     assert set(await anna.roll_call()) | set(await bert.roll_call()) == {anna.peer_id, bert.peer_id}
     assert await anna.announce(await presence_of(anna))
@@ -57,11 +58,11 @@ async def test_while_p2pd_is_away_nobody_can_be_reached_and_who_looks_around_wai
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 3600.0))
     told = Told()
-    anna = await open_peer("anna", tell=told)
+    anna = await open_peer("anna", listener=told)
     addresses = await anna.addresses()
     kill_p2pd(anna)
     with pytest.raises(UnreachableError, match="being started anew"):
-        await anna.call(NOBODY, "echo", b"", limit=0, timeout=10)
+        await anna.call(NOBODY, Request("echo", b"", limit=0, timeout=10))
     with pytest.raises(UnreachableError, match="p2pd"):
         await anna.connect(NOBODY, [f"/ip4/127.0.0.1/tcp/9/p2p/{NOBODY}"])
     asked = [asyncio.create_task(anna.addresses()), asyncio.create_task(anna.addresses())]
@@ -79,7 +80,7 @@ async def test_when_p2pd_cannot_be_started_again_calls_say_so(
     kill_p2pd(anna)
     await asyncio.wait_for(anna.died.wait(), 10)
     with pytest.raises(NetworkError, match="p2pd") as caught:
-        await anna.call(NOBODY, "echo", b"", limit=0, timeout=10)
+        await anna.call(NOBODY, Request("echo", b"", limit=0, timeout=10))
     assert not isinstance(caught.value, UnreachableError)
     with pytest.raises(NetworkError, match="p2pd died"):
         await anna.addresses()
@@ -96,7 +97,7 @@ async def test_a_p2pd_that_dies_again_and_again_is_given_up(
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSES_SECONDS", (0.0, 0.0))
     told = Told()
-    anna = await open_peer("anna", tell=told)
+    anna = await open_peer("anna", listener=told)
     for _ in range(2):
         kill_p2pd(anna)
         await told.next(Notice)

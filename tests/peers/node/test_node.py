@@ -6,20 +6,24 @@ import asyncio
 import errno
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rounds import Swarm, name
 
+from peers.audit.auditor import AuditParts
 from peers.chain.finality import Promise
 from peers.consensus import effects as do
+from peers.network.transport import Request
+from peers.node.disk import NodeDisk
 from peers.node.node import Node
-from peers.protocol.events import Event, Notice, WindowSpoilt
-from peers.protocol.messages import Ready
+from peers.protocol.events import BlockAdopted, Event, Notice, RosterAccepted, WindowSpoilt
+from peers.protocol.messages import Ready, Roster, Signed
 from peers.protocol.requests import SpotCheck
-from peers.training.interface import MOST_SPOILT_WINDOWS
+from peers.training.interface import MOST_SPOILT_WINDOWS, TrainOrder
 from peers.training.window_tasks import NodeSettings
 from recipes.errors import MessageError, StorageError, TrainingError
 from recipes.keys.keys import PeerId, SigningKey
@@ -27,6 +31,11 @@ from recipes.keys.keys import PeerId, SigningKey
 KEY = SigningKey(bytes(32))
 OTHER = SigningKey(bytes([1] * 32)).peer_id
 RUN = "ab" * 32
+EMPTY_CHAIN = SimpleNamespace(
+    link=lambda _: SimpleNamespace(round=0, accounts=SimpleNamespace(audits=())),
+    electors_at=lambda _: frozenset(),
+    tokens_at=lambda _: 0,
+)
 FULL = StorageError("No space left on device.")
 
 
@@ -34,12 +43,13 @@ class ScriptedEngine:
     """Answers every input with the effects that the test laid ready, once."""
 
     def __init__(self, *effects: do.Effect) -> None:
-        self.rules = SimpleNamespace(run=RUN)
+        self.rules = SimpleNamespace(run=RUN, rewind_depth=16)
         self.me = KEY.peer_id
         self.effects = list(effects)
         self.wake_at = math.inf
-        self.chain = SimpleNamespace(link=lambda _: SimpleNamespace(round=0))
+        self.chain = EMPTY_CHAIN
         self.head = ""
+        self.own_claims: dict[str, object] = {}
 
     def handle(self, happened: do.Input, now: float) -> Iterator[do.Effect]:
         while self.effects:
@@ -63,7 +73,7 @@ class SilentTransport:
     def blame(self, peer: PeerId, error: MessageError) -> None:
         raise AssertionError(f"{peer} is blamed for {error}")
 
-    async def call(self, peer: PeerId, *_: object, **__: object) -> bytes:
+    async def call(self, peer: PeerId, request: Request) -> bytes:
         self.sent.append(peer)
         return b""
 
@@ -75,26 +85,52 @@ class EmptyStreet:
         return await asyncio.Event().wait() and ()
 
 
+class Listening:
+    """Keeps the events that it is told, or refuses them."""
+
+    def __init__(self, refusal: OSError | None = None) -> None:
+        self.events: list[Event] = []
+        self.refusal = refusal
+
+    def tell(self, event: Event) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.events.append(event)
+
+
 def node_of(
-    engine: ScriptedEngine, transport: SilentTransport, listener: Callable[[Event], None] = lambda _: None
+    engine: Any,
+    *,
+    transport: SilentTransport | None = None,
+    listener: Listening | None = None,
+    trainer: Any = None,
+    **kept: Any,
 ) -> Node:
-    parts: dict[str, Any] = {
-        "engine": engine,
-        "transport": transport,
-        "chain_store": FullDisk(),
-        "crowd": EmptyStreet(),
-        "exchange": None,
-        "contributor": None,
-        "state_sync": None,
-        "trainer": None,
-        "load_chain": None,
-    }
-    return Node(key=KEY, settings=NodeSettings(), listener=listener, **parts)
+    """A node of which only the parts are there that a test is about; `kept` are those of its disk."""
+    nothing: Any = None
+    away: Any = transport or SilentTransport()
+    street: Any = EmptyStreet()
+    state: Any = kept.pop("state", None) or SimpleNamespace()
+    state.keep_for_audits = lambda _: None
+    stored: Any = SimpleNamespace(store=kept.pop("store", None))
+    parts: dict[str, Any] = {"ledger": None, "exchange": None, "contributor": None, "starts": None, **kept}
+    openings: Any = SimpleNamespace(forget=lambda **_: None)
+    terms: Any = SimpleNamespace(layout=None)
+    return Node(
+        engine=engine,
+        transport=away,
+        crowd=street,
+        disk=NodeDisk(chain=stored, state=state, **parts),
+        trainer=trainer,
+        settings=NodeSettings(),
+        audits=AuditParts(terms=terms, past=nothing, starts=None, openings=openings, opened=nothing),
+        listener=listener or Listening(),
+    )
 
 
 async def test_a_promise_that_the_disk_refuses_on_an_alarm_ends_the_peer_and_is_never_signed() -> None:
     engine, transport = ScriptedEngine(), SilentTransport()
-    node = node_of(engine, transport)
+    node = node_of(engine, transport=transport, store=FullDisk())
     node.take(do.Tick())
     engine.effects = [do.SavePromise(Promise(3)), do.Send((OTHER,), ready())]
     engine.wake_at = 0.0
@@ -105,18 +141,15 @@ async def test_a_promise_that_the_disk_refuses_on_an_alarm_ends_the_peer_and_is_
 
 
 async def test_a_disk_that_refuses_while_a_message_is_taken_in_ends_the_peer() -> None:
-    engine, transport = ScriptedEngine(do.SavePromise(Promise(3))), SilentTransport()
-    node = node_of(engine, transport)
-    node.receive(OTHER, "ready", ready().canonical())
+    node = node_of(ScriptedEngine(do.SavePromise(Promise(3))), store=FullDisk())
+    node.correspondence.receive(OTHER, "ready", ready().canonical())
     with pytest.raises(StorageError, match="No space left"):
         await asyncio.wait_for(node.live(), timeout=10)
 
 
 async def test_an_event_log_that_the_disk_refuses_ends_the_peer_with_a_plain_error() -> None:
-    def listener(_: Event) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    node = node_of(ScriptedEngine(do.Tell(Notice("anything"))), SilentTransport(), listener)
+    full = Listening(OSError(errno.ENOSPC, "No space left on device"))
+    node = node_of(ScriptedEngine(do.Tell(Notice("anything"))), listener=full)
     node.take(do.Tick())
     with pytest.raises(StorageError, match=r"No space left.*\n.*run the same command again"):
         await asyncio.wait_for(node.live(), timeout=10)
@@ -128,15 +161,97 @@ async def test_a_spot_check_is_answered_while_the_loop_and_the_averaging_go_on()
     def prove(*spot: object) -> bytes:
         return f"{spot}".encode() if loop_goes_on.wait(10) else b"the loop stood still"
 
-    node = node_of(ScriptedEngine(), SilentTransport())
-    node.exchange = SimpleNamespace(prove=prove)  # type: ignore[assignment]
-    held = asyncio.create_task(node._compute(lambda: averaging.wait(10)))
+    node = node_of(ScriptedEngine(), exchange=SimpleNamespace(prove=prove))
+    held = asyncio.create_task(node.compute(lambda: averaging.wait(10)))
     asyncio.get_running_loop().call_later(0.01, loop_goes_on.set)
     assert await node.prove(SpotCheck("ab", 1, 2, (0, 3))) == b"('ab', 1, 2, (0, 3))"
     assert not held.done()
     averaging.set()
     assert await held
-    await node._end()
+    await node.end()
+
+
+# ------------------------------------------------------------ effects start work, events tell
+
+
+class Notes:
+    """Stands in for what lies on disk, and notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.began: list[Signed[Roster]] = []
+        self.followed: list[str] = []
+        self.in_ledger: list[str] = []
+        self.has_begun = asyncio.Event()
+
+    def begin(self, roster: Signed[Roster], *, tokens: int, newcomers: frozenset[int]) -> None:
+        self.began.append(roster)
+        self.has_begun.set()
+
+    def draw_spots(self, count: int) -> list[tuple[int, int]]:
+        return []
+
+    def follow(self, chain: object, block: str) -> None:
+        self.followed.append(block)
+
+    def append(self, *, round_number: int, block: str, entries: object) -> None:
+        self.in_ledger.append(block)
+
+    def block_of(self, round_number: int) -> None:
+        return None
+
+    def head(self) -> None:
+        return None
+
+
+class ShortChain(ScriptedEngine):
+    """An engine whose chain has one block on top of the place where it begins."""
+
+    def __init__(self, block: str, *effects: do.Effect) -> None:
+        super().__init__(*effects)
+        self.head = block
+        accounts, ledger = SimpleNamespace(audits=()), SimpleNamespace(leaves=())
+        root = SimpleNamespace(hash="root", round=0, parent="")
+        head = SimpleNamespace(hash=block, round=1, parent="root", accounts=accounts, ledger=ledger)
+        links = {"root": root, block: head}
+        self.chain = SimpleNamespace(links=links, link=links.__getitem__)
+
+
+async def test_begin_exchange_makes_room_for_the_segments_of_a_roster() -> None:
+    swarm, notes = Swarm(2), Notes()
+    claims = [swarm.claim(key, swarm.genesis) for key in swarm.keys]
+    roster = swarm.roster(claims, swarm.genesis)
+    node = node_of(ScriptedEngine(do.BeginExchange(roster)), exchange=notes)
+    node.take(do.Tick())
+    await asyncio.wait_for(notes.has_begun.wait(), timeout=10)
+    assert notes.began == [roster]
+    await node.end()
+
+
+async def test_follow_head_lets_the_blocks_given_to_others_and_the_ledger_end_with_that_block() -> None:
+    notes, block = Notes(), name("block")
+    node = node_of(ShortChain(block, do.FollowHead(block)), store=notes, ledger=notes)
+    node.take(do.Tick())
+    assert notes.followed == [block]
+    assert notes.in_ledger == [block]
+    await node.end()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        RosterAccepted(1, 0, OTHER, claims=2, mine=True),
+        BlockAdopted(1, 0, name("block"), name("state"), OTHER, 2, 2, 0, 100, {}),
+    ],
+)
+async def test_an_event_is_told_and_starts_nothing(event: Event) -> None:
+    notes, listener = Notes(), Listening()
+    engine = ShortChain(name("block"), do.Tell(event))
+    node = node_of(engine, listener=listener, store=notes, ledger=notes, exchange=notes)
+    node.take(do.Tick())
+    assert listener.events == [event]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert (notes.began, notes.followed, notes.in_ledger) == ([], [], [])
+    await node.end()
 
 
 # ------------------------------------------------------------ windows that gave no numbers
@@ -178,17 +293,23 @@ class Story:
 
     def __init__(self, *windows: SimpleNamespace) -> None:
         self.windows = list(windows)
-        self.state = SimpleNamespace(weights=np.zeros(8, dtype=np.float32), block="block 1")
-        self.rules = SimpleNamespace(run=RUN)
+        self.state = SimpleNamespace(
+            weights=np.zeros(8, dtype=np.float32), weights_file=None, block="block 1"
+        )
+        self.rules = SimpleNamespace(run=RUN, rewind_depth=16)
         self.me = KEY.peer_id
         self.wake_at = math.inf
-        self.chain = SimpleNamespace(link=lambda _: SimpleNamespace(round=0))
+        self.chain = EMPTY_CHAIN
         self.head = ""
+        self.own_claims: dict[str, object] = {}
         self.took: list[do.Input] = []
         self.round = 0
 
-    def train(self, *_: object, **__: object) -> SimpleNamespace:
+    def train(self, _order: TrainOrder) -> SimpleNamespace:
         return self.windows.pop(0)
+
+    def stop(self, number: int) -> None:
+        pass
 
     def contribute(self, window: SimpleNamespace, **_: object) -> do.WindowEnded:
         assert np.isfinite(window.delta).all()
@@ -203,21 +324,13 @@ class Story:
         return [do.Train(f"block {self.round}", self.round, ((0, 4),), 0, 60.0)]
 
 
-def node_in(story: Story, listener: Callable[[Event], None]) -> Node:
-    parts: dict[str, Any] = dict.fromkeys(("exchange", "load_chain", "chain_store"))
-    parts |= dict.fromkeys(("engine", "contributor", "state_sync", "trainer"), story)
-    parts |= {"transport": SilentTransport(), "crowd": EmptyStreet()}
-    return Node(key=KEY, settings=NodeSettings(), listener=listener, **parts)
-
-
 async def lived(*windows: SimpleNamespace) -> tuple[list[do.Input], list[Event]]:
     """Live through these windows; return what the engine was told of each, and the events."""
-    events: list[Event] = []
-    story = Story(*windows)
-    node = node_in(story, events.append)
+    story, listener = Story(*windows), Listening()
+    node = node_of(story, listener=listener, trainer=story, contributor=story, state=story)
     node.take(do.Tick())
     await asyncio.wait_for(node.live(), timeout=10)
-    return story.took[1:], events
+    return story.took[1:], listener.events
 
 
 @pytest.mark.parametrize("bad", [NO_LOSS, NO_WEIGHTS, window(2.0, delta=math.nan)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,20 @@ from rounds import keys_of
 from tiny_run import RECIPE
 
 import peers.sync.run_download
-from peers.network.framing import RemoteError
-from peers.node.serving import Answer, serve_publication
-from peers.protocol.events import Event, Fetching, Refused
+from peers.network.loopback import LoopbackNetwork, LoopbackTransport
+from peers.network.transport import Handler
+from peers.node.serving import serve_publication
+from peers.protocol.events import Event, Fetching, Listeners, Refused
 from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.requests import decode_data
 from peers.sync.run_download import Run, adopt_folder, fetch_run
-from recipes.errors import MessageError, StorageError, UnreachableError
+from recipes.errors import StorageError, UnreachableError
 from recipes.keys.keys import PeerId
 from recipes.publication import Publication, load_publication
 from recipes.publish import publish
 
 Alter = Callable[[bytes], bytes]
-HONEST, LIAR, EMPTY, GONE = (key.peer_id for key in keys_of(4))
+HONEST, LIAR, EMPTY, GONE, NEWCOMER = (key.peer_id for key in keys_of(5))
 
 
 @pytest.fixture(scope="module")
@@ -49,58 +51,29 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers.sync.run_download, "_PAUSE_SECONDS", 0.0)
 
 
-class Network:
-    """Stands in for the transport and the crowd: peers that answer in this process."""
+class Neighbours:
+    """The peers about a newcomer, on one neighbours; what they were asked, and the lies that some tell."""
 
     def __init__(self, *about: PeerId) -> None:
         self.about = list(about)
-        self.answers: dict[PeerId, dict[str, Answer]] = {}
-        self.lies: dict[PeerId, dict[str, Alter]] = {}
         self.asked: list[tuple[PeerId, str]] = []
         self.pieces_asked: set[str] = set()
         self.looks = 0
-        self.blamed: list[PeerId] = []
-        self._serving = HONEST
+        self.events: list[Event] = []
+        self._network = LoopbackNetwork()
+        self._newcomer = self._network.join(NEWCOMER)
+        for peer in about:
+            if peer != GONE:
+                self._network.join(peer)
 
     def hold(self, peer: PeerId, publication: Publication, **lies: Alter) -> None:
         """Let a peer serve a publication, with some kinds of answers altered."""
-        self._serving = peer
-        run = Run(publication.folder, publication.signed, publication.manifest)
-        serve_publication(self, run)  # type: ignore[arg-type]
-        self.lies[peer] = dict(lies)
+        holder = Holder(self, self._network.join(peer), lies)
+        serve_publication(holder, Run(publication.folder, publication.signed, publication.manifest))  # type: ignore[arg-type]
 
-    def serve(self, kind: str, handler: Answer, *, limit: int, purpose: str | None = None) -> None:
-        self.answers.setdefault(self._serving, {})[kind] = handler
-
-    async def call(
-        self,
-        peer: PeerId,
-        kind: str,
-        body: bytes,
-        *,
-        limit: int,
-        timeout: float,
-        stall: float | None = None,
-        purpose: str | None = None,
-    ) -> bytes:
-        self.asked.append((peer, kind))
-        if kind == "data":
-            self.pieces_asked.add(decode_data(body)[0])
-        if peer == GONE:
-            raise UnreachableError("nobody is there")
-        answer: Callable[[PeerId, bytes], Awaitable[bytes]] | None = self.answers.get(peer, {}).get(kind)
-        if answer is None:
-            raise RemoteError("does not take part in this run")
-        content = await answer(peer, body)
-        if lie := self.lies[peer].get(kind):
-            content = lie(content)
-        if len(content) > limit:
-            raise MessageError("a longer answer than allowed")
-        return content
-
-    def blame(self, peer: PeerId, error: MessageError) -> None:
-        if error.offence is not None:
-            self.blamed.append(peer)
+    def offences(self) -> int:
+        """What the newcomer holds against the others, in all."""
+        return sum(self._newcomer.conduct().offences.values())
 
     def peers(self) -> list[PeerId]:
         return self.about
@@ -109,17 +82,33 @@ class Network:
         self.looks += 1
         return tuple(self.about)
 
+    async def fetch(self, publication: Publication, folder: Path) -> Run:
+        return await fetch_run(
+            publication.run_id,
+            folder,
+            transport=self._newcomer,
+            crowd=self,
+            listener=Listeners(self.events.append),
+        )
 
-async def fetch(publication: Publication, folder: Path, network: Network) -> tuple[Run, list[Event]]:
-    events: list[Event] = []
-    run = await fetch_run(
-        publication.run_id,
-        folder,
-        transport=network,  # type: ignore[arg-type]
-        crowd=network,  # type: ignore[arg-type]
-        tell=events.append,
-    )
-    return run, events
+
+@dataclass
+class Holder:
+    """A peer that holds a publication: its transport, on which what it is asked is noted, and it may lie."""
+
+    neighbours: Neighbours
+    transport: LoopbackTransport
+    lies: dict[str, Alter]
+
+    def serve(self, kind: str, handler: Handler, *, limit: int, purpose: str | None = None) -> None:
+        async def answer(asker: PeerId, body: bytes) -> bytes:
+            self.neighbours.asked.append((self.transport.peer_id, kind))
+            if kind == "data":
+                self.neighbours.pieces_asked.add(decode_data(body)[0])
+            content = await handler(asker, body)
+            return self.lies[kind](content) if kind in self.lies else content
+
+        self.transport.serve(kind, answer, limit=limit, purpose=purpose)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -174,18 +163,18 @@ def test_a_copy_that_is_cut_short_leaves_nothing_that_looks_whole(
 async def test_what_a_folder_at_hand_lacks_is_fetched(publication: Publication, tmp_path: Path) -> None:
     adopt_folder(publication.folder, tmp_path / "run")
     (tmp_path / "run" / "tokenizer.json").unlink()
-    network = Network(HONEST)
-    network.hold(HONEST, publication)
-    await fetch(publication, tmp_path / "run", network)
-    assert network.asked == [(HONEST, "tokenizer")]
+    neighbours = Neighbours(HONEST)
+    neighbours.hold(HONEST, publication)
+    await neighbours.fetch(publication, tmp_path / "run")
+    assert neighbours.asked == [(HONEST, "tokenizer")]
     assert files(tmp_path / "run") == files(publication.folder)
 
 
 async def test_with_everything_at_hand_nobody_is_asked(publication: Publication, tmp_path: Path) -> None:
     adopt_folder(publication.folder, tmp_path / "run")
-    network = Network()
-    run, _ = await fetch(publication, tmp_path / "run", network)
-    assert (network.asked, network.looks) == ([], 0)
+    neighbours = Neighbours()
+    run = await neighbours.fetch(publication, tmp_path / "run")
+    assert (neighbours.asked, neighbours.looks) == ([], 0)
     assert run.manifest == publication.manifest
 
 
@@ -195,13 +184,13 @@ async def test_with_everything_at_hand_nobody_is_asked(publication: Publication,
 async def test_everything_is_fetched_from_a_peer_that_has_it(
     publication: Publication, tmp_path: Path
 ) -> None:
-    network = Network(GONE, EMPTY, HONEST)
-    network.hold(HONEST, publication)
-    run, events = await fetch(publication, tmp_path / "run", network)
+    neighbours = Neighbours(GONE, EMPTY, HONEST)
+    neighbours.hold(HONEST, publication)
+    run = await neighbours.fetch(publication, tmp_path / "run")
     assert files(run.folder) == files(publication.folder)
     assert run.signed == publication.signed
     pieces = len(list((publication.folder / "data").iterdir()))
-    progress = [event for event in events if isinstance(event, Fetching)]
+    progress = [event for event in neighbours.events if isinstance(event, Fetching)]
     assert progress[-1] == Fetching("data", pieces, pieces)
 
 
@@ -241,33 +230,33 @@ LIES: list[tuple[str, Alter]] = [
 async def test_a_liar_is_named_and_passed_over(
     publication: Publication, tmp_path: Path, kind: str, lie: Alter
 ) -> None:
-    network = Network(LIAR, HONEST)
-    network.hold(HONEST, publication)
-    network.hold(LIAR, publication, **{kind: lie})
-    run, events = await fetch(publication, tmp_path / "run", network)
+    neighbours = Neighbours(LIAR, HONEST)
+    neighbours.hold(HONEST, publication)
+    neighbours.hold(LIAR, publication, **{kind: lie})
+    run = await neighbours.fetch(publication, tmp_path / "run")
     assert files(run.folder) == files(publication.folder)
-    refused = {(event.peer, event.which) for event in events if isinstance(event, Refused)}
-    assert refused == {(LIAR, kind)}
-    assert set(network.blamed) == {LIAR}
+    refused = [event for event in neighbours.events if isinstance(event, Refused)]
+    assert {(event.peer, event.which or event.kind) for event in refused} == {(LIAR, kind)}
+    assert neighbours.offences()
 
 
 async def test_an_interrupted_fetch_goes_on_where_it_stopped(
     publication: Publication, tmp_path: Path
 ) -> None:
-    network = Network(LIAR)
+    neighbours = Neighbours(LIAR)
     data = tmp_path / "run" / "data"
 
     def dries_up(content: bytes) -> bytes:
         return content if not data.exists() or not list(data.iterdir()) else b""
 
-    network.hold(LIAR, publication, data=dries_up)
+    neighbours.hold(LIAR, publication, data=dries_up)
     with pytest.raises(UnreachableError):
-        await fetch(publication, tmp_path / "run", network)
+        await neighbours.fetch(publication, tmp_path / "run")
     have = {path.name for path in data.iterdir()}
     assert have
-    again = Network(HONEST)
+    again = Neighbours(HONEST)
     again.hold(HONEST, publication)
-    await fetch(publication, tmp_path / "run", again)
+    await again.fetch(publication, tmp_path / "run")
     assert files(tmp_path / "run") == files(publication.folder)
     pieces = {path.name for path in (publication.folder / "data").iterdir()}
     assert again.pieces_asked == pieces - have
@@ -278,49 +267,49 @@ async def test_an_interrupted_fetch_goes_on_where_it_stopped(
 async def test_what_the_disk_damaged_is_fetched_again(
     publication: Publication, tmp_path: Path, name: str
 ) -> None:
-    network = Network(HONEST)
-    network.hold(HONEST, publication)
-    await fetch(publication, tmp_path / "run", network)
+    neighbours = Neighbours(HONEST)
+    neighbours.hold(HONEST, publication)
+    await neighbours.fetch(publication, tmp_path / "run")
     path = tmp_path / "run" / name
     path = next(path.iterdir()) if path.is_dir() else path
     path.write_bytes(flipped(path.read_bytes()))
-    network.asked.clear()
-    network.pieces_asked.clear()
-    await fetch(publication, tmp_path / "run", network)
+    neighbours.asked.clear()
+    neighbours.pieces_asked.clear()
+    await neighbours.fetch(publication, tmp_path / "run")
     assert files(tmp_path / "run") == files(publication.folder)
-    assert len({kind for _, kind in network.asked}) == 1
-    assert len(network.pieces_asked) == (name == "data")
+    assert len({kind for _, kind in neighbours.asked}) == 1
+    assert len(neighbours.pieces_asked) == (name == "data")
 
 
 async def test_if_nobody_has_it_each_one_tried_is_named_with_the_reason(
     publication: Publication, tmp_path: Path
 ) -> None:
-    network = Network(GONE, EMPTY, LIAR)  # only the last does what no honest peer does
-    network.hold(LIAR, publication, recipe=another_recipe)
+    neighbours = Neighbours(GONE, EMPTY, LIAR)  # only the last does what no honest peer does
+    neighbours.hold(LIAR, publication, recipe=another_recipe)
     with pytest.raises(UnreachableError) as raised:
-        await fetch(publication, tmp_path / "run", network)
+        await neighbours.fetch(publication, tmp_path / "run")
     text = str(raised.value)
-    assert f"{GONE}: nobody is there" in text
-    assert f"{EMPTY}: does not take part in this run" in text
+    assert f"{GONE}: Cannot reach {GONE}" in text
+    assert f"{EMPTY}: Nobody here serves 'recipe'" in text
     assert f"{LIAR}: sent what it must not" in text
     assert "--peer" in raised.value.remedy
-    assert set(network.blamed) == {LIAR}
+    assert neighbours.offences()
 
 
 async def test_if_nobody_is_about_it_says_so(publication: Publication, tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="Nobody was found to ask"):
-        await fetch(publication, tmp_path / "run", Network())
+        await Neighbours().fetch(publication, tmp_path / "run")
 
 
 async def test_a_peer_that_turns_up_a_moment_later_is_asked(publication: Publication, tmp_path: Path) -> None:
-    class Slow(Network):
+    class Slow(Neighbours):
         async def look_around(self) -> tuple[PeerId, ...]:
             self.about = [HONEST] if self.looks >= 2 else []
             return await super().look_around()
 
-    network = Slow()
-    network.hold(HONEST, publication)
-    run, _ = await fetch(publication, tmp_path / "run", network)
+    neighbours = Slow()
+    neighbours.hold(HONEST, publication)
+    run = await neighbours.fetch(publication, tmp_path / "run")
     assert files(run.folder) == files(publication.folder)
 
 
@@ -328,7 +317,7 @@ async def test_a_full_disk_ends_the_fetch_instead_of_blaming_peers(
     publication: Publication, tmp_path: Path
 ) -> None:
     (tmp_path / "run").write_text("in the way")
-    network = Network(HONEST)
-    network.hold(HONEST, publication)
+    neighbours = Neighbours(HONEST)
+    neighbours.hold(HONEST, publication)
     with pytest.raises(StorageError):
-        await fetch(publication, tmp_path / "run", network)
+        await neighbours.fetch(publication, tmp_path / "run")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
-from peers.network.framing import RemoteError
-from peers.sync.piece_download import FAILURES, LANES, FetchProgress, Wanted, fetch_pieces
+from peers.network.transport import RemoteError, Request
+from peers.protocol.events import Event, Fetching, Refused
+from peers.protocol.requests import Span
+from peers.protocol.round_reasons import RefusedKind
+from peers.sync.piece_download import FAILURES, LANES, PieceDownload, Wanted
 from peers.sync.rate_control import Flow
 from recipes.errors import MessageError, Offence, StorageError, UnreachableError
 from recipes.formats import blake3_tree
@@ -35,41 +40,54 @@ async def absent(_: Wanted) -> bytes:
 
 
 class Fetch:
-    """One fetch from scripted peers, and everything that it told."""
+    """One fetch from scripted peers, and everything that it told: transport, sources and store in one."""
+
+    what = "the pieces"
+    refused_as: RefusedKind = "data"
 
     def __init__(self, peers: dict[PeerId, Answer]) -> None:
-        self.peers = peers
+        self.scripts = peers
         self.asked: list[tuple[PeerId, str]] = []
         self.here: dict[str, bytes] = {}
-        self.dropped: dict[PeerId, str] = {}
         self.blamed: list[tuple[PeerId, Offence | None]] = []
-        self.progress: list[FetchProgress] = []
+        self.events: list[Event] = []
 
-    async def ask(self, peer: PeerId, piece: Wanted, *, start: int, length: int, timeout: float) -> bytes:
-        self.asked.append((peer, piece.name))
-        return (await self.peers[peer](piece))[start : start + length]
+    async def call(self, peer: PeerId, request: Request) -> bytes:
+        name, start, length = json.loads(request.body)
+        self.asked.append((peer, name))
+        (piece,) = (piece for piece in WANTED if piece.name == name)
+        return (await self.scripts[peer](piece))[start : start + length]
 
-    def put(self, piece: Wanted, content: bytes) -> None:
+    def blame(self, peer: PeerId, error: MessageError) -> None:
+        self.blamed.append((peer, error.offence))
+
+    def peers(self) -> list[PeerId]:
+        return list(self.scripts)
+
+    def has(self, piece: Wanted) -> bool:
+        return piece.name in self.here
+
+    def request(self, piece: Wanted, part: Span, *, timeout: float) -> Request:
+        body = json.dumps([piece.name, part.start, part.length]).encode()
+        return Request("piece", body, limit=part.length, timeout=timeout)
+
+    def keep(self, piece: Wanted, content: bytes) -> None:
         self.here[piece.name] = content
 
-    async def run(
-        self,
-        wanted: Sequence[Wanted] = WANTED,
-        sink: Callable[[Wanted, bytes], None] | None = None,
-        flow: Flow | None = None,
-    ) -> None:
-        await fetch_pieces(
-            wanted,
-            sources=lambda: list(self.peers),
-            ask=self.ask,
-            sink=sink or self.put,
-            already=lambda piece: piece.name in self.here,
-            progress=self.progress.append,
-            dropped=self.dropped.__setitem__,
-            blame=lambda peer, error: self.blamed.append((peer, error.offence)),
-            flow=flow,
-            pause_seconds=0,
-        )
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def dropped(self) -> dict[PeerId, str]:
+        return {event.peer: event.fault for event in self.events if isinstance(event, Refused)}
+
+    @property
+    def progress(self) -> list[Fetching]:
+        return [event for event in self.events if isinstance(event, Fetching)]
+
+    async def run(self, wanted: Sequence[Wanted] = WANTED, flow: Flow | None = None) -> None:
+        transport: Any = self  # what of one is needed here
+        await PieceDownload(transport, self, self, flow=flow, pause_seconds=0).fetch(wanted, self)
 
 
 async def test_pieces_come_from_all_sources() -> None:
@@ -78,8 +96,7 @@ async def test_pieces_come_from_all_sources() -> None:
     assert fetch.here == CONTENTS
     assert {peer for peer, _ in fetch.asked} == {ANNA, BERT, CLEO}
     assert len(fetch.asked) == len(CONTENTS)
-    assert fetch.progress[0] == FetchProgress(pieces=20, present=0, fetched_bytes=0)
-    assert fetch.progress[-1] == FetchProgress(pieces=20, present=20, fetched_bytes=2000)
+    assert [(event.done, event.total) for event in fetch.progress] == [(n, 20) for n in range(21)]
 
 
 async def test_a_liars_piece_is_thrown_away_and_fetched_elsewhere_and_the_liar_named() -> None:
@@ -118,7 +135,7 @@ async def test_a_source_that_fails_once_is_asked_again() -> None:
 async def test_a_source_that_keeps_failing_is_left_out() -> None:
     async def absent_until_bert_comes(piece: Wanted) -> bytes:
         if [peer for peer, _ in fetch.asked].count(ANNA) >= FAILURES:
-            fetch.peers[BERT] = honest
+            fetch.scripts[BERT] = honest
         return await absent(piece)
 
     fetch = Fetch({ANNA: absent_until_bert_comes})
@@ -144,17 +161,17 @@ async def test_an_interrupted_fetch_asks_only_for_what_is_missing() -> None:
     fetch.here = dict(list(CONTENTS.items())[:15])
     await fetch.run()
     assert sorted(name for _, name in fetch.asked) == sorted(list(CONTENTS)[15:])
-    assert fetch.progress[0] == FetchProgress(pieces=20, present=15, fetched_bytes=0)
+    assert fetch.progress[0] == Fetching("the pieces", 15, 20)
 
 
 async def test_a_source_that_turns_up_late_is_asked() -> None:
     fetch = Fetch({})
 
     async def introducing_bert(piece: Wanted) -> bytes:
-        fetch.peers[BERT] = honest
+        fetch.scripts[BERT] = honest
         return await honest(piece)
 
-    fetch.peers[ANNA] = introducing_bert
+    fetch.scripts[ANNA] = introducing_bert
     await fetch.run()
     assert BERT in {peer for peer, _ in fetch.asked}
 
@@ -222,11 +239,12 @@ async def test_a_full_disk_ends_the_fetch_and_nothing_runs_on() -> None:
             cancelled.set()
         raise AssertionError
 
-    def full(_: Wanted, __: bytes) -> None:
-        raise StorageError("No space left on device.")
+    class FullDisk(Fetch):
+        def keep(self, piece: Wanted, content: bytes) -> None:
+            raise StorageError("No space left on device.")
 
     with pytest.raises(StorageError):
-        await Fetch({ANNA: slow, BERT: honest}).run(sink=full)
+        await FullDisk({ANNA: slow, BERT: honest}).run()
     assert cancelled.is_set()
 
 

@@ -10,6 +10,7 @@ from rounds import Swarm, keys_of
 
 from peers.codec.segment import SegmentFrame
 from peers.codec.sparse_codec import SparseCodec
+from peers.training.interface import SharedBuffer
 from peers.training.start_weights import StartWeights, own_share
 from recipes.layout import CHUNK_VALUES, Layout
 from recipes.slots import total
@@ -33,18 +34,23 @@ def contribution(seed: int) -> list[SegmentFrame]:
     return [SegmentFrame.encode(values[place].reshape(-1, CHUNK_VALUES), codec=CODEC) for place in places]
 
 
-def test_a_delayed_start_is_the_state_and_stays_when_the_state_moves_on(starts: StartWeights) -> None:
+def test_a_delayed_start_is_a_copy_of_the_state_in_a_file_of_its_own(
+    starts: StartWeights,
+) -> None:
     weights = some_weights(1)
-    start = starts.make(weights)
+    made = starts.make(weights)
+    start = made.array
     weights += 1.0
     assert np.array_equal(start, some_weights(1))
     with pytest.raises(ValueError, match="read-only"):
         start[0] = 0.0
+    assert made.path is not None
+    assert np.array_equal(SharedBuffer.mapped(made.path).array, start)
 
 
 def test_an_eager_start_has_the_own_share_of_the_step_to_come_to_the_last_bit(starts: StartWeights) -> None:
     frames = contribution(2)
-    start = starts.make(some_weights(1), frames=frames, share=0.25)
+    start = starts.make(some_weights(1), frames=frames, share=0.25).array
     sent = np.zeros(LAYOUT.padded, dtype=np.float32)
     for segment, frame in enumerate(frames):
         part = frame.decode()
@@ -55,7 +61,7 @@ def test_an_eager_start_has_the_own_share_of_the_step_to_come_to_the_last_bit(st
 
 def test_what_another_start_left_does_not_matter(starts: StartWeights) -> None:
     starts.make(some_weights(3), frames=contribution(4), share=1.0)
-    assert np.array_equal(starts.make(some_weights(1)), some_weights(1))
+    assert np.array_equal(starts.make(some_weights(1)).array, some_weights(1))
 
 
 def test_who_trains_alone_puts_its_whole_contribution_in() -> None:

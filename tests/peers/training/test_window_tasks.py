@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hosts import BenchHost
 from rounds import Swarm, name
 
 from peers.codec.round_codec import ExchangeFormat
@@ -18,8 +19,8 @@ from peers.codec.segment import SegmentFrame
 from peers.codec.sparse_codec import SparseCodec
 from peers.consensus.effects import GoOn, Train, WindowEnded
 from peers.exchange.segment_store import ExchangeStore
-from peers.protocol.events import Event, Validated, WindowFinished
-from peers.training.interface import WindowEnd
+from peers.protocol.events import Validated, WindowFinished
+from peers.training.interface import ReplayOrder, SharedBuffer, TrainOrder
 from peers.training.start_weights import StartWeights
 from peers.training.window_tasks import NodeSettings, WindowTasks
 from recipes.density import Density, DensitySchedule
@@ -38,30 +39,38 @@ class SlowTrainer:
 
     def __init__(self) -> None:
         self.starts: list[float] = []
-        self.ends: list[WindowEnd] = []
-        self.stops: list[threading.Event] = []
+        self.orders: list[TrainOrder] = []
+        self.ends: dict[int, float] = {}  # by number of the order
+        self.stopped: set[int] = set()
+        self.replayed: list[int] = []
         self.began = threading.Semaphore(0)
         self.time_is_up = threading.Event()
 
-    def train(
-        self, weights: Any, slots: Any, *, stop: threading.Event, end: WindowEnd, **_: object
-    ) -> SimpleNamespace:
-        self.starts.append(float(weights[0]))
-        self.ends.append(end)
-        self.stops.append(stop)
+    def train(self, order: TrainOrder) -> SimpleNamespace:
+        self.starts.append(float(order.weights.array[0]))
+        self.orders.append(order)
         self.began.release()
-        while not (self.time_is_up.wait(0.001) or stop.is_set()):
+        while not (self.time_is_up.wait(0.001) or order.number in self.stopped):
             pass
         delta = np.ones(4, dtype=np.float32)
         return SimpleNamespace(
-            losses=(1.0, 3.0), steps=2, tokens=64, seconds=2.0, slots_used=slots, delta=delta
+            losses=(1.0, 3.0), steps=2, tokens=64, seconds=2.0, slots_used=order.slots, delta=delta
         )
 
-    def replay(self, weights: Any, slots: Any, **_: object) -> Any:
-        raise AssertionError("nothing is replayed here")
+    def replay(self, order: ReplayOrder) -> Any:
+        self.replayed.append(order.number)
 
-    def validation_loss(self, weights: Any, *, limit_slots: int) -> float:
-        return float(weights[0])
+    def end_by(self, number: int, until: float) -> None:
+        self.ends[number] = until
+
+    def stop(self, number: int) -> None:
+        self.stopped.add(number)
+
+    def validation_loss(self, weights: SharedBuffer, *, limit_slots: int) -> float:
+        return float(weights.array[0])
+
+    def select(self, values: Any, keep: int) -> Any:
+        raise AssertionError("nothing is selected here")
 
 
 class Room:
@@ -70,12 +79,8 @@ class Room:
     def __init__(self, folder: Path, *, validate_every: int = 0) -> None:
         self.trainer = SlowTrainer()
         self.weights = np.ones(LAYOUT.padded, dtype=np.float32)
-        self.state = SimpleNamespace(weights=self.weights, block=PARENT)
-        self.taken: list[WindowEnded] = []
-        self.told: list[Event] = []
-        self.tasks: list[asyncio.Task[None]] = []
-        self.arrived = asyncio.Event()
-        self.heard = asyncio.Event()
+        self.state = SimpleNamespace(weights=self.weights, weights_file=None, block=PARENT)
+        self.host = BenchHost()
         self.engine: Any = SimpleNamespace(
             digest="after the parent", chain=None, rules=SimpleNamespace(overlap="delayed")
         )
@@ -84,17 +89,14 @@ class Room:
         self.exchange = ExchangeStore(folder, form)
         contributor: Any = SimpleNamespace(contribute=self._contribute)
         self.windows = WindowTasks(
-            engine=self.engine,  # type: ignore[arg-type]
+            self.host,
+            engine=self.engine,
             trainer=self.trainer,
             contributor=contributor,
             exchange=self.exchange,
             state_sync=SimpleNamespace(state=self.state),  # type: ignore[arg-type]
             starts=StartWeights(folder, layout=LAYOUT, learning_rate=1.0),
             settings=NodeSettings(validate_every=validate_every),
-            spawn=self._spawn,
-            compute=self._compute,
-            take=self._take,
-            tell=self._tell,
         )
 
     def _contribute(self, window: Any, *, parent: str, start_digest: str, **_: object) -> WindowEnded:
@@ -114,20 +116,11 @@ class Room:
             compute_seconds=window.seconds,
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self.tasks.append(asyncio.get_running_loop().create_task(work))
-        return self.tasks[-1]
-
-    async def _compute(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.to_thread(work)
-
-    def _take(self, happened: Any) -> None:
-        self.taken.append(happened)
-        self.arrived.set()
-
-    def _tell(self, event: Event) -> None:
-        self.told.append(event)
-        self.heard.set()
+    async def claimed(self) -> WindowEnded:
+        """Wait for what the next window came to."""
+        ended = await self.host.next_input()
+        assert isinstance(ended, WindowEnded)
+        return ended
 
     async def until_training(self) -> None:
         """Wait until the trainer has begun once more."""
@@ -177,46 +170,54 @@ async def test_an_eager_window_starts_with_the_share_of_what_was_just_claimed(ro
 async def test_a_window_ahead_becomes_a_claim_when_its_block_is_named(room: Room) -> None:
     room.windows.train(order(ahead=True))
     room.trainer.time_is_up.set()  # it is over before the block comes
-    await room.within_reason(room.heard.wait())
-    assert [event.round for event in room.told if isinstance(event, WindowFinished)] == [5]
-    assert room.taken == []
+    finished = await room.host.next_event()
+    assert isinstance(finished, WindowFinished)
+    assert finished.round == 5
+    assert room.host.taken == []
     room.engine.digest = "after the block"
     room.windows.go_on(GoOn(BLOCK, 3.0))
-    await room.within_reason(room.arrived.wait())
-    assert [(work.parent, work.start_digest, work.ahead) for work in room.taken] == [
-        (BLOCK, "after the block", True)
-    ]
+    work = await room.claimed()
+    assert (work.parent, work.start_digest, work.ahead) == (BLOCK, "after the block", True)
 
 
 async def test_the_block_moves_the_end_of_the_window_that_runs(room: Room) -> None:
     room.windows.train(order(ahead=True))
     await room.until_training()
-    assert room.trainer.ends[0].until == float("inf")
+    assert room.trainer.ends == {}
     room.windows.go_on(GoOn(BLOCK, 3.0))
-    assert room.trainer.ends[0].until < float("inf")
+    assert list(room.trainer.ends) == [room.trainer.orders[0].number]
     room.trainer.time_is_up.set()
-    await room.within_reason(room.arrived.wait())
-    assert room.taken[0].parent == BLOCK
+    assert (await room.claimed()).parent == BLOCK
 
 
 async def test_a_window_that_is_replaced_comes_to_nothing(room: Room) -> None:
     room.windows.train(order(ahead=True))
     await room.until_training()
     room.windows.train(order(ahead=False, number=6))
-    assert room.trainer.stops[0].is_set()
+    assert room.trainer.stopped == {room.trainer.orders[0].number}
     await room.until_training()
     room.trainer.time_is_up.set()
-    await room.within_reason(room.arrived.wait())
-    assert [(work.parent, work.ahead) for work in room.taken] == [(PARENT, False)]
-    assert [event.round for event in room.told if isinstance(event, WindowFinished)] == [6]
+    work = await room.claimed()
+    assert (work.parent, work.ahead) == (PARENT, False)
+    assert [event.round for event in room.host.told if isinstance(event, WindowFinished)] == [6]
+    assert room.host.taken == [work]
+
+
+async def test_a_window_that_is_replaced_before_it_began_never_reaches_the_trainer(room: Room) -> None:
+    room.windows.train(order(ahead=False, number=5))
+    room.windows.train(order(ahead=False, number=6))
+    room.trainer.time_is_up.set()
+    await room.claimed()
+    assert len(room.trainer.orders) == 1
+    assert [event.round for event in room.host.told if isinstance(event, WindowFinished)] == [6]
 
 
 async def test_a_window_of_the_round_at_hand_needs_no_block_and_keeps_no_state_waiting(room: Room) -> None:
     room.windows.train(order(ahead=False))
     await room.within_reason(room.windows.state_may_change())
     room.trainer.time_is_up.set()
-    await room.within_reason(room.arrived.wait())
-    assert [(work.parent, work.start_digest) for work in room.taken] == [(PARENT, "after the parent")]
+    work = await room.claimed()
+    assert (work.parent, work.start_digest) == (PARENT, "after the parent")
 
 
 async def test_a_window_under_which_the_state_moved_on_comes_to_nothing(room: Room) -> None:
@@ -226,8 +227,25 @@ async def test_a_window_under_which_the_state_moved_on_comes_to_nothing(room: Ro
     room.state.block = BLOCK  # the block came while the last step ran
     room.weights += 1.0
     room.trainer.time_is_up.set()
-    await room.within_reason(room.tasks[0])
-    assert room.taken == []
+    await room.within_reason(room.host.tasks[0])
+    assert room.host.taken == []
+
+
+async def test_a_replay_waits_for_the_window_at_hand_and_can_be_stopped_by_its_number(room: Room) -> None:
+    room.windows.train(order(ahead=False))
+    await room.until_training()
+    number = room.windows.next_number()
+    replayed = asyncio.create_task(
+        room.windows.replay(
+            ReplayOrder(number=number, weights=SharedBuffer(room.weights), slots=SLOTS, tokens_before=0)
+        )
+    )
+    room.windows.stop_replay(number)
+    assert room.trainer.stopped == {number}
+    assert number != room.trainer.orders[0].number
+    room.trainer.time_is_up.set()
+    await room.within_reason(replayed)
+    assert room.trainer.replayed == [number]
 
 
 async def test_each_state_is_validated_once_before_it_changes(tmp_path: Path) -> None:
@@ -239,10 +257,10 @@ async def test_each_state_is_validated_once_before_it_changes(tmp_path: Path) ->
     room.weights += 1.0
     room.windows.go_on(GoOn(BLOCK, 3.0))
     room.trainer.time_is_up.set()
-    await room.within_reason(room.arrived.wait())
+    await room.claimed()
     room.windows.train(order(ahead=True, number=7))
     await room.within_reason(room.windows.state_may_change())
-    assert [event for event in room.told if isinstance(event, Validated)] == [
+    assert [event for event in room.host.told if isinstance(event, Validated)] == [
         Validated(4, 1.0),
         Validated(5, 2.0),
     ]

@@ -1,4 +1,4 @@
-"""Transports on loopback, for tests: opened by name, each with its own p2pd, and closed after the test."""
+"""Real transports on the loopback interface: opened by name, each with its p2pd, closed after the test."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import pytest
 
 from peers.network import framing
 from peers.network.bandwidth import BandwidthLimits
-from peers.network.peer_scores import Conduct
+from peers.network.p2pd.transport import P2pdTransport, TransportSettings
+from peers.network.peer_scores import Conduct, Limits
 from peers.network.presence import Presence
-from peers.network.transport import Limits, Transport
-from peers.protocol.events import Event
+from peers.network.transport import Transport
+from peers.protocol.events import NOBODY_LISTENS, Event, Listener
 from recipes.keys.keys import PeerId, SigningKey
 
 RUN, OTHER_RUN = "ab" * 32, "cd" * 32
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 NOBODY = SigningKey(bytes(32)).peer_id
 
-OpenPeer = Callable[..., Awaitable[Transport]]
+OpenPeer = Callable[..., Awaitable[P2pdTransport]]
 
 
 @pytest.fixture
@@ -34,24 +35,26 @@ async def open_peer(tmp_path: Path) -> AsyncIterator[OpenPeer]:
         async def open_one(
             name: str,
             *,
-            via: Transport | None = None,
+            via: P2pdTransport | None = None,
             run_id: str | None = RUN,
             limits: Limits | None = None,
             conduct: Conduct | None = None,
             bandwidth: BandwidthLimits | None = None,
-            tell: Callable[[Event], None] = lambda _: None,
-        ) -> Transport:
+            listener: Listener = NOBODY_LISTENS,
+        ) -> P2pdTransport:
             bootstrap: Sequence[str] = await via.addresses() if via else ()
             return await peers.enter_async_context(
-                await Transport.open(
+                await P2pdTransport.open(
                     key_path=tmp_path / f"{name}.key",
                     run_id=run_id,
                     listen=LOOPBACK,
                     bootstrap=bootstrap,
-                    limits=limits,
-                    conduct=conduct,
-                    bandwidth=bandwidth,
-                    tell=tell,
+                    settings=TransportSettings(
+                        limits=limits or Limits(),
+                        conduct=conduct or Conduct(),
+                        bandwidth=bandwidth or BandwidthLimits(),
+                    ),
+                    listener=listener,
                 )
             )
 
@@ -72,7 +75,7 @@ async def presence_of(transport: Transport, *, run: str = RUN) -> Presence:
     )
 
 
-async def answer_to(request: bytes, *, asker: Transport, answerer: Transport) -> bytes:
+async def answer_to(request: bytes, *, asker: P2pdTransport, answerer: P2pdTransport) -> bytes:
     """Send raw bytes on a stream of their own and read the response."""
     reader, writer = await asker._uplink.streams.open(answerer.peer_id, asker._protocol)
     with closing(writer):
@@ -87,7 +90,7 @@ class Told:
     def __init__(self) -> None:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
-    def __call__(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         self._events.put_nowait(event)
 
     async def next(self, kind: type[Event]) -> Any:
