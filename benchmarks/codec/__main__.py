@@ -168,18 +168,8 @@ def main(
         console.print(table_of(records))
         for record in records:
             if record.values == kinds[0]:
-                whole = record.summary(parameters)
-                encode, decode = whole["encode_seconds_for_model"], whole["decode_seconds_for_model"]
-                console.print(
-                    f"{record.codec}: {parameters:.0e} parameters take {encode:.1f} and {decode:.1f} s"
-                )
-        repeats = min(count, 12)
-        others = {
-            "reduce_8_million_per_second": reduce_rates(repeats, clock),
-            "contribute_million_per_second": contribute_rates(repeats, select_largest, clock),
-        }
-        if select is not select_largest:
-            others[f"contribute_{device}_million_per_second"] = contribute_rates(repeats, select, clock)
+                console.print(_seconds_for_model(record, parameters))
+        others = _other_rates(min(count, 12), select, device, clock)
         for name, rates in others.items():
             low, high = spread(rates)
             console.print(f"{name}: {statistics.median(rates):.0f} ({low:.0f}-{high:.0f})")
@@ -195,6 +185,23 @@ def main(
         write_atomic(out, json.dumps(content, indent=1).encode())
         draw(out.with_suffix(".png"), records)
         console.print(f"Wrote {out} and {out.with_suffix('.png')}.")
+
+
+def _seconds_for_model(record: Record, parameters: float) -> str:
+    whole = record.summary(parameters)
+    encode, decode = whole["encode_seconds_for_model"], whole["decode_seconds_for_model"]
+    return f"{record.codec}: {parameters:.0e} parameters take {encode:.1f} and {decode:.1f} s"
+
+
+def _other_rates(repeats: int, select: Selector, device: str, clock: Clock) -> dict[str, list[float]]:
+    """Return how fast a reducer averages, and a peer contributes, by the name of each measurement."""
+    rates = {
+        "reduce_8_million_per_second": reduce_rates(repeats, clock),
+        "contribute_million_per_second": contribute_rates(repeats, select_largest, clock),
+    }
+    if select is not select_largest:
+        rates[f"contribute_{device}_million_per_second"] = contribute_rates(repeats, select, clock)
+    return rates
 
 
 def _measure_peaks(codecs: Sequence[MeasuredCodec], records: Sequence[Record]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 FIELD_BITS = 17  # with up to 7 bits of misalignment, a field lies within 3 bytes
 _SPAN_BYTES = 3
-_LOOKAHEAD_BYTES = 4  # an empty chunk's level is read like any other's, and not used
+_LOOKAHEAD_BYTES = 4  # the level of an empty chunk is read too, beyond the end, and ignored
 
 
 def pack_fields(positions: NDArray[np.int64], values: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
@@ -41,9 +41,9 @@ def pack_ones(positions: NDArray[np.int64], *, size: int) -> NDArray[np.uint8]:
 
 
 def words_of(data: bytes) -> NDArray[np.uint32]:
-    """Return, for each byte of `data`, it and the two after it as one number, for `read_fields`.
+    """Return, for each byte of `data` and 4 zeros after it, the byte and the next two as one number.
 
-    The 4 bytes after the end count as zeros.
+    `read_fields` reads fields from these numbers.
     """
     padded = np.zeros(len(data) + _LOOKAHEAD_BYTES + _SPAN_BYTES - 1, dtype=np.uint32)
     padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
@@ -54,7 +54,10 @@ def words_of(data: bytes) -> NDArray[np.uint32]:
 def read_fields(
     words: NDArray[np.uint32], positions: NDArray[np.int64], widths: NDArray[np.int64] | int
 ) -> NDArray[np.int64]:
-    """Return the fields of `widths` bits (at most FIELD_BITS) at bit `positions` of what became `words`."""
+    """Return the fields of `widths` bits, at most FIELD_BITS, at bit `positions` of the bytes.
+
+    `words` are `words_of` the bytes.
+    """
     fields: NDArray[np.int64] = words[positions >> 3].astype(np.int64)
     fields >>= positions & 7
     fields &= (np.int64(1) << widths) - 1

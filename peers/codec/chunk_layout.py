@@ -1,4 +1,4 @@
-"""How an encoded chunk is laid out, and where each of its fields begins.
+"""The layout of an encoded chunk, and where each of its fields begins.
 
 A chunk of 4096 float32 becomes these fields, least significant bit first (see peers/codec/bit_packing.py):
 
@@ -17,10 +17,10 @@ skipped since the value before it in the same level, so that a level's places an
 code: with two levels as unlike as 3 to 1, that saves a fifth of a bit a value over a flag for each. Gaps and
 steps are Rice-coded (Rice and Plaunt 1971), gaps with b from the number of the level's values alone.
 
-While values are left, the next level has at least one of them, and the last level all: of `left` values,
-`members` takes as many bits as left - 1 does. So unused levels take no bits, and all that is decoded has one
-encoding. With no value kept, the chunk ends after `count`. All before `unary` has a known length, and `unary`
-ends with its last one, so a chunk delimits itself.
+While values are left, the next level has at least one of them, and the last level has all: with `left`
+values left, `members` takes as many bits as left - 1 does. So unused levels take no bits, and decoded values
+have one encoding. If no value is kept, the chunk ends after `count`. The fields before `unary` have known
+lengths, and `unary` ends with its last one, so a chunk delimits itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STEP_LOW_BITS = 2
 
 def rice_parameter(count: int) -> int:
     """Return b: how many low bits of each gap go into the records of a level with `count` values."""
-    # Of geometric gaps, the best is the largest b with 2**b <= 2 ln(golden ratio) x mean gap (Kiely 2004).
+    # For geometric gaps, the best b is the largest with 2**b <= 2 ln(golden ratio) x mean gap (Kiely 2004).
     b = 0
     while count and (2 << b) * 1000 * (count + 1) <= 962 * (CHUNK_VALUES - count):
         b += 1
@@ -54,7 +54,7 @@ def header_bits(keep: int) -> int:
 RICE_PARAMETERS: NDArray[np.int64] = np.array(
     [rice_parameter(count) for count in range(CHUNK_VALUES + 1)], dtype=np.int64
 )
-# How many bits tell one of so many numbers.
+# The bits that are needed to choose among so many numbers.
 CHOICE_BITS: NDArray[np.int64] = np.array(
     [max(choices - 1, 0).bit_length() for choices in range(CHUNK_VALUES + 1)], dtype=np.int64
 )
@@ -62,7 +62,7 @@ CHOICE_BITS: NDArray[np.int64] = np.array(
 
 @dataclass(frozen=True, eq=False)
 class ChunkFields:
-    """Where the fields of some chunks begin, in bits from each chunk's first. All int64.
+    """Where the fields of some chunks begin, in bits from the chunk's first bit. All int64.
 
     Attributes:
         code: shape (chunks,).
@@ -104,7 +104,7 @@ class ChunkFields:
 
 
 def longest_chunk_bytes(keep: int, levels: int) -> int:
-    """Return what no valid chunk of at most `keep` values on `levels` levels exceeds, in bytes."""
+    """Return the length that no valid chunk of at most `keep` values on `levels` levels exceeds, in bytes."""
     header = header_bits(keep) + CODE_BITS + (levels - 1) * ((keep - 1).bit_length() + STEP_LOW_BITS + 1)
     steps = CODES >> STEP_LOW_BITS
     return (header + steps + _longest_values(keep, levels) + 7) >> 3

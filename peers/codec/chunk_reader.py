@@ -1,7 +1,7 @@
-"""From the bytes of chunks to the values they keep, many chunks at once, trusting none of the bytes.
+"""Reads the values from the bytes of many chunks at once. The bytes may be of any content.
 
-peers/codec/chunk_layout.py describes the bits. Where a chunk ends has to be found one chunk after the other,
-for it is there that the next begins; all else is done for many at once.
+peers/codec/chunk_layout.py describes the bits. The ends of chunks are found one after the other, since each
+chunk begins where the one before ends; all other fields are read for many chunks at once.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def find_ends(data: bytes, *, chunks: int, keep: int, levels: int) -> NDArray[np
     """Return where `chunks` chunks begin and end in `data`, int64 of shape (chunks + 1,).
 
     Raises:
-        MessageError: a chunk is cut short, too long, or padded with ones, or its numbers cannot be.
+        MessageError: a chunk is cut short, too long, padded with ones, or has impossible counts.
     """
-    # How many ones precede each byte: a chunk's last byte is then found by bisection.
+    # The number of ones before each byte: a chunk's last byte is then found by bisection.
     ones_before = np.zeros(len(data) + 1, dtype=np.int64)
     np.cumsum(np.bitwise_count(np.frombuffer(data, dtype=np.uint8)), out=ones_before[1:])
     ranks = memoryview(ones_before.data)
@@ -53,11 +53,11 @@ def read_chunks(
     """Return each value kept as ((chunk x 4096 + index) x 2 + sign) x 256 + code, int64, ascending.
 
     Args:
-        data: the bytes of chunks whose ends `find_ends` found.
-        offsets: where they begin and end, int64, shape (chunks + 1,).
-        keep: values that a chunk may keep.
-        levels: levels that a chunk may have.
-        first_chunk: what the first of them is called in an error.
+        data: the bytes of the chunks.
+        offsets: where they begin and end, from `find_ends`: int64, shape (chunks + 1,).
+        keep: the most values that a chunk keeps.
+        levels: the most levels that a chunk has.
+        first_chunk: the number of the first of them in error messages.
 
     Raises:
         MessageError: an index lies beyond its chunk or is there twice, or a level lies beyond the scale.
@@ -115,7 +115,7 @@ def _read_codes(
     ones: NDArray[np.int64],
     first_one: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the levels' codes, and where the unary part goes on after them: the bit, and its next one."""
+    """Return the levels' codes, and for each chunk the bit and the rank of the one that follow its steps."""
     codes = np.empty(members.shape, dtype=np.int64)
     codes[:, 0] = read_fields(words, start + fields.code, CODE_BITS)
     at, rank = unary_start.copy(), first_one.copy()
@@ -133,7 +133,7 @@ def _read_codes(
 def _read_members(
     words: NDArray[np.uint32], start: NDArray[np.int64], *, keep: int, levels: int
 ) -> NDArray[np.int64]:
-    """Return how many values each level of each chunk has, int64, shape (chunks, levels)."""
+    """Return the number of values on each level of each chunk, int64, shape (chunks, levels)."""
     headers = read_fields(words, start, header_bits(keep))
     full = headers & 1 == 1
     left = np.where(full, keep, headers >> 1)
@@ -157,7 +157,7 @@ def _chunk_end(
     bits = 1 if full else header_bits(keep)
     left = keep if full else (header & ((1 << bits) - 1)) >> 1
     if left >= keep and not full:
-        raise MessageError(f"Chunk {chunk} has a count of {left}, but room for {keep - 1}.")
+        raise MessageError(f"Chunk {chunk} has a count of {left}, and at most {keep - 1} are allowed.")
     ones, records = left, 0
     if left:
         bits += CODE_BITS

@@ -1,4 +1,4 @@
-"""From kept values to the bytes of chunks, many chunks at once. chunk_layout.py describes the bits."""
+"""Writes kept values as the bytes of many chunks at once. chunk_layout.py describes the bits."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _INDEX_BITS = CHUNK_VALUES.bit_length() - 1
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What some chunks keep, sorted by chunk, level and index.
+    """The values that some chunks keep, sorted by chunk, level and index.
 
     Attributes:
-        codes: int64, shape (chunks, levels): ascending over those levels of a chunk that have members.
-        members: int64, shape (chunks, levels): how many values each level has; those without any come last.
+        codes: int64, shape (chunks, levels): ascending over the levels of a chunk that have members.
+        members: int64, shape (chunks, levels): the number of values on each level; empty levels come last.
         indices: int64, shape (values,): index within the chunk.
         signs: int64, shape (values,): 1 where the value is negative.
     """
@@ -39,7 +39,7 @@ class Kept:
             positions: chunk x 4096 + index, ascending, shape (values,).
             bits: the values as the bits of float32, shape (values,).
             chunks: at most 2**14.
-            levels: how many levels a chunk may have.
+            levels: the most levels that a chunk has.
         """
         chunk = positions >> _INDEX_BITS
         counts = np.bincount(chunk, minlength=chunks)

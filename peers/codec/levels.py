@@ -51,9 +51,9 @@ def fit_levels(keys: NDArray[np.uint32], counts: NDArray[np.int64], *, levels: i
 
     Args:
         keys: magnitude keys of the kept values of all chunks, one chunk after the other, shape (values,),
-            none below SMALLEST_KEY. Their order within a chunk does not matter.
+            none below SMALLEST_KEY, in any order within a chunk.
         counts: kept values of each chunk, none of them 0, shape (chunks,).
-        levels: how many levels each chunk gets.
+        levels: the number of levels of each chunk.
 
     Returns:
         Strictly ascending codes on the logarithmic scale, shape (chunks, levels).
@@ -110,7 +110,7 @@ def _first_guess(
 def assign_levels(
     keys: NDArray[np.uint32], counts: NDArray[np.int64], codes: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the index of the nearest of its chunk's levels for each value; the lower one if two are.
+    """Return for each value the index of the nearest level of its chunk; of two nearest, the lower.
 
     Args:
         keys: as for `fit_levels`.

@@ -1,7 +1,7 @@
-"""How the segments of a run are encoded, in each of its rounds.
+"""The codecs of each round of a run, and how long the messages are that they make.
 
-A round's density follows from the tokens that the block below it has counted (recipes/density.py), so
-whoever checks or replays a segment asks for the format `at` them.
+A round's density follows from the tokens trained on by the block below it (recipes/density.py): `at` returns
+the format for them. This is the only module that chooses which `Codec` a run uses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ MAX_PATH = 16  # hashes from a segment's root to its contribution's
 
 @dataclass(frozen=True)
 class RoundFormat:
-    """How one round's contributions and reduced segments are encoded; a segment has so many chunks."""
+    """How one round's contributions and reduced segments are encoded.
+
+    Attributes:
+        codec: of contributions.
+        reduced_codec: of reduced segments.
+        chunks: number of chunks in a segment.
+    """
 
     codec: Codec
     reduced_codec: Codec
@@ -52,24 +58,24 @@ class ExchangeFormat:
     clip_factor: float
 
     def at(self, tokens: int) -> RoundFormat:
-        """Return the format of the round on top of a block by which `tokens` were trained on."""
+        """Return the format of the round on top of a block with these `tokens` in its counters."""
         return self._with(self.densities.at(tokens))
 
     @property
     def push_limit(self) -> int:
-        """Bytes of the longest pushed segment of any round: who listens does not know yet of which one is."""
+        """Bytes of the longest pushed segment of any round: a listener learns the round only afterwards."""
         return max(self._with(density).push_limit for density in self.densities.all())
 
     def parse_reduced(self, data: bytes, *, tokens: int) -> SegmentFrame:
-        """Check a reduced segment of the round on top of a block by which `tokens` were trained on.
+        """Parse a reduced segment of the round on top of a block with these `tokens` in its counters.
 
-        A reduced segment is known by its root, which covers the chunks and not the header. Where nothing is
-        sent, rounds of two densities have the same chunks (nine or ten bits take two bytes): who keeps one
-        by its root gives it for the other, and is not to blame. So the header may be that of any round of
-        the run; the chunks have to be what this round's codec makes.
+        A reduced segment is named by its root, which covers the chunks and not the header. Segments of zeros
+        may have the same chunks at two densities (nine or ten bits take two bytes). A peer that keeps one by
+        its root serves it for the other round too, and is not to blame. So the header may be that of any
+        round of the run; the chunks must be valid for this round's codec.
 
         Raises:
-            MessageError: it is not a segment of that round, or malformed.
+            MessageError: it is malformed, or not a segment of that round.
         """
         form = self.at(tokens)
         known = [self._with(density).reduced_codec for density in self.densities.all()]
@@ -90,7 +96,7 @@ def contribution_codec(density: Density) -> Codec:
 
 
 def exchange_format(recipe: Recipe, layout: Layout) -> ExchangeFormat:
-    """Return how contributions and reduced segments of a recipe are encoded."""
+    """Return how contributions and reduced segments of a recipe's run are encoded and combined."""
     return ExchangeFormat(
         densities=density_schedule(recipe),
         segments=layout.segments,

@@ -1,6 +1,6 @@
-"""Which values of each chunk the codec keeps: those largest in magnitude, of equal ones the first.
+"""Selection of the values that the sparse codec keeps: the largest magnitudes, of equal ones the first.
 
-Magnitudes are compared as integers, so that every way to choose, here or on a GPU, chooses the same.
+Magnitudes are compared as integers, so that all implementations select the same, here or on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FEW = 0.25
 
 
 def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:
-    """Return the positions of each chunk's `keep` largest magnitudes, none below half the smallest level.
+    """Return the positions of each chunk's `keep` largest magnitudes, without those that round to zero.
 
     Args:
         values: float32, contiguous, shape (chunks, 4096), at most 2**20 chunks.
@@ -47,15 +47,15 @@ def select_largest(values: NDArray[np.float32], keep: int) -> NDArray[np.int64]:
 
 
 def refuse_infinite() -> ValueError:
-    """Return the error for values that no chunk can hold."""
+    """Return the error for values that cannot be encoded."""
     return ValueError("cannot encode values that are infinite or not a number")
 
 
 def _largest_of_few(keys: NDArray[np.uint32], positions: NDArray[np.int64], keep: int) -> NDArray[np.int64]:
     """Return the positions of each chunk's `keep` largest keys, of which `positions` holds all above zero.
 
-    Sorting these is faster than to partition all: partitioning is slow where most keys are equal, as in a
-    sum of sparse contributions.
+    Sorting these is faster than partitioning all keys, which is slow if most of them are equal, as in a sum
+    of sparse contributions.
     """
     chunk = positions >> _INDEX_BITS
     counts = np.bincount(chunk, minlength=keys.shape[0])
@@ -75,7 +75,7 @@ def _largest_of_few(keys: NDArray[np.uint32], positions: NDArray[np.int64], keep
 
 
 def _positions(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return what np.flatnonzero does, much faster where few are marked, for it looks at eight at once."""
+    """Return the same as np.flatnonzero, much faster if few are marked, by looking at eight at once."""
     eights = np.flatnonzero(marks.reshape(-1).view(np.uint64) != 0)
     among = np.flatnonzero(marks.reshape(-1, 8)[eights])
     positions: NDArray[np.int64] = (eights[among >> 3] << 3) | (among & 7)

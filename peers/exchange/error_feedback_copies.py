@@ -1,13 +1,13 @@
-"""What the error feedback was before the last few contributions: an audit may ask for some chunks of it.
+"""Copies of the error feedback before the last few contributions: an audit may ask for chunks of them.
 
-The feedback is changed in place with each contribution. Whether a claim is audited at full length, its author
-learns only from the block after the one that counts it; by then the next contribution may be made. So the
-file is copied before each contribution, under the root that the claim before committed to:
+Each contribution changes the error feedback in place. The author of a claim learns whether it is audited in
+full only from the block after the one that includes it, when the next contribution may be made already. So
+the file is copied before each contribution, named by its root, which the claim before commits to:
 
     contributions/before/NUMBER.ROOT.bf16
 
-The last `COPIES_KEPT` stay: 8 bytes a parameter on disk. A copy also mends a feedback that a crash has torn.
-It is not trusted: whoever reads it hashes it.
+The last `COPIES_KEPT` are kept: 8 bytes a parameter on disk. A copy also replaces an error feedback that a
+crash has torn. Copies are not trusted: their readers hash them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FeedbackCopies:
         self._kept = kept
 
     def keep(self, file: Path, *, root: bytes) -> None:
-        """Copy the feedback's file, whose root this is, and forget the oldest copy.
+        """Copy the error feedback's file, which has this root, and delete the oldest copy.
 
         Raises:
             StorageError: the disk refuses.
@@ -51,7 +51,7 @@ class FeedbackCopies:
             old.unlink(missing_ok=True)
 
     def find(self, root: str) -> Path | None:
-        """Return the copy that had this root, hex, when it was made; the newest, or None."""
+        """Return the newest copy of an error feedback with this root, hex, unchecked; None without one."""
         return next((copy for copy in reversed(self._copies()) if _root_in(copy) == root), None)
 
     def _copies(self) -> list[Path]:
@@ -60,7 +60,7 @@ class FeedbackCopies:
 
 
 def leaves_of(file: Path) -> list[bytes]:
-    """Return the leaf hashes of a feedback's file, one for each chunk; none if it cannot be read."""
+    """Return the leaf hashes of an error feedback's file, one for each chunk; [] if it cannot be read."""
     leaves: list[bytes] = []
     try:
         with file.open("rb") as stream:
@@ -75,10 +75,10 @@ def leaves_of(file: Path) -> list[bytes]:
 
 
 def read_chunk(file: Path, chunk: int) -> NDArray[np.uint16]:
-    """Return one chunk of a feedback's file: the bits of bfloat16, shape (4096,).
+    """Return one chunk of an error feedback's file: the bits of bfloat16, shape (4096,).
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         ValueError: the file is shorter.
     """
     with file.open("rb") as stream:

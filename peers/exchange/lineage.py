@@ -29,12 +29,12 @@ STRAY_BLOCKS = 16
 
 @dataclass(frozen=True)
 class Source:
-    """An earlier claim of a peer, in its place on the chain.
+    """An earlier claim of a peer, and its place on the chain.
 
     Attributes:
-        claim: it stands in the roster of a block.
-        link: that block.
-        tokens: trained on below its round: its contribution's density follows from them.
+        claim: the claim.
+        link: the block whose roster holds it.
+        tokens: trained on below its round, from which its contribution's density follows.
         electors: of its round.
     """
 
@@ -44,7 +44,7 @@ class Source:
     electors: frozenset[PeerId]
 
     def counted(self, *, clip_factor: float, return_dropped: bool) -> dict[int, IncludedSegment]:
-        """Return which segments of its contribution its block counts.
+        """Return the segments of its contribution that its block includes, by index.
 
         Args:
             clip_factor: of the run.
@@ -133,7 +133,15 @@ def shows_source(chain: Chain, parent: str) -> bool:
 def counted_in(
     block: Block, claim: str, *, electors: frozenset[PeerId], clip_factor: float, return_dropped: bool
 ) -> dict[int, IncludedSegment]:
-    """Return which segments of a claim's contribution a block counts. `electors` are those of its round."""
+    """Return the segments of a claim's contribution that a block includes, by index.
+
+    Args:
+        block: the block.
+        claim: hash of the claim, hex.
+        electors: of the block's round.
+        clip_factor: of the run.
+        return_dropped: whether the values that reduced segments dropped return.
+    """
     claims = block.roster.body.claims
     place = next((place for place, signed in enumerate(claims) if signed.hash == claim), None)
     newcomers = newcomers_in(block.roster.body, electors)
@@ -148,7 +156,7 @@ def counted_in(
 
 
 def _going_down(chain: Chain, block: str, most: int) -> Iterator[tuple[Link, Link]]:
-    """Yield the blocks from `block` downwards, each with the one below it, as far as they are known here."""
+    """Yield the known blocks from `block` downwards, each with the one below it."""
     link = chain.link(block)
     for _ in range(most):
         below = chain.links.get(link.parent)

@@ -1,4 +1,4 @@
-"""Loss traces: each step's loss, which a claim commits to with a salt, and which is opened to auditors only.
+"""Loss traces: the loss of each step of a window. A claim commits to it with a salt; only auditors see it.
 
 traces/ROUND.COMMITMENT.trace     the salt, then the losses as little-endian float32
 """
@@ -15,12 +15,17 @@ from recipes.formats.files import write_atomic
 
 TRACES_KEPT = 64  # rounds for which a loss trace can be opened
 MOST_STEPS = 1 << 16
-"""Steps of the longest trace that is opened. Windows of more are not audited: 256 KiB is what it may cost."""
+"""Steps of the longest trace that is opened, of 256 KiB. Windows of more steps are not audited."""
 
 
 @dataclass(frozen=True)
 class LossTrace:
-    """Losses and the salt that hides them: `salt` has 32 bytes, `losses` are little-endian float32."""
+    """The losses of a window's steps, and the salt that hides them in the commitment.
+
+    Attributes:
+        salt: 32 bytes.
+        losses: little-endian float32.
+    """
 
     salt: bytes
     losses: bytes
@@ -30,7 +35,7 @@ class LossTrace:
         return digest(self.salt + self.losses).hex()
 
     def values(self) -> tuple[float, ...]:
-        """Return the losses; they need not be finite."""
+        """Return the losses. A trace from another peer may hold any, also infinite ones."""
         return tuple(np.frombuffer(self.losses, dtype="<f4").tolist())
 
 
@@ -41,7 +46,7 @@ class TraceStore:
         self._folder = folder / "traces"
 
     def keep(self, trace: LossTrace, *, round_number: int) -> None:
-        """Write a trace, and forget those of long ago.
+        """Write a trace, and delete those of `TRACES_KEPT` rounds ago.
 
         Raises:
             StorageError: the disk refuses.
@@ -54,7 +59,7 @@ class TraceStore:
                 other.unlink(missing_ok=True)
 
     def find(self, commitment: str) -> LossTrace | None:
-        """Return the trace that a claim's `loss_commitment` stands for, or None if it is not here whole."""
+        """Return the trace with a claim's `loss_commitment`; None if it is missing or damaged."""
         path = next(self._folder.glob(f"*.{commitment}.trace"), None)
         try:
             content = path.read_bytes() if path is not None else b""

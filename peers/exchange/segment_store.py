@@ -1,11 +1,11 @@
-"""The bytes of a round's exchange: own segments, those that came to be reduced, and reduced ones.
+"""The segments of a round's exchange: own ones, received ones that are to be reduced, and reduced ones.
 
-Own and received segments live in memory for the rosters at hand. Reduced segments are files named by
-their root, in a folder a round, because late peers and rewinds replay them:
+Own and received segments are kept in memory for the last few rosters. Reduced segments are files, since late
+peers and rewinds apply them later. Each is named by its root, in a folder of its round:
 
     reduced/ROUND/ROOT
 
-Whatever comes from another peer is checked against the roster's claims before it is kept.
+Segments from other peers are checked against the roster's claims before they are kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAX_ROSTERS = 3
 
 @dataclass
 class _Received:
-    """The segments that came for one roster, by segment and claimant."""
+    """The segments received for one roster, by segment and claimant."""
 
     roster: Roster
     newcomers: frozenset[int]  # places in it
@@ -53,7 +53,7 @@ class _Received:
 
 
 class ExchangeStore:
-    """Keeps and checks what is exchanged; does the reducing. Knows of no network."""
+    """Keeps and checks the segments that are exchanged, and reduces them. It knows of no network."""
 
     def __init__(self, folder: Path, form: ExchangeFormat) -> None:
         self.form = form
@@ -65,28 +65,28 @@ class ExchangeStore:
     # ------------------------------------------------------------ own contribution
 
     def hold(self, root: str, frames: tuple[SegmentFrame, ...]) -> None:
-        """Keep an own contribution's segments at hand under its root, hex; only the last few stay."""
+        """Keep an own contribution's segments in memory under its root, hex. Only the last few are kept."""
         self._own[root] = frames
         while len(self._own) > _MAX_ROSTERS:
             del self._own[next(iter(self._own))]
 
     def holds(self, root: str) -> bool:
-        """Say whether an own contribution's segments are at hand."""
+        """Whether an own contribution's segments are in memory."""
         return root in self._own
 
     def own_frames(self, root: str) -> tuple[SegmentFrame, ...]:
         """Return the segments of an own contribution.
 
         Raises:
-            KeyError: that contribution is no longer at hand.
+            KeyError: that contribution is no longer in memory.
         """
         return self._own[root]
 
     def push_content(self, claim: Claim, segment: int, roster: str) -> bytes:
-        """Return what goes to the reducer: roster, segment, the path to the claim's root, the frame.
+        """Return the message to a reducer: roster, segment, the path to the claim's root, the frame.
 
         Raises:
-            KeyError: that contribution is no longer at hand.
+            KeyError: that contribution is no longer in memory.
         """
         frames = self._own[claim.contribution]
         proof = b"".join(path([frame.root() for frame in frames], segment))
@@ -97,12 +97,12 @@ class ExchangeStore:
     # ------------------------------------------------------------ as a reducer
 
     def begin(self, roster: Signed[Roster], *, tokens: int, newcomers: frozenset[int] = frozenset()) -> None:
-        """Make room for the segments of a roster; only the last few rosters' stay.
+        """Accept segments for a roster from now on. Only the segments of the last few rosters are kept.
 
         Args:
-            roster: whose claims are averaged.
+            roster: the roster whose claims are averaged.
             tokens: trained on by the block below it, from which the round's density follows.
-            newcomers: their places in it (`reduction.newcomers_in`).
+            newcomers: the places of newcomers in it (`averaging.newcomers_in`).
         """
         form = self.form.at(tokens)
         self._received.setdefault(roster.hash, _Received(roster.body, newcomers, form))
@@ -110,19 +110,20 @@ class ExchangeStore:
             del self._received[next(iter(self._received))]
 
     def knows(self, roster: str) -> bool:
-        """Say whether segments of this roster are taken in."""
+        """Whether segments for this roster are accepted."""
         return roster in self._received
 
     def take_push(self, sender: PeerId, content: bytes) -> tuple[str, int]:
         """Check and keep a pushed segment; return its roster and segment.
 
         Raises:
-            MessageError: unknown roster, not a claimant, or not what its claim committed to.
+            MessageError: the roster is unknown, the sender is not a claimant of it, or the segment is not the
+                one that its claim commits to.
         """
         roster_hash, segment, proof, data = read_push(content)
         received = self._received.get(roster_hash)
         if received is None:
-            raise MessageError("segment of an unknown roster")
+            raise MessageError("a segment for an unknown roster")
         if segment >= self.form.segments:
             raise MessageError(f"there is no segment {segment}")
         claim = next((c.body for c in received.roster.claims if c.body.peer == sender), None)
@@ -142,11 +143,14 @@ class ExchangeStore:
         return roster_hash, segment
 
     def reduce(self, roster_hash: str, segment: int, included: Sequence[int]) -> tuple[str, int]:
-        """Average a segment of the claims at `included`, keep the result; return its root and size.
+        """Average a segment of the claims at the places `included`, and keep the result.
+
+        Returns:
+            The root of the reduced segment, hex, and its size in bytes.
 
         Raises:
-            KeyError: a part is not here.
-            StorageError: the disk refused.
+            KeyError: the segment of one of these claims was not received.
+            StorageError: the disk refuses.
         """
         received = self._received[roster_hash]
         roster = received.roster
@@ -158,10 +162,10 @@ class ExchangeStore:
         return reduced.root().hex(), len(data)
 
     def prove(self, roster_hash: str, segment: int, chunk: int, included: Sequence[int]) -> bytes:
-        """Return one chunk of each included part, each with its path to its claim's root.
+        """Return the answer to a spot check: one chunk of each included segment, with its path to the root.
 
         Raises:
-            MessageError: not a segment, chunk or part that is held here.
+            MessageError: there is no such chunk, or one of the segments is not here.
         """
         received = self._received.get(roster_hash)
         if received is None or not 0 <= chunk < self.form.chunks_per_segment:
@@ -171,7 +175,7 @@ class ExchangeStore:
             peer = received.roster.claims[place].body.peer if place < len(received.roster.claims) else ""
             frame = received.frames.get((segment, PeerId(peer)))
             if frame is None:
-                raise MessageError("that part is not held here")
+                raise MessageError("a segment of that spot check is not held here")
             above = received.roots[segment, PeerId(peer)]
             below = tuple(path(frame.chunk_leaves(), chunk))
             proofs.append(ChunkProof(frame.encoded[chunk], below, above).to_bytes())
@@ -180,7 +184,7 @@ class ExchangeStore:
     # ------------------------------------------------------------ checking a reducer
 
     def draw_spots(self, count: int) -> list[tuple[int, int]]:
-        """Draw places (segment, chunk) to check, with randomness that nobody else can foresee."""
+        """Draw places (segment, chunk) to check, unpredictable to other peers."""
         draw = secrets.SystemRandom()
         return [
             (draw.randrange(self.form.segments), draw.randrange(self.form.chunks_per_segment))
@@ -200,7 +204,7 @@ class ExchangeStore:
         """Recompute one reduced chunk from the proofs in `answer`; `tokens` as for `begin`.
 
         Raises:
-            MessageError: the proofs do not hold, or the reduced chunk is not what they come to.
+            MessageError: a proof does not hold, or the reduced chunk is not the average of the proven ones.
         """
         form = self.form.at(tokens)
         with counts_as(Offence.MALFORMED):
@@ -209,7 +213,7 @@ class ExchangeStore:
                 for part in split_parts(answer, most=len(reduction.included))
             ]
         if len(proofs) != len(reduction.included):
-            raise MessageError("a spot check with parts missing", offence=Offence.FALSE)
+            raise MessageError("a spot check with chunks missing", offence=Offence.FALSE)
         for place, proof in zip(reduction.included, proofs, strict=True):
             held = verify_chunk(
                 proof,
@@ -234,7 +238,7 @@ class ExchangeStore:
             )
         if self.read_reduced(reduction.root, tokens=tokens).encoded[chunk] != expected:
             raise MessageError(
-                f"chunk {chunk} of segment {reduction.segment} is not the average of its parts",
+                f"chunk {chunk} of segment {reduction.segment} is not the average of the included ones",
                 offence=Offence.FALSE,
             )
 
@@ -246,12 +250,12 @@ class ExchangeStore:
         tokens: int,
         newcomers: frozenset[int] = frozenset(),
     ) -> None:
-        """Check that a reduced segment has the size that its author says, and is within the clip bound.
+        """Check that a reduced segment has the announced size, and a norm within the clip bound.
 
-        `tokens` are as for `begin`.
+        `tokens` as for `begin`.
 
         Raises:
-            MessageError: it is not.
+            MessageError: its size or its norm is another.
         """
         if len(self.reduced_bytes(reduction.root)) != reduction.bytes:
             raise MessageError(
@@ -267,7 +271,7 @@ class ExchangeStore:
     def _weights(
         self, roster: Roster, segment: int, included: Sequence[int], newcomers: frozenset[int]
     ) -> tuple[list[float], list[float]]:
-        """Return what each included part counts, and its clip factor."""
+        """Return the weight of each included segment, and its clip factor."""
         norms = [claim.body.norms[segment] for claim in roster.claims]
         factors = clip_factors(norms, clip_factor=self.form.clip_factor, newcomers=newcomers)
         slots = [total(roster.claims[place].body.slots) for place in included]
@@ -277,11 +281,11 @@ class ExchangeStore:
     # ------------------------------------------------------------ reduced segments
 
     def has_reduced(self, root: str) -> bool:
-        """Say whether a reduced segment is on disk."""
+        """Whether a reduced segment is on disk."""
         return root in self._reduced
 
     def reduced_bytes(self, root: str) -> bytes:
-        """Return a reduced segment's frame, as it is sent to peers.
+        """Return the bytes of a reduced segment's frame, unchecked.
 
         Raises:
             MessageError: it is not here.
@@ -293,10 +297,10 @@ class ExchangeStore:
             raise MessageError("that reduced segment is not here") from error
 
     def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame:
-        """Return a reduced segment whose bytes still have their root; `tokens` as for `begin`.
+        """Return a reduced segment, checked by its root; `tokens` as for `begin`.
 
         Raises:
-            MessageError: it is missing, or the disk changed it; it must be fetched again.
+            MessageError: it is missing, or damaged and therefore deleted: fetch it again.
         """
         data = self.reduced_bytes(root)
         try:
@@ -310,15 +314,15 @@ class ExchangeStore:
         """Check and keep a reduced segment that a peer sent; `tokens` as for `begin`.
 
         Raises:
-            MessageError: the bytes are not those that `root` names.
-            StorageError: the disk refused.
+            MessageError: the bytes have another root, or are not a segment of that round.
+            StorageError: the disk refuses.
         """
         with counts_as(Offence.FALSE):
             frame = self._parse_reduced(root, data, tokens)
         self._write(round_number, root, frame.to_bytes())
 
     def forget_reduced(self, *, before_round: int) -> None:
-        """Delete the reduced segments of old rounds."""
+        """Delete the reduced segments of rounds before `before_round`."""
         for folder in self._folder.glob("*"):
             if folder.name.isdigit() and int(folder.name) < before_round:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -337,7 +341,7 @@ class ExchangeStore:
 
 
 def read_push(content: bytes) -> tuple[str, int, list[bytes], bytes]:
-    """Take a push apart: roster, segment, path, frame.
+    """Parse a pushed segment: roster, segment, path, frame.
 
     Raises:
         MessageError: it is malformed.

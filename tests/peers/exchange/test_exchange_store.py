@@ -228,8 +228,8 @@ def test_evidence_with_a_part_withheld_or_too_many_convicts(tmp_path: Path) -> N
     reduction = exchange.reduce(1, by=REDUCER)
     fetched(exchange, reduction)
     proofs = split_parts(answer(exchange, reduction, 0), most=4)
-    convict(exchange, reduction, join_parts(proofs[:3]), "parts missing")
-    convict(exchange, reduction, b"", "parts missing")
+    convict(exchange, reduction, join_parts(proofs[:3]), "chunks missing")
+    convict(exchange, reduction, b"", "chunks missing")
     convict(exchange, reduction, join_parts([*proofs, proofs[0]]), "more parts")
 
 
