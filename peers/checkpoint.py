@@ -43,7 +43,8 @@ from recipes.locate import joined_folder
 from recipes.publication import SignedRecipe, load_signed_recipe
 
 if TYPE_CHECKING:
-    from peers.chain.chain import Chain, Link
+    from peers.chain.chain import Chain
+    from peers.chain.link import Link
     from recipes.layout import Layout
 
 _KIND = "checkpoint"

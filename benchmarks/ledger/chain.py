@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.credit.rules import CreditRules
 from peers.ledger.derive import Ground
 from peers.protocol.assignment import assign_reducers, leaders

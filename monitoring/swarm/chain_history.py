@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from monitoring.swarm.peer_picture import RECENT, TRAINING_ROUNDS, Record
 from monitoring.swarm.view import ContributionPicture, LeaveReason, RoundPicture, RoundResult, Totals
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.credit.accounts import Accounts, entries_after
 from peers.credit.entries import ClaimCounted, Entry, Expelled, VerdictCounted, Vest
 from peers.credit.rules import CreditRules

@@ -15,8 +15,9 @@ from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.peer_list import roll_of
 from monitoring.swarm.round_times import Stopwatch
 from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Validation
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
 from peers.chain.fork_choice import best_head
+from peers.chain.link import Link
 from peers.chain.validation import block_fault
 from peers.ledger.derive import Ground
 from peers.protocol.messages import Block, CoSignature, Signed

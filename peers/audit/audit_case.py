@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.credit.audit import Audit
 from peers.credit.sampling import audit_seed, chunks_to_open
 from peers.exchange.lineage import Source, has_strayed, is_anchored, shows_source, source_of

@@ -11,49 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 from peers.chain.finality import Finality, begin, show
-from peers.credit.accounts import Accounts
+from peers.chain.link import Link, genesis_hash
 from peers.credit.ledger import Ledger
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
-from peers.protocol.counters import Counters, advance, initial
+from peers.protocol.counters import advance, initial
 from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Signed
-from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
-
-
-@dataclass(frozen=True)
-class Link:
-    """A block in its place: counters, finality and ledger are those after it. Genesis has no block."""
-
-    hash: str
-    parent: str
-    counters: Counters
-    block: Signed[Block] | None
-    finality: Finality
-    ledger: Ledger
-
-    @property
-    def accounts(self) -> Accounts:
-        return self.ledger.accounts
-
-    @property
-    def round(self) -> int:
-        return self.counters.round
-
-    @cached_property
-    def claimants(self) -> frozenset[PeerId]:
-        """Who stands in the block's roster."""
-        claims = self.block.body.roster.body.claims if self.block is not None else ()
-        return frozenset(claim.body.peer for claim in claims)
-
-
-def genesis_hash(run: str) -> str:
-    """Return the name of the place before the first block."""
-    return digest(f"genesis/{run}".encode()).hex()
 
 
 class Chain:

@@ -11,7 +11,8 @@ from peers.protocol.rules import Rules
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
-    from peers.chain.chain import Chain, Link
+    from peers.chain.chain import Chain
+    from peers.chain.link import Link
 
 RULED_OUT = "on a branch that a final block rules out here"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.consensus.allreduce import Allreduce
 from peers.consensus.audit_duties import AuditDuties
 from peers.consensus.context import RoundContext

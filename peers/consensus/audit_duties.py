@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.consensus.context import RoundContext
 from peers.consensus.effects import AuditDropped, AuditWanted, SaveWord
 from peers.consensus.operation_pool import Word, Words, counts, may_move

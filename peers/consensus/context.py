@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.consensus.effects import Effect, Send, Tell
 from peers.consensus.inbox import Inbox
 from peers.consensus.measurements import Measures

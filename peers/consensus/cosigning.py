@@ -6,8 +6,8 @@ is sent, its vote lock is on disk: what every later one must respect (finality.p
 
 from __future__ import annotations
 
-from peers.chain.chain import Link
 from peers.chain.finality import Promise
+from peers.chain.link import Link
 from peers.consensus.context import RoundContext
 from peers.consensus.effects import SavePromise
 from peers.consensus.evidence import EvidenceBook

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.consensus.context import RoundContext
 from peers.consensus.effects import ReloadChain, SaveCheckpoint, SaveFinal
 from peers.protocol.events import BlockFinal, Notice

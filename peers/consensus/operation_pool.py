@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.credit.accounts import Accounts
 from peers.credit.audit import may_speak
 from peers.credit.block_facts import double_claim

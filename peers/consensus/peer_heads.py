@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.chain.chain import Link
 from peers.chain.fork_choice import words_behind
+from peers.chain.link import Link
 from peers.consensus.block_search import BlockSearch
 from peers.consensus.context import RoundContext
 from peers.consensus.cosigning import Cosigning

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.protocol.assignment import Assignment, leaders
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
 from peers.protocol.rules import Rules

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.consensus.audit_duties import AuditDuties
 from peers.consensus.block_processing import BlockProcessing
 from peers.consensus.claims import Claims

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from peers.chain.chain import Chain, Link, trunk_below
+from peers.chain.chain import Chain, trunk_below
+from peers.chain.link import Link
 from peers.exchange.averaging import clip_factors, newcomers_in
 from peers.exchange.residual_returns import IncludedSegment
 from peers.protocol.messages import Block, Claim, Signed

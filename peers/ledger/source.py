@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
-from peers.chain.chain import Chain, genesis_hash
+from peers.chain.chain import Chain
 from peers.chain.fork_choice import best_head
+from peers.chain.link import genesis_hash
 from peers.credit.accounts import Accounts
 from peers.credit.rules import CreditRules
 from peers.credit.tally import Tally

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from peers.audit.audit_case import Case, bare_case
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.credit.entries import AuditDrawn, Decided, Entry, VerdictCounted
 from peers.credit.sampling import audit_seed, chunks_to_open
 from peers.ledger.derive import Derivation, Settled

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peers.chain.chain import genesis_hash
+from peers.chain.link import genesis_hash
 from peers.codec.round_codec import exchange_format
 from peers.codec.segment import SegmentFrame
 from peers.protocol.counters import initial

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from peers.chain.chain import Chain, Link, trunk_below
+from peers.chain.chain import Chain, trunk_below
 from peers.chain.fork_choice import best_head
+from peers.chain.link import Link
 from peers.consensus.allreduce import MAX_CANDIDATES
 from peers.consensus.block_processing import MAX_SIBLINGS
 from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT

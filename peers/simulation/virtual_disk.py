@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from peers.chain.chain import Chain, Link, genesis_hash
+from peers.chain.chain import Chain
 from peers.chain.finality import Promise
+from peers.chain.link import Link, genesis_hash
 from peers.chain.rebuild import KeptFinal, build_chain
 from peers.consensus.operation_pool import Word
 from peers.credit.rules import CreditRules

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from peers.chain.chain import Link, trunk_below
+from peers.chain.chain import trunk_below
+from peers.chain.link import Link
 from peers.consensus import effects as do
 from peers.exchange.lineage import may_stray, source_of
 from peers.exchange.residual_returns import Entry, IncludedSegment, may_go_on, reconcile

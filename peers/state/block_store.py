@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
 from peers.chain.finality import Promise
+from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal, build_chain
 from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
 from peers.credit.rules import CreditRules

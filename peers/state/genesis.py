@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peers.chain.chain import genesis_hash
+from peers.chain.link import genesis_hash
 from peers.protocol.counters import initial
 from peers.protocol.rules import Rules, rules_of
 from peers.state.canonical_state import CanonicalState

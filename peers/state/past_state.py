@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.state.canonical_state import WEIGHTS_FILE, CanonicalState
 from peers.state.reduced_segments import ReducedSegments
 from peers.state.snapshots import SnapshotStore

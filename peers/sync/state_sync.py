@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore
 from peers.network.asking import Asking

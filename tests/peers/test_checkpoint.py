@@ -14,8 +14,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from peers import checkpoint as command
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
 from peers.chain.fork_choice import best_head
+from peers.chain.link import Link
 from peers.checkpoint import install_checkpoint, make_checkpoint
 from peers.credit.rules import credit_rules
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from places import SAMPLES
 from rounds import Swarm
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.codec.sparse_codec import SparseCodec

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from rounds import Swarm, keys_of, name
 
-from peers.chain.chain import Link
 from peers.chain.finality import Promise
+from peers.chain.link import Link
 from peers.consensus.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
 from peers.consensus.engine import RoundEngine
 from peers.consensus.host import Remembered

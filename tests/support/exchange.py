@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rounds import Swarm
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame, contribution_root
 from peers.exchange.segment_store import ExchangeStore

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rounds import GENESIS_DIGEST, Swarm
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.ledger.derive import Ground, derive
 from peers.ledger.export import write_export
 from peers.ledger.lines import Header

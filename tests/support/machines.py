@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rounds import Swarm
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal
 from peers.protocol.messages import Vouched
 from peers.state.block_store import CHAIN_FILE, ChainStore

@@ -10,7 +10,7 @@ import numpy as np
 from hosts import Recorder
 from rounds import Swarm, credit_of, name
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.exchange.segment_store import ExchangeStore

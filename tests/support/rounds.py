@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.chain.validation import block_fault
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import assign_reducers, leaders

@@ -15,7 +15,7 @@ from tiny_run import RECIPE, publish_tiny
 from peers.audit.audit_case import Case, case_of
 from peers.audit.opening_store import Openings
 from peers.audit.received_openings import OpenedClaim
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.codec.round_codec import exchange_format
 from peers.consensus.effects import WindowEnded
 from peers.credit.rules import credit_rules

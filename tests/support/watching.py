@@ -25,7 +25,7 @@ from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.app import Site
 from monitoring.web.live import Live
 from monitoring.web.server import Server
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.credit.rules import MILLION
 from peers.protocol.messages import Block, Pace, Signed, sign
 from recipes.keys.keys import SigningKey

@@ -11,7 +11,7 @@ from ledgers import blocks_of, ground
 from rounds import Swarm
 
 from monitoring.metrics.own_credit import OwnCredit
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.credit.entries import VerdictCounted
 from peers.credit.escrow import Account
 from peers.ledger.derive import derive

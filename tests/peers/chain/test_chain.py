@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rounds import GENESIS_DIGEST, Swarm, copied, cosign, elected, fork, keys_of, name, trunk
 
-from peers.chain.chain import Link
 from peers.chain.fork_choice import best_head
+from peers.chain.link import Link
 from peers.chain.validation import block_fault, roster_fault
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed

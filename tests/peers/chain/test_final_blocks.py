@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 from rounds import Swarm, copied, cosign, elected, fork, trunk
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
 from peers.chain.fork_choice import best_head
+from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal, build_chain
 from peers.chain.validation import RULED_OUT, block_fault
 from peers.protocol.messages import Block, Evidence, Signed, Vouched

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rounds import copied, cosign, elected, fork, keys_of, name, trunk
 
-from peers.chain.chain import Link
 from peers.chain.fork_choice import best_head
+from peers.chain.link import Link
 from peers.protocol.rules import ELECTOR_MINIMUM
 
 

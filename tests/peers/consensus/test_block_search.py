@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 from rounds import Swarm, name, trunk
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
+from peers.chain.link import Link
 from peers.consensus.block_search import (
     LONGEST_REST_SECONDS,
     MAX_SOUGHT,

@@ -6,8 +6,8 @@ import pytest
 from bench import Bench, acquainted, of, told
 from rounds import fork, name, trunk
 
-from peers.chain.chain import Link
 from peers.chain.finality import Promise
+from peers.chain.link import Link
 from peers.consensus.block_processing import LONGEST_PUT_OFF_SECONDS
 from peers.consensus.block_search import PATIENCE_SECONDS
 from peers.consensus.effects import (

@@ -17,7 +17,7 @@ from hostile import HUGE
 from numpy.typing import NDArray
 from rounds import Swarm, elected, keys_of
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.chain.validation import roster_fault
 from peers.codec.segment import SegmentFrame, contribution_root
 from peers.consensus.effects import Effect, Received, Send

@@ -8,7 +8,7 @@ from bench import Bench, sent, told
 from credit_rounds import verdict
 from rounds import keys_of
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.chain.validation import roster_fault
 from peers.consensus.audit_duties import CHANGE_WINDOWS
 from peers.consensus.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from bench import Bench, acquainted, of, sent, told
 from rounds import fork, name, trunk
 
-from peers.chain.chain import Chain, Link
+from peers.chain.chain import Chain
 from peers.chain.finality import Promise
+from peers.chain.link import Link
 from peers.chain.rebuild import build_chain
 from peers.consensus.effects import (
     Acquainted,

@@ -8,7 +8,7 @@ from typing import Any
 from credit_rounds import PEERS, RULES, Book, verdict
 from rounds import RUN, Swarm, keys_of
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_WORDS_OF_ONE, WORD_ROUNDS, Carried, Words
 from peers.credit.accounts import Accounts
 from peers.protocol.messages import Evidence, Signed, sign

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import Swarm
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.credit.accounts import Accounts, close_round, entries_after
 from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rules import MILLION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rounds import Swarm
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.exchange.lineage import (
     MOST_BLOCKS_BETWEEN,
     STRAY_BLOCKS,

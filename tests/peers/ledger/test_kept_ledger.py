@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rounds import Swarm, elected, fork
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.ledger.catch_up import follow_branch
 from peers.ledger.store import LedgerStore
 

@@ -12,7 +12,7 @@ from rounds import Swarm
 from tiny_run import publish_tiny
 from typer.testing import CliRunner
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal
 from peers.credit import __main__ as credit
 from peers.credit.rules import credit_rules

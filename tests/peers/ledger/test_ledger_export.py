@@ -12,7 +12,7 @@ import pytest
 from ledgers import blocks_of, export, ground, header, verified
 from rounds import GENESIS_DIGEST, Swarm, fork, name
 
-from peers.chain.chain import genesis_hash
+from peers.chain.link import genesis_hash
 from peers.credit.rfc9162_tree import consistent
 from peers.credit.tally import Totals, totals_of
 from peers.ledger.derive import Derivation, Ground, bring_up, derive

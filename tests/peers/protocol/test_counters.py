@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from rounds import Swarm, keys_of, name
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.protocol.counters import Counters, advance, counted_segments, initial, quota_or_nonce_fault
 from peers.protocol.messages import Claim, SlotRange
 from peers.protocol.rules import (

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import GENESIS_DIGEST, name
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.consensus.allreduce import MAX_CANDIDATES
 from peers.consensus.effects import (
     Acquainted,

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from bench import Bench, sent, told
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.consensus.effects import Applied, Apply, Effect, GoOn, LeaveRequested, Train
 from peers.protocol.events import BlockAdopted, WindowGoesOn, WindowStarted
 from peers.protocol.messages import Block, Claim, Pace, Ready, Signed

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rounds import RUN, Swarm, name, trunk
 
-from peers.chain.chain import Link
 from peers.chain.finality import Promise
+from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal
 from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
 from peers.protocol.messages import Block, Checkpoint, Evidence, Signed, Vouched, parse, sign, vouch

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from replicas import LAYOUT, OUTER, Replica, World
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.state.past_state import PastState, Way, way_to
 from recipes.errors import StateError
 

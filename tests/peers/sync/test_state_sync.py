@@ -9,7 +9,7 @@ import pytest
 from replicas import FORM, LAYOUT, PIECES, Replica, World, another_name, flipped
 from rounds import name
 
-from peers.chain.chain import Link
+from peers.chain.link import Link
 from peers.codec.segment import SegmentFrame
 from peers.protocol.events import Diverged, Notice, Refused
 from peers.protocol.requests import StatePiece, encode_round

@@ -1,0 +1,47 @@
+"""A block in its place in the chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from peers.chain.finality import Finality
+from peers.credit.accounts import Accounts
+from peers.credit.ledger import Ledger
+from peers.protocol.counters import Counters
+from peers.protocol.messages import Block, Signed
+from recipes.formats.blake3_tree import digest
+from recipes.keys.keys import PeerId
+
+
+@dataclass(frozen=True)
+class Link:
+    """A block in its place: counters, finality and ledger are those after it. Genesis has no block."""
+
+    hash: str
+    parent: str
+    counters: Counters
+    block: Signed[Block] | None
+    finality: Finality
+    ledger: Ledger
+
+    @property
+    def accounts(self) -> Accounts:
+        """Every peer's credit after the block."""
+        return self.ledger.accounts
+
+    @property
+    def round(self) -> int:
+        """The block's round; 0 for genesis."""
+        return self.counters.round
+
+    @cached_property
+    def claimants(self) -> frozenset[PeerId]:
+        """The peers in the block's roster."""
+        claims = self.block.body.roster.body.claims if self.block is not None else ()
+        return frozenset(claim.body.peer for claim in claims)
+
+
+def genesis_hash(run: str) -> str:
+    """Return the hash that stands for the place before the first block, hex."""
+    return digest(f"genesis/{run}".encode()).hex()
