@@ -105,7 +105,7 @@ class Chain:
         if link.block is None:
             return self.genesis_digest
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        words = [signed for signed in self._single_words(link.hash) if signed.body.peer in electors]
+        words = [signed for signed in self._single_cosignatures(link.hash) if signed.body.peer in electors]
         return self.agreed_digest(link, words)
 
     def digest_after(self, block: str) -> str | None:
@@ -113,9 +113,9 @@ class Chain:
         link = self.links[block]
         if link.block is None:
             return self.genesis_digest
-        return self.agreed_digest(link, self._single_words(block) or self.cosignatures(block))
+        return self.agreed_digest(link, self._single_cosignatures(block) or self.cosignatures(block))
 
-    def _single_words(self, block: str) -> list[Signed[CoSignature]]:
+    def _single_cosignatures(self, block: str) -> list[Signed[CoSignature]]:
         """Return the known co-signatures of `block` by those who co-signed nothing else beside it."""
         return [word for word in self.cosignatures(block) if word.body.peer not in self.equivocations]
 
@@ -132,7 +132,7 @@ class Chain:
         """Return the co-signatures known for `block`, in the order of their authors' names."""
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
 
-    def word_of(self, peer: PeerId, block: str) -> Signed[CoSignature] | None:
+    def cosignature_of(self, peer: PeerId, block: str) -> Signed[CoSignature] | None:
         """Return a peer's co-signature of `block`, if it is known."""
         return self._cosignatures.get(block, {}).get(peer)
 
@@ -141,7 +141,7 @@ class Chain:
 
         Of who contradicted itself, only what the others say of the state, too.
         """
-        agreed = self.agreed_digest(link, self._single_words(link.hash))
+        agreed = self.agreed_digest(link, self._single_cosignatures(link.hash))
         words = [
             word
             for word in self.cosignatures(link.hash)
@@ -231,7 +231,7 @@ class Chain:
             return False
         for sibling in self._at_round.get(link.round, set()) - {link.hash}:
             if (other := self._cosignatures.get(sibling, {}).get(body.peer)) is not None:
-                self.convict(other, signed)
+                self.note_equivocation(other, signed)
         known[body.peer] = signed
         self._version += 1
         latest = self._latest.get(body.peer)
@@ -255,10 +255,10 @@ class Chain:
     def take_evidence(self, evidence: Evidence) -> None:
         """Note whom kept evidence convicts."""
         one, other = evidence.one, evidence.other
-        if evidence.convicts() and isinstance(one.body, CoSignature):
-            self.convict(one, other)  # type: ignore[arg-type]
+        if evidence.culprit() and isinstance(one.body, CoSignature):
+            self.note_equivocation(one, other)  # type: ignore[arg-type]
 
-    def convict(self, one: Signed[CoSignature], other: Signed[CoSignature]) -> None:
+    def note_equivocation(self, one: Signed[CoSignature], other: Signed[CoSignature]) -> None:
         """Let the author of two co-signatures of different blocks of one round weigh nothing from now on."""
         if one.body.peer not in self.equivocations:
             self.equivocations[one.body.peer] = (one, other)
@@ -345,7 +345,7 @@ class Chain:
             block = self.links[block].parent
         return block == ancestor
 
-    def latest_word(self, peer: PeerId) -> CoSignature | None:
+    def latest_cosignature(self, peer: PeerId) -> CoSignature | None:
         """Return what a peer co-signed last of what is known here, or None."""
         return self._latest.get(peer)
 

@@ -31,7 +31,7 @@ MANY_ELECTORS = 4  # from here on, their quorum alone says that enough peers hol
 
 
 @dataclass(frozen=True)
-class Promise:
+class VoteLock:
     """What an elector's next co-signature must respect, kept on disk."""
 
     round: int = 0  # of the last block that it co-signed
@@ -43,13 +43,13 @@ class Promise:
         """Whether a block of that round, with that finality, may be co-signed."""
         return round_number > self.round and finality.justified_round >= self.justified_round
 
-    def after(self, round_number: int, finality: Finality) -> Promise:
-        """Return the promise that co-signing it makes."""
+    def after(self, round_number: int, finality: Finality) -> VoteLock:
+        """Return the lock after co-signing it."""
         justified_round = max(self.justified_round, finality.justified_round)
         return replace(self, round=round_number, justified_round=justified_round)
 
-    def under(self, decreed: str, newest_justified: int) -> Promise:
-        """Return the promise once an owner's block began a new electorate.
+    def under(self, decreed: str, newest_justified: int) -> VoteLock:
+        """Return the lock once an owner's block began a new electorate.
 
         What stood justified by the old one binds no longer; what the new one justified binds as if this
         elector had co-signed it, for it may have. The height stays: two words at one height are fraud.

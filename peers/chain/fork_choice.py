@@ -63,7 +63,7 @@ def _prevailing(chain: Chain, ancestor: str, children: list[str]) -> str | None:
 def _weights(chain: Chain, ancestor: str, children: list[str], electors: Iterable[PeerId]) -> dict[str, int]:
     weight = dict.fromkeys(children, 0)
     for elector in electors:
-        latest = chain.latest_word(elector)
+        latest = chain.latest_cosignature(elector)
         if latest is not None and (branch := _branch(chain, latest.block, ancestor)) in weight:
             weight[branch] += 1
     return weight
@@ -79,13 +79,13 @@ def _heaviest(chain: Chain, ancestor: str, children: list[str]) -> str:
     return min(children, key=lambda child: (-weight[child], -following[child], _attempt(chain, child), child))
 
 
-def words_behind(chain: Chain, fork: str, head: str) -> list[Signed[CoSignature]]:
-    """Return the latest words of those of `fork`'s electors that stand on the branch of `head`."""
+def cosignatures_behind(chain: Chain, fork: str, head: str) -> list[Signed[CoSignature]]:
+    """Return the latest co-signatures of those of `fork`'s electors that stand on the branch of `head`."""
     branch = _branch(chain, head, fork)
-    latest = map(chain.latest_word, sorted(chain.electors_at(fork)))
-    standing = [word for word in latest if word is not None and _branch(chain, word.block, fork) == branch]
-    words = [chain.word_of(word.peer, word.block) for word in standing]
-    return [word for word in words if word is not None]
+    latest = map(chain.latest_cosignature, sorted(chain.electors_at(fork)))
+    standing = [vote for vote in latest if vote is not None and _branch(chain, vote.block, fork) == branch]
+    votes = [chain.cosignature_of(vote.peer, vote.block) for vote in standing]
+    return [vote for vote in votes if vote is not None]
 
 
 def _attempt(chain: Chain, block: str) -> int:

@@ -55,7 +55,7 @@ class Adoption:
         self._measure(link)
         acceptable = link.block is not None and not self._leaves_out_too_many(link.block.body)
         context.move_to(link, applied.digest)
-        self._cosigning.promise_afresh()
+        self._cosigning.lock_afresh()
         if acceptable and applied.checked:
             self._cosigning.cosign(link)
         if not context.started and not self._heads.others_stand_at(link.hash):

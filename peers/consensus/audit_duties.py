@@ -1,7 +1,7 @@
 """This peer's part in audits: what it is asked to replay, what it says of it, and what it disputes.
 
-All of it follows from the accounts at the head. Own words are on disk before they are sent, and go to the
-first leaders of each round until the chain holds them, or until they would count for nothing.
+All of it follows from the accounts at the head. Own operations are on disk before they are sent, and go to
+the first leaders of each round until the chain holds them, or until they would count for nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from peers.chain.link import Link
 from peers.consensus.context import RoundContext
-from peers.consensus.effects import AuditDropped, AuditWanted, SaveWord
-from peers.consensus.operation_pool import Word, Words, counts, may_move
+from peers.consensus.effects import AuditDropped, AuditWanted, SaveOperation
+from peers.consensus.operation_pool import Operation, OperationPool, counts, may_move
 from peers.credit.accounts import Accounts
 from peers.credit.audit import Audit, may_speak
 from peers.credit.entries import Decided, VerdictCounted
@@ -30,16 +30,18 @@ _SLACK_BYTES = 64 << 10  # by which a block stays below what one may have
 class AuditDuties:
     """What the accounts at the head ask of this peer, and what it has said."""
 
-    def __init__(self, context: RoundContext, words: Words, own_changes: Sequence[KeyChange]) -> None:
+    def __init__(
+        self, context: RoundContext, operations: OperationPool, own_changes: Sequence[KeyChange]
+    ) -> None:
         """Take up what was said before.
 
         Args:
             context: of the engine.
-            words: verdicts, disputes and changes of keys that the chain does not hold yet.
+            operations: verdicts, disputes and changes of keys that the chain does not hold yet.
             own_changes: of keys, which the chain is to hold before this peer claims.
         """
         self._context = context
-        self._words = words
+        self._operations = operations
         self._own_changes = tuple(change for change in own_changes if _is_to(change, context.me))
         self._changes_until = context.now + CHANGE_WINDOWS * context.rules.window_seconds
         self._audits: dict[str, Audit] = {}  # that this peer is asked for, by claim
@@ -53,10 +55,10 @@ class AuditDuties:
     def begin_round(self) -> None:
         """Find out what the accounts at the head ask of this peer, and say what it has to say."""
         link = self._context.round.parent
-        self._words.forget(head=link, final=self._context.chain.link(self._context.chain.final))
+        self._operations.forget(head=link, final=self._context.chain.link(self._context.chain.final))
         self._note_audits(link.accounts)
-        for word in self._words.to_say(link.accounts):
-            self._say(word)
+        for operation in self._operations.to_say(link.accounts):
+            self._say(operation)
         self._say_changes(link.accounts)
         for audit in link.accounts.audits:
             self._dispute(audit)
@@ -85,19 +87,19 @@ class AuditDuties:
             VerdictGiven(verdict.round, verdict.claim, audit.work.peer, verdict.outcome, verdict.reason)
         )
 
-    def take_word(self, word: Word) -> None:
+    def take_operation(self, operation: Operation) -> None:
         """Keep another's verdict or dispute for a block."""
         link = self._context.round.parent
-        self._words.keep(word, link, link.counters.electors(self._context.rules))
+        self._operations.keep(operation, link, link.counters.electors(self._context.rules))
 
     def take_rotation(self, change: KeyChange) -> None:
         """Keep a change of keys for a block."""
-        self._words.keep_rotation(change, self._context.round.parent.accounts)
+        self._operations.keep_rotation(change, self._context.round.parent.accounts)
 
-    def with_words(self, block: Block) -> Block:
-        """Return a block that carries the words that count on top of its parent, as far as there is room."""
+    def with_operations(self, block: Block) -> Block:
+        """Return a block that carries the operations that count on its parent, as far as there is room."""
         room = MAX_BLOCK_BYTES - _SLACK_BYTES - len(block.canonical())
-        carried = self._words.for_block(self._context.round.parent.accounts, room_bytes=room)
+        carried = self._operations.for_block(self._context.round.parent.accounts, room_bytes=room)
         return block.model_copy(update=vars(carried))
 
     def tell_adopted(self, ancestor: str, link: Link) -> None:
@@ -138,14 +140,14 @@ class AuditDuties:
         return said or heard not in (None, "not opened")
 
     def _own_verdicts(self, claim: str) -> list[Verdict]:
-        bodies = (word.body for word in self._words.own.values())
+        bodies = (one.body for one in self._operations.own.values())
         return [body for body in bodies if isinstance(body, Verdict) and body.claim == claim]
 
     def _dispute(self, audit: Audit) -> None:
         """Dispute a decision that took something from this peer, once: honest software trusts its work."""
         taken = [penalty for penalty in audit.penalties if penalty.peer == self._context.me]
-        claim, own = audit.work.claim, self._words.own.values()
-        said = any(isinstance(word.body, Dispute) and word.body.claim == claim for word in own)
+        claim, own = audit.work.claim, self._operations.own.values()
+        said = any(isinstance(one.body, Dispute) and one.body.claim == claim for one in own)
         if audit.open or not taken or said:
             return
         self._keep(
@@ -162,17 +164,17 @@ class AuditDuties:
         """Bring changes of keys to this peer's name to the leaders, until the chain holds them."""
         for change in self._own_changes:
             if may_move(change, accounts):
-                self._words.keep_rotation(change, accounts)
+                self._operations.keep_rotation(change, accounts)
                 self._context.send(self._context.leaders()[:CLAIM_LEADERS], change)
 
-    def _keep(self, word: Word) -> None:
-        self._context.emit(SaveWord(word))
-        self._words.keep_own(word)
-        self._say(word)
+    def _keep(self, operation: Operation) -> None:
+        self._context.emit(SaveOperation(operation))
+        self._operations.keep_own(operation)
+        self._say(operation)
 
-    def _say(self, word: Word) -> None:
-        if counts(word, self._context.round.parent.accounts):
-            self._context.send(self._context.leaders()[:CLAIM_LEADERS], word)
+    def _say(self, operation: Operation) -> None:
+        if counts(operation, self._context.round.parent.accounts):
+            self._context.send(self._context.leaders()[:CLAIM_LEADERS], operation)
 
 
 def _is_to(change: KeyChange, peer: PeerId) -> bool:
@@ -192,7 +194,7 @@ def _is_asked(audit: Audit, peer: PeerId) -> bool:
 
 
 def _who_spoke(parent: Link | None, link: Link, claim: str) -> tuple[PeerId, ...]:
-    """Return the auditors whose words led to a decision that the block at `link` made."""
+    """Return the auditors whose operations led to a decision that the block at `link` made."""
     before = parent.accounts.audits if parent is not None else ()
     spoke = [one.auditor for audit in before if audit.work.claim == claim for one in audit.asked if one.word]
     here = [e.auditor for e in link.ledger.entries if isinstance(e, VerdictCounted) and e.claim == claim]

@@ -6,10 +6,10 @@ is sent, its vote lock is on disk: what every later one must respect (finality.p
 
 from __future__ import annotations
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.consensus.context import RoundContext
-from peers.consensus.effects import SavePromise
+from peers.consensus.effects import SaveVoteLock
 from peers.consensus.evidence import EvidenceBook
 from peers.consensus.final_blocks import FinalBlocks
 from peers.protocol.messages import CoSignature, Evidence, Signed, sign
@@ -27,31 +27,31 @@ class Cosigning:
         *,
         evidence: EvidenceBook,
         final: FinalBlocks,
-        promise: Promise | None,
+        vote_lock: VoteLock | None,
         state_round: int,
     ) -> None:
-        """Go on from what was promised before a restart.
+        """Go on from the vote lock of before a restart.
 
         Args:
             context: of the engine.
             evidence: takes proof that a peer co-signed two blocks of one height.
             final: is told when a co-signature makes a block final.
-            promise: what co-signatures made so far demand of later ones; None if that is forgotten.
+            vote_lock: what co-signatures made so far demand of later ones; None if that is forgotten.
             state_round: of the state on disk, which may be further than what is left of the chain.
         """
         self._context = context
         self._evidence = evidence
         self._final = final
-        self._promise = promise
+        self._vote_lock = vote_lock
         self._state_round = state_round
-        self._forgot = promise is None  # it may have claimed already in the round that it finds
+        self._forgot = vote_lock is None  # it may have claimed already in the round that it finds
         self._found_at: float | None = None  # when a peer that forgot found a head
         self._rounds_seen = 0  # since the start; those whose roster came in time count twice
 
     @property
-    def promise(self) -> Promise | None:
+    def vote_lock(self) -> VoteLock | None:
         """What co-signatures made so far demand of later ones."""
-        return self._promise
+        return self._vote_lock
 
     @property
     def state_round(self) -> int:
@@ -85,13 +85,13 @@ class Cosigning:
     def cosign(self, link: Link) -> None:
         """Co-sign the head once per height, if this peer has a say in it."""
         context = self._context
-        self._promise_by_checkpoint()
-        if self._promise is None or self._forgot or not self._promise.allows(link.round, link.finality):
+        self._lock_by_checkpoint()
+        if self._vote_lock is None or self._forgot or not self._vote_lock.allows(link.round, link.finality):
             return
         interested = context.chain.may_cosign(link)
         if context.me not in interested:
             return
-        self._promise = self._promise.after(link.round, link.finality)
+        self._vote_lock = self._vote_lock.after(link.round, link.finality)
         body = CoSignature(
             run=context.rules.run,
             peer=context.me,
@@ -100,33 +100,33 @@ class Cosigning:
             digest=context.digest,
         )
         signed = sign(context.key, body)
-        context.emit(SavePromise(self._promise))
+        context.emit(SaveVoteLock(self._vote_lock))
         self.take(signed)
         context.send(interested | set(context.acquaintances), signed)
 
-    def _promise_by_checkpoint(self) -> None:
-        """Once the owner's block is final here, let the promise count on its electors."""
-        chain, checkpoint, promise = self._context.chain, self._final.checkpoint, self._promise
-        if promise is None or checkpoint is None or promise.decreed == checkpoint.body.block:
+    def _lock_by_checkpoint(self) -> None:
+        """Once the owner's block is final here, let the vote lock count on its electors."""
+        chain, checkpoint, vote_lock = self._context.chain, self._final.checkpoint, self._vote_lock
+        if vote_lock is None or checkpoint is None or vote_lock.decreed == checkpoint.body.block:
             return
         decreed = checkpoint.body.block
         if decreed in chain and chain.is_final(decreed):
-            self._promise = promise.under(decreed, chain.newest_justified_above(decreed))
-            self._context.emit(SavePromise(self._promise))
+            self._vote_lock = vote_lock.under(decreed, chain.newest_justified_above(decreed))
+            self._context.emit(SaveVoteLock(self._vote_lock))
 
     # ------------------------------------------------------------ a lost memory
 
-    def promise_afresh(self) -> None:
-        """If the promise is forgotten, claim nothing on the head that is found, and co-sign nothing for long.
+    def lock_afresh(self) -> None:
+        """If the vote lock is forgotten, claim nothing on the head that is found, and co-sign little.
 
         Before it forgot, this peer may have been `rewind_depth` rounds further, on another branch; and it was
         as far as the state on disk, whatever head it finds.
         """
-        if self._promise is None:
+        if self._vote_lock is None:
             context = self._context
             link = context.chain.link(context.head)
             deep = max(link.round, self._state_round) + context.rules.rewind_depth
-            self._promise = Promise(deep, link.finality.justified_round, link.round)
+            self._vote_lock = VoteLock(deep, link.finality.justified_round, link.round)
             self._found_at = self._found_at or context.now
 
     def saw_round(self, *, live: bool) -> None:
@@ -144,10 +144,10 @@ class Cosigning:
         if not self._forgot or self._found_at is None:
             return False
         if self._rounds_seen > 1:
-            self._forgot, self._promise = False, None
-            self.promise_afresh()
-            if self._promise is not None:
-                context.emit(SavePromise(self._promise))
+            self._forgot, self._vote_lock = False, None
+            self.lock_afresh()
+            if self._vote_lock is not None:
+                context.emit(SaveVoteLock(self._vote_lock))
             return False
         long_enough = self._found_at + FORGETFUL_WINDOWS * context.rules.window_seconds
         alone = not context.acquaintances and context.me in context.chain.electors_at(context.head)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peers.chain.chain import Chain
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.credit.audit import Audit
 from peers.protocol.events import Event
 from peers.protocol.messages import (
@@ -305,10 +305,10 @@ class FetchRoster:
 
 
 @dataclass(frozen=True)
-class SavePromise:
+class SaveVoteLock:
     """Keep on disk, before the signature leaves, what every later co-signature must respect."""
 
-    promise: Promise
+    vote_lock: VoteLock
 
 
 @dataclass(frozen=True)
@@ -351,10 +351,10 @@ class SaveClaim:
 
 
 @dataclass(frozen=True)
-class SaveWord:
+class SaveOperation:
     """Keep an own verdict or dispute on disk, before anybody sees it: it is said again until it counts."""
 
-    word: Signed[Verdict] | Signed[Dispute]
+    operation: Signed[Verdict] | Signed[Dispute]
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ class Leave:
     """The round is done and handed over: this peer may go."""
 
 
-Save = SaveBlock | SavePromise | SaveFinal | SaveEvidence | SaveCheckpoint | SaveClaim | SaveWord
+Save = SaveBlock | SaveVoteLock | SaveFinal | SaveEvidence | SaveCheckpoint | SaveClaim | SaveOperation
 """Effects that keep something on disk before what follows (host.py)."""
 
 Effect = (
@@ -404,13 +404,13 @@ Effect = (
     | FetchBlocks
     | SaveBlock
     | FetchRoster
-    | SavePromise
+    | SaveVoteLock
     | SaveFinal
     | SaveEvidence
     | SaveCheckpoint
     | ReloadChain
     | SaveClaim
-    | SaveWord
+    | SaveOperation
     | AuditWanted
     | AuditDropped
     | Tell

@@ -68,7 +68,7 @@ from peers.consensus.evidence import EvidenceBook
 from peers.consensus.final_blocks import FinalBlocks
 from peers.consensus.host import Remembered
 from peers.consensus.leader import Leader
-from peers.consensus.operation_pool import Word, Words
+from peers.consensus.operation_pool import Operation, OperationPool
 from peers.consensus.peer_heads import PeerHeads
 from peers.consensus.round_state import Phase, RoundState
 from peers.consensus.windows import Windows
@@ -119,18 +119,18 @@ class RoundEngine:
             now: seconds on this peer's clock.
         """
         self.context = context = RoundContext(key=key, chain=chain, head=head, digest=state_digest, now=now)
-        self.words = words = Words(chain.credit)
-        for word in remembered.own_words:
-            words.keep_own(word)
+        self.operations = operations = OperationPool(chain.credit)
+        for operation in remembered.own_operations:
+            operations.keep_own(operation)
         self.search = search = BlockSearch()
-        self.evidence = evidence = EvidenceBook(context, words, remembered.evidence)
-        self.duties = duties = AuditDuties(context, words, remembered.own_changes)
+        self.evidence = evidence = EvidenceBook(context, operations, remembered.evidence)
+        self.duties = duties = AuditDuties(context, operations, remembered.own_changes)
         self.final = final = FinalBlocks(context, checkpoint=remembered.checkpoint)
         self.cosigning = cosigning = Cosigning(
             context,
             evidence=evidence,
             final=final,
-            promise=remembered.promise,
+            vote_lock=remembered.vote_lock,
             state_round=remembered.state_round,
         )
         self.allreduce = allreduce = Allreduce(context, evidence)
@@ -286,7 +286,7 @@ class RoundEngine:
             case Evidence():
                 self.evidence.take(body)
             case Verdict() | Dispute():
-                self.duties.take_word(cast("Word", message))
+                self.duties.take_operation(cast("Operation", message))
             case KeyChange():
                 self.duties.take_rotation(body)
 
@@ -329,7 +329,7 @@ class RoundEngine:
             block=context.head,
             age_seconds=age_seconds + context.deadlines.exchange,
             roster=self.roster.hash if self.roster is not None else None,
-            word=context.chain.word_of(context.me, context.head),
+            word=context.chain.cosignature_of(context.me, context.head),
             checkpoint=checkpoint.body.block if checkpoint is not None else None,
         )
 

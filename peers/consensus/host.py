@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.rebuild import KeptFinal
 from peers.consensus.effects import (
     Save,
@@ -19,10 +19,10 @@ from peers.consensus.effects import (
     SaveClaim,
     SaveEvidence,
     SaveFinal,
-    SavePromise,
-    SaveWord,
+    SaveOperation,
+    SaveVoteLock,
 )
-from peers.consensus.operation_pool import Word
+from peers.consensus.operation_pool import Operation
 from peers.protocol.key_change import KeyChange
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
 from recipes.keys.keys import PeerId
@@ -40,12 +40,12 @@ class Disk(Protocol):
     """What a peer keeps across restarts. A method returns once its thing is kept, or raises StorageError."""
 
     def save_block(self, block: Signed[Block]) -> None: ...
-    def save_promise(self, promise: Promise) -> None: ...
+    def save_vote_lock(self, vote_lock: VoteLock) -> None: ...
     def save_final(self, final: KeptFinal) -> None: ...
     def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None: ...
     def save_checkpoint(self, checkpoint: Vouched) -> None: ...
     def save_claim(self, claim: Signed[Claim]) -> None: ...
-    def save_word(self, word: Word) -> None: ...
+    def save_operation(self, operation: Operation) -> None: ...
 
 
 def save(effect: Save, disk: Disk) -> None:
@@ -57,8 +57,8 @@ def save(effect: Save, disk: Disk) -> None:
     match effect:
         case SaveBlock(block):
             disk.save_block(block)
-        case SavePromise(promise):
-            disk.save_promise(promise)
+        case SaveVoteLock(vote_lock):
+            disk.save_vote_lock(vote_lock)
         case SaveFinal(number, block, settled):
             disk.save_final(KeptFinal(number, block, settled))
         case SaveEvidence(culprit, evidence):
@@ -67,8 +67,8 @@ def save(effect: Save, disk: Disk) -> None:
             disk.save_checkpoint(checkpoint)
         case SaveClaim(claim):
             disk.save_claim(claim)
-        case SaveWord(word):
-            disk.save_word(word)
+        case SaveOperation(operation):
+            disk.save_operation(operation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,21 +76,21 @@ class Remembered:
     """What a peer knows from before it was started: it is on its disk.
 
     Attributes:
-        promise: what co-signatures made so far demand of later ones; None if that is forgotten.
+        vote_lock: what co-signatures made so far demand of later ones; None if that is forgotten.
         own_claims: the oldest first.
         state_is_here: whether there is a state at the head.
         state_round: of the state on disk, which may be further than what is left of the chain.
         checkpoint: the owners' newest that is known.
         evidence: what proves, and was told, that peers contradicted themselves; by culprit.
-        own_words: verdicts and disputes that were said, the oldest first.
+        own_operations: verdicts and disputes that were said, the oldest first.
         own_changes: of keys, which the chain is to hold before this peer claims.
     """
 
-    promise: Promise | None
+    vote_lock: VoteLock | None
     own_claims: Sequence[Signed[Claim]] = ()
     state_is_here: bool = True
     state_round: int = 0
     checkpoint: Vouched | None = None
     evidence: Mapping[PeerId, Evidence] = field(default_factory=dict)
-    own_words: Sequence[Word] = ()
+    own_operations: Sequence[Operation] = ()
     own_changes: Sequence[KeyChange] = ()

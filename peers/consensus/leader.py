@@ -165,7 +165,7 @@ class Leader:
         if not due or attempt in current.led_blocks:
             return False
         current.led_blocks.add(attempt)
-        signed = sign(context.key, self._duties.with_words(self._block(attempt)))
+        signed = sign(context.key, self._duties.with_operations(self._block(attempt)))
         rostered = {claim.body.peer for claim in roster.claims}
         context.spread(signed, rostered, root=context.me)
         others = sorted(current.pool.ready - rostered) + sorted(

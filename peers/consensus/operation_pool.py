@@ -32,14 +32,14 @@ from peers.protocol.messages import (
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId
 
-Word = Signed[Verdict] | Signed[Dispute]
+Operation = Signed[Verdict] | Signed[Dispute]
 Anything = TypeVar("Anything", bound=Message)
 
-MAX_WORDS = 2048
-MAX_WORDS_OF_ONE = 16
+MAX_OPERATIONS = 2048
+MAX_OPERATIONS_OF_ONE = 16
 MAX_PROOFS = 64  # double claims, and changes of keys: one for each peer
-WORD_ROUNDS = 4  # for which others' words are kept
-MAX_OWN_WORDS = 64  # the newest
+OPERATION_ROUNDS = 4  # for which others' words are kept
+MAX_OWN_OPERATIONS = 64  # the newest
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,29 @@ class Carried:
 
 
 @dataclass
-class Words:
+class OperationPool:
     """One peer's memory of words; `own` are its own, the oldest first."""
 
     rules: CreditRules
-    own: dict[str, Word] = field(default_factory=dict)  # by hash
-    heard: dict[str, tuple[Word, int]] = field(default_factory=dict)  # by hash, with this peer's round
+    own: dict[str, Operation] = field(default_factory=dict)  # by hash
+    heard: dict[str, tuple[Operation, int]] = field(default_factory=dict)  # by hash, with this peer's round
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)  # of double claims, by culprit
     rotations: dict[PeerId, KeyChange] = field(default_factory=dict)  # by the old id
 
-    def keep_own(self, word: Word) -> None:
+    def keep_own(self, word: Operation) -> None:
         """Keep an own word."""
         self.own[word.hash] = word
-        if len(self.own) > MAX_OWN_WORDS:
+        if len(self.own) > MAX_OWN_OPERATIONS:
             del self.own[next(iter(self.own))]
 
-    def keep(self, word: Word, link: Link, electors: frozenset[PeerId]) -> None:
+    def keep(self, word: Operation, link: Link, electors: frozenset[PeerId]) -> None:
         """Keep another's word, if its author has a say at `link`, and there is room."""
         author = word.body.peer
         if word.hash not in self.heard:
             if not counts(word, link.accounts) and author not in electors:
                 return
             of_one = sum(other.body.peer == author for other, _ in self.heard.values())
-            if of_one >= MAX_WORDS_OF_ONE or len(self.heard) >= MAX_WORDS:
+            if of_one >= MAX_OPERATIONS_OF_ONE or len(self.heard) >= MAX_OPERATIONS:
                 return
         self.heard[word.hash] = (word, link.round)
 
@@ -108,7 +108,7 @@ class Words:
 
     def forget(self, *, head: Link, final: Link) -> None:
         """Drop words that are old, and proofs and changes that are done with whatever branch prevails."""
-        oldest = head.round - WORD_ROUNDS
+        oldest = head.round - OPERATION_ROUNDS
         self.heard = {name: one for name, one in self.heard.items() if one[1] > oldest}
         for peer in [peer for peer, proof in self.evidence.items() if not self._costs(proof, final.accounts)]:
             if not self._costs(self.evidence[peer], head.accounts):
@@ -117,9 +117,9 @@ class Words:
             if not may_move(self.rotations[peer], head.accounts):
                 del self.rotations[peer]
 
-    def to_say(self, accounts: Accounts) -> list[Word]:
+    def to_say(self, accounts: Accounts) -> list[Operation]:
         """Return the own words that would count in the next block, as many as others keep, oldest first."""
-        return [word for word in self.own.values() if counts(word, accounts)][:MAX_WORDS_OF_ONE]
+        return [word for word in self.own.values() if counts(word, accounts)][:MAX_OPERATIONS_OF_ONE]
 
     def for_block(self, accounts: Accounts, *, room_bytes: int) -> Carried:
         """Return what a block on top of the one with these accounts is to carry, in so many bytes at most."""
@@ -151,7 +151,7 @@ class Words:
         return account is not None and account.double_claims < shown.round
 
 
-def counts(word: Word, accounts: Accounts) -> bool:
+def counts(word: Operation, accounts: Accounts) -> bool:
     """Whether a verdict or dispute would count in a block on top of the one with these accounts."""
     body = word.body
     audit = next((audit for audit in accounts.audits if audit.work.claim == body.claim), None)
@@ -179,7 +179,7 @@ class _Room:
         return tuple(taken)
 
 
-def _verdicts(words: Iterable[Word]) -> list[Signed[Verdict]]:
+def _verdicts(words: Iterable[Operation]) -> list[Signed[Verdict]]:
     """Return one verdict of each auditor on each claim: a replay, if there is one, before "not opened"."""
     chosen: dict[tuple[PeerId, str], Signed[Verdict]] = {}
     for word in words:
@@ -190,7 +190,7 @@ def _verdicts(words: Iterable[Word]) -> list[Signed[Verdict]]:
     return list(chosen.values())
 
 
-def _disputes(words: Iterable[Word]) -> list[Signed[Dispute]]:
+def _disputes(words: Iterable[Operation]) -> list[Signed[Dispute]]:
     """Return one dispute of each decision: all of them are heard at once."""
     chosen: dict[str, Signed[Dispute]] = {}
     for word in words:

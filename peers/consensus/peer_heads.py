@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.chain.fork_choice import words_behind
+from peers.chain.fork_choice import cosignatures_behind
 from peers.chain.link import Link
 from peers.consensus.block_search import BlockSearch
 from peers.consensus.context import RoundContext
@@ -129,8 +129,8 @@ class PeerHeads:
             return
         fork = chain.common_ancestor(context.head, block)
         if fork not in (context.head, block):
-            for word in words_behind(chain, fork, context.head)[:MAX_COSIGNATURES]:
-                context.send([peer], word)
+            for cosignature in cosignatures_behind(chain, fork, context.head)[:MAX_COSIGNATURES]:
+                context.send([peer], cosignature)
 
     # ------------------------------------------------------------ asking
 

@@ -51,7 +51,7 @@ class Windows:
             began = min(began, told.began)
         goes_on = self._claims.take_ahead() == link.parent
         context.begin_round(began)
-        self._cosigning.promise_afresh()
+        self._cosigning.lock_afresh()
         if comes_late and context.me in context.chain_leaders()[:CLAIM_LEADERS]:
             # Before a restart, it may have held claims that nobody will send again by himself.
             context.round.pool.asked(context.now)
@@ -95,12 +95,12 @@ class Windows:
 
     def _reason_to_wait(self, link: Link, seconds: float) -> WaitReason | None:
         """Return why this peer does not train in the round that begins, if it does not."""
-        context, promise = self._context, self._cosigning.promise
+        context, vote_lock = self._context, self._cosigning.vote_lock
         if context.leaving:
             return "leaving"
         if link.accounts.expelled_until(context.me) > link.round:
             return "expelled"
-        if self._cosigning.forgot or (promise is not None and link.round < promise.claims_after):
+        if self._cosigning.forgot or (vote_lock is not None and link.round < vote_lock.claims_after):
             return "memory_lost"
         if context.head in self._claims.own_claims:
             return "claimed_before"

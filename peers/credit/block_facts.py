@@ -86,7 +86,7 @@ def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
 
 def double_claim(evidence: Evidence) -> DoubleClaim | None:
     """Return what a proof shows, or None if it shows no two claims for one round."""
-    peer, one, other = evidence.convicts(), evidence.one.body, evidence.other.body
+    peer, one, other = evidence.culprit(), evidence.one.body, evidence.other.body
     if peer is None or not isinstance(one, Claim) or one.round != other.round:
         return None
     return DoubleClaim(peer, one.round)

@@ -19,7 +19,7 @@ class NodeDisk:
     """The parts of a node that keep files.
 
     Attributes:
-        chain: blocks, own claims and operations, the promise.
+        chain: blocks, own claims and operations, the vote_lock.
         ledger: derived from the blocks up to the head.
         state: the canonical state, and the means to bring it to a block.
         exchange: segments, own and others'.

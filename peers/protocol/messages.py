@@ -147,7 +147,7 @@ class Evidence(Message):
     one: Signed[CoSignature] | Signed[Claim]
     other: Signed[CoSignature] | Signed[Claim]
 
-    def convicts(self) -> PeerId | None:
+    def culprit(self) -> PeerId | None:
         """Return whom this convicts, or None if the two do not contradict each other."""
         one, other = self.one.body, self.other.body
         if one.peer != other.peer or self.one.hash == self.other.hash:

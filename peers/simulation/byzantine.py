@@ -199,7 +199,7 @@ class Liar:
     def _conspire(self, peer: Peer, effect: do.Effect) -> list[do.Effect]:
         """Give each half of the world a block and a majority of its own, and let neither see the other's."""
         if isinstance(effect, do.SaveBlock):
-            return [effect, self._word_for(peer, effect.block)]
+            return [effect, self._cosignature_for(peer, effect.block)]
         if not isinstance(effect, do.Send) or not isinstance(effect.message, Signed):
             return [effect]
         body = effect.message.body
@@ -211,10 +211,10 @@ class Liar:
         return [
             do.Send(_half(peer, upper=False), effect.message),
             do.Send(_half(peer, upper=True), other),
-            self._word_for(peer, other),
+            self._cosignature_for(peer, other),
         ]
 
-    def _word_for(self, peer: Peer, block: Signed[Block]) -> do.Send:
+    def _cosignature_for(self, peer: Peer, block: Signed[Block]) -> do.Send:
         """Co-sign a block, whatever else was co-signed, and let only its half of the world know."""
         word = CoSignature(
             run=peer.world.rules.run,

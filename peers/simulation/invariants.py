@@ -18,7 +18,7 @@ from peers.consensus.claims import MAX_OWN_CLAIMS
 from peers.consensus.context import MAX_ACQUAINTANCES
 from peers.consensus.engine import RoundEngine
 from peers.consensus.inbox import MAX_KEYS, MAX_OF_ONE_KEY
-from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
+from peers.consensus.operation_pool import MAX_OPERATIONS, MAX_OWN_OPERATIONS, MAX_PROOFS
 from peers.consensus.peer_heads import MAX_HEADS
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
@@ -267,10 +267,10 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("others' heads", heads, MAX_HEADS),
         ("keys of early messages", len(early), MAX_KEYS),
         ("early messages", max(map(len, early.values()), default=0), MAX_OF_ONE_KEY),
-        ("words", len(engine.words.heard), MAX_WORDS),
-        ("own words", len(engine.words.own), MAX_OWN_WORDS),
-        ("double claims", len(engine.words.evidence), MAX_PROOFS),
-        ("changes of keys", len(engine.words.rotations), MAX_PROOFS),
+        ("words", len(engine.operations.heard), MAX_OPERATIONS),
+        ("own words", len(engine.operations.own), MAX_OWN_OPERATIONS),
+        ("double claims", len(engine.operations.evidence), MAX_PROOFS),
+        ("changes of keys", len(engine.operations.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
         ("blocks not applied", put_off, depth * _BLOCKS_A_ROUND),
         ("blocks on the way there", on_the_way, depth * _BLOCKS_A_ROUND),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from peers.chain.chain import Chain
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link, genesis_hash
 from peers.chain.rebuild import KeptFinal, build_chain
-from peers.consensus.operation_pool import Word
+from peers.consensus.operation_pool import Operation
 from peers.credit.rules import CreditRules
 from peers.exchange.residual_returns import Entry
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
@@ -28,22 +28,24 @@ class DiskAfter(str, Enum):
     """What is left of a disk after a crash."""
 
     KEPT = "kept"
-    TORN = "torn"  # the newest blocks, segments and states are damaged; promises, written with care, are not
+    TORN = (
+        "torn"  # the newest blocks, segments and states are damaged; vote locks, written with care, are not
+    )
     LOST = "lost"  # nothing is left but the key
 
 
 @dataclass
 class Disk:
-    """One peer's files. `promise` is None once a lost disk took the memory of it."""
+    """One peer's files. `vote_lock` is None once a lost disk took the memory of it."""
 
     blocks: list[Signed[Block]] = field(default_factory=list)
-    promise: Promise | None = field(default_factory=Promise)
+    vote_lock: VoteLock | None = field(default_factory=VoteLock)
     final: KeptFinal | None = None
     settled: str | None = None
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)
     checkpoint: Vouched | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
-    words: dict[str, Word] = field(default_factory=dict)  # own verdicts and disputes, by hash
+    words: dict[str, Operation] = field(default_factory=dict)  # own verdicts and disputes, by hash
     entries: list[Entry] = field(default_factory=list)  # own contributions, and what of them returned
     head: str = GENESIS  # after which the state stands
     trunk: dict[int, str] = field(default_factory=dict)  # the blocks up to it, by round
@@ -51,7 +53,7 @@ class Disk:
     reduced: dict[str, int] = field(default_factory=dict)  # segment's root -> its round
 
     def torn(self) -> Disk:
-        """Return what is left when the newest items of everything but the promises are damaged.
+        """Return what is left when the newest items of everything but the vote locks are damaged.
 
         With its record damaged, the error feedback starts from zero: own contributions are forgotten.
         """
@@ -62,7 +64,7 @@ class Disk:
         digests = {block: state for block, state in self.digests.items() if block in known}
         return Disk(
             blocks=blocks,
-            promise=self.promise,
+            vote_lock=self.vote_lock,
             final=self.final,
             settled=self.settled,
             evidence=self.evidence,
@@ -90,9 +92,9 @@ class Disk:
         """Keep a block."""
         self.blocks.append(block)
 
-    def save_promise(self, promise: Promise) -> None:
+    def save_vote_lock(self, vote_lock: VoteLock) -> None:
         """Keep what later co-signatures must respect."""
-        self.promise = promise
+        self.vote_lock = vote_lock
 
     def save_final(self, final: KeptFinal) -> None:
         """Keep which block is final."""
@@ -107,7 +109,7 @@ class Disk:
         """Keep an owner's checkpoint."""
         self.checkpoint = checkpoint
 
-    def save_word(self, word: Word) -> None:
+    def save_operation(self, word: Operation) -> None:
         """Keep an own verdict or dispute."""
         self.words[word.hash] = word
 

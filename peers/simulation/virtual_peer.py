@@ -91,10 +91,10 @@ class VirtualPeer:
             head=head,
             state_digest=self.disk.digests.get(head, GENESIS_DIGEST),
             remembered=Remembered(
-                promise=self.disk.promise,
+                vote_lock=self.disk.vote_lock,
                 checkpoint=self.disk.checkpoint,
                 evidence=self.disk.evidence,
-                own_words=tuple(self.disk.words.values()),
+                own_operations=tuple(self.disk.words.values()),
                 own_claims=self.disk.claims,
                 state_is_here=head in self.disk.digests,
             ),
@@ -113,7 +113,7 @@ class VirtualPeer:
         if disk is DiskAfter.TORN:
             self.disk = self.disk.torn()
         elif disk is DiskAfter.LOST:
-            self.disk = Disk(promise=None)
+            self.disk = Disk(vote_lock=None)
 
     def pause(self, *, until: float, clock_stops: bool) -> None:
         """Stand still: a stopped process, or, with its clock, a closed laptop."""

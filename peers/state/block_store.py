@@ -1,4 +1,4 @@
-"""The chain on disk, with what a peer must remember of its own part: claims, verdicts, disputes, the promise.
+"""The chain on disk, with what a peer must remember of its own part: claims, verdicts, disputes, vote lock.
 
 An SQLite database in WAL mode (sqlite.org/wal.html). Each write is one transaction, so that a crash leaves
 all of it or nothing. A damaged database is moved aside, and the chain is fetched again.
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from peers.chain.chain import Chain
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal, build_chain
-from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
+from peers.consensus.operation_pool import MAX_OWN_OPERATIONS, Operation
 from peers.credit.rules import CreditRules
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
 from recipes.errors import MessageError, StorageError
@@ -178,20 +178,20 @@ class ChainStore:
         statement = "SELECT rowid, content FROM blocks WHERE rowid > ? ORDER BY rowid LIMIT ?"
         return [(found, content) for found, content in self._read(statement, (place, most))]
 
-    def save_promise(self, promise: Promise) -> None:
-        """Keep the promise: what co-signatures made so far demand of later ones."""
-        self._remember("promise", asdict(promise))
+    def save_vote_lock(self, vote_lock: VoteLock) -> None:
+        """Keep the vote lock: what co-signatures made so far demand of later ones."""
+        self._remember("promise", asdict(vote_lock))
 
-    def promise(self) -> Promise | None:
-        """Return the promise in force: an empty one if nothing was co-signed, None if that is not known.
+    def vote_lock(self) -> VoteLock | None:
+        """Return the vote lock in force: an empty one if nothing was co-signed, None if that is not known.
 
         Its round is at least that of the state on disk, since the database may be an older copy.
         """
         if self.forgot:
             return None
         kept = self._recall("promise")
-        promise = Promise(**kept) if kept is not None else Promise()
-        return replace(promise, round=max(promise.round, self._state_round))
+        vote_lock = VoteLock(**kept) if kept is not None else VoteLock()
+        return replace(vote_lock, round=max(vote_lock.round, self._state_round))
 
     def save_final(self, final: KeptFinal) -> None:
         """Keep the newest final block."""
@@ -266,19 +266,21 @@ class ChainStore:
                 found.append(parse("claim", content, run=run))  # type: ignore[arg-type]
         return found[::-1]
 
-    def save_word(self, word: Word) -> None:
+    def save_operation(self, word: Operation) -> None:
         """Keep an own verdict or dispute."""
         row = (word.hash, word.body.purpose, word.canonical())
         self._write("INSERT OR IGNORE INTO words VALUES (?, ?, ?)", row)
 
-    def words(self, *, run: str) -> list[Word]:
+    def words(self, *, run: str) -> list[Operation]:
         """Return the newest own verdicts and disputes, oldest first, without damaged ones.
 
         Raises:
             StorageError: the disk refused.
         """
-        rows = self._read("SELECT kind, content FROM words ORDER BY rowid DESC LIMIT ?", (MAX_OWN_WORDS,))
-        found: list[Word] = []
+        rows = self._read(
+            "SELECT kind, content FROM words ORDER BY rowid DESC LIMIT ?", (MAX_OWN_OPERATIONS,)
+        )
+        found: list[Operation] = []
         for kind, content in rows:
             with contextlib.suppress(MessageError):
                 found.append(parse(kind, content, run=run))  # type: ignore[arg-type]
@@ -313,7 +315,9 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path)
     try:
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")  # a promise must be on disk before the signature leaves
+        database.execute(
+            "PRAGMA synchronous = FULL"
+        )  # a vote lock must be on disk before the signature leaves
         database.executescript(_SCHEMA)
         (verdict,) = database.execute("PRAGMA quick_check").fetchone()
         if verdict != "ok":

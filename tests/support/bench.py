@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from rounds import Swarm, keys_of, name
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.consensus.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
 from peers.consensus.engine import RoundEngine
 from peers.consensus.host import Remembered
-from peers.consensus.operation_pool import Word
+from peers.consensus.operation_pool import Operation
 from peers.consensus.round_state import Phase
 from peers.credit.rules import MILLION
 from peers.protocol.key_change import KeyChange
@@ -61,15 +61,15 @@ class Bench:
     def start(
         self,
         *,
-        own_words: Sequence[Word] = (),
+        own_operations: Sequence[Operation] = (),
         own_changes: Sequence[KeyChange] = (),
         forgot: bool = False,
         state_round: int = 0,
-        promise: Promise | None = None,
+        vote_lock: VoteLock | None = None,
     ) -> None:
         """Start the engine, or start it again, on top of the head; `first` is what it does then."""
         self.now = 0.0
-        kept = Promise(self.head.round, self.head.finality.justified_round)
+        kept = VoteLock(self.head.round, self.head.finality.justified_round)
         self.engine = RoundEngine(
             key=self.key,
             chain=self.swarm.chain,
@@ -77,8 +77,8 @@ class Bench:
             state_digest=self.swarm.digests[self.head.hash],
             remembered=Remembered(
                 state_round=state_round,
-                promise=promise or (None if forgot else kept),
-                own_words=own_words,
+                vote_lock=vote_lock or (None if forgot else kept),
+                own_operations=own_operations,
                 own_changes=own_changes,
             ),
             now=0.0,

@@ -183,7 +183,7 @@ def around(owner: type, name: str, injector: Injector, what: str) -> None:
 def _watch_chain(store_class: Any, injector: Injector) -> None:
     """Pass a point around each row that chain.sqlite takes in.
 
-    It is named as its table, in the singular; one of `memory` as what is remembered: promise, final, ...
+    It is named as its table, in the singular; one of `memory` as what is remembered: vote_lock, final, ...
     """
     write = store_class._write
 

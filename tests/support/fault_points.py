@@ -8,7 +8,7 @@ A fail point is a moment (before, after), an act and what is acted on:
     send      a request to another peer, by its kind: ready, claim, roster, reduction, block, cosignature,
               head, blocks, segment, reduced, check, snapshot, piece ...
     receive   such a request from another peer: before it is looked at, and before it is answered
-    write     to disk: block, claim, promise (chain.sqlite), weights (one segment of them), state
+    write     to disk: block, claim, vote_lock (chain.sqlite), weights (one segment of them), state
               (state.json), snapshot, feedback, frame, record, trace, reduced, peers ...
 
 fault_join.py runs a real `trainer.join` that heeds them. Each fault happens once, to the first peer armed

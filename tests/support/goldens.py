@@ -24,7 +24,7 @@ from places import TESTS
 from rounds import one_of_each
 from trained_run import TrainedRun
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.rebuild import KeptFinal
 from peers.codec.segment import SegmentFrame
 from peers.consensus.effects import Effect, Send, Tell
@@ -128,7 +128,7 @@ def _keep(run: TrainedRun) -> None:
     for link in chain.path(chain.root, run.head.hash) or []:
         if link.block is not None:
             store.save_block(link.block)
-        store.save_promise(Promise(link.round, link.finality.justified_round))
+        store.save_vote_lock(VoteLock(link.round, link.finality.justified_round))
     for claim in run.members[0].claims:
         store.save_claim(claim)
     store.save_final(KeptFinal(chain.link(chain.final).round, chain.final, settled=False))

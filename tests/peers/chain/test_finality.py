@@ -1,4 +1,4 @@
-"""Finality as a rule on its own: quorums, terms, promises, and an adversary that tries to break it."""
+"""Finality as a rule on its own: quorums, terms, vote locks, and an adversary that tries to break it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peers.chain.finality import Electorate, Finality, Promise, begin, show
+from peers.chain.finality import Electorate, Finality, VoteLock, begin, show
 from recipes.keys.keys import PeerId
 
 
@@ -153,24 +153,24 @@ def test_those_who_just_joined_decide_nothing_without_those_before_them() -> Non
     assert chain.grow(peers(40)).justified == "7"
 
 
-# ---------------------------------------------------------------- promises
+# ---------------------------------------------------------------- vote locks
 
 
-def test_a_promise_lets_one_block_a_height_be_signed_and_only_upwards() -> None:
+def test_a_vote_lock_lets_one_block_a_height_be_signed_and_only_upwards() -> None:
     finality = begin("0", 0, peers(4))
-    promise = Promise().after(5, finality)
-    assert not promise.allows(4, finality)
-    assert not promise.allows(5, finality)
-    assert promise.allows(6, finality)
+    vote_lock = VoteLock().after(5, finality)
+    assert not vote_lock.allows(4, finality)
+    assert not vote_lock.allows(5, finality)
+    assert vote_lock.allows(6, finality)
 
 
-def test_a_promise_lets_no_branch_be_signed_whose_justified_block_is_older() -> None:
+def test_a_vote_lock_lets_no_branch_be_signed_whose_justified_block_is_older() -> None:
     older, newer = begin("3", 3, peers(4)), begin("4", 4, peers(4))
-    promise = Promise().after(5, newer)
-    assert not promise.allows(6, older)
-    assert promise.allows(6, newer)
-    assert promise.allows(7, begin("5", 5, peers(4)))
-    assert promise.after(6, older).justified_round == 4  # it never falls
+    vote_lock = VoteLock().after(5, newer)
+    assert not vote_lock.allows(6, older)
+    assert vote_lock.allows(6, newer)
+    assert vote_lock.allows(7, begin("5", 5, peers(4)))
+    assert vote_lock.after(6, older).justified_round == 4  # it never falls
 
 
 # ---------------------------------------------------------------- an adversary
@@ -188,7 +188,7 @@ class Node:
 
 
 class Game:
-    """A tree that an adversary grows as it likes, deciding who votes when; honest peers keep their promises.
+    """A tree that an adversary grows as it likes, deciding who votes when; honest peers keep to their locks.
 
     It makes every block, chooses which of the votes it carries, and who shall elect after it, as long as the
     liars are fewer than `share` of each electorate. Liars vote for everything.
@@ -199,7 +199,7 @@ class Game:
         self.share = share
         self.honest = sorted(peers(honest))
         self.liars = sorted(peers(liars, first=100))
-        self.promises = {peer: Promise() for peer in self.honest}
+        self.locks = {peer: VoteLock() for peer in self.honest}
         first = self.some_electors()
         self.nodes = {"0": Node("0", "", 0, begin("0", 0, first), first)}
         self.votes: dict[str, set[PeerId]] = defaultdict(set)
@@ -228,13 +228,13 @@ class Game:
         return self.nodes[name]
 
     def vote(self, node: Node, peer: PeerId) -> None:
-        if self.promises[peer].allows(node.round, node.finality):
-            self.promises[peer] = self.promises[peer].after(node.round, node.finality)
+        if self.locks[peer].allows(node.round, node.finality):
+            self.locks[peer] = self.locks[peer].after(node.round, node.finality)
             self.votes[node.name].add(peer)
 
     def push(self, node: Node) -> None:
         """Have as few vote for a block as make its quorum, those first who may vote for little else."""
-        order = sorted(self.honest, key=lambda peer: (-self.promises[peer].round, self.dice.random()))
+        order = sorted(self.honest, key=lambda peer: (-self.locks[peer].round, self.dice.random()))
         for peer in order:
             if node.finality.electorate.agrees(
                 self.votes[node.name] | set(self.liars), known=len(node.electors)

@@ -6,7 +6,7 @@ import pytest
 from bench import Bench, acquainted, of, told
 from rounds import fork, name, trunk
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.consensus.block_processing import LONGEST_PUT_OFF_SECONDS
 from peers.consensus.block_search import PATIENCE_SECONDS
@@ -34,7 +34,7 @@ def newcomer(bench: Bench) -> RoundEngine:
         chain=chain,
         head=chain.root,
         state_digest=bench.swarm.digests[chain.root],
-        remembered=Remembered(promise=Promise(), state_is_here=False),
+        remembered=Remembered(vote_lock=VoteLock(), state_is_here=False),
         now=0.0,
     )
     acquainted(bench)

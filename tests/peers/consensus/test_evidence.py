@@ -69,4 +69,4 @@ def test_what_proves_nothing_is_dropped() -> None:
     assert not told(effects, Convicted)
     assert not of(effects, SaveEvidence)
     assert not sent(effects, Evidence)
-    assert not bench.engine.evidence.convicts
+    assert not bench.engine.evidence.equivocators

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench import Bench, acquainted, of, told
 from rounds import name
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.validation import RULED_OUT
 from peers.consensus.block_processing import APART
 from peers.consensus.effects import (
@@ -31,7 +31,7 @@ def test_a_newcomer_asks_how_old_a_head_is_as_soon_as_it_stands_there() -> None:
         chain=swarm.chain,
         head=head.hash,
         state_digest=swarm.digests[head.hash],
-        remembered=Remembered(promise=Promise()),
+        remembered=Remembered(vote_lock=VoteLock()),
         now=bench.now,
     )
     everybody = {key.peer_id for key in bench.others}

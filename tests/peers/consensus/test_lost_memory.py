@@ -8,22 +8,22 @@ from peers.consensus.effects import (
     Applied,
     Effect,
     SaveClaim,
-    SavePromise,
+    SaveVoteLock,
     Train,
 )
 from peers.protocol.messages import CoSignature
 
 
-def test_a_co_signature_leaves_after_its_promise_is_on_disk() -> None:
+def test_a_co_signature_leaves_after_its_vote_lock_is_on_disk() -> None:
     bench = Bench(elected=True)
     acquainted(bench)
     tip = bench.swarm.grow(bench.head, bench.swarm.keys, cosigned=False)
     effects = bench.take(Applied(tip.hash, bench.swarm.digests[tip.hash], checked=True))
     words = sent(effects, CoSignature)
-    saved = of(effects, SavePromise)
+    saved = of(effects, SaveVoteLock)
     assert len(words) == len(saved) == 1
     assert effects.index(saved[0]) < effects.index(words[0])
-    assert saved[0].promise.round == tip.round
+    assert saved[0].vote_lock.round == tip.round
 
 
 def test_who_forgot_neither_claims_nor_co_signs_in_the_round_that_it_finds() -> None:
@@ -56,5 +56,5 @@ def test_who_forgot_co_signs_nothing_until_well_beyond_its_state_whatever_head_i
     bench = Bench(elected=True, forgot=True, state_round=90)
     acquainted(bench)
     bench.tick(after=bench.engine.deadlines.leader)
-    assert bench.engine.cosigning.promise is not None
-    assert bench.engine.cosigning.promise.round == 90 + bench.swarm.rules.rewind_depth
+    assert bench.engine.cosigning.vote_lock is not None
+    assert bench.engine.cosigning.vote_lock.round == 90 + bench.swarm.rules.rewind_depth

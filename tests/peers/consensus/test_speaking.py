@@ -11,7 +11,7 @@ from rounds import keys_of
 from peers.chain.link import Link
 from peers.chain.validation import roster_fault
 from peers.consensus.audit_duties import CHANGE_WINDOWS
-from peers.consensus.effects import AuditDropped, Audited, AuditWanted, Effect, SaveWord
+from peers.consensus.effects import AuditDropped, Audited, AuditWanted, Effect, SaveOperation
 from peers.credit.audit import Audit
 from peers.protocol.events import (
     AuditAsked,
@@ -73,8 +73,8 @@ def test_a_verdict_is_on_disk_before_it_goes_to_the_first_leaders() -> None:
     body = verdict(audit, bench.key.peer_id, "pass")
     effects = bench.take(Audited(body))
     leaders = set(bench.swarm.order(bench.head)[:CLAIM_LEADERS]) - {bench.key.peer_id}
-    [saved], [out] = of(effects, SaveWord), sent(effects, Verdict)
-    assert saved.word == out.message == sign(bench.key, body)
+    [saved], [out] = of(effects, SaveOperation), sent(effects, Verdict)
+    assert saved.operation == out.message == sign(bench.key, body)
     assert effects.index(saved) < effects.index(out)
     assert set(out.peers) == leaders
     [event] = told(effects, VerdictGiven)
@@ -86,7 +86,7 @@ def test_a_verdict_is_a_last_word_but_for_the_one_that_nothing_was_opened() -> N
     audit = wanted_of(bench)
 
     def say(word: str) -> bool:
-        return bool(of(bench.take(Audited(verdict(audit, bench.key.peer_id, word))), SaveWord))
+        return bool(of(bench.take(Audited(verdict(audit, bench.key.peer_id, word))), SaveOperation))
 
     assert [say(word) for word in ("not opened", "not opened", "pass", "fail", "not opened")] == [
         True,
@@ -115,7 +115,7 @@ def test_a_word_is_said_in_each_round_until_the_chain_holds_it_also_after_a_rest
     word = said_by(bench, bench.key.peer_id, audit)
     bench.take(Audited(word.body))
     assert word in [out.message for out in sent(bench.stand_on(grown(bench)), Verdict)]
-    bench.start(own_words=[word])
+    bench.start(own_operations=[word])
     assert word in [out.message for out in sent(bench.first, Verdict)]
     assert audit.work.claim not in {one.audit.work.claim for one in of(bench.first, AuditWanted)}
     effects = bench.stand_on(grown(bench, verdicts=(word,)))
@@ -187,7 +187,7 @@ def test_a_penalty_on_this_peer_is_disputed_once_and_told() -> None:
     dispute = sign(
         bench.key, Dispute(run=bench.swarm.rules.run, peer=bench.key.peer_id, claim=audit.work.claim)
     )
-    assert of(effects, SaveWord) == [SaveWord(dispute)]
+    assert of(effects, SaveOperation) == [SaveOperation(dispute)]
     assert [out.message for out in sent(effects, Dispute)] == [dispute]
     assert any("disputes it" in event.text for event in told(effects, Notice))
     decided = next(event for event in told(effects, AuditDecided) if event.claim == audit.work.claim)
@@ -195,8 +195,8 @@ def test_a_penalty_on_this_peer_is_disputed_once_and_told() -> None:
     assert len(decided.auditors) >= 2
     [credit] = told(effects, CreditChanged)
     assert credit.pending < bench.swarm.chain.link(link.parent).accounts.peers[bench.key.peer_id].in_escrow
-    bench.start(own_words=[dispute])
-    assert not of(bench.first, SaveWord)
+    bench.start(own_operations=[dispute])
+    assert not of(bench.first, SaveOperation)
     assert [out.message for out in sent(bench.first, Dispute)] == [dispute]
     heard = bench.stand_on(bench.swarm.grow(link, bench.others, disputes=(dispute,)))
     assert not sent(heard, Dispute)

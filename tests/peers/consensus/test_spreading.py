@@ -6,7 +6,7 @@ import pytest
 from bench import sent
 from rounds import Swarm
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.consensus.engine import RoundEngine
 from peers.consensus.host import Remembered
 from peers.protocol.messages import Claim, Signed
@@ -22,7 +22,7 @@ def many() -> list[RoundEngine]:
             chain=swarm.chain,
             head=swarm.genesis.hash,
             state_digest=swarm.genesis_digest,
-            remembered=Remembered(promise=Promise()),
+            remembered=Remembered(vote_lock=VoteLock()),
             now=0.0,
         )
         for key in swarm.keys

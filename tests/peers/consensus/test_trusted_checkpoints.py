@@ -8,7 +8,7 @@ from bench import Bench, acquainted, of, sent, told
 from rounds import fork, name, trunk
 
 from peers.chain.chain import Chain
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.chain.rebuild import build_chain
 from peers.consensus.effects import (
@@ -22,7 +22,7 @@ from peers.consensus.effects import (
     ReloadChain,
     SaveCheckpoint,
     SaveFinal,
-    SavePromise,
+    SaveVoteLock,
     Send,
 )
 from peers.protocol.events import Notice
@@ -166,13 +166,15 @@ def test_what_was_promised_beside_a_checkpoint_does_not_bind_on_top_of_it() -> N
     bench = Bench(elected=True)
     swarm = bench.swarm
     decreed = swarm.grow(bench.head, [bench.key], cosigned=False)
-    bench.start(promise=Promise(decreed.round, decreed.round + 50))
+    bench.start(vote_lock=VoteLock(decreed.round, decreed.round + 50))
     signed = swarm.checkpoint(decreed)
     assert of(bench.receive(bench.others[0], signed), SaveFinal)
     above = swarm.grow(decreed, swarm.keys, cosigned=False)
     effects = bench.take(Applied(above.hash, swarm.digests[above.hash], checked=True))
     assert sent(effects, CoSignature)
-    assert of(effects, SavePromise)[-1].promise == Promise(above.round, decreed.round, decreed=decreed.hash)
+    assert of(effects, SaveVoteLock)[-1].vote_lock == VoteLock(
+        above.round, decreed.round, decreed=decreed.hash
+    )
 
 
 def test_a_checkpoint_by_anybody_but_an_owner_is_ignored() -> None:

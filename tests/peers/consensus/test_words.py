@@ -9,7 +9,13 @@ from credit_rounds import PEERS, RULES, Book, verdict
 from rounds import RUN, Swarm, keys_of
 
 from peers.chain.link import Link
-from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_WORDS_OF_ONE, WORD_ROUNDS, Carried, Words
+from peers.consensus.operation_pool import (
+    MAX_OPERATIONS_OF_ONE,
+    MAX_OWN_OPERATIONS,
+    OPERATION_ROUNDS,
+    Carried,
+    OperationPool,
+)
 from peers.credit.accounts import Accounts
 from peers.protocol.messages import Evidence, Signed, sign
 from peers.protocol.verdicts import Dispute, Verdict
@@ -39,12 +45,12 @@ def said(book: Book, auditor: PeerId, word: str = "pass", **other: Any) -> Signe
     return sign(BY_ID[auditor], verdict(book.audit, auditor, word, **other))
 
 
-def carried(words: Words, book: Book, *, room_bytes: int = PLENTY) -> Carried:
+def carried(words: OperationPool, book: Book, *, room_bytes: int = PLENTY) -> Carried:
     return words.for_block(book.accounts, room_bytes=room_bytes)
 
 
 def test_a_block_carries_the_verdict_of_an_auditor_who_is_asked_and_of_nobody_else() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     other = next(peer for peer in PEERS[1:] if peer != asked)
     for auditor in (other, asked):
@@ -53,7 +59,7 @@ def test_a_block_carries_the_verdict_of_an_auditor_who_is_asked_and_of_nobody_el
 
 
 def test_words_of_strangers_are_not_kept_and_those_of_electors_are_until_their_block_comes() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     early = said(book, asked)
     words.keep(early, at(Accounts()), NOBODY)
@@ -63,16 +69,16 @@ def test_words_of_strangers_are_not_kept_and_those_of_electors_are_until_their_b
 
 
 def test_of_one_author_no_more_words_are_kept_than_are_said_at_once() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
-    for number in range(2 * MAX_WORDS_OF_ONE):
+    for number in range(2 * MAX_OPERATIONS_OF_ONE):
         words.keep(said(book, asked, loss_error=float(number)), at(book.accounts), NOBODY)
-    assert len(words.heard) == MAX_WORDS_OF_ONE
+    assert len(words.heard) == MAX_OPERATIONS_OF_ONE
     assert len(carried(words, book).verdicts) == 1  # two by one auditor on one claim: one counts
 
 
 def test_a_replay_goes_before_the_word_that_nothing_was_opened() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     for word in ("not opened", "pass", "not opened"):
         words.keep_own(said(book, asked, word))
@@ -80,7 +86,7 @@ def test_a_replay_goes_before_the_word_that_nothing_was_opened() -> None:
 
 
 def test_what_the_chain_holds_is_neither_said_nor_carried_again() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     words.keep_own(said(book, asked))
     assert words.to_say(book.accounts) == [said(book, asked)]
@@ -90,7 +96,7 @@ def test_what_the_chain_holds_is_neither_said_nor_carried_again() -> None:
 
 
 def test_a_branch_that_does_not_hold_an_own_word_hears_it_again() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     before = book.accounts
     words.keep_own(said(book, asked))
@@ -100,27 +106,27 @@ def test_a_branch_that_does_not_hold_an_own_word_hears_it_again() -> None:
 
 
 def test_others_words_are_forgotten_after_a_few_rounds_unless_they_are_said_again() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     for number in (1, 2):
         words.keep(said(book, asked), at(book.accounts, round_number=number), NOBODY)
-    for number, kept in ((1 + WORD_ROUNDS, 1), (2 + WORD_ROUNDS, 0)):
+    for number, kept in ((1 + OPERATION_ROUNDS, 1), (2 + OPERATION_ROUNDS, 0)):
         place = at(book.accounts, round_number=number)
         words.forget(head=place, final=place)
         assert len(words.heard) == kept
 
 
 def test_own_words_are_bounded_and_the_newest_stay() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
-    for number in range(MAX_OWN_WORDS + 3):
+    for number in range(MAX_OWN_OPERATIONS + 3):
         words.keep_own(said(book, asked, loss_error=float(number)))
-    assert len(words.own) == MAX_OWN_WORDS
+    assert len(words.own) == MAX_OWN_OPERATIONS
     assert next(iter(words.own.values())).body == said(book, asked, loss_error=3.0).body
 
 
 def test_a_block_carries_no_more_than_there_is_room_for() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     [asked] = book.asked()
     words.keep_own(said(book, asked))
     size = len(said(book, asked).canonical())
@@ -129,7 +135,7 @@ def test_a_block_carries_no_more_than_there_is_room_for() -> None:
 
 
 def test_a_dispute_is_carried_by_whom_a_decision_took_something_from() -> None:
-    book, words = audited(), Words(RULES)
+    book, words = audited(), OperationPool(RULES)
     book.hear("fail", "fail")
     assert book.audit.decision == "fail"
     for peer in PEERS[:2]:
@@ -147,7 +153,7 @@ def double_claim_of(swarm: Swarm, key: SigningKey, parent: Link) -> Evidence:
 
 def test_a_double_claim_is_carried_until_it_is_punished_and_a_later_one_again() -> None:
     swarm = Swarm(2)
-    link, words = swarm.grow(swarm.genesis, swarm.keys, 2), Words(swarm.credit)
+    link, words = swarm.grow(swarm.genesis, swarm.keys, 2), OperationPool(swarm.credit)
     liar = swarm.keys[1]
     first = double_claim_of(swarm, liar, link)
     assert words.keep_evidence(first, link.accounts)
@@ -163,7 +169,7 @@ def test_a_double_claim_is_carried_until_it_is_punished_and_a_later_one_again() 
 
 def test_proofs_about_rounds_to_come_and_about_strangers_are_not_kept() -> None:
     swarm = Swarm(2)
-    link, words = swarm.grow(swarm.genesis, swarm.keys), Words(swarm.credit)
+    link, words = swarm.grow(swarm.genesis, swarm.keys), OperationPool(swarm.credit)
     key = swarm.keys[1]
     far = [swarm.claim(key, link, slots=count, round=99) for count in (1, 2)]
     assert not words.keep_evidence(Evidence(one=far[0], other=far[1]), link.accounts)
@@ -173,7 +179,7 @@ def test_proofs_about_rounds_to_come_and_about_strangers_are_not_kept() -> None:
 
 def test_of_several_changes_of_keys_by_one_peer_the_highest_number_is_carried() -> None:
     swarm = Swarm(2)
-    link, words = swarm.grow(swarm.genesis, swarm.keys), Words(swarm.credit)
+    link, words = swarm.grow(swarm.genesis, swarm.keys), OperationPool(swarm.credit)
     old, (new, newer) = swarm.keys[1], keys_of(2, seed="new")
     for key, number in ((new, 1), (newer, 2), (new, 0)):
         words.keep_rotation(swarm.rotation(old, key, number=number), link.accounts)

@@ -68,7 +68,7 @@ def test_convicts_are_known_again_so_that_they_are_not_told_anew(run: Run) -> No
     store = ChainStore(run.folder / CHAIN_FILE)
     store.save_evidence(liar.peer_id, Evidence(one=proof[0], other=proof[1]))
     store.close()
-    assert put_together(run, state_of(run)).engine.evidence.convicts == {liar.peer_id}
+    assert put_together(run, state_of(run)).engine.evidence.equivocators == {liar.peer_id}
 
 
 def test_a_damaged_ledger_is_moved_aside_and_told_and_derived_again(run: Run) -> None:

@@ -15,7 +15,7 @@ import pytest
 from rounds import Swarm, name
 
 from peers.audit.auditor import AuditParts
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.consensus import effects as do
 from peers.network.transport import Request
 from peers.node.disk import NodeDisk
@@ -59,7 +59,7 @@ class ScriptedEngine:
 class FullDisk:
     """A chain store that cannot keep anything."""
 
-    def save_promise(self, promise: Promise) -> None:
+    def save_vote_lock(self, vote_lock: VoteLock) -> None:
         raise FULL
 
 
@@ -128,11 +128,11 @@ def node_of(
     )
 
 
-async def test_a_promise_that_the_disk_refuses_on_an_alarm_ends_the_peer_and_is_never_signed() -> None:
+async def test_a_vote_lock_that_the_disk_refuses_on_an_alarm_ends_the_peer_and_is_never_signed() -> None:
     engine, transport = ScriptedEngine(), SilentTransport()
     node = node_of(engine, transport=transport, store=FullDisk())
     node.take(do.Tick())
-    engine.effects = [do.SavePromise(Promise(3)), do.Send((OTHER,), ready())]
+    engine.effects = [do.SaveVoteLock(VoteLock(3)), do.Send((OTHER,), ready())]
     engine.wake_at = 0.0
     asyncio.get_running_loop().call_soon(node.take, do.Tick())  # as the alarm does
     with pytest.raises(StorageError, match="No space left"):
@@ -141,7 +141,7 @@ async def test_a_promise_that_the_disk_refuses_on_an_alarm_ends_the_peer_and_is_
 
 
 async def test_a_disk_that_refuses_while_a_message_is_taken_in_ends_the_peer() -> None:
-    node = node_of(ScriptedEngine(do.SavePromise(Promise(3))), store=FullDisk())
+    node = node_of(ScriptedEngine(do.SaveVoteLock(VoteLock(3))), store=FullDisk())
     node.correspondence.receive(OTHER, "ready", ready().canonical())
     with pytest.raises(StorageError, match="No space left"):
         await asyncio.wait_for(node.live(), timeout=10)

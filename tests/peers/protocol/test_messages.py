@@ -245,9 +245,9 @@ def test_evidence_convicts_who_said_two_things_of_which_an_honest_peer_says_one(
     other = swarm.grow(swarm.genesis, [first])
     later = swarm.grow(one, swarm.keys)
     claims = [swarm.claim(first, one, slots=count) for count in (1, 2)]
-    assert Evidence(one=claims[0], other=claims[1]).convicts() == first.peer_id
+    assert Evidence(one=claims[0], other=claims[1]).culprit() == first.peer_id
     words = [swarm.cosign(first, link) for link in (one, other)]
-    assert Evidence(one=words[0], other=words[1]).convicts() == first.peer_id
+    assert Evidence(one=words[0], other=words[1]).culprit() == first.peer_id
     innocent: list[tuple[Any, Any]] = [
         (claims[0], claims[0]),  # said twice
         (claims[0], swarm.claim(second, one)),  # by two peers
@@ -259,7 +259,7 @@ def test_evidence_convicts_who_said_two_things_of_which_an_honest_peer_says_one(
         (claims[0], words[0]),
     ]
     for this, that in innocent:
-        assert Evidence(one=this, other=that).convicts() is None
+        assert Evidence(one=this, other=that).culprit() is None
 
 
 @pytest.mark.parametrize("wrong", [-1, 86_400_001, 1.5, "1", True])

@@ -79,14 +79,14 @@ def test_a_cut_can_be_one_way_and_two_cuts_need_two_healings() -> None:
     assert not links.is_cut("a", "b")
 
 
-def test_a_torn_disk_forgets_its_newest_blocks_and_keeps_its_promises() -> None:
+def test_a_torn_disk_forgets_its_newest_blocks_and_keeps_its_vote_locks() -> None:
     world = swarm(1, peers=3)
     world.run(until_round=8)
     before = world.peers["p1"].disk
     after = before.torn()
     assert 0 < len(after.blocks) < len(before.blocks)
     assert after.head in {signed.hash for signed in after.blocks}
-    assert after.promise == before.promise
+    assert after.vote_lock == before.vote_lock
     assert after.claims == before.claims
 
 

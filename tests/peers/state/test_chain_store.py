@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rounds import RUN, Swarm, name, trunk
 
-from peers.chain.finality import Promise
+from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal
-from peers.consensus.operation_pool import MAX_OWN_WORDS, Word
+from peers.consensus.operation_pool import MAX_OWN_OPERATIONS, Operation
 from peers.protocol.messages import Block, Checkpoint, Evidence, Signed, Vouched, parse, sign, vouch
 from peers.protocol.verdicts import Dispute
 from peers.state.block_store import ChainStore
@@ -45,14 +45,14 @@ def filled(path: Path, chain: list[Signed[Block]]) -> ChainStore:
 def test_the_chain_survives_being_closed(tmp_path: Path) -> None:
     chain = blocks()
     store = filled(tmp_path / "chain.sqlite", chain)
-    store.save_promise(Promise(3, 2))
+    store.save_vote_lock(VoteLock(3, 2))
     claim = chain[-1].body.roster.body.claims[0]
     store.save_claim(claim)
     store.close()
     again = ChainStore(tmp_path / "chain.sqlite")
     assert again.moved_aside is None
     assert list(again.blocks(run=RUN)) == chain
-    assert again.promise() == Promise(3, 2)
+    assert again.vote_lock() == VoteLock(3, 2)
     assert again.claims(run=RUN) == [claim]
 
 
@@ -62,10 +62,10 @@ def test_own_words_survive_the_newest_last_and_no_more_than_are_needed(tmp_path:
     key = swarm.keys[1]
     store = ChainStore(tmp_path / "chain.sqlite")
     dispute = sign(key, Dispute(run=RUN, peer=key.peer_id, claim=claim.hash))
-    said = [swarm.verdict(key, claim, loss_error=float(number)) for number in range(MAX_OWN_WORDS)]
-    words: list[Word] = [*said, dispute, dispute]
+    said = [swarm.verdict(key, claim, loss_error=float(number)) for number in range(MAX_OWN_OPERATIONS)]
+    words: list[Operation] = [*said, dispute, dispute]
     for word in words:
-        store.save_word(word)
+        store.save_operation(word)
     store.close()
     again = ChainStore(tmp_path / "chain.sqlite")
     assert again.words(run=RUN) == [*said[1:], dispute]
@@ -75,10 +75,10 @@ def test_own_words_survive_the_newest_last_and_no_more_than_are_needed(tmp_path:
 def test_the_chain_survives_a_crash_before_anything_was_closed(tmp_path: Path) -> None:
     chain = blocks()
     store = filled(tmp_path / "chain.sqlite", chain)
-    store.save_promise(Promise(2, 1))
+    store.save_vote_lock(VoteLock(2, 1))
     again = ChainStore(tmp_path / "chain.sqlite")
     assert list(again.blocks(run=RUN)) == chain
-    assert again.promise() == Promise(2, 1)
+    assert again.vote_lock() == VoteLock(2, 1)
     store.close()
 
 
@@ -86,7 +86,7 @@ def test_a_new_chain_is_empty(tmp_path: Path) -> None:
     store = ChainStore(tmp_path / "new" / "chain.sqlite")
     assert list(store.blocks(run=RUN)) == []
     assert store.contents(after_round=0, most_bytes=10**6) == []
-    assert store.promise() == Promise()
+    assert store.vote_lock() == VoteLock()
     assert store.final() is None
     assert store.checkpoint(run=RUN) is None
     assert store.evidence(run=RUN) == {}
@@ -193,7 +193,7 @@ def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
     path = tmp_path / "chain.sqlite"
     chain = blocks()
     store = filled(path, chain)
-    store.save_promise(Promise(3, 2))
+    store.save_vote_lock(VoteLock(3, 2))
     store.close()
     other = sqlite3.connect(path)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -202,7 +202,7 @@ def test_a_chain_that_another_process_has_locked_is_not_taken_for_damaged(
         ChainStore(path)
     other.close()
     assert not path.with_suffix(".damaged").exists()
-    assert ChainStore(path).promise() == Promise(3, 2)
+    assert ChainStore(path).vote_lock() == VoteLock(3, 2)
 
 
 # ---------------------------------------------------------------- what must not be forgotten
@@ -240,10 +240,10 @@ def test_what_was_final_and_an_owners_word_are_kept_the_newest_alone(tmp_path: P
 def test_of_a_culprit_the_first_proof_is_kept(tmp_path: Path) -> None:
     store = ChainStore(tmp_path / "chain.sqlite")
     first, second = contradictions(2)
-    culprit = first.convicts()
+    culprit = first.culprit()
     assert culprit is not None
     for evidence in (first, second):
-        assert evidence.convicts() == culprit
+        assert evidence.culprit() == culprit
         store.save_evidence(culprit, evidence)
     assert ChainStore(tmp_path / "chain.sqlite").evidence(run=RUN) == {culprit: first}
 
@@ -265,11 +265,11 @@ def test_evidence_and_checkpoints_that_the_disk_changed_are_left_out(tmp_path: P
 
 
 def test_who_lost_the_chain_knows_by_the_marker_elsewhere_that_it_may_have_claimed(tmp_path: Path) -> None:
-    """The promise is lost with the file, so nothing may be promised until it is known to be safe."""
+    """The vote lock is lost with the file, so nothing may be promised until it is known to be safe."""
     path, marker = tmp_path / "run" / "chain.sqlite", tmp_path / "elsewhere" / "claimed"
     store = ChainStore(path, marker=marker)
     assert not store.forgot
-    store.save_promise(Promise(1, 0))
+    store.save_vote_lock(VoteLock(1, 0))
     assert not marker.exists()
     store.save_claim(blocks(1)[0].body.roster.body.claims[0])
     store.close()
@@ -278,7 +278,7 @@ def test_who_lost_the_chain_knows_by_the_marker_elsewhere_that_it_may_have_claim
     shutil.rmtree(path.parent)
     lost = ChainStore(path, marker=marker)
     assert lost.forgot
-    assert lost.promise() is None
+    assert lost.vote_lock() is None
 
 
 def test_who_never_claimed_forgot_nothing(tmp_path: Path) -> None:
@@ -287,29 +287,29 @@ def test_who_never_claimed_forgot_nothing(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     again = ChainStore(tmp_path / "run" / "chain.sqlite", marker=tmp_path / "elsewhere" / "claimed")
     assert not again.forgot
-    assert again.promise() == Promise()
+    assert again.vote_lock() == VoteLock()
 
 
 def test_who_found_its_chain_damaged_forgot_what_it_promised(tmp_path: Path) -> None:
     (tmp_path / "chain.sqlite").write_bytes(b"something else" * 1000)
     store = ChainStore(tmp_path / "chain.sqlite")
     assert store.forgot
-    assert store.promise() is None
+    assert store.vote_lock() is None
 
 
 def test_who_holds_the_state_of_a_later_round_without_any_block_forgot_what_it_promised(
     tmp_path: Path,
 ) -> None:
-    assert ChainStore(tmp_path / "new.sqlite", state_round=0).promise() == Promise()
-    assert ChainStore(tmp_path / "lost.sqlite", state_round=7).promise() is None
+    assert ChainStore(tmp_path / "new.sqlite", state_round=0).vote_lock() == VoteLock()
+    assert ChainStore(tmp_path / "lost.sqlite", state_round=7).vote_lock() is None
 
 
 def test_an_older_copy_of_the_chain_promises_no_less_than_the_state_demands(tmp_path: Path) -> None:
     store = filled(tmp_path / "chain.sqlite", blocks())
-    store.save_promise(Promise(3, 2, 1))
+    store.save_vote_lock(VoteLock(3, 2, 1))
     store.close()
-    assert ChainStore(tmp_path / "chain.sqlite", state_round=2).promise() == Promise(3, 2, 1)
-    assert ChainStore(tmp_path / "chain.sqlite", state_round=9).promise() == Promise(9, 2, 1)
+    assert ChainStore(tmp_path / "chain.sqlite", state_round=2).vote_lock() == VoteLock(3, 2, 1)
+    assert ChainStore(tmp_path / "chain.sqlite", state_round=9).vote_lock() == VoteLock(9, 2, 1)
 
 
 def test_others_are_given_the_branch_that_is_followed_and_what_may_come_after_its_head(
