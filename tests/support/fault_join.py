@@ -149,7 +149,7 @@ def wrap_rooms(injector: Injector) -> None:
     from trainer.screen import Screen
 
     around(SnapshotStore, "save", injector, "snapshot")
-    around(ErrorFeedback, "contribute", injector, "feedback")
+    around(ErrorFeedback, "compress", injector, "feedback")
     around(CanonicalState, "_step", injector, "weights")
     around(CanonicalState, "_step_with_momentum", injector, "weights")
     _watch_chain(ChainStore, injector)
