@@ -34,9 +34,10 @@ from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, Claimed
 from peers.protocol.messages import AnyMessage, Signed, kind_of, parse
 from peers.protocol.rules import Bounds
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from peers.simulation.virtual_disk import RUN
 from peers.simulation.virtual_peer import VirtualPeer
+from peers.simulation.virtual_surroundings import Peer
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic
 
@@ -76,12 +77,14 @@ def measure(
     world = World(
         seed=peers,
         peers=peers,
-        segments=segments,
-        window_seconds=window_seconds,
-        contribution_bytes=contribution,
-        reduced_bytes=round(reduced_bits * parameters / 8),
-        bounds=BOUNDS,
-        measured=True,
+        form=WorldForm(
+            segments=segments,
+            window_seconds=window_seconds,
+            contribution_bytes=contribution,
+            reduced_bytes=round(reduced_bits * parameters / 8),
+            bounds=BOUNDS,
+            measured=True,
+        ),
     )
     chance = random.Random(peers)
     for number, (name, peer) in enumerate(world.peers.items()):
@@ -128,7 +131,7 @@ def _listen(world: World) -> list[AnyMessage]:
     seen: list[AnyMessage] = []
     said = world.watch.said
 
-    def listen(peer: VirtualPeer, message: AnyMessage) -> None:
+    def listen(peer: Peer, message: AnyMessage) -> None:
         seen.append(message)
         said(peer, message)
 

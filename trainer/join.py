@@ -78,8 +78,8 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     from trainer.local import LocalTrainer
 
     def tell(event: Event) -> None:
-        screen.listen(event)
-        metrics.listen(event)
+        screen.tell(event)
+        metrics.tell(event)
 
     # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
     key = load_or_create_key(wishes.home / IDENTITY_KEY)

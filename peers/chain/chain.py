@@ -114,11 +114,11 @@ class Chain:
 
     @property
     def awaits_decreed(self) -> bool:
-        """Say whether an owner's block is not here yet."""
+        """Whether an owner's block is not here yet."""
         return self._decreed is not None
 
     def rules_out(self, signed: Signed[Block]) -> bool:
-        """Say whether a block takes the place of an owner's that is not here yet."""
+        """Whether a block takes the place of an owner's that is not here yet."""
         decreed = self._decreed
         return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
 
@@ -157,7 +157,7 @@ class Chain:
         return list(self._children.get(block, []))
 
     def has_backing(self, block: str) -> bool:
-        """Say whether an elector co-signed `block`."""
+        """Whether an elector co-signed `block`."""
         electors = self.electors_at(self.links[block].parent)
         return bool((electors - self.equivocators) & self._cosignatures.get(block, {}).keys())
 
@@ -192,7 +192,7 @@ class Chain:
         return link.finality.electorate.members.union(self._parents_electors(link), link.claimants)
 
     def _has_a_say(self, peer: PeerId, link: Link) -> bool:
-        """Say whether a peer is among those that `may_cosign` names, without naming all."""
+        """Whether a peer is among those that `may_cosign` names, without naming all."""
         electorate = link.finality.electorate
         return link.block is not None and (
             peer in electorate.current
@@ -298,7 +298,7 @@ class Chain:
             self._version += 1
 
     def is_final(self, block: str) -> bool:
-        """Say whether `block` can no longer be undone."""
+        """Whether `block` can no longer be undone."""
         return block in self._finals
 
     def _make_final(self, link: Link) -> None:
@@ -333,7 +333,7 @@ class Chain:
             self._decreed = (round_number, block)
 
     def agrees_with(self, block: str) -> bool:
-        """Say whether `block` is here, and on one branch with the final one."""
+        """Whether `block` is here, and on one branch with the final one."""
         known = block in self.links
         return known and (self.stands_on(block, self.final) or self.stands_on(self.final, block))
 
@@ -372,7 +372,7 @@ class Chain:
         return max((link.finality.justified_round for link in above), default=self.links[block].round)
 
     def stands_on(self, block: str, ancestor: str) -> bool:
-        """Say whether `block` is `ancestor` or comes after it."""
+        """Whether `block` is `ancestor` or comes after it."""
         floor = self.links[ancestor].round
         while block in self.links and self.links[block].round > floor:
             block = self.links[block].parent

@@ -40,7 +40,7 @@ class Promise:
     decreed: str = ""  # the owner's block, newest so far, on whose electors `justified_round` counts
 
     def allows(self, round_number: int, finality: Finality) -> bool:
-        """Say whether a block of that round, with that finality, may be co-signed."""
+        """Whether a block of that round, with that finality, may be co-signed."""
         return round_number > self.round and finality.justified_round >= self.justified_round
 
     def after(self, round_number: int, finality: Finality) -> Promise:
@@ -71,7 +71,7 @@ class Electorate:
         return self.previous | self.current
 
     def agrees(self, signers: Collection[PeerId], *, known: int) -> bool:
-        """Say whether `signers` are a quorum of this term's electors, and of those before.
+        """Whether `signers` are a quorum of this term's electors, and of those before.
 
         Whoever co-signed a block holds its state, and what is never undone must not hang on one disk.
         So while there are fewer than four electors, four of the `known` peers that the chain counts have to
@@ -134,5 +134,5 @@ def show(
 
 
 def _is_quorum(electors: frozenset[PeerId], signers: Collection[PeerId]) -> bool:
-    """Say whether at least three quarters of `electors` are among `signers`."""
+    """Whether at least three quarters of `electors` are among `signers`."""
     return 4 * len(electors.intersection(signers)) >= 3 * len(electors) > 0

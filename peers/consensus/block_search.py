@@ -94,7 +94,7 @@ class BlockSearch:
         return len(self._resting)
 
     def failed(self, source: PeerId) -> bool:
-        """Say whether a source could not deliver what it named when it was asked last."""
+        """Whether a source could not deliver what it named when it was asked last."""
         return source in self._resting
 
     def name(self, source: PeerId, head: str, round_number: int, now: float) -> None:
@@ -112,7 +112,7 @@ class BlockSearch:
             self._sought[source] = _Sought(head, round_number)
 
     def waits(self, now: float) -> bool:
-        """Say whether heads that were named may still come; `look_at` is no later than when that ends."""
+        """Whether heads that were named may still come; `look_at` is no later than when that ends."""
         if not self._hopeful() or now >= self._waits_until:
             return False
         untried = any(not sought.turn for sought in self._sought.values())
@@ -121,7 +121,7 @@ class BlockSearch:
         )
 
     def _hopeful(self) -> bool:
-        """Say whether a head is looked for that was named by who has failed to deliver none so far."""
+        """Whether a head is looked for that was named by who has failed to deliver none so far."""
         return bool(self._sought.keys() - self._resting.keys())
 
     def due(self, chain: Chain, standing: str, now: float) -> list[BlocksWanted]:

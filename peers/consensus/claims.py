@@ -1,139 +1,185 @@
 """The own claim: made once on top of a block, kept before anybody sees it, brought to the leaders, and again.
 
 With overlap, the window of the next round begins as soon as the claim is made: its slots were given out
-by the block before, and the block under which it will count is named later (`RoundEngine.begin_round`).
+by the block before, and the block under which it will count is named later (windows.py).
 
-The x that a claim commits to follows from this peer's key and the block, so that a restart forgets nothing.
+The nonce that a claim commits to follows from this peer's key and the block, so that a restart forgets
+nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from peers.consensus import audit_duties, leader
+from peers.consensus.audit_duties import AuditDuties
+from peers.consensus.block_processing import BlockProcessing
+from peers.consensus.context import RoundContext
 from peers.consensus.effects import SaveClaim, Train, WindowEnded
+from peers.consensus.leader import Leader
 from peers.protocol.events import Claimed, Waiting, WindowStarted
-from peers.protocol.messages import Claim, sign
+from peers.protocol.messages import Claim, Signed, sign
+from peers.protocol.round_reasons import WaitReason
 from peers.protocol.rules import CLAIM_LEADERS
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import total
 
-if TYPE_CHECKING:
-    from peers.consensus.engine import RoundEngine
-
 MAX_OWN_CLAIMS = 64
 
 
-def claim(engine: RoundEngine, work: WindowEnded) -> None:
-    """Claim what a window came to, if it is that of the round at hand: on disk first, then to the leaders."""
-    current = engine.round
-    if work.parent != engine.head or not current.training or current.own_claim is not None:
-        return
-    if work.steps == 0:
-        engine.tell(Waiting(current.parent.round + 1, "no_step"))
-        go_without(engine, work.parent)
-        return
-    if audit_duties.awaits_change(engine):
-        engine.tell(Waiting(current.parent.round + 1, "key_change"))
-        go_without(engine, work.parent)
-        return
-    current.window_ended = engine.now
-    engine.overrun = max(engine.now - current.train_until, engine.overrun / 2, 0.0)
-    counters = current.parent.counters
-    fields = {name: getattr(work, name) for name in work.__dataclass_fields__ if name in Claim.model_fields}
-    body = Claim(
-        run=engine.rules.run,
-        peer=engine.me,
-        round=counters.round + 1,
-        predecessor=_predecessor(engine),
-        nonce_commitment=digest(_nonce(engine, engine.head)).hex(),
-        nonce=_owed_nonce(engine),
-        pace=engine.measures.take_pace(compute_seconds=work.compute_seconds),
-        **fields,
-    )
-    current.own_claim = sign(engine.key, body)
-    engine.own_claims[engine.head] = current.own_claim
-    if len(engine.own_claims) > MAX_OWN_CLAIMS:
-        del engine.own_claims[next(iter(engine.own_claims))]
-    engine.emit(SaveClaim(current.own_claim))
-    leader.take_claim(engine, current.own_claim)
-    _send_claim(engine, engine.leaders()[:CLAIM_LEADERS])
-    engine.tell(Claimed(body.round, body.contribution_bytes))
-    _train_ahead(engine)
+class Claims:
+    """This peer's claims: never two on top of one block."""
 
+    def __init__(
+        self,
+        context: RoundContext,
+        *,
+        duties: AuditDuties,
+        blocks: BlockProcessing,
+        leader: Leader,
+        own_claims: Sequence[Signed[Claim]],
+    ) -> None:
+        """Take up the claims that were made before a restart, the oldest first."""
+        self._context = context
+        self._duties = duties
+        self._blocks = blocks
+        self._leader = leader
+        self._own_claims = {claim.body.parent: claim for claim in own_claims}
+        self._overrun = 0.0  # seconds from a window's planned end to its claim
+        self._ahead: str | None = None
 
-def _train_ahead(engine: RoundEngine) -> None:
-    """Begin the window of the round after this one, unless the state is about to change or this peer goes."""
-    if not engine.rules.trains_ahead or engine.leaving or engine.applying is not None:
-        return
-    engine.ahead = engine.head
-    counters, seconds = engine.round.parent.counters, engine.rules.window_seconds
-    number, slots = counters.round + 2, counters.slots_ahead(engine.me, engine.rules)
-    engine.tell(WindowStarted(number, seconds, total(slots)))
-    engine.emit(Train(engine.head, number, slots, counters.tokens, seconds, ahead=True))
+    @property
+    def own_claims(self) -> Mapping[str, Signed[Claim]]:
+        """The newest own claims, by the block on top of which each was made, the oldest first."""
+        return MappingProxyType(self._own_claims)
 
+    @property
+    def overrun(self) -> float:
+        """Seconds that it lately took to turn a window into a claim, beyond the window's end."""
+        return self._overrun
 
-def go_without(engine: RoundEngine, parent: str) -> None:
-    """Go through the round at hand without a claim, as who sits it out: its window came to nothing."""
-    current = engine.round
-    if parent == engine.head and current.training and current.own_claim is None:
-        current.window_ended = engine.now
-        current.training = False
+    @property
+    def ahead(self) -> str | None:
+        """The block on top of whose child the window that runs already counts."""
+        return self._ahead
 
+    def take_ahead(self) -> str | None:
+        """Return `ahead`, and let no window run ahead any more."""
+        ahead, self._ahead = self._ahead, None
+        return ahead
 
-def claim_to(engine: RoundEngine, peer: PeerId) -> None:
-    """Send the claim to a leader, also if it was sent there before."""
-    if engine.round.own_claim is not None:
-        engine.round.claim_sent.add(peer)
-        engine.send([peer], engine.round.own_claim)
+    # ------------------------------------------------------------ claiming
 
-
-def claim_again(engine: RoundEngine) -> None:
-    """Send the claim that was made on top of the head before this peer was started again."""
-    current = engine.round
-    current.own_claim = engine.own_claims[engine.head]
-    current.window_ended = engine.now
-    current.ready.add(engine.me)
-    leader.take_claim(engine, current.own_claim)
-    _send_claim(engine, engine.leaders()[:CLAIM_LEADERS])
-
-
-def _predecessor(engine: RoundEngine) -> str | None:
-    """Return the hash of this peer's newest claim."""
-    newest = next(reversed(engine.own_claims.values()), None)
-    return newest.hash if newest is not None else None
-
-
-def _nonce(engine: RoundEngine, parent: str) -> bytes:
-    """Return this peer's x for the round after `parent`: secret, and known again after a restart."""
-    return digest(engine.key.sign("nonce", f"{engine.rules.run}/{parent}".encode()))
-
-
-def _owed_nonce(engine: RoundEngine) -> str | None:
-    """Return the x that the chain expects this peer to reveal, if it counted its last claim."""
-    standing = engine.round.parent.counters.peers.get(engine.me)
-    if standing is None or standing.nonce_commitment is None:
-        return None
-    return _nonce(engine, engine.round.parent.parent).hex()
-
-
-def _send_claim(engine: RoundEngine, peers: list[PeerId]) -> None:
-    own = engine.round.own_claim
-    fresh = [peer for peer in peers if peer not in engine.round.claim_sent]
-    engine.round.claim_sent.update(fresh)
-    if own is not None:
-        engine.send(fresh, own)
-
-
-def claim_further(engine: RoundEngine) -> None:
-    """While no roster comes, bring the claim to leaders further down the order."""
-    current = engine.round
-    if current.own_claim is None or current.roster is not None:
-        return
-    order = engine.leaders()
-    for rank in range(1, max(2, len(order) - CLAIM_LEADERS + 1)):
-        at = engine.silence_base() + engine.deadlines.grace + rank * engine.deadlines.leader
-        if not engine.reached(at):
+    def claim(self, work: WindowEnded) -> None:
+        """Claim what a window came to, if it is the one of this round: on disk first, then to the leaders."""
+        context, window = self._context, self._context.round.window
+        if work.parent != context.head or not window.training or window.claim is not None:
             return
-        _send_claim(engine, order[: CLAIM_LEADERS + rank])
+        if reason := self._reason_not_to_claim(work):
+            context.tell(Waiting(context.round.parent.round + 1, reason))
+            self.go_without(work.parent)
+            return
+        window.end(context.now)
+        self._overrun = max(context.now - window.until, self._overrun / 2, 0.0)
+        claim = self._sign(work)
+        window.claimed(claim)
+        self._own_claims[context.head] = claim
+        if len(self._own_claims) > MAX_OWN_CLAIMS:
+            del self._own_claims[next(iter(self._own_claims))]
+        context.emit(SaveClaim(claim))
+        self._leader.take_claim(claim)
+        self._send(context.leaders()[:CLAIM_LEADERS])
+        context.tell(Claimed(claim.body.round, claim.body.contribution_bytes))
+        self._train_ahead()
+
+    def _reason_not_to_claim(self, work: WindowEnded) -> WaitReason | None:
+        if work.steps == 0:
+            return "no_step"
+        return "key_change" if self._duties.awaits_change() else None
+
+    def _sign(self, work: WindowEnded) -> Signed[Claim]:
+        context = self._context
+        fields = {
+            name: getattr(work, name) for name in work.__dataclass_fields__ if name in Claim.model_fields
+        }
+        newest = next(reversed(self._own_claims.values()), None)
+        body = Claim(
+            run=context.rules.run,
+            peer=context.me,
+            round=context.round.parent.round + 1,
+            predecessor=newest.hash if newest is not None else None,
+            nonce_commitment=digest(self._nonce(context.head)).hex(),
+            nonce=self._owed_nonce(),
+            pace=context.measures.take_pace(compute_seconds=work.compute_seconds),
+            **fields,
+        )
+        return sign(context.key, body)
+
+    def _nonce(self, parent: str) -> bytes:
+        """Return this peer's nonce for the round after `parent`: secret, and known again after a restart."""
+        context = self._context
+        return digest(context.key.sign("nonce", f"{context.rules.run}/{parent}".encode()))
+
+    def _owed_nonce(self) -> str | None:
+        """Return the nonce that the chain expects this peer to reveal, if its last claim was included."""
+        parent = self._context.round.parent
+        record = parent.counters.peers.get(self._context.me)
+        if record is None or record.nonce_commitment is None:
+            return None
+        return self._nonce(parent.parent).hex()
+
+    def _train_ahead(self) -> None:
+        """Begin the next round's window, unless the state is about to change or this peer leaves."""
+        context = self._context
+        if not context.rules.trains_ahead or context.leaving or self._blocks.applying is not None:
+            return
+        self._ahead = context.head
+        counters, seconds = context.round.parent.counters, context.rules.window_seconds
+        number, slots = counters.round + 2, counters.slots_ahead(context.me, context.rules)
+        context.tell(WindowStarted(number, seconds, total(slots)))
+        context.emit(Train(context.head, number, slots, counters.tokens, seconds, ahead=True))
+
+    def go_without(self, parent: str) -> None:
+        """Go through the round at hand without a claim: its window came to nothing."""
+        window = self._context.round.window
+        if parent == self._context.head and window.training and window.claim is None:
+            window.give_up(self._context.now)
+
+    # ------------------------------------------------------------ bringing it to leaders
+
+    def claim_to(self, peer: PeerId) -> None:
+        """Send the claim to a leader, also if it was sent there before."""
+        window = self._context.round.window
+        if window.claim is not None:
+            window.not_sent_to([peer])
+            self._context.send([peer], window.claim)
+
+    def claim_again(self) -> None:
+        """Send the claim that was made on top of the head before this peer was started again."""
+        context, window = self._context, self._context.round.window
+        claim = self._own_claims[context.head]
+        window.claimed(claim)
+        window.end(context.now)
+        context.round.pool.ready.add(context.me)
+        self._leader.take_claim(claim)
+        self._send(context.leaders()[:CLAIM_LEADERS])
+
+    def claim_further(self) -> None:
+        """While no roster comes, bring the claim to leaders further down the order."""
+        context, current = self._context, self._context.round
+        if current.window.claim is None or current.exchange.roster is not None:
+            return
+        order = context.leaders()
+        for rank in range(1, max(2, len(order) - CLAIM_LEADERS + 1)):
+            at = context.silence_base() + context.deadlines.grace + rank * context.deadlines.leader
+            if not context.reached(at):
+                return
+            self._send(order[: CLAIM_LEADERS + rank])
+
+    def _send(self, peers: Sequence[PeerId]) -> None:
+        """Send the claim to those of `peers` to whom it did not go yet."""
+        window = self._context.round.window
+        fresh = window.not_sent_to(peers)
+        if window.claim is not None:
+            self._context.send(fresh, window.claim)

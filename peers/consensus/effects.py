@@ -387,6 +387,9 @@ class Leave:
     """The round is done and handed over: this peer may go."""
 
 
+Save = SaveBlock | SavePromise | SaveFinal | SaveEvidence | SaveCheckpoint | SaveClaim | SaveWord
+"""Effects that keep something on disk before what follows (host.py)."""
+
 Effect = (
     Train
     | GoOn

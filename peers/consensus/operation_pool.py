@@ -136,7 +136,7 @@ class Words:
         )
 
     def _costs(self, evidence: Evidence, accounts: Accounts) -> bool:
-        """Say whether a proof takes something from a peer, if the next block carries it."""
+        """Whether a proof takes something from a peer, if the next block carries it."""
         shown, heard_in = double_claim(evidence), accounts.round + 1
         if shown is None or shown.round > heard_in:
             return False
@@ -152,7 +152,7 @@ class Words:
 
 
 def counts(word: Word, accounts: Accounts) -> bool:
-    """Say whether a verdict or dispute would count in a block on top of the one with these accounts."""
+    """Whether a verdict or dispute would count in a block on top of the one with these accounts."""
     body = word.body
     audit = next((audit for audit in accounts.audits if audit.work.claim == body.claim), None)
     if audit is None:
@@ -200,7 +200,7 @@ def _disputes(words: Iterable[Word]) -> list[Signed[Dispute]]:
 
 
 def may_move(change: KeyChange, accounts: Accounts) -> bool:
-    """Say whether a block may still carry out a change of keys."""
+    """Whether a block may still carry out a change of keys."""
     moved = change.moved()
     taken = accounts.peers.keys() | accounts.retired.keys()
     return moved is not None and moved.old in accounts.peers and moved.new not in taken

@@ -1,14 +1,20 @@
-"""What one peer knows of the round at hand, and the phases that it goes through (engine.py)."""
+"""What one peer knows of the round at hand, and the phases that it goes through (engine.py).
+
+A `RoundState` holds one small object for each part of the engine. Each changes itself only, by methods that
+the part calls; all of them are dropped together when the next block is adopted.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from peers.chain.chain import Link
-from peers.protocol.assignment import Assignment
+from peers.protocol.assignment import Assignment, leaders
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
+from peers.protocol.rules import Rules
 from recipes.keys.keys import PeerId
 
 
@@ -23,32 +29,110 @@ class Phase(str, Enum):
 
 
 @dataclass
-class RoundState:
-    """What one peer knows of the round on top of its head. Dropped when the next block is adopted."""
+class OwnWindow:
+    """This peer's window and its claim (windows.py, claims.py). Times are seconds on its clock."""
 
-    parent: Link
-    started: float  # when the window began, on this peer's clock
-    train_until: float = math.inf
-    claims_asked_at: float = -math.inf  # by a leader that came into a running round
-    training: bool = False
-    window_ended: float | None = None
+    until: float = math.inf  # its planned end
+    training: bool = False  # it counts for this round; not so where the peer sits the round out
+    ended_at: float | None = None
+    claim: Signed[Claim] | None = None
+    sent_to: set[PeerId] = field(default_factory=set)  # the claim
+
+    def begin(self, until: float) -> None:
+        """Train until then at the latest."""
+        self.until, self.training = until, True
+
+    def end(self, now: float) -> None:
+        """Note that training is over."""
+        self.ended_at = now
+
+    def give_up(self, now: float) -> None:
+        """Go through the round without a claim."""
+        self.ended_at, self.training = now, False
+
+    def claimed(self, claim: Signed[Claim]) -> None:
+        """Note the claim that was made for it."""
+        self.claim = claim
+
+    def not_sent_to(self, peers: Collection[PeerId]) -> list[PeerId]:
+        """Return those of `peers` to whom the claim did not go yet, and note that it goes now."""
+        fresh = [peer for peer in peers if peer not in self.sent_to]
+        self.sent_to.update(fresh)
+        return fresh
+
+
+@dataclass
+class ClaimPool:
+    """The peers that train in this round, and the claims of it that came here (leader.py)."""
+
     ready: set[PeerId] = field(default_factory=set)
-    claims: dict[PeerId, tuple[Signed[Claim], float]] = field(default_factory=dict)  # with arrival
-    own_claim: Signed[Claim] | None = None
-    claim_sent: set[PeerId] = field(default_factory=set)
+    held: dict[PeerId, tuple[Signed[Claim], float]] = field(default_factory=dict)  # with arrival, seconds
+    asked_at: float = -math.inf  # when a leader that came into a running round asked for claims
+
+    def hold(self, claim: Signed[Claim], now: float) -> None:
+        """Keep a claim. The first one of a peer stands."""
+        self.held.setdefault(claim.body.peer, (claim, now))
+
+    def asked(self, now: float) -> None:
+        """Note that all others are asked for their claims."""
+        self.asked_at = now
+
+
+@dataclass
+class Exchange:
+    """The round's rosters, and how the exchange by the accepted one goes (allreduce.py)."""
+
     candidates: dict[int, Signed[Roster]] = field(default_factory=dict)  # by attempt
-    roster: Signed[Roster] | None = None
-    roster_at: float = math.inf
-    roster_refused: bool = False
+    roster: Signed[Roster] | None = None  # the accepted one
+    roster_at: float = math.inf  # when it was accepted
+    roster_refused: bool = False  # it leaves out too many claims, so its block is not co-signed here
     assignments: tuple[Assignment, ...] = ()
     pushed: set[tuple[int, PeerId]] = field(default_factory=set)
     stored: dict[int, set[PeerId]] = field(default_factory=dict)  # by segment: claimants that arrived
     reducing: set[int] = field(default_factory=set)
     reductions: dict[int, dict[PeerId, Signed[Reduction]]] = field(default_factory=dict)
-    fetching: set[str] = field(default_factory=set)
+    fetching: set[str] = field(default_factory=set)  # roots of reduced segments
     fetched: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
-    led_rosters: set[int] = field(default_factory=set)  # attempts
+    complete_at: float | None = None  # when a reduction of every segment was here
+
+    def accept(
+        self, roster: Signed[Roster], assignments: Sequence[Assignment], now: float, *, refused: bool
+    ) -> None:
+        """Exchange by a roster from now on; what came of an earlier one's exchange is dropped."""
+        self.roster, self.roster_at, self.roster_refused = roster, now, refused
+        self.assignments = tuple(assignments)
+        self.pushed, self.stored, self.reducing, self.reductions = set(), {}, set(), {}
+        self.complete_at = None
+
+    def is_by(self, roster: str) -> bool:
+        """Whether the roster with this hash is the accepted one."""
+        return self.roster is not None and self.roster.hash == roster
+
+    def complete(self, now: float) -> None:
+        """Note that a reduction of every segment is here."""
+        if self.complete_at is None:
+            self.complete_at = now
+
+
+@dataclass
+class RoundState:
+    """The round on top of `parent`. `begun`: this peer takes part in it, if only by waiting for its block."""
+
+    parent: Link
+    started: float  # when its window began, on this peer's clock
+    begun: bool = False
+    window: OwnWindow = field(default_factory=OwnWindow)
+    pool: ClaimPool = field(default_factory=ClaimPool)
+    exchange: Exchange = field(default_factory=Exchange)
+    led_rosters: set[int] = field(default_factory=set)  # attempts of this peer's (leader.py)
     led_blocks: set[int] = field(default_factory=set)
-    exchanged_at: float | None = None
-    order: tuple[int, list[PeerId]] | None = None  # of the leaders, and how many others it knew of
+    _order: tuple[int, list[PeerId]] = (-1, [])  # of the leaders, and how many others it knew of
+
+    def leaders(self, me: PeerId, rules: Rules) -> list[PeerId]:
+        """Return the round's leaders in the order of their turn."""
+        known = len(self.pool.ready) + len(self.pool.held)  # neither ever shrinks
+        if self._order[0] != known:
+            others = self.pool.ready | self.pool.held.keys() | {me}
+            self._order = (known, leaders(self.parent.counters, rules, others))
+        return self._order[1]

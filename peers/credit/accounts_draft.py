@@ -28,7 +28,7 @@ class Page:
         return self.peers.get(peer) or Account()
 
     def expelled(self, peer: PeerId) -> bool:
-        """Say whether no claim of a peer is taken in the next round."""
+        """Whether no claim of a peer is taken in the next round."""
         return self.account(peer).expelled_until > self.round
 
     def earn(self, peer: PeerId, amount: int, *, calibrated: bool) -> None:

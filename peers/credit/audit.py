@@ -99,7 +99,7 @@ def word_of(verdict: Verdict) -> Word:
 
 
 def may_speak(audit: Audit, verdict: Verdict) -> bool:
-    """Say whether a verdict counts: by one who is asked, once, about the steps that were drawn.
+    """Whether a verdict counts: by one who is asked, once, about the steps that were drawn.
 
     "Not opened" is no last word: a peer that comes back may still be audited by the same auditor.
     """
@@ -193,7 +193,7 @@ def _majority(words: Counter[Word | None]) -> Decision:
 
 
 def _waiting(audit: Audit, round_number: int, rules: CreditRules) -> bool:
-    """Say whether somebody who was asked still has time to speak."""
+    """Whether somebody who was asked still has time to speak."""
     recent = round_number - rules.audit_rounds
     for asked in reversed(audit.hearing):  # in the order in which they were asked
         if asked.since <= recent:

@@ -134,7 +134,7 @@ def consistency_proof(old: int, new: int, nodes: Nodes) -> list[bytes]:
 
 
 def includes(root: bytes, leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bool:
-    """Say whether `proof` shows that leaf hash `leaf` is at `index` of the `size` leaves under `root`.
+    """Whether `proof` shows that leaf hash `leaf` is at `index` of the `size` leaves under `root`.
 
     RFC 9162, 2.1.3.2.
     """
@@ -158,7 +158,7 @@ def includes(root: bytes, leaf: bytes, index: int, size: int, proof: Sequence[by
 
 
 def consistent(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> bool:
-    """Say whether `proof` shows that the tree of `old` leaves is the beginning of that of `new` leaves.
+    """Whether `proof` shows that the tree of `old` leaves is the beginning of that of `new` leaves.
 
     RFC 9162, 2.1.4.2. The empty tree is the beginning of every other.
     """

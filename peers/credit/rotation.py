@@ -34,7 +34,7 @@ class Holdings:
     audits: tuple[Audit, ...]
 
     def knows(self, peer: PeerId) -> bool:
-        """Say whether `peer` has, or had, an account, or is an auditor."""
+        """Whether `peer` has, or had, an account, or is an auditor."""
         auditor = any(peer in audit.auditors for audit in self.audits)
         return auditor or peer in self.peers or peer in self.retired
 

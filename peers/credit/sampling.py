@@ -43,12 +43,12 @@ def audit_seed(*, beacon: str, run: str, round_number: int) -> bytes:
 
 
 def is_drawn(seed: bytes, claim: str, *, rate: int) -> bool:
-    """Say whether a claim is audited, of which `rate` of a million are."""
+    """Whether a claim is audited, of which `rate` of a million are."""
     return _chance(seed, f"drawn/{claim}", rate)
 
 
 def is_repeated(seed: bytes, claim: str, rules: CreditRules) -> bool:
-    """Say whether a pass takes two auditors, so that one who passes anything is found out."""
+    """Whether a pass takes two auditors, so that one who passes anything is found out."""
     return _chance(seed, f"repeated/{claim}", rules.repeat_rate)
 
 

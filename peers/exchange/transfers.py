@@ -104,7 +104,7 @@ class ExchangeTasks:
 
     async def push(self, effect: do.PushSegment) -> None:
         """Send an own segment to its reducer."""
-        claim = self._engine.round.own_claim
+        claim = self._engine.own_claim
         if claim is None:
             return
         if not self._store.holds(claim.body.contribution):  # claimed before a restart
@@ -152,7 +152,7 @@ class ExchangeTasks:
         Raises:
             MessageError: it is not.
         """
-        current = self._engine.round
+        current = self._engine
         if current.roster is None or current.roster.hash != roster or segment >= len(current.assignments):
             raise MessageError("a segment of no roster at hand")
         assignment = current.assignments[segment]
@@ -218,10 +218,10 @@ class ExchangeTasks:
                     raise
 
     def _reduction(self, effect: do.FetchReduced) -> tuple[Roster | None, Reduction | None]:
-        current = self._engine.round
+        current = self._engine
         if current.roster is None or current.roster.hash != effect.roster:
             return None, None
-        heard = current.reductions.get(effect.segment, {}).values()
+        heard = current.reductions_of(effect.segment)
         found: Signed[Reduction] | None = next((r for r in heard if r.body.root == effect.root), None)
         return current.roster.body, found.body if found is not None else None
 

@@ -133,7 +133,7 @@ def block_in(line: bytes) -> bytes:
 
 
 def is_canonical(content: bytes, signed: Signed[Block]) -> bool:
-    """Say whether `content` is the canonical form of what was parsed from it.
+    """Whether `content` is the canonical form of what was parsed from it.
 
     The body is compared by its hash, which is known, so that it is written out once and not twice.
     """

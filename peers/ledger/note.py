@@ -195,7 +195,7 @@ def _is_peer(name: str, key_id: bytes) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    """Say whether `name` is one that a key may have: no space of any kind, no plus, no control character."""
+    """Whether `name` is one that a key may have: no space of any kind, no plus, no control character."""
     return bool(name) and not any(
         character.isspace() or character == "+" or unicodedata.category(character) == "Cc"
         for character in name

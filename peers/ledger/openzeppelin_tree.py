@@ -101,7 +101,7 @@ def leaf(payment: Payment) -> bytes:
 
 
 def proves(root: str, payment: Payment, proof: Sequence[str]) -> bool:
-    """Say whether a contract that holds `root` takes `proof` for `payment`."""
+    """Whether a contract that holds `root` takes `proof` for `payment`."""
     current = leaf(payment)
     for sibling in proof:
         current = _pair(current, bytes.fromhex(sibling[2:]))

@@ -106,7 +106,7 @@ def _explain_nothing(*, empty: bool, known: bool) -> NoReturn:
 
 
 def is_export(given: str) -> bool:
-    """Say whether what was given to a command is an export, and not a run's id, folder or recipe."""
+    """Whether what was given to a command is an export, and not a run's id, folder or recipe."""
     path = Path(given).expanduser()
     return path.is_file() and path.suffix != ".toml"
 

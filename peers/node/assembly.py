@@ -14,6 +14,7 @@ from peers.audit.received_openings import OpenedClaims
 from peers.chain.chain import Chain
 from peers.codec.round_codec import exchange_format
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import Remembered
 from peers.credit.rules import credit_rules
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.contributor import Contributor
@@ -98,14 +99,16 @@ def assemble_node(
         chain=chain,
         head=head,
         state_digest=_digest_at(state, chain, head) or genesis,
-        state_is_here=state.clean and state.block == head,
-        promise=store.promise(),
-        state_round=state.round,
-        checkpoint=checkpoint,
-        evidence=store.evidence(run=rules.run),
-        own_words=[word for word in store.words(run=rules.run) if word.body.peer == key.peer_id],
-        own_changes=waiting_changes(folder),
-        own_claims=own_claims,
+        remembered=Remembered(
+            promise=store.promise(),
+            own_claims=own_claims,
+            state_is_here=state.clean and state.block == head,
+            state_round=state.round,
+            checkpoint=checkpoint,
+            evidence=store.evidence(run=rules.run),
+            own_words=[word for word in store.words(run=rules.run) if word.body.peer == key.peer_id],
+            own_changes=waiting_changes(folder),
+        ),
         now=time.monotonic(),
     )
     sync = StateSync(

@@ -387,7 +387,7 @@ class Node:
         Raises:
             MessageError: it goes by another, or none.
         """
-        roster = self.engine.round.roster
+        roster = self.engine.roster
         if roster is None or roster.hash != roster_hash:
             raise MessageError("that roster is not in use here")
         return roster.canonical()

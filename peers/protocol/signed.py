@@ -72,7 +72,7 @@ class Signed(Message, Generic[BodyT]):
         return digest(self.body.canonical()).hex()
 
     def holds(self) -> bool:
-        """Say whether the signature is the author's."""
+        """Whether the signature is the author's."""
         return _signature_holds(self.body.peer, self.body.purpose, self.hash, self.signature)
 
 

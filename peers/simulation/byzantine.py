@@ -10,7 +10,6 @@ import contextlib
 import random
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from peers.consensus import effects as do
 from peers.protocol.messages import (
@@ -27,12 +26,10 @@ from peers.protocol.messages import (
     parse,
     sign,
 )
+from peers.simulation.virtual_surroundings import Peer
 from recipes.errors import MessageError
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
-
-if TYPE_CHECKING:
-    from peers.simulation.virtual_peer import VirtualPeer
 
 _REMEMBERED = 300  # messages
 _REPLAYED = 4  # at a time
@@ -74,7 +71,7 @@ class Liar:
     def miscomputes(self) -> bool:
         return self.lie is Lie.MISCOMPUTE
 
-    def alter(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]:
+    def alter(self, peer: Peer, effect: do.Effect) -> list[do.Effect]:
         """Return what is done in place of `effect`."""
         match self.lie:
             case Lie.NO_SEGMENTS if isinstance(effect, do.PushSegment):
@@ -118,7 +115,7 @@ class Liar:
             case _:
                 return do.BlocksFetched(me, blocks)
 
-    def _replay(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+    def _replay(self, peer: Peer, effect: do.Send) -> list[do.Effect]:
         self._heard.append(effect.message)
         # Blocks carry what others said: their rosters and co-signatures are replayed too.
         for signed in peer.disk.blocks[-1:]:
@@ -126,7 +123,7 @@ class Liar:
         others = peer.world.ids_alive(besides=peer)
         return [do.Send(others, self._chance.choice(self._heard)) for _ in range(_REPLAYED)]
 
-    def _flood(self, peer: VirtualPeer) -> list[do.Effect]:
+    def _flood(self, peer: Peer) -> list[do.Effect]:
         others = peer.world.ids_alive(besides=peer)
         round_number = peer.running.round.parent.round
         sent: list[do.Effect] = []
@@ -141,13 +138,13 @@ class Liar:
                 HeadNotice(round=far, block=nowhere, age_seconds=self._chance.uniform(0, 1e6)),
                 sign(peer.key, word),
             ]
-            own = peer.running.round.own_claim
+            own = peer.running.own_claim
             if own is not None:
                 messages.append(sign(peer.key, own.body.model_copy(update={"parent": nowhere, "round": far})))
             sent.append(do.Send(others, self._chance.choice(messages)))
         return sent
 
-    def _garbage(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+    def _garbage(self, peer: Peer, effect: do.Send) -> list[do.Effect]:
         """Damage a message's bytes; what the parser lets through all the same is sent."""
         sent: list[do.Effect] = []
         for _ in range(_GARBLED):
@@ -161,7 +158,7 @@ class Liar:
                 sent.append(do.Send(effect.peers, parse(kind, bytes(content), run=peer.world.rules.run)))
         return sent
 
-    def _absurd(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
+    def _absurd(self, peer: Peer, effect: do.Send) -> do.Send:
         message = effect.message
         if not isinstance(message, Signed) or not isinstance(message.body, Claim):
             return effect
@@ -178,7 +175,7 @@ class Liar:
             told = self._told[message.hash] = sign(peer.key, message.body.model_copy(update=numbers))
         return do.Send(effect.peers, told)
 
-    def _with_false_digest(self, peer: VirtualPeer, effect: do.Send) -> do.Send:
+    def _with_false_digest(self, peer: Peer, effect: do.Send) -> do.Send:
         if not isinstance(effect.message, Signed) or not isinstance(effect.message.body, CoSignature):
             return effect
         if effect.message.body.peer != peer.id:
@@ -186,7 +183,7 @@ class Liar:
         false = effect.message.body.model_copy(update={"digest": digest(b"a state that nobody has").hex()})
         return do.Send(effect.peers, sign(peer.key, false))
 
-    def _two_blocks(self, peer: VirtualPeer, effect: do.Send) -> list[do.Effect]:
+    def _two_blocks(self, peer: Peer, effect: do.Send) -> list[do.Effect]:
         message = effect.message
         if not isinstance(message, Signed) or not isinstance(message.body, Block) or len(effect.peers) < 2:
             return [effect]
@@ -199,7 +196,7 @@ class Liar:
             do.Send(effect.peers[half:], sign(peer.key, other)),
         ]
 
-    def _conspire(self, peer: VirtualPeer, effect: do.Effect) -> list[do.Effect]:
+    def _conspire(self, peer: Peer, effect: do.Effect) -> list[do.Effect]:
         """Give each half of the world a block and a majority of its own, and let neither see the other's."""
         if isinstance(effect, do.SaveBlock):
             return [effect, self._word_for(peer, effect.block)]
@@ -217,7 +214,7 @@ class Liar:
             self._word_for(peer, other),
         ]
 
-    def _word_for(self, peer: VirtualPeer, block: Signed[Block]) -> do.Send:
+    def _word_for(self, peer: Peer, block: Signed[Block]) -> do.Send:
         """Co-sign a block, whatever else was co-signed, and let only its half of the world know."""
         word = CoSignature(
             run=peer.world.rules.run,
@@ -229,7 +226,7 @@ class Liar:
         return do.Send(_half(peer, upper=block.body.reductions[0] is None), sign(peer.key, word))
 
 
-def _half(peer: VirtualPeer, *, upper: bool) -> tuple[PeerId, ...]:
+def _half(peer: Peer, *, upper: bool) -> tuple[PeerId, ...]:
     """Return the peers of one half of the world, as all conspirators divide it."""
     everybody = [other.id for other in peer.world.peers.values()]
     middle = len(everybody) // 2

@@ -15,7 +15,7 @@ from peers.simulation.byzantine import Liar, Lie
 from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
 from peers.simulation.virtual_links import MEGABIT, Line
-from peers.simulation.virtual_peer import Manner
+from peers.simulation.virtual_surroundings import Manner
 
 QUIET_SECONDS = 15.0  # before the first fault: a swarm needs a first round
 _LONGEST_CUT_SECONDS = 60.0

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from peers.chain.chain import Chain, Link, trunk_below
 from peers.chain.fork_choice import best_head
 from peers.consensus.allreduce import MAX_CANDIDATES
-from peers.consensus.block_processing import MAX_HEADS, MAX_SIBLINGS
+from peers.consensus.block_processing import MAX_SIBLINGS
 from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT
 from peers.consensus.claims import MAX_OWN_CLAIMS
-from peers.consensus.engine import MAX_ACQUAINTANCES, RoundEngine
-from peers.consensus.message_buffer import MAX_EARLY_EACH, MAX_EARLY_KEYS
+from peers.consensus.context import MAX_ACQUAINTANCES
+from peers.consensus.engine import RoundEngine
+from peers.consensus.inbox import MAX_KEYS, MAX_OF_ONE_KEY
 from peers.consensus.operation_pool import MAX_OWN_WORDS, MAX_PROOFS, MAX_WORDS
+from peers.consensus.peer_heads import MAX_HEADS
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
 from peers.exchange.residual_returns import Entry
@@ -25,10 +26,8 @@ from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.protocol.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
 from peers.protocol.rules import Rules
+from peers.simulation.virtual_surroundings import Peer, Surroundings
 from recipes.keys.keys import PeerId
-
-if TYPE_CHECKING:
-    from peers.simulation.virtual_peer import Surroundings, VirtualPeer
 
 TRACE_LINES = 60  # shown when an invariant breaks
 _BLOCKS_A_ROUND = 2 * MAX_PEERS  # far more than any world shows: a chain beyond it grows without bound
@@ -70,7 +69,7 @@ class InvariantWatch:
 
     # ------------------------------------------------------------ on what a peer says
 
-    def said(self, peer: VirtualPeer, message: AnyMessage) -> None:
+    def said(self, peer: Peer, message: AnyMessage) -> None:
         """Check a message that leaves a peer: whoever is honest never contradicts itself."""
         if peer.liar is not None or not isinstance(message, Signed):
             return
@@ -88,7 +87,7 @@ class InvariantWatch:
             known = self._words.setdefault((peer.id, body.round), body.block)
             self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")
 
-    def told(self, peer: VirtualPeer, event: Event) -> None:
+    def told(self, peer: Peer, event: Event) -> None:
         """Check what an honest peer's engine tells."""
         if peer.liar is not None:
             return
@@ -104,17 +103,15 @@ class InvariantWatch:
             self.require(event.claims > 0, "an empty roster")
         elif isinstance(event, Rewound):
             depth = event.round - event.to_round
-            allowed = depth <= self._world.rules.rewind_depth or event.why.startswith(
-                ("a quorum", "more than half", "an owner's checkpoint")
-            )
-            self.require(allowed, f"{peer.name} goes back {depth} rounds: {event.why}")
+            allowed = depth <= self._world.rules.rewind_depth or event.reason != "more_electors"
+            self.require(allowed, f"{peer.name} goes back {depth} rounds. {event.sentence}")
         elif isinstance(event, Convicted):
             culprit = self._world.by_id[event.peer]
             self.require(
-                culprit.liar is not None, f"{culprit.name} is convicted, and is honest: {event.what}"
+                culprit.liar is not None, f"{culprit.name} is convicted, and is honest. {event.sentence}"
             )
 
-    def _require_counted_once(self, peer: VirtualPeer, block: str) -> None:
+    def _require_counted_once(self, peer: Peer, block: str) -> None:
         """No contribution counts twice in a chain."""
         chain = peer.running.chain
         path = []
@@ -132,7 +129,7 @@ class InvariantWatch:
             self.require(not twice and len(set(new)) == len(new), f"{len(twice)} claims counted twice")
             so_far = self._counted[signed.hash] = so_far | frozenset(new)
 
-    def _require_one_ledger(self, peer: VirtualPeer, block: str) -> None:
+    def _require_one_ledger(self, peer: Peer, block: str) -> None:
         """All who hold a block hold one ledger after it, and all that was ever earned is somewhere."""
         chain, path = peer.running.chain, []
         link = chain.link(block)
@@ -149,14 +146,14 @@ class InvariantWatch:
             conserved = totals == totals_of(later.accounts)
             self.require(conserved, f"credit is made or lost in block {later.hash[:8]}")
 
-    def turns_to(self, peer: VirtualPeer, block: str) -> None:
+    def turns_to(self, peer: Peer, block: str) -> None:
         """Check where a peer's state is being brought: who stands on what is final goes on standing on it."""
         chain, head = peer.running.chain, peer.running.head
         if peer.liar is None and head in chain and chain.common_ancestor(head, chain.final) == chain.final:
             stays = chain.common_ancestor(block, chain.final) == chain.final
             self.require(stays, f"{peer.name} leaves the final block {chain.final[:8]}")
 
-    def _require_one_final(self, peer: VirtualPeer, event: BlockFinal) -> None:
+    def _require_one_final(self, peer: Peer, event: BlockFinal) -> None:
         """No two peers hold different blocks of a round final, unless they were apart for very long.
 
         With a block, all before it are final. Time settles nothing until `settled_depth` rounds after the
@@ -185,7 +182,7 @@ class InvariantWatch:
         self._finals |= path
         self._checked |= set(path.values())
 
-    def contributed(self, peer: VirtualPeer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
+    def contributed(self, peer: Peer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
         """Each segment of each earlier contribution is either counted by the chain below, or returned."""
         kept = {entry.number for entry in entries}
         for entry in peer.disk.entries:
@@ -204,7 +201,7 @@ class InvariantWatch:
                     f"{'counted and returned' if counted else 'neither counted nor returned'}",
                 )
 
-    def forgot(self, peer: VirtualPeer, chain: Chain, reason: str) -> None:
+    def forgot(self, peer: Peer, chain: Chain, reason: str) -> None:
         """Note that a peer's record of its contributions is gone: what is not decided is lost."""
         trunk = trunk_below(chain, best_head(chain, chain.final))
         for entry in peer.disk.entries:
@@ -241,7 +238,7 @@ class InvariantWatch:
 
     # ------------------------------------------------------------ after every step
 
-    def after_step(self, peer: VirtualPeer) -> None:
+    def after_step(self, peer: Peer) -> None:
         """Check that whatever others can make an engine keep is bounded."""
         if peer.liar is not None:
             return
@@ -252,28 +249,29 @@ class InvariantWatch:
 def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
     """Return what an engine keeps of others' making: what it is, how many, and the most there may be."""
     current, chain = engine.round, engine.chain
-    early = engine.early.waiting
+    early = engine.context.inbox.waiting
     known = len(current.parent.counters.peers)
+    (heads, windows, rosters), (put_off, on_the_way) = engine.heads.sizes(), engine.blocks.sizes()
     depth = 2 * rules.rewind_depth + rules.settled_depth
     return [
         ("acquaintances", len(engine.acquaintances), MAX_ACQUAINTANCES + MAX_PEERS),
-        ("ready peers", len(current.ready), MAX_ACQUAINTANCES + 1),
-        ("claims", len(current.claims), known + 2 * MAX_PEERS),
+        ("ready peers", len(current.pool.ready), MAX_ACQUAINTANCES + 1),
+        ("claims", len(current.pool.held), known + 2 * MAX_PEERS),
         ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
-        ("candidate rosters", len(current.candidates), MAX_CANDIDATES),
-        ("head notices", len(engine.head_age), MAX_ACQUAINTANCES + MAX_PEERS),
-        ("rosters spoken of", len(engine.rosters_spoken_of), MAX_ACQUAINTANCES + MAX_PEERS),
+        ("candidate rosters", len(current.exchange.candidates), MAX_CANDIDATES),
+        ("head notices", windows, MAX_ACQUAINTANCES + MAX_PEERS),
+        ("rosters spoken of", rosters, MAX_ACQUAINTANCES + MAX_PEERS),
         ("heads looked for", len(engine.search), MAX_SOUGHT),
         ("resting sources", engine.search.resting(), MAX_RESTING),
-        ("others' heads", len(engine.heads), MAX_HEADS),
-        ("keys of early messages", len(early), MAX_EARLY_KEYS),
-        ("early messages", max(map(len, early.values()), default=0), MAX_EARLY_EACH),
+        ("others' heads", heads, MAX_HEADS),
+        ("keys of early messages", len(early), MAX_KEYS),
+        ("early messages", max(map(len, early.values()), default=0), MAX_OF_ONE_KEY),
         ("words", len(engine.words.heard), MAX_WORDS),
         ("own words", len(engine.words.own), MAX_OWN_WORDS),
         ("double claims", len(engine.words.evidence), MAX_PROOFS),
         ("changes of keys", len(engine.words.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
-        ("blocks not applied", len(engine.unavailable), depth * _BLOCKS_A_ROUND),
-        ("blocks on the way there", len(engine.barred), depth * _BLOCKS_A_ROUND),
+        ("blocks not applied", put_off, depth * _BLOCKS_A_ROUND),
+        ("blocks on the way there", on_the_way, depth * _BLOCKS_A_ROUND),
         ("blocks", len(chain.links), depth * _BLOCKS_A_ROUND),
     ]

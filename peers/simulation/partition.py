@@ -117,7 +117,7 @@ def meet(split: Split) -> Healing:
 
 
 def _everybody_elects(world: World) -> bool:
-    """Say whether all peers stand on one block, and that their words make a quorum in both electorates."""
+    """Whether all peers stand on one block, and that their words make a quorum in both electorates."""
     if not all(peer.alive for peer in world.peers.values()):
         return False
     engine = world.peers["p0"].running

@@ -12,7 +12,7 @@ from pathlib import Path
 from peers.protocol.rules import Rules
 from peers.simulation.faults import QUIET_SECONDS, Fault, Mishap, draw
 from peers.simulation.invariants import TRACE_LINES, InvariantBrokenError
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from recipes.schema.sections import Overlap
 
 ROUNDS_TO_RECOVER = 5
@@ -85,7 +85,7 @@ def recovery_bound(rules: Rules, *, liars: int) -> float:
 
 def prepare(plan: Plan) -> World:
     """Return a world with its future written."""
-    world = World(seed=plan.seed, peers=plan.peers, overlap=plan.overlap)
+    world = World(seed=plan.seed, peers=plan.peers, form=WorldForm(overlap=plan.overlap))
     chance = random.Random(f"{plan.seed}/arrivals")
     for _, mishap in plan.mishaps():
         mishap.write(world)

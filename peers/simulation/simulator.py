@@ -15,6 +15,7 @@ import heapq
 import random
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from peers.consensus import effects as do
@@ -25,7 +26,8 @@ from peers.protocol.rules import Bounds, Rules
 from peers.simulation.invariants import InvariantWatch
 from peers.simulation.virtual_disk import NUMERIC_CLASS, RUN, DiskAfter
 from peers.simulation.virtual_links import Links, home_line, size_of
-from peers.simulation.virtual_peer import NO_ANSWER_SECONDS, VirtualPeer
+from peers.simulation.virtual_peer import VirtualPeer
+from peers.simulation.virtual_surroundings import NO_ANSWER_SECONDS, Peer
 from recipes.density import Density, DensitySchedule
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
@@ -85,48 +87,52 @@ def credit_rules(protocol: Rules) -> CreditRules:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorldForm:
+    """What a world is like, beside its seed and its number of peers.
+
+    Attributes:
+        segments: of each contribution.
+        window_seconds: of a round.
+        contribution_bytes: of one contribution, in rounds of lasting density.
+        reduced_bytes: of all reduced segments of such a round.
+        densities: by which early rounds carry more.
+        bounds: of the deadlines for grace, transfer and leader.
+        measured: whether messages are weighed exactly, and the engines' CPU time taken.
+        owners: who may sign checkpoints.
+        overlap: whether, and from what, windows begin before their block.
+    """
+
+    segments: int = 4
+    window_seconds: float = 10.0
+    contribution_bytes: int = CONTRIBUTION_BYTES
+    reduced_bytes: int = 2 * CONTRIBUTION_BYTES
+    densities: DensitySchedule = DENSITIES
+    bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS
+    measured: bool = False
+    owners: tuple[PeerId, ...] = ()
+    overlap: Overlap = "none"
+
+
 class World:
     """Virtual time, links and peers; `seed` decides everything that the caller does not."""
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        peers: int,
-        segments: int = 4,
-        window_seconds: float = 10.0,
-        contribution_bytes: int = CONTRIBUTION_BYTES,
-        reduced_bytes: int = 2 * CONTRIBUTION_BYTES,
-        densities: DensitySchedule = DENSITIES,
-        bounds: tuple[Bounds, Bounds, Bounds] = TIGHT_BOUNDS,
-        measured: bool = False,
-        owners: tuple[PeerId, ...] = (),
-        overlap: Overlap = "none",
-    ) -> None:
+    def __init__(self, *, seed: int, peers: int, form: WorldForm | None = None) -> None:
         """Make a world in which nobody has started yet.
 
         Args:
             seed: decides everything else.
             peers: how many there are.
-            segments: of each contribution.
-            window_seconds: of a round.
-            contribution_bytes: of one contribution, in rounds of lasting density.
-            reduced_bytes: of all reduced segments of such a round.
-            densities: by which early rounds carry more.
-            bounds: of the deadlines for grace, transfer and leader.
-            measured: whether messages are weighed exactly, and the engines' CPU time taken.
-            owners: who may sign checkpoints.
-            overlap: whether, and from what, windows begin before their block.
+            form: what the world is like.
         """
+        self.form = form = form or WorldForm()
         self.random = random.Random(seed)
         self.now = 0.0
         self.trace: list[str] = []
         self.events: list[tuple[float, str, Event]] = []  # when, whose, what
         self.steps = 0
-        self.contribution_bytes = contribution_bytes
-        self.reduced_bytes = reduced_bytes
-        self.densities = densities
-        self.measured = measured
+        self.densities = form.densities
+        self.measured = form.measured
         self.blocks_at_once = 64  # in an answer with blocks
         self.arrivals: dict[str, float] = {}  # of peers that come late
         self._weights: dict[str, int] = {}  # bytes of signed messages, by hash
@@ -138,11 +144,11 @@ class World:
         keys = [SigningKey(digest(f"{seed}/{number}".encode())) for number in range(peers)]
         self.rules = rules(
             electors=(keys[0].peer_id,),
-            segments=segments,
-            window_seconds=window_seconds,
-            bounds=bounds,
-            owners=owners,
-            overlap=overlap,
+            segments=form.segments,
+            window_seconds=form.window_seconds,
+            bounds=form.bounds,
+            owners=form.owners,
+            overlap=form.overlap,
         )
         self.credit = credit_rules(self.rules)
         self.peers = {
@@ -156,12 +162,12 @@ class World:
 
     def contribution_at(self, tokens: int) -> int:
         """Return the bytes of a contribution to the round on top of a block with so many tokens."""
-        return self.contribution_bytes * self.densities.at(tokens).keep // self.densities.lasting.keep
+        return self.form.contribution_bytes * self.densities.at(tokens).keep // self.densities.lasting.keep
 
     def reduced_at(self, tokens: int) -> int:
         """Return the bytes of all reduced segments of that round."""
         density, lasting = self.densities.at(tokens), self.densities.lasting
-        return self.reduced_bytes * density.reduced_keep // lasting.reduced_keep
+        return self.form.reduced_bytes * density.reduced_keep // lasting.reduced_keep
 
     # ------------------------------------------------------------ what a scenario says
 
@@ -253,7 +259,7 @@ class World:
             raise LookupError(f"{name} is at genesis, or not alive")
         return signed.body
 
-    def ids_alive(self, *, besides: VirtualPeer) -> tuple[PeerId, ...]:
+    def ids_alive(self, *, besides: Peer) -> tuple[PeerId, ...]:
         """Return the ids of all others that live."""
         return tuple(peer.id for peer in self.peers.values() if peer.alive and peer is not besides)
 
@@ -264,19 +270,17 @@ class World:
         self._count += 1
         heapq.heappush(self._queue, (time, self._count, action))
 
-    def reachable(self, sender: VirtualPeer, receiver: VirtualPeer) -> bool:
-        """Say whether what is sent now can arrive."""
+    def reachable(self, sender: Peer, receiver: Peer) -> bool:
+        """Whether what is sent now can arrive."""
         return receiver.answers and not self.links.is_cut(sender.name, receiver.name)
 
-    def deliver(self, sender: VirtualPeer, receiver: VirtualPeer, happened: do.Input, size: int) -> None:
+    def deliver(self, sender: Peer, receiver: Peer, happened: do.Input, size: int) -> None:
         """Carry an input to another peer: late, perhaps twice, perhaps not at all."""
         for _ in range(self.links.copies()):
             if receiver.alive and not self.links.is_cut(sender.name, receiver.name):
                 self.carry(sender, receiver, size, partial(receiver.take, happened))
 
-    def carry(
-        self, sender: VirtualPeer, receiver: VirtualPeer, size: int, arrived: Callable[[], None]
-    ) -> None:
+    def carry(self, sender: Peer, receiver: Peer, size: int, arrived: Callable[[], None]) -> None:
         """Let bytes queue up one line and down the other, and then have the receiver take them in."""
         at_the_door = self.links.send(sender.line, receiver.line, size, self.now)
         if at_the_door is None:
@@ -299,7 +303,7 @@ class World:
             self._weights[message.hash] = len(message.canonical())
         return self._weights[message.hash]
 
-    def ask_head(self, sender: VirtualPeer, other: VirtualPeer) -> None:
+    def ask_head(self, sender: Peer, other: Peer) -> None:
         """Ask for a head; the answer comes as a message."""
 
         def answer() -> None:
@@ -309,17 +313,17 @@ class World:
 
         self._ask(sender, other, answer)
 
-    def ask_roster(self, sender: VirtualPeer, other: VirtualPeer, roster: str) -> None:
+    def ask_roster(self, sender: Peer, other: Peer, roster: str) -> None:
         """Ask for the roster that a peer exchanges by; the answer comes as a message."""
 
         def answer() -> None:
-            held = other.running.round.roster
+            held = other.running.roster
             if held is not None and held.hash == roster:
                 self.deliver(other, sender, do.Received(other.id, held), self.size_of(held))
 
         self._ask(sender, other, answer)
 
-    def ask_blocks(self, sender: VirtualPeer, other: VirtualPeer, after_round: int) -> None:
+    def ask_blocks(self, sender: Peer, other: Peer, after_round: int) -> None:
         """Ask for blocks; the answer, or that there is none, comes as an input."""
 
         def answer() -> None:
@@ -331,7 +335,7 @@ class World:
         else:
             sender.after(NO_ANSWER_SECONDS, do.BlocksFetched(other.id, ()))
 
-    def _ask(self, sender: VirtualPeer, other: VirtualPeer, answer: Callable[[], None]) -> None:
+    def _ask(self, sender: Peer, other: Peer, answer: Callable[[], None]) -> None:
         if self.reachable(sender, other) and self.links.copies():
             self.carry(sender, other, _REQUEST_BYTES, answer)
 
@@ -359,7 +363,7 @@ class World:
             line = line.replace(peer.id, peer.name)
         return _HASH.sub(lambda found: found[0][:8], line)
 
-    def note(self, peer: VirtualPeer, event: Event) -> None:
+    def note(self, peer: Peer, event: Event) -> None:
         """Write what a peer tells into the trace, and check it."""
         self.trace.append(f"{self.now:9.3f} {peer.name} {event}")
         self.events.append((self.now, peer.name, event))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Clock:
+class VirtualClock:
     """What a peer's monotonic clock shows; `rate` is its seconds per second of virtual time."""
 
     rate: float = 1.0

@@ -85,7 +85,32 @@ class Disk:
             evidence=self.evidence.values(),
         )
 
-    def keep_claim(self, claim: Signed[Claim]) -> None:
+    def save_block(self, block: Signed[Block]) -> None:
+        """Keep a block."""
+        self.blocks.append(block)
+
+    def save_promise(self, promise: Promise) -> None:
+        """Keep what later co-signatures must respect."""
+        self.promise = promise
+
+    def save_final(self, final: KeptFinal) -> None:
+        """Keep which block is final."""
+        self.final = final
+        self.settled = final.block if final.settled else self.settled
+
+    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
+        """Keep proof against a peer."""
+        self.evidence[culprit] = evidence
+
+    def save_checkpoint(self, checkpoint: Vouched) -> None:
+        """Keep an owner's checkpoint."""
+        self.checkpoint = checkpoint
+
+    def save_word(self, word: Word) -> None:
+        """Keep an own verdict or dispute."""
+        self.words[word.hash] = word
+
+    def save_claim(self, claim: Signed[Claim]) -> None:
         """Keep a claim, and name it in the record of its contribution, the newest one."""
         self.claims = [*self.claims, claim][-CLAIMS_KEPT:]
         *earlier, newest = self.entries

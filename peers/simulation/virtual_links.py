@@ -60,7 +60,7 @@ class Links:
         self._cuts.subtract((one, other) for one in senders for other in receivers)
 
     def is_cut(self, sender: str, receiver: str) -> bool:
-        """Say whether nothing from `sender` reaches `receiver`."""
+        """Whether nothing from `sender` reaches `receiver`."""
         return self._cuts[sender, receiver] > 0
 
     def copies(self) -> int:

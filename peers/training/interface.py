@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from peers.exchange.contributor import Window
 from peers.protocol.messages import SlotRange
+from peers.protocol.round_reasons import SpoiltReason
 from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
 from recipes.schema.recipe import Recipe
@@ -69,15 +70,15 @@ class Trainer(Protocol):
     def validation_loss(self, weights: NDArray[np.float32], *, limit_slots: int) -> float: ...
 
 
-def why_spoilt(window: Window) -> str:
-    """Say why nothing of a window can be claimed, or return an empty string.
+def why_spoilt(window: Window) -> SpoiltReason | None:
+    """Return why nothing of a window can be claimed, or None if something can be.
 
     A step without a finite loss changed nothing (trainer/local.py): it spoils no window that has others.
     """
     if window.losses and not any(math.isfinite(loss) for loss in window.losses):
-        return "no step had a finite loss and gradient"
+        return "no_finite_step"
     finite = math.isfinite(window.delta.min()) and math.isfinite(window.delta.max())  # one NaN makes both NaN
-    return "" if finite else "the weights became infinite or not a number"
+    return None if finite else "weights_not_finite"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from peers.consensus.engine import RoundEngine
 from peers.exchange.contributor import Contributor, Window
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Event, Validated, WindowFinished, WindowSpoilt
+from peers.protocol.round_reasons import SPOILT_SENTENCES, SpoiltReason
 from peers.sync.state_sync import StateSync
 from peers.training.interface import MOST_SPOILT_WINDOWS, Trainer, WindowEnd, why_spoilt
 from peers.training.start_weights import StartWeights, own_share
@@ -197,7 +198,7 @@ class WindowTasks:
         )
         self._take(replace(work, ahead=order.ahead))
 
-    def _go_without(self, window: _Begun, reason: str) -> None:
+    def _go_without(self, window: _Begun, reason: SpoiltReason) -> None:
         """Let a round pass whose window gave no numbers.
 
         Raises:
@@ -207,8 +208,8 @@ class WindowTasks:
         self._tell(WindowSpoilt(window.order.round, reason, self._spoilt_windows, MOST_SPOILT_WINDOWS))
         if self._spoilt_windows >= MOST_SPOILT_WINDOWS:
             raise TrainingError(
-                f"Training gave no numbers in {self._spoilt_windows} windows in a row: in the last one, "
-                f"{reason}. Nothing was claimed for them.",
+                f"Training gave no numbers in {self._spoilt_windows} windows in a row, and nothing was "
+                f"claimed for them. Of the last one: {SPOILT_SENTENCES[reason]}",
                 remedy="Try `--device cpu`. If that helps, suspect the device, its driver or its memory; if "
                 "it does not, tell the run's owner: the learning rate may be too high.",
             )

@@ -20,7 +20,7 @@ from peers.checkpoint import install_checkpoint, make_checkpoint
 from peers.credit.rules import credit_rules
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch
 from peers.protocol.rules import rules_of
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
@@ -259,7 +259,7 @@ HALF = ("p0", "p1", "p2", "p3")
 
 def torn_world() -> World:
     """Two halves, cut off from each other for far more rounds than a peer goes back, a minute after that."""
-    world = World(seed=3, peers=8, window_seconds=5.0, owners=(OWNER.peer_id,))
+    world = World(seed=3, peers=8, form=WorldForm(window_seconds=5.0, owners=(OWNER.peer_id,)))
     for name in world.peers:
         world.start(name)
     world.run(until_round=12)

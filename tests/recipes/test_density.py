@@ -18,7 +18,7 @@ from peers.codec.round_codec import ExchangeFormat
 from peers.codec.segment import SegmentFrame
 from peers.exchange.contribution_store import ContributionHistory
 from peers.protocol.length_prefixed import join_parts, split_parts
-from peers.simulation.simulator import DENSITIES, World
+from peers.simulation.simulator import DENSITIES, World, WorldForm
 from peers.simulation.virtual_disk import DiskAfter
 from recipes.demands import estimate
 from recipes.density import Density, DensitySchedule, density_schedule
@@ -205,7 +205,7 @@ def test_a_contribution_claimed_before_the_density_changed_is_sent_and_returned_
 def test_a_swarm_in_virtual_time_goes_through_two_densities_and_forks_without_a_state_of_its_own() -> None:
     lasting = DENSITIES.lasting
     early = ((4_000, lasting.scaled(4)), (20_000, lasting.scaled(2)))
-    world = World(seed=5, peers=5, densities=DensitySchedule(lasting, early))
+    world = World(seed=5, peers=5, form=WorldForm(densities=DensitySchedule(lasting, early)))
     for number in range(4):
         world.start(f"p{number}", at=0.1 * number)
     world.crash("p2", at=25.0, disk=DiskAfter.TORN)

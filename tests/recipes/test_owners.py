@@ -195,7 +195,7 @@ def test_a_peer_follows_a_checkpoint_once_enough_owners_signed_it() -> None:
     bench = Bench(elected=True)
     acquainted(bench)
     owners = tuple(key.peer_id for key in OWNERS)
-    bench.engine.rules = replace(bench.engine.rules, owners=owners, owner_threshold=2)
+    bench.engine.context.rules = replace(bench.engine.rules, owners=owners, owner_threshold=2)
     first = bench.swarm.checkpoint(fork(bench.swarm, bench.head, bench.others)[0], key=OWNERS[0])
     strangers = vouch(OWNERS[0], first.body, (word(STRANGER, first.body),))
     otherwise = vouch(OWNERS[0], first.body, (word(OWNERS[1], first.body, round=1),))

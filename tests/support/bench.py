@@ -12,6 +12,7 @@ from peers.chain.chain import Link
 from peers.chain.finality import Promise
 from peers.consensus.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
 from peers.consensus.engine import RoundEngine
+from peers.consensus.host import Remembered
 from peers.consensus.operation_pool import Word
 from peers.consensus.round_state import Phase
 from peers.credit.rules import MILLION
@@ -64,18 +65,22 @@ class Bench:
         own_changes: Sequence[KeyChange] = (),
         forgot: bool = False,
         state_round: int = 0,
+        promise: Promise | None = None,
     ) -> None:
         """Start the engine, or start it again, on top of the head; `first` is what it does then."""
         self.now = 0.0
+        kept = Promise(self.head.round, self.head.finality.justified_round)
         self.engine = RoundEngine(
             key=self.key,
             chain=self.swarm.chain,
             head=self.head.hash,
             state_digest=self.swarm.digests[self.head.hash],
-            state_round=state_round,
-            promise=None if forgot else Promise(self.head.round, self.head.finality.justified_round),
-            own_words=own_words,
-            own_changes=own_changes,
+            remembered=Remembered(
+                state_round=state_round,
+                promise=promise or (None if forgot else kept),
+                own_words=own_words,
+                own_changes=own_changes,
+            ),
             now=0.0,
         )
         self.first = self.tick()
@@ -122,8 +127,8 @@ class Bench:
     def roster(self) -> Signed[Roster]:
         """The roster that the round's first leader would draw up, the own claim in it if there is one."""
         claims = [self.swarm.claim(key, self.head) for key in self.others]
-        if self.engine.round.own_claim is not None:
-            claims.append(self.engine.round.own_claim)
+        if self.engine.own_claim is not None:
+            claims.append(self.engine.own_claim)
         return self.swarm.roster(claims, self.head, key=self.swarm.by_id[self.swarm.order(self.head)[0]])
 
     def exchange(self) -> Signed[Roster]:

@@ -30,7 +30,7 @@ def test_nothing_is_claimed_and_the_others_roster_is_followed(end: End) -> None:
     effects = end(bench)
     assert not sent(effects, Claim)
     assert not told(effects, Claimed)
-    assert bench.engine.round.window_ended is not None
+    assert bench.engine.round.window.ended_at is not None
     roster = bench.roster()
     bench.receive(bench.swarm.by_id[roster.body.peer], roster)
     assert bench.engine.phase is Phase.EXCHANGING

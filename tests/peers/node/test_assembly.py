@@ -59,7 +59,7 @@ def test_convicts_are_known_again_so_that_they_are_not_told_anew(run: Run) -> No
     store = ChainStore(run.folder / CHAIN_FILE)
     store.save_evidence(liar.peer_id, Evidence(one=proof[0], other=proof[1]))
     store.close()
-    assert put_together(run, state_of(run)).engine.convicts == {liar.peer_id}
+    assert put_together(run, state_of(run)).engine.evidence.convicts == {liar.peer_id}
 
 
 def test_a_damaged_ledger_is_moved_aside_and_told_and_derived_again(run: Run) -> None:
@@ -76,5 +76,5 @@ def test_who_lost_its_chain_knows_by_its_state_how_far_it_was(run: Run) -> None:
     state = state_of(run)
     state.apply({}, round_number=7, block="ab" * 32)
     engine = put_together(run, state).engine
-    assert engine.forgot
-    assert engine.state_round == 7
+    assert engine.cosigning.forgot
+    assert engine.cosigning.state_round == 7

@@ -63,7 +63,7 @@ def test_word_of_a_reduction_with_absurd_parts_is_refused(included: tuple[int, .
         assert not [effect for effect in effects if isinstance(effect, FetchReduced)]
         if signed.body.peer != bench.key.peer_id:
             assert told(effects, Refused)
-    assert all(not heard for heard in bench.engine.round.reductions.values())
+    assert all(not heard for heard in bench.engine.round.exchange.reductions.values())
 
 
 def test_word_of_a_segment_that_does_not_exist_or_was_given_to_others_is_refused() -> None:
@@ -82,7 +82,7 @@ def test_word_of_a_segment_that_does_not_exist_or_was_given_to_others_is_refused
         bench.swarm.reduction(roster, 0, bench.head, peer=bench.strangers[0].peer_id),
     ):
         bench.receive(bench.swarm.by_id[signed.body.peer], signed)
-    assert all(not heard for heard in bench.engine.round.reductions.values())
+    assert all(not heard for heard in bench.engine.round.exchange.reductions.values())
 
 
 def test_a_strangers_rosters_do_not_keep_the_leaders_out() -> None:
@@ -93,7 +93,7 @@ def test_a_strangers_rosters_do_not_keep_the_leaders_out() -> None:
     for attempt in range(ranks, ranks + 2 * MAX_CANDIDATES):
         claim = bench.swarm.claim(stranger, bench.head)
         bench.receive(stranger, bench.swarm.roster([claim], bench.head, key=stranger, attempt=attempt))
-    assert len(bench.engine.round.candidates) <= MAX_CANDIDATES
+    assert len(bench.engine.round.exchange.candidates) <= MAX_CANDIDATES
     roster = bench.roster()
     effects = bench.receive(bench.swarm.by_id[roster.body.peer], roster)
     assert [event.leader for event in told(effects, RosterAccepted)] == [roster.body.peer]
@@ -105,7 +105,7 @@ def test_strangers_claims_do_not_crowd_out_those_whom_the_chain_knows() -> None:
         bench.receive(stranger, bench.swarm.claim(stranger, bench.head))
     for key in bench.others:
         bench.receive(key, bench.swarm.claim(key, bench.head))
-    claims = bench.engine.round.claims
+    claims = bench.engine.round.pool.held
     assert {key.peer_id for key in bench.others} <= claims.keys()
     assert len(claims) <= 2 * MAX_PEERS + len(bench.others)
 
@@ -125,12 +125,12 @@ def test_a_roster_is_not_refused_for_claims_that_could_not_be_taken() -> None:
             claims.append(claim)
             used |= slots
     assert len(claims) < len(bench.strangers)  # some did draw the same lane
-    own = bench.engine.round.own_claim
+    own = bench.engine.own_claim
     assert own is not None
     roster = bench.swarm.roster([*claims, own], bench.head, key=leader)
     bench.now += bench.engine.deadlines.grace
     bench.receive(leader, roster)
-    assert not bench.engine.round.roster_refused
+    assert not bench.engine.round.exchange.roster_refused
 
 
 def test_a_roster_that_leaves_out_claims_that_are_here_is_refused() -> None:
@@ -142,7 +142,7 @@ def test_a_roster_that_leaves_out_claims_that_are_here_is_refused() -> None:
     roster = bench.swarm.roster([bench.swarm.claim(leader, bench.head)], bench.head, key=leader)
     bench.now += bench.engine.deadlines.grace
     bench.receive(leader, roster)
-    assert bench.engine.round.roster_refused
+    assert bench.engine.round.exchange.roster_refused
 
 
 def test_a_strangers_block_before_its_turn_is_refused() -> None:
@@ -160,7 +160,7 @@ def test_claims_of_no_work_are_refused() -> None:
     claim = bench.swarm.claim(bench.others[0], bench.head, slots=0)
     assert quota_or_nonce_fault(claim.body, bench.head.counters, bench.swarm.rules)
     assert told(bench.receive(bench.others[0], claim), Refused)
-    assert bench.engine.round.claims == {}
+    assert bench.engine.round.pool.held == {}
 
 
 # ---------------------------------------------------------------- anything, in any order
@@ -222,7 +222,7 @@ class Hostility:
         return self.rosters[-1]
 
     def any_roster(self) -> Signed[Roster]:
-        accepted = self.bench.engine.round.roster
+        accepted = self.bench.engine.roster
         known = [*self.rosters, *([accepted] * 5 if accepted is not None else [])]
         return self.dice.choice(known) if known else self.roster()
 
@@ -351,7 +351,7 @@ def test_no_message_in_whatever_order_makes_the_engine_fail(seed: int, phase: st
         while effects:
             answer = world.answer(effects.pop(0))
             effects += bench.take(answer) if answer is not None else []
-    assert len(bench.engine.round.candidates) <= MAX_CANDIDATES
+    assert len(bench.engine.round.exchange.candidates) <= MAX_CANDIDATES
     assert bench.engine.wake_at > bench.now
 
 

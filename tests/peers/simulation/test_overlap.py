@@ -15,7 +15,7 @@ from peers.protocol.events import BlockAdopted, WindowGoesOn, WindowStarted
 from peers.protocol.messages import Block, Claim, Pace, Ready, Signed
 from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, plans, run_world
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from recipes.keys.keys import SigningKey
 
 Wanted = TypeVar("Wanted")
@@ -37,8 +37,8 @@ class Overlapping(Bench):
         """The block of the round after `parent`, the engine's own claim in it unless `members` are named."""
         pace = Pace(exchange_ms=exchange_ms)
         claims = [self.swarm.claim(key, parent, pace=pace) for key in members or self.others]
-        if members is None and self.engine.round.own_claim is not None:
-            claims.append(self.engine.round.own_claim)
+        if members is None and self.engine.own_claim is not None:
+            claims.append(self.engine.own_claim)
         return self.swarm.block(parent, (), roster=self.swarm.roster(claims, parent))
 
     def adopt(self, block: Signed[Block], *, after: float = 0.0) -> list[Effect]:
@@ -72,12 +72,12 @@ def test_a_window_begins_with_the_claim_and_goes_on_when_its_block_comes() -> No
 def test_what_a_window_ahead_came_to_is_claimed_under_the_block_that_came() -> None:
     bench = Overlapping()
     bench.finish_window()
-    first = bench.engine.round.own_claim
+    first = bench.engine.own_claim
     block = bench.next_block(bench.head)
     bench.adopt(block)
     link = bench.engine.chain.link(block.hash)
     effects = bench.take(replace(bench.work(link), ahead=True), after=3.0)
-    claim = bench.engine.round.own_claim
+    claim = bench.engine.own_claim
     assert claim is not None
     assert first is not None
     assert (claim.body.ahead, claim.body.predecessor) == (True, first.hash)
@@ -95,12 +95,12 @@ def test_windows_are_anchored_before_their_block_by_what_exchanges_took() -> Non
     assert exchange == 1.0  # from nothing, half the way
     left = bench.swarm.rules.window_seconds - exchange
     assert [go_on.seconds for go_on in of(effects, GoOn)] == [pytest.approx(left)]
-    assert bench.engine.silence_base() == pytest.approx(bench.now + left)
+    assert bench.engine.context.silence_base() == pytest.approx(bench.now + left)
     notice = bench.engine.head_notice(age_seconds=0.5)
     assert notice is not None
     assert notice.age_seconds == 0.5 + exchange  # whoever joins now ends its window with the others
     bench.take(replace(bench.work(bench.engine.chain.link(block.hash)), ahead=True), after=3.0)
-    claim = bench.engine.round.own_claim
+    claim = bench.engine.own_claim
     assert claim is not None
     assert claim.body.pace.exchange_ms == pytest.approx(1270, abs=20)
 
@@ -164,10 +164,10 @@ def test_a_first_leader_whose_window_was_over_gives_the_last_rounds_peers_time_t
         if (bench := Overlapping(me=me)).swarm.order(bench.head)[0] == bench.engine.me
     )
     leading.take(leading.work(leading.head), after=0.5)
-    assert leading.engine.round.own_claim is not None
-    assert leading.engine.round.roster is None
+    assert leading.engine.own_claim is not None
+    assert leading.engine.roster is None
     leading.tick(after=leading.engine.deadlines.leader)  # nobody did
-    assert leading.engine.round.roster is not None
+    assert leading.engine.roster is not None
 
 
 # ---------------------------------------------------------------- whole worlds
@@ -180,7 +180,7 @@ def periods(world: World, name: str) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_round_takes_one_window_where_the_exchange_takes_less(seed: int) -> None:
-    world = World(seed=seed, peers=5, overlap="eager")
+    world = World(seed=seed, peers=5, form=WorldForm(overlap="eager"))
     for name in world.peers:
         world.start(name)
     world.run(until_round=30)
@@ -192,7 +192,11 @@ def test_a_round_takes_one_window_where_the_exchange_takes_less(seed: int) -> No
 
 def test_an_exchange_longer_than_a_window_is_waited_for_and_nothing_breaks() -> None:
     """The window ends in its own time, and its claim follows the block at once."""
-    world = World(seed=3, peers=4, overlap="eager", contribution_bytes=7_000_000, reduced_bytes=14_000_000)
+    world = World(
+        seed=3,
+        peers=4,
+        form=WorldForm(overlap="eager", contribution_bytes=7_000_000, reduced_bytes=14_000_000),
+    )
     for name in world.peers:
         world.start(name)
     world.run(until_round=14)

@@ -8,7 +8,7 @@ from peers.credit.escrow import Account
 from peers.protocol.events import AuditAsked, AuditDecided, CreditChanged, Notice, VerdictGiven
 from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import DiskAfter
-from peers.simulation.virtual_peer import Manner
+from peers.simulation.virtual_surroundings import Manner
 
 
 def swarm(seed: int, *, peers: int = 5, **manners: Manner) -> World:

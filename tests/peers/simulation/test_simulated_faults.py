@@ -78,7 +78,7 @@ def test_a_false_reduction_is_never_counted() -> None:
 def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:
     world = among_liars(Lie.FLOOD)
     world.run(until_round=6)  # the bounds are checked after every step
-    assert len(world.peers["p0"].running.early.waiting) > 1
+    assert len(world.peers["p0"].running.context.inbox.waiting) > 1
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])

@@ -8,7 +8,7 @@ import pytest
 
 from peers.protocol.counters import counted_segments
 from peers.protocol.rules import Bounds
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from peers.simulation.virtual_links import MEGABIT, Line
 
 
@@ -94,7 +94,7 @@ def test_when_every_leader_of_a_round_dies_the_next_in_rank_leads() -> None:
     engine = world.peers["p0"].engine
     assert engine is not None
     by_id = {peer.key.peer_id: name for name, peer in world.peers.items()}
-    first_three = [by_id[peer] for peer in engine.leaders()[:3]]
+    first_three = [by_id[peer] for peer in engine.context.leaders()[:3]]
     for name in first_three:
         world.crash(name, at=world.now + 1)
     world.run(until_round=8)
@@ -200,10 +200,12 @@ def test_rounds_complete_on_links_of_any_rate_and_latency_without_a_changed_sett
     world = World(
         seed=16,
         peers=6,
-        window_seconds=60,
-        contribution_bytes=500_000,
-        reduced_bytes=2_000_000,
-        bounds=(Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0)),  # a recipe's defaults
+        form=WorldForm(
+            window_seconds=60,
+            contribution_bytes=500_000,
+            reduced_bytes=2_000_000,
+            bounds=(Bounds(1.0, 120.0), Bounds(3.0, 1800.0), Bounds(2.0, 120.0)),  # a recipe's defaults
+        ),
     )
     for number, (name, peer) in enumerate(world.peers.items()):
         peer.line = Line(megabits * MEGABIT, megabits * MEGABIT, one_way_seconds / 2)

@@ -15,7 +15,7 @@ from peers.consensus.engine import RoundEngine
 from peers.protocol.events import Rewound
 from peers.protocol.messages import Block, Checkpoint, Signed, Vouched, vouch
 from peers.simulation.partition import Healing, Split, cut_apart, meet
-from peers.simulation.simulator import World
+from peers.simulation.simulator import World, WorldForm
 from peers.simulation.virtual_disk import DiskAfter
 from recipes.keys.keys import SigningKey
 
@@ -101,7 +101,11 @@ HALVES = (("p0", "p1"), ("p2", "p3"))
 @pytest.fixture
 def settled() -> World:
     """Two halves that each took its own branch for final, and that have met again since: to no avail."""
-    world = World(seed=2, peers=4, window_seconds=5.0, owners=tuple(key.peer_id for key in OWNERS))
+    world = World(
+        seed=2,
+        peers=4,
+        form=WorldForm(window_seconds=5.0, owners=tuple(key.peer_id for key in OWNERS)),
+    )
     split = cut_apart(world, (2, 2))
     assert split.parts == HALVES
     world.run(until_round=split.after_round + world.rules.settled_depth + 2)

@@ -8,7 +8,7 @@ import pytest
 
 from peers.simulation.invariants import InvariantBrokenError
 from peers.simulation.simulator import World
-from peers.simulation.virtual_clock import Clock
+from peers.simulation.virtual_clock import VirtualClock
 from peers.simulation.virtual_disk import DiskAfter
 from peers.simulation.virtual_links import LONGEST_QUEUE_SECONDS, MEGABIT, Line, Links
 from peers.state.block_store import CLAIMS_KEPT
@@ -26,7 +26,7 @@ def line(*, up: float = 8 * MEGABIT, down: float = 80 * MEGABIT, latency: float 
 
 
 def test_a_clock_shows_its_drift_and_stands_still_while_its_laptop_sleeps() -> None:
-    clock = Clock(rate=1.01, offset=5.0)
+    clock = VirtualClock(rate=1.01, offset=5.0)
     before = clock.reading(100.0)
     assert before == pytest.approx(106.0)
     assert clock.moment(before) == pytest.approx(100.0)
@@ -125,7 +125,7 @@ def test_a_laptop_that_slept_through_rounds_finds_the_head(clock_stops: bool) ->
 def test_rounds_complete_whatever_the_clocks_show() -> None:
     world = swarm(4, peers=5)
     for number, peer in enumerate(world.peers.values()):
-        peer.clock = Clock(rate=0.96 + 0.02 * number, offset=1e6 * number)
+        peer.clock = VirtualClock(rate=0.96 + 0.02 * number, offset=1e6 * number)
     world.run(until_round=8, at_most_seconds=200)
     assert min(world.round_of(name) for name in world.peers) >= 8
 
