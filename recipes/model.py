@@ -2,8 +2,8 @@
 
 transformers builds it from the recipe's values: no code, no file and no network access of its own.
 
-To add an architecture, add it to `ARCHITECTURES` here and to `Architecture` in recipes/schema/sections.py, then
-write docs/recipe.md anew: `python -m recipes.reference docs/recipe.md`.
+An architecture is added to `ARCHITECTURES` here and to `Architecture` in recipes/schema/sections.py; then
+docs/recipe.md is written anew: `python -m recipes.reference docs/recipe.md`.
 """
 
 from __future__ import annotations
