@@ -145,7 +145,7 @@ def measure(folder: Path, *, seconds: float, every: int) -> Figures:
     swarm = [first, *others]
     try:
         first.start(validate=False)
-        _until(lambda: b"Others join with" in first.log.read_bytes(), [first])
+        _until(lambda: first.tally.connected, [first])
         for peer in others:
             peer.start(validate=False)
         _until(lambda: all(peer.tally.counted_rounds for peer in swarm), swarm)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from monitoring.evaluation.evaluating import Evaluator
 from monitoring.evaluation.model import NewestModel
-from monitoring.evaluation.validating import BringUp, Validation
+from monitoring.evaluation.validating import OwnState, Validation
 from monitoring.monitor import Station
 from monitoring.run_info import WatchedRun, begin_watch, join_command, open_run
 from monitoring.sources.folder_source import PeersFolder
@@ -54,7 +54,7 @@ class Choices:
 
 @asynccontextmanager
 async def beside_a_peer(folder: Path, choices: Choices) -> AsyncIterator[Station]:
-    """SwarmWatch the run that a peer of this machine keeps in `folder`, which is only read.
+    """Watch the run that a peer of this machine keeps in `folder`, which is only read.
 
     Raises:
         ManyhandsError: the run's files are not whole, or the disk refuses.
@@ -63,19 +63,33 @@ async def beside_a_peer(folder: Path, choices: Choices) -> AsyncIterator[Station
     join = join_command(run, (choices.announce,) if choices.announce else ())
     watch = await asyncio.to_thread(begin_watch, run, join=join)
     source = PeersFolder(watch, run.chain_file, run=run.signed.run_id)
-    async with _station(run, watch, source, choices, bring_up=None) as station:
+    async with _station(run, watch, source, choices, state=None) as station:
         yield station
 
 
 @dataclass(frozen=True)
 class _NoticesSaid:
-    """Says each notice, and nothing else that happens."""
+    """A listener that says each notice, and nothing else that happens."""
 
     say: Say
 
     def tell(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.say(event.text)
+
+
+@dataclass(frozen=True)
+class _StateOfHead:
+    """The state that an observer in the swarm keeps; it is brought up once the head is known."""
+
+    keeper: StateKeeper
+    source: Observer
+    watch: SwarmWatch
+
+    async def bring_to(self, block: str) -> None:
+        if self.source.fetching:
+            raise UnreachableError("Blocks still come: the head is not known yet.")
+        await self.keeper.bring_to(block, self.watch.chain)
 
 
 @asynccontextmanager
@@ -88,23 +102,15 @@ async def in_the_swarm(
         UnreachableError: none of the peers named or met before answers.
         ManyhandsError: the run cannot be had, or the disk refuses.
     """
-    folder = run_folder(choices.home, run_id)
+    folder, listener = run_folder(choices.home, run_id), _NoticesSaid(say)
     if published_in is not None:
         await asyncio.to_thread(adopt_folder, published_in, folder)
-    met = [address for addresses in remembered_peers(folder).values() for address in addresses]
-    if not peers and not met:
-        raise UnreachableError(
-            "No peer of this run is known here.",
-            remedy="Name one with --peer; or watch from beside a peer that joined it, by its run folder.",
-        )
-
-    listener = _NoticesSaid(say)
     async with AsyncExitStack() as stack:
         transport = await stack.enter_async_context(
             await P2pdTransport.open(
                 key_path=choices.home / IDENTITY_KEY,
                 run_id=run_id,
-                bootstrap=[*peers, *met],
+                bootstrap=_known_peers(folder, peers),
                 listener=listener,
             )
         )
@@ -115,28 +121,38 @@ async def in_the_swarm(
         run = await asyncio.to_thread(open_run, folder, choices.home)
         addresses = (choices.announce,) if choices.announce else tuple(peers)
         watch = await asyncio.to_thread(begin_watch, run, join=join_command(run, addresses))
-        store = stack.enter_context(closing(ChainStore(run.chain_file)))
         source = Observer(
             watch,
-            store,
+            stack.enter_context(closing(ChainStore(run.chain_file))),
             transport,
             crowd,
             run=run_id,
             window_seconds=run.signed.recipe.round.window_seconds,
             listener=listener,
         )
-        bring_up: BringUp | None = None
+        state: _StateOfHead | None = None
         if choices.validate_every != 0:
             layout = await asyncio.to_thread(layout_of, run.signed.recipe)
             keeper = StateKeeper(fetched, layout, transport, crowd, listener=listener)
-
-            async def bring_up(block: str) -> None:
-                if source.fetching:
-                    raise UnreachableError("Blocks still come: the head is not known yet.")
-                await keeper.bring_to(block, watch.chain)
-
-        station = await stack.enter_async_context(_station(run, watch, source, choices, bring_up=bring_up))
+            state = _StateOfHead(keeper, source, watch)
+        station = await stack.enter_async_context(_station(run, watch, source, choices, state=state))
         yield replace(station, traffic=transport.traffic, extra=(_watch_daemon(transport),))
+
+
+def _known_peers(folder: Path, named: Sequence[str]) -> list[str]:
+    """Return the addresses of the peers that were named, and of those met in earlier lives.
+
+    Raises:
+        UnreachableError: there are none.
+    """
+    met = [address for addresses in remembered_peers(folder).values() for address in addresses]
+    if not named and not met:
+        raise UnreachableError(
+            "No peer of this run is known here.",
+            remedy="Name one with --peer. Or, where a peer of this machine has joined the run, name its run "
+            "folder.",
+        )
+    return [*named, *met]
 
 
 @asynccontextmanager
@@ -146,7 +162,7 @@ async def _station(
     source: Observer | PeersFolder,
     choices: Choices,
     *,
-    bring_up: BringUp | None,
+    state: OwnState | None,
 ) -> AsyncIterator[Station]:
     model = validation = None
     evaluator = Evaluator(run.folder)
@@ -154,7 +170,7 @@ async def _station(
     every = run.signed.recipe.round.snapshot_interval if every is None else every
     if every:
         model = NewestModel(run.folder, run.signed, run.out)
-        validation = Validation(watch, model, evaluator, every=every, bring_up=bring_up)
+        validation = Validation(watch, model, evaluator, every=every, state=state)
     downloads = Downloads(
         watch=watch,
         chain_file=run.chain_file,
@@ -174,6 +190,6 @@ async def _station(
 async def _watch_daemon(transport: Transport) -> None:
     await transport.died.wait()
     raise NetworkError(
-        f"The network daemon p2pd ended by itself again and again. Its last words:\n{transport.last_words()}",
+        f"The network daemon p2pd ended by itself again and again. It last said:\n{transport.last_words()}",
         remedy="Run the same command again: it goes on from what is on disk.",
     )

@@ -20,7 +20,7 @@ REFRESH_SECONDS = 5.0  # at least so often a new picture is taken, for time pass
 
 
 class BlockSource(Protocol):
-    """Where blocks come from (observer.Observer, beside.PeersFolder)."""
+    """Where blocks come from (network_source.Observer, folder_source.PeersFolder)."""
 
     @property
     def heard_at(self) -> float | None:
@@ -60,7 +60,7 @@ class Station:
         )
 
     async def work(self, live: Live) -> None:
-        """SwarmWatch until cancelled, and hand each new picture on.
+        """Watch until cancelled, and hand each new picture on.
 
         Raises:
             ManyhandsError: what cannot be mended here: disk, network daemon.

@@ -16,16 +16,25 @@ import typer
 from monitoring.metrics.device_metrics import DEVICE_DECLARED
 from monitoring.metrics.spec import Declared
 from monitoring.metrics.swarm_metrics import DECLARED as SWARM_DECLARED
+from monitoring.metrics.volunteer_metrics import COUNTED_SENTENCES
 from monitoring.metrics.volunteer_metrics import DECLARED as VOLUNTEER_DECLARED
+from peers.protocol.round_reasons import MISS_SENTENCES, REFUSED_NAMES, WAIT_SENTENCES
 from recipes.command import plain_errors
 from recipes.errors import RecipeError
 from recipes.formats.files import write_atomic
 
-TABLES: Mapping[str, Sequence[Declared]] = {
+METRICS: Mapping[str, Sequence[Declared]] = {
     "volunteer": (*VOLUNTEER_DECLARED, *DEVICE_DECLARED),
     "swarm": SWARM_DECLARED,
 }
-"""By the name in the marks."""
+"""Tables of metrics, by the name in the marks."""
+
+LABELS: Mapping[str, Mapping[str, str]] = {
+    "contributions": dict([*COUNTED_SENTENCES.items(), *MISS_SENTENCES.items()]),
+    "pauses": {label: words.format(until="N") for label, words in WAIT_SENTENCES.items()},
+    "refusals": {label: f"It was to be {words}." for label, words in REFUSED_NAMES.items()},
+}
+"""Tables of what each value of a label means, by the name in the marks."""
 
 
 def with_tables(page: str) -> str:
@@ -34,7 +43,9 @@ def with_tables(page: str) -> str:
     Raises:
         RecipeError: the page lacks a mark.
     """
-    for name, declared in TABLES.items():
+    tables = {name: _metrics(declared) for name, declared in METRICS.items()}
+    tables |= {name: _meanings(sentences) for name, sentences in LABELS.items()}
+    for name, table in tables.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if begin not in page or end not in page:
             raise RecipeError(
@@ -42,11 +53,16 @@ def with_tables(page: str) -> str:
             )
         before, _, rest = page.partition(begin)
         _, _, after = rest.partition(end)
-        page = f"{before}{begin}\n\n{_table(declared)}\n\n{end}{after}"
+        page = f"{before}{begin}\n\n{table}\n\n{end}{after}"
     return page
 
 
-def _table(declared: Sequence[Declared]) -> str:
+def _meanings(sentences: Mapping[str, str]) -> str:
+    rows = ["| value | meaning |", "| --- | --- |"]
+    return "\n".join([*rows, *(f"| `{value}` | {words} |" for value, words in sentences.items())])
+
+
+def _metrics(declared: Sequence[Declared]) -> str:
     rows = ["| metric | type | unit | labels | meaning |", "| --- | --- | --- | --- | --- |"]
     rows += [f"| `{one.name}` | {one.kind} | {one.unit} | {_labels(one)} | {one.help} |" for one in declared]
     return "\n".join(rows)

@@ -62,7 +62,7 @@ class Place:
 
 
 def find_run(given: str, home: Path) -> Place:
-    """Return what a word on the command line means.
+    """Return the run that a word on the command line names.
 
     Raises:
         RecipeError: it is neither a run id nor a run's folder or recipe.
@@ -78,7 +78,7 @@ def find_run(given: str, home: Path) -> Place:
         if not (folder / RECIPE_FILE).is_file():
             raise RecipeError(
                 f"{given} is neither a run id nor the folder of a run.",
-                remedy="A run id has 64 hex digits. Or name the published folder, or a peer's run folder.",
+                remedy="Name a run id of 64 hex digits, a published run's folder, or a peer's run folder.",
             )
         run_id = load_signed_recipe(folder).run_id
         if (folder / CHAIN_FILE).exists():
@@ -96,11 +96,11 @@ def watching(wishes: Wishes, place: Place) -> AbstractAsyncContextManager[Statio
         home=wishes.observer_home, validate_every=wishes.validate_every, announce=wishes.announce
     )
     if place.joined is not None and not wishes.peers:
-        print(f"Watching from beside the peer that works in {place.joined}. Its folder is only read.")
+        print(f"Watching the run by the folder of a peer on this machine, {place.joined}. It is only read.")
         return beside_a_peer(place.joined, choices)
     print(
-        "Joining as an observer: I fetch and check blocks as a peer does, and keep the model by them; I "
-        "neither train nor claim, and nobody waits for me."
+        "Joining the run as an observer: it fetches and checks blocks as a peer does and keeps the model. It "
+        "neither trains nor claims, so no peer waits for it."
     )
     return in_the_swarm(place.run_id, place.published, wishes.peers, choices, say=print)
 
@@ -129,14 +129,16 @@ async def serve(wishes: Wishes) -> None:
             )
             host, port = door.getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
-            print(f"The page is at http://{shown}:{port}/ and the metrics at http://{shown}:{port}/metrics")
-            print("Ctrl+C ends it.", flush=True)
+            print(
+                f"The page is at http://{shown}:{port}/ and the metrics are at http://{shown}:{port}/metrics"
+            )
+            print("Press Ctrl+C to stop watching.", flush=True)
             await _until_interrupted(site.app(), door, station, live)
-    print("Ended.")
+    print("The page is closed. Run the same command again to go on from here.")
 
 
 async def _until_interrupted(app: ASGIApp, door: socket, station: Station, live: Live) -> None:
-    """Answer and watch, until a signal comes or one of the two ends by itself."""
+    """Serve the page and watch the run, until a signal comes or one of the two ends by itself."""
     from monitoring.web.server import Server
 
     server = Server(app)

@@ -79,7 +79,7 @@ async def volunteer(wishes: Wishes, screen: Screen, metrics: VolunteerMetrics) -
     from recipes.layout import published_layout
     from trainer.deferred import DeferredTrainer, import_early
 
-    listener = Listeners(screen.listen, metrics.listen)
+    listener = Listeners(screen.tell, metrics.tell)
 
     # 1. Identity: an Ed25519 key made on first use. The peer id contains its public half.
     key = load_or_create_key(wishes.home / IDENTITY_KEY)

@@ -186,7 +186,7 @@ class Swarm:
 
     def _come_up(self) -> None:
         self._observer.start(validate=True)
-        self._until(lambda: b"Others join with" in self._observer.log.read_bytes(), START_SECONDS)
+        self._until(lambda: self._observer.tally.connected, START_SECONDS)
         for peer in self._volunteers:
             peer.start(validate=False)
         self._until(lambda: all(peer.tally.counted_rounds for peer in self._peers), START_SECONDS)

@@ -137,7 +137,7 @@ def run_group(
     everybody = [observer, *peers.values()]
     try:
         observer.start(validate=True)
-        _until(lambda: b"Others join with" in observer.log.read_bytes(), [observer], START_SECONDS)
+        _until(lambda: observer.tally.connected, [observer], START_SECONDS)
         for peer in peers.values():
             peer.start(validate=False)
         newest, since = 0, time.monotonic() + START_SECONDS

@@ -1,4 +1,4 @@
-"""How good the model is, measured here and taken from nobody.
+"""How good the model is, measured by this observer itself.
 
 It imports from swarm.
 

@@ -1,4 +1,4 @@
-"""Measuring the model's loss in a process beside, which has torch and whose work nobody here waits for.
+"""The model's loss, measured in a process of its own, which loads torch and keeps the observer free.
 
 Imports point down, and the arithmetic of a loss is the trainer's. So its module is started by name, and told
 the paths of files of weights, one a line (trainer/evaluate.py).

@@ -27,7 +27,7 @@ class ModelFile:
 
 
 class NewestModel:
-    """Takes the newest whole weights out of a run's folder, whoever keeps the state there."""
+    """Takes the newest whole weights out of a run's folder: a peer's, or this observer's own."""
 
     def __init__(self, run: Path, signed: SignedRecipe, out: Path) -> None:
         """Begin with nothing.

@@ -1,10 +1,11 @@
-"""How good the model is, measured here now and then: nobody's word is taken for it."""
+"""How good the model is, measured by this observer itself every so many rounds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from monitoring.evaluation.evaluating import Evaluator
 from monitoring.evaluation.model import ModelFile, NewestModel
@@ -14,8 +15,17 @@ from recipes.errors import ManyhandsError, MessageError, UnreachableError
 _LOOK_SECONDS = 0.5
 _PAUSE_SECONDS = 15.0  # after something failed
 
-BringUp = Callable[[str], Awaitable[None]]
-"""Makes the state the one after a block of the chain, so that its weights lie in the run's folder."""
+
+class OwnState(Protocol):
+    """The state of an observer that keeps it itself."""
+
+    async def bring_to(self, block: str) -> None:
+        """Make the state the one after a block of the chain, so that its weights lie in the run's folder.
+
+        Raises:
+            UnreachableError: no peer has what is needed, for now.
+            ManyhandsError: the state cannot be made.
+        """
 
 
 class Validation:
@@ -28,7 +38,7 @@ class Validation:
         evaluator: Evaluator,
         *,
         every: int,
-        bring_up: BringUp | None,
+        state: OwnState | None,
     ) -> None:
         """Begin with nothing.
 
@@ -37,14 +47,14 @@ class Validation:
             model: the file that is measured.
             evaluator: measures it.
             every: rounds between two measurements, 1 or more.
-            bring_up: for an observer that keeps the state itself; None where a peer does.
+            state: of an observer that keeps it itself; None where a peer does.
         """
         self.trouble = ""
         self._watch = watch
         self._model = model
         self._evaluator = evaluator
         self._every = every
-        self._bring_up = bring_up
+        self._state = state
         self._due = 0
 
     async def go_on(self, *, changed: Callable[[], None]) -> None:
@@ -59,7 +69,7 @@ class Validation:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _attempt(self, work: Callable[[], Awaitable[bool]], changed: Callable[[], None]) -> bool:
-        """Say whether the work could be done; what kept it from that is known as `trouble`."""
+        """Do some work, and return whether it could be done; what kept it from that is known as `trouble`."""
         try:
             if await work():
                 changed()
@@ -77,10 +87,10 @@ class Validation:
         return found is not None and await self._measure(found)
 
     async def _measure_newest(self) -> bool:
-        """Measure the newest model, and say whether there was one that is new."""
+        """Measure the newest model, and return whether there was one that is new."""
         target = self._watch.round
-        if self._bring_up is not None:
-            await self._bring_up(self._watch.head)
+        if self._state is not None:
+            await self._state.bring_to(self._watch.head)
         found = await self._model.refresh()
         self._due = target + self._every
         return found is not None and await self._measure(found)

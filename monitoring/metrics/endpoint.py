@@ -1,6 +1,6 @@
 """Where a volunteer's metrics are served: HTTP on 127.0.0.1, for a Prometheus on the same machine.
 
-No port that is taken, and nothing else that the system refuses here, keeps anybody from training.
+Neither a port in use nor anything else that the system refuses here stops the training.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ DEFAULT_PORT = 31380  # below Linux's ephemeral ports, so that no outgoing conne
 def metrics_served(
     registry: CollectorRegistry, *, port: int, say: Callable[[str], None]
 ) -> Iterator[int | None]:
-    """Serve a registry's metrics while the block runs, and say where.
+    """Serve a registry's metrics while the block runs.
 
     Args:
         registry: what is served.
-        port: TCP port, 0 for a free one. If it is taken, a free one is used.
+        port: TCP port, 0 for a free one. If it is in use, a free one is taken.
         say: is told in a sentence where the metrics are, or why nowhere.
 
     Yields:
-        The port that it came to; None if none could be had.
+        The port; None if the system gave none.
     """
     try:
         server, thread = _start(registry, port, say)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 from peers.credit.entries import Entry, VerdictCounted
 from peers.credit.escrow import Account
@@ -25,17 +25,25 @@ from recipes.keys.keys import PeerId
 _NICENESS = 19
 
 
+class CreditListener(Protocol):
+    """Hears of one peer's credit and audits."""
+
+    def credited(self, account: Account) -> None:
+        """Take note of the peer's account after the newest final block."""
+
+    def audited(self, outcome: Outcome, by_this_peer: bool) -> None:
+        """Take note of a verdict's outcome, and of whether the peer gave it; else it got it."""
+
+
 class OwnCredit:
-    """Follows the final chain, and tells what of it concerns one peer."""
+    """Follows the final chain, and tells what of it concerns one peer. It is a listener of final blocks."""
 
     def __init__(
         self,
         chain_file: Path,
         ground: Ground,
         peer: PeerId,
-        *,
-        credited: Callable[[Account], None],
-        audited: Callable[[Outcome, bool], None],
+        listener: CreditListener,
     ) -> None:
         """Begin before the first block.
 
@@ -43,19 +51,17 @@ class OwnCredit:
             chain_file: the peer's chain.
             ground: what the run stands on.
             peer: whose credit and audits are told.
-            credited: is told the peer's account after the newest final block.
-            audited: is told each verdict's outcome, and whether the peer gave it; else it got it.
+            listener: is told of them.
         """
         self._chain_file = chain_file
         self._run = ground.run
         self._peer = peer
-        self._credited = credited
-        self._audited = audited
+        self._listener = listener
         self._derivation = Derivation(ground)
         self._final: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def listen(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         """Take in an event: a block that became final is followed in the background."""
         if not isinstance(event, BlockFinal):
             return
@@ -94,11 +100,11 @@ class OwnCredit:
                 if one.hash in branch:
                     for entry in self._derivation.follow(one).entries:
                         self._tell(entry)
-        self._credited(self._derivation.accounts.peers.get(self._peer, Account()))
+        self._listener.credited(self._derivation.accounts.peers.get(self._peer, Account()))
 
     def _tell(self, entry: Entry) -> None:
         if isinstance(entry, VerdictCounted):
             if entry.auditor == self._peer:
-                self._audited(entry.outcome, True)
+                self._listener.audited(entry.outcome, True)
             if entry.peer == self._peer:
-                self._audited(entry.outcome, False)
+                self._listener.audited(entry.outcome, False)

@@ -8,17 +8,24 @@ concerns one peer is on the page and in its API.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from monitoring.metrics.spec import Declared
-from monitoring.swarm.view import LEAVE_REASONS, PHASES, Picture
+from monitoring.swarm.peer_picture import PeerState
+from monitoring.swarm.view import LEAVE_REASONS, PHASES, Picture, RoundResult
 from peers.chain.finality import MANY_ELECTORS
+from peers.protocol.verdicts import Outcome
 
 Samples = Mapping[tuple[str, ...], float]
 """A metric's values by the values of its labels, in the order of its declaration."""
+
+RESULTS: tuple[RoundResult, ...] = get_args(RoundResult)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+STATES: tuple[PeerState, ...] = ("training", "quiet", "observing")  # there is no end to those who are gone
 
 DECLARED = (
     Declared(
@@ -26,7 +33,7 @@ DECLARED = (
         "gauge",
         "Peers by state: counted in one of the last 4 blocks, in an earlier one of the last 32, or in none "
         "of them but on the notice board.",
-        {"state": ("training", "quiet", "observing")},
+        {"state": STATES},
     ),
     Declared("manyhands_swarm_round", "gauge", "Round of the newest block."),
     Declared("manyhands_swarm_final_round", "gauge", "Round of the newest block that is never undone."),
@@ -40,13 +47,13 @@ DECLARED = (
         "manyhands_swarm_rounds_total",
         "counter",
         "Rounds by result: everything that was claimed is in the average, a part of it is, or nothing.",
-        {"result": ("complete", "short", "empty")},
+        {"result": RESULTS},
     ),
     Declared(
         "manyhands_swarm_round_phase_seconds_total",
         "counter",
         "Time of the rounds that were watched, by phase.",
-        {"phase": ("train", "roster", "exchange", "block")},
+        {"phase": PHASES},
     ),
     Declared(
         "manyhands_swarm_round_seconds_total",
@@ -83,7 +90,7 @@ DECLARED = (
         "manyhands_swarm_verdicts_total",
         "counter",
         "Auditors' verdicts on the chain, by outcome.",
-        {"outcome": ("pass", "fail", "inconclusive", "abstain")},
+        {"outcome": OUTCOMES},
     ),
     Declared(
         "manyhands_swarm_state_disagreements_total",
@@ -181,7 +188,7 @@ def values_of(picture: Picture, *, version: str) -> dict[str, Samples]:
         "final_round": _one(picture.final_round),
         "last_block_timestamp_seconds": _one(picture.last_block_at),
         "window_seconds": _one(run.window_seconds),
-        "rounds_total": _by({name: totals.results.get(name, 0) for name in ("complete", "short", "empty")}),
+        "rounds_total": _by({name: totals.results.get(name, 0) for name in RESULTS}),
         "round_phase_seconds_total": _by({name: watched.phases.get(name, 0.0) for name in PHASES}),
         "round_seconds_total": _one(watched.seconds),
         "contributions_total": _by({"counted": totals.counted, "missed": totals.missed}),
@@ -193,9 +200,7 @@ def values_of(picture: Picture, *, version: str) -> dict[str, Samples]:
         "claimed_flops_total": _one(totals.claimed),
         "credited_flops_total": _one(totals.credited),
         "vested_flops_total": _one(totals.vested),
-        "verdicts_total": _by(
-            {name: totals.verdicts.get(name, 0) for name in ("pass", "fail", "inconclusive", "abstain")}
-        ),
+        "verdicts_total": _by({name: totals.verdicts.get(name, 0) for name in OUTCOMES}),
         "state_disagreements_total": _one(totals.disagreements),
         "joins_total": _one(totals.joins),
         "leaves_total": _by({reason: totals.leaves.get(reason, 0) for reason in LEAVE_REASONS}),

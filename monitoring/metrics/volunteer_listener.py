@@ -1,6 +1,7 @@
 """A volunteer's metrics, fed by events: what happened, in numbers.
 
-It listens as the screen does, and knows nothing of the engine. Events come on one thread, scrapes on others.
+It is a listener, as the screen is, and knows nothing of the engine. Events come on one thread, scrapes on
+others. Labels are those of the events (peers/protocol/round_reasons.py): no sentence is looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from prometheus_client.registry import Collector
 from monitoring.metrics.device_metrics import DeviceCollector
 from monitoring.metrics.own_credit import OwnCredit
 from monitoring.metrics.series import Series
-from monitoring.metrics.volunteer_metrics import DECLARED
+from monitoring.metrics.volunteer_metrics import (
+    DECLARED,
+    RESULT_OF_MISS,
+    ContributionResult,
+    CountedShare,
+    CreditState,
+)
 from peers.credit.escrow import Account
 from peers.credit.rules import credit_rules
 from peers.ledger.derive import Ground
@@ -38,7 +45,7 @@ from peers.protocol.events import (
     WindowFinished,
     WindowSpoilt,
 )
-from peers.protocol.round_reasons import WaitReason
+from peers.protocol.round_reasons import MissReason, WaitReason
 from peers.protocol.verdicts import Outcome
 
 if TYPE_CHECKING:
@@ -58,6 +65,7 @@ class VolunteerMetrics:
     """Everything that a volunteer's process tells Prometheus, in a registry of its own."""
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        """Begin with every counter at zero. `now` is a clock that gives Unix time."""
         self._now = now
         self._series = Series(DECLARED)
         self._segments: int | None = None  # of a contribution
@@ -88,19 +96,17 @@ class VolunteerMetrics:
         recipe = run.signed.recipe
         rules = rules_of(recipe, run.signed.run_id)
         ground = Ground(credit_rules(recipe, rules), start_digest(recipe, rules, layout))
-        self._own_credit = OwnCredit(
-            run.folder / CHAIN_FILE, ground, peer, credited=self.credited, audited=self.audited
-        )
+        self._own_credit = OwnCredit(run.folder / CHAIN_FILE, ground, peer, self)
 
-    def listen(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         """Take in an event."""
         if self._own_credit is not None:
-            self._own_credit.listen(event)
+            self._own_credit.tell(event)
         match event:
             case WindowFinished():
                 self._trained(event)
             case WindowSpoilt(round=number):
-                self._contribution("unclaimed", "no_numbers")
+                self._missed("no_numbers")
                 self._tokens.pop(number, None)
             case Waiting(reason=reason):
                 self._waits(reason)
@@ -124,8 +130,8 @@ class VolunteerMetrics:
                 pass
 
     def credited(self, account: Account) -> None:
-        """Say where this peer's credit is now."""
-        amounts = {
+        """Take in where this peer's credit is now."""
+        amounts: dict[CreditState, int] = {
             "vested": account.vested,
             "pending": account.in_escrow,
             "uncalibrated": account.uncalibrated,
@@ -154,31 +160,36 @@ class VolunteerMetrics:
     def _waits(self, reason: WaitReason) -> None:
         self._series.add("manyhands_pauses_total", 1, reason)
         if reason == "no_step":
-            self._contribution("unclaimed", "no_step")
+            self._missed("no_step")
 
     def _adopted(self, event: BlockAdopted) -> None:
         self._series.set("manyhands_round", event.round)
         self._series.set("manyhands_last_block_timestamp_seconds", self._now())
         for phase, seconds in event.phases.items():
             self._series.observe("manyhands_round_phase_seconds", max(0.0, seconds), phase)
-        if event.round in self._claimed:
-            self._contribution(*self._became(event))
         if event.counted_segments:
             self._series.add("manyhands_counted_tokens_total", self._tokens.get(event.round, 0))
+        if event.round in self._claimed:
+            self._decided(event, in_roster=self._claimed[event.round])
         passed = [number for number in self._claimed if number < event.round]
         for _ in passed:
-            self._contribution("missed", "block_not_seen")
+            self._missed("block_not_seen")
         self._claimed = {n: mine for n, mine in self._claimed.items() if n > event.round}
         self._tokens = {n: tokens for n, tokens in self._tokens.items() if n > event.round}
 
-    def _became(self, event: BlockAdopted) -> tuple[str, str]:
-        """Say what became of the own claim for the round of a block."""
-        if event.counted_segments:
-            whole = self._segments is None or event.counted_segments >= self._segments
-            return "counted", "whole" if whole else "partly"
-        return "missed", "not_in_average" if self._claimed[event.round] else "not_in_roster"
+    def _decided(self, event: BlockAdopted, *, in_roster: bool) -> None:
+        """Count what a block says of the own claim for its round."""
+        if not event.counted_segments:
+            self._missed("not_in_average" if in_roster else "not_in_roster")
+        elif self._segments is None or event.counted_segments >= self._segments:
+            self._contribution("counted", "whole")
+        else:
+            self._contribution("counted", "partly")
 
-    def _contribution(self, result: str, reason: str) -> None:
+    def _missed(self, reason: MissReason) -> None:
+        self._contribution(RESULT_OF_MISS[reason], reason)
+
+    def _contribution(self, result: ContributionResult, reason: CountedShare | MissReason) -> None:
         self._series.add("manyhands_contributions_total", 1, result, reason)
 
 

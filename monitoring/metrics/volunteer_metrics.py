@@ -5,24 +5,48 @@ No label names a peer, a round or a message, so there are as many series however
 
 from __future__ import annotations
 
-from monitoring.metrics.spec import Declared
+from typing import Literal, get_args
 
-PHASES = ("train", "roster", "exchange", "block")
-CONTRIBUTIONS = (
-    ("counted", "whole"),
-    ("counted", "partly"),
-    ("missed", "not_in_roster"),
-    ("missed", "not_in_average"),
-    ("missed", "block_not_seen"),
-    ("unclaimed", "no_numbers"),
-    ("unclaimed", "no_step"),
+from monitoring.metrics.spec import Declared
+from monitoring.swarm.view import Phase
+from peers.protocol.round_reasons import MissReason, RefusedKind, WaitReason
+from peers.protocol.verdicts import Outcome
+
+ContributionResult = Literal["counted", "missed", "unclaimed"]
+"""What became of a window's work: averaged, claimed in vain, or not claimed."""
+
+CountedShare = Literal["whole", "partly"]
+"""How much of a contribution is in the average."""
+
+CreditState = Literal["vested", "pending", "uncalibrated", "missed", "lost"]
+"""Where the credit of a peer's work is."""
+
+COUNTED_SENTENCES: dict[CountedShare, str] = {
+    "whole": "Every segment of the contribution is in the average.",
+    "partly": "Some segments of the contribution are in the average, and some are not.",
+}
+"""How much of a contribution is in the average, in a sentence."""
+
+RESULT_OF_MISS: dict[MissReason, ContributionResult] = {
+    "no_step": "unclaimed",
+    "no_numbers": "unclaimed",
+    "not_in_roster": "missed",
+    "not_in_average": "missed",
+    "block_not_seen": "missed",
+}
+"""Whether a window whose work is in no average was claimed at all."""
+
+PHASES: tuple[Phase, ...] = get_args(Phase)
+CONTRIBUTIONS: tuple[tuple[ContributionResult, CountedShare | MissReason], ...] = (
+    *(("counted", share) for share in get_args(CountedShare)),
+    *((result, reason) for reason, result in RESULT_OF_MISS.items()),
 )
 """What may become of a window's work: the result, and why."""
 
-PAUSES = ("leaving", "memory_lost", "claimed_before", "too_late", "no_step", "expelled", "other")
-REFUSALS = ("block", "claim", "roster", "reduction", "segment", "state", "data", "recipe", "other")
-OUTCOMES = ("pass", "fail", "inconclusive", "abstain")
-CREDIT = ("vested", "pending", "uncalibrated", "missed", "lost")
+PAUSES: tuple[WaitReason, ...] = get_args(WaitReason)
+REFUSALS: tuple[RefusedKind, ...] = get_args(RefusedKind)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+CREDIT: tuple[CreditState, ...] = get_args(CreditState)
 
 _PHASE_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
 

@@ -1,4 +1,4 @@
-"""Watching a run from beside a peer on this machine: its chain and state are read from its folder.
+"""A run watched from beside a peer on this machine: chain and state are read from the peer's folder.
 
 It costs the swarm nothing and the peer next to nothing: its chain's database is read as `peers.ledger show`
 reads it, while the peer writes. Every block is checked here all the same.
@@ -48,7 +48,7 @@ class PeersFolder:
             await asyncio.sleep(POLL_SECONDS)
 
     def look(self, *, now: float | None = None) -> bool:
-        """Take in what the peer has written since the last look; say if anything was new.
+        """Take in what the peer has written since the last look; return whether anything was new.
 
         Raises:
             StorageError: its chain cannot be read.

@@ -1,4 +1,4 @@
-"""Watching a run over the network: an observer that neither trains nor claims, and is in nobody's way.
+"""Watching a run over the network: an observer that neither trains nor claims, and holds no peer up.
 
 It asks peers where they stand, fetches the blocks that it lacks, and checks each as a peer would. It says
 nothing of itself on the notice board, takes no part in rounds and co-signs nothing: no peer waits for it, and
@@ -72,9 +72,9 @@ class Observer:
     def trouble(self) -> str:
         """What keeps this observer from its work, in a sentence; empty if nothing does."""
         if self.heard_at is None:
-            return "Nobody has answered yet."
+            return "No peer has answered yet."
         silent = time.time() - self.heard_at
-        return f"Nobody has answered for {silent:.0f} s." if silent > _QUIET_SECONDS else ""
+        return f"No peer has answered for {silent:.0f} s." if silent > _QUIET_SECONDS else ""
 
     async def follow(self, *, changed: Callable[[], None]) -> None:
         """Ask again and again, and tell when something is new, until cancelled.
@@ -97,7 +97,7 @@ class Observer:
             await asyncio.sleep(self._pause)
 
     def _next_peers(self) -> list[PeerId]:
-        """Return whom to ask: everybody in turn, so that nobody answers for all."""
+        """Return the peers to ask: each in its turn, so that none answers for all."""
         peers = self._crowd.peers()
         start = next(self._turns) * ASKED_AT_ONCE
         return [peers[(start + place) % len(peers)] for place in range(min(ASKED_AT_ONCE, len(peers)))]
@@ -126,7 +126,7 @@ class Observer:
             pass  # a peer's failure is never ours
 
     async def _fetch(self) -> bool:
-        """Fetch blocks up to the heads that were named, as far as somebody delivers; say if any was new."""
+        """Fetch blocks up to the heads that were named, as far as peers give them; return if any was new."""
         chain, found = self._watch.chain, False
         asking: dict[asyncio.Task[list[Signed[Block]]], PeerId] = {}
         self.fetching = True
@@ -200,7 +200,7 @@ def _came_at(
 ) -> float | None:
     """Return when a head that is new here came about; None if that was not watched.
 
-    Its sender says for how long it stands there, but nobody signs that: our own clock bounds it. It was after
+    Its sender says for how long it stands there. That is not signed: our own clock bounds it. It was after
     we last heard the swarm, or it would not be new.
     """
     if heard_before is None or heard_at - heard_before > patience:

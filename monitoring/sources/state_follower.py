@@ -50,8 +50,8 @@ class StateKeeper:
         """Make the state the one after `block`.
 
         Raises:
-            UnreachableError: what is needed can be had from nobody, for now.
-            MessageError: a block on the way starts from a state that nobody vouches for.
+            UnreachableError: no peer has what is needed, for now.
+            MessageError: a block on the way starts from a state that no co-signature names.
             StateError: this machine computes another state than everybody else.
             StorageError: the disk refuses.
         """

@@ -1,4 +1,4 @@
-"""When blocks came, kept on disk: nobody signs it, so nobody else can say it again later.
+"""When blocks came, kept on disk: no signed record says it, so it cannot be found out again later.
 
 seen.jsonl    a block and its time a line
 """
@@ -54,7 +54,7 @@ class Seen:
             ) from error
 
     def at(self, block: str) -> float | None:
-        """Return when a block came, or None if nobody saw it come."""
+        """Return when a block came, or None if it was not watched."""
         return self._times.get(block)
 
     def forget_oldest(self) -> None:

@@ -12,14 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from monitoring.swarm.view import (
-    QUIET_ROUNDS,
-    TRAINING_ROUNDS,
-    ContributionPicture,
-    LeaveReason,
-    RoundPicture,
-    RoundResult,
-)
+from monitoring.swarm.peer_picture import RECENT, TRAINING_ROUNDS, Record
+from monitoring.swarm.view import ContributionPicture, LeaveReason, RoundPicture, RoundResult, Totals
 from peers.chain.chain import Link
 from peers.credit.accounts import Accounts, entries_after
 from peers.credit.entries import ClaimCounted, Entry, Expelled, VerdictCounted, Vest
@@ -28,36 +22,9 @@ from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import counted_segments
 from peers.protocol.messages import Block, Claim, Signed
 from peers.protocol.timeouts import decile
-from peers.protocol.verdicts import Outcome
 from recipes.keys.keys import PeerId
 
-_RECENT = (1 << QUIET_ROUNDS) - 1
 Key = TypeVar("Key")
-
-
-@dataclass(frozen=True)
-class Record:
-    """What the chain shows of one peer. Bit i of `made` and `missed` is the round i before `as_of`."""
-
-    first_round: int
-    last_round: int
-    as_of: int
-    made: int = 0
-    missed: int = 0
-    rounds: int = 0
-    missed_rounds: int = 0
-    tokens: int = 0
-    last_tokens: int = 0
-    numeric_class: str = ""
-    transfer_ms: int | None = None
-    present: bool = True
-    delivered: bool = True  # all that it owed in the last round that it was in
-
-    def cuts(self, round_number: int) -> tuple[int, int]:
-        """Return in how many of the last 32 rounds it was counted, and in how many it tried to be."""
-        later = max(0, round_number - self.as_of)
-        made, missed = (self.made << later) & _RECENT, (self.missed << later) & _RECENT
-        return made.bit_count(), (made | missed).bit_count()
 
 
 @dataclass(frozen=True)
@@ -66,17 +33,7 @@ class Chronicle:
 
     accounts: Accounts = field(default_factory=Accounts)
     records: Mapping[PeerId, Record] = field(default_factory=dict)
-    results: Mapping[RoundResult, int] = field(default_factory=dict)
-    verdicts: Mapping[Outcome, int] = field(default_factory=dict)
-    counted: int = 0
-    missed: int = 0
-    claimed: int = 0
-    credited: int = 0
-    vested: int = 0
-    disagreements: int = 0
-    joins: int = 0
-    leaves: Mapping[LeaveReason, int] = field(default_factory=dict)
-    expulsions: int = 0
+    totals: Totals = field(default_factory=Totals)
 
 
 @dataclass(frozen=True)
@@ -114,25 +71,36 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
     short = missed_reducers(block, parent.counters, rules.protocol)
     counted, joins = _follow(before.records, contributions, block, short)
     records, leaves = _leave(counted, accounts, block.round)
+    totals = _totals(before.totals, picture, entries, tokens=link.counters.tokens, joins=joins, leaves=leaves)
+    return Told(Chronicle(accounts, records, totals), picture, contributions, tuple(entries))
+
+
+def _totals(
+    before: Totals,
+    picture: RoundPicture,
+    entries: Sequence[Entry],
+    *,
+    tokens: int,
+    joins: int,
+    leaves: Sequence[LeaveReason],
+) -> Totals:
+    """Return the sums up to a round: `tokens` is one already, the rest is added to those before it."""
     claims = [entry for entry in entries if isinstance(entry, ClaimCounted)]
     outcomes = (entry.outcome for entry in entries if isinstance(entry, VerdictCounted))
-    after = replace(
-        before,
-        accounts=accounts,
-        records=records,
+    return Totals(
         results=_added(before.results, [picture.result]),
-        verdicts=_added(before.verdicts, outcomes),
         counted=before.counted + picture.counted,
         missed=before.missed + len(claims) - picture.counted,
+        tokens=tokens,
         claimed=before.claimed + sum(entry.amount + entry.missed for entry in claims),
         credited=before.credited + sum(entry.amount for entry in claims),
         vested=before.vested + sum(entry.amount for entry in entries if isinstance(entry, Vest)),
+        verdicts=_added(before.verdicts, outcomes),
         disagreements=before.disagreements + picture.disagreeing,
         joins=before.joins + joins,
         leaves=_added(before.leaves, leaves),
         expulsions=before.expulsions + sum(isinstance(entry, Expelled) for entry in entries),
     )
-    return Told(after, picture, contributions, tuple(entries))
 
 
 def _picture(
@@ -229,7 +197,7 @@ def _follow(
 def _leave(
     records: Mapping[PeerId, Record], accounts: Accounts, round_number: int
 ) -> tuple[dict[PeerId, Record], list[LeaveReason]]:
-    """Return the records with those marked who have been away for long enough, and why each of them is."""
+    """Return the records, with peers marked that have been away for long, and why each of these left."""
     after, reasons = dict(records), []
     for peer, record in records.items():
         if record.present and round_number - record.last_round >= TRAINING_ROUNDS:
@@ -251,17 +219,17 @@ def _counted(
     known: Record | None, one: ContributionPicture, transfer_ms: int | None, *, delivered: bool
 ) -> Record:
     """Return a peer's record after a round in which it was counted."""
-    record = known or Record(one.round, one.round, one.round)
+    record = known or Record(first_round=one.round, last_round=one.round, as_of=one.round)
     gap = one.round - record.last_round - 1 if known is not None else 0
     # Away for a few rounds only: it trained, and its claims came too late for any roster.
     late = (1 << gap + 1) - 2 if record.present and 0 < gap < TRAINING_ROUNDS else 0
     moved = _as_of(record, one.round)
-    news = late & ~moved.missed
+    news = late & ~moved.missed_bits
     return replace(
         moved,
         last_round=one.round,
-        made=moved.made | 1,
-        missed=moved.missed | news,
+        made_bits=moved.made_bits | 1,
+        missed_bits=moved.missed_bits | news,
         rounds=record.rounds + 1,
         missed_rounds=record.missed_rounds + news.bit_count(),
         tokens=record.tokens + one.tokens,
@@ -278,8 +246,8 @@ def _as_of(record: Record, round_number: int, *, missed: int = 0) -> Record:
     return replace(
         record,
         as_of=round_number,
-        made=(record.made << later) & _RECENT,
-        missed=(record.missed << later) & _RECENT | missed,
+        made_bits=(record.made_bits << later) & RECENT,
+        missed_bits=(record.missed_bits << later) & RECENT | missed,
     )
 
 

@@ -1,4 +1,4 @@
-"""The losses that this observer measured, kept on disk: nobody else can say them again later.
+"""The losses that this observer measured, kept on disk: no other record has them.
 
 validation.jsonl    one measurement a line: round, tokens, loss, when
 """

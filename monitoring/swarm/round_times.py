@@ -1,4 +1,4 @@
-"""What only this observer knows, for nobody signs it: when blocks came. It makes times of rounds.
+"""How long rounds took, by when this observer saw their blocks come: no signed record says it.
 
 No absolute time crosses the network, and no claim says how long a round took. So the clock here counts, for
 the rounds that were watched as they ended. How a round's time splits into phases follows from what the next

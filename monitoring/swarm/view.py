@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
-from peers.protocol.reasons import CreditReason, VerdictReason
+from monitoring.swarm.peer_picture import PeerPicture, PeerState
+from peers.protocol.reasons import VERDICT_SENTENCES, CreditReason, VerdictReason
 from peers.protocol.verdicts import Decision, Outcome
 from recipes.keys.keys import PeerId
 
-TRAINING_ROUNDS = 4  # without a peer, after which it is no longer called training
-QUIET_ROUNDS = 32  # after which it is gone
-
-PeerState = Literal["training", "quiet", "gone", "observing"]
 RoundResult = Literal["complete", "short", "empty"]
 LeaveReason = Literal["finished", "unfinished", "expelled", "rotated"]
 Phase = Literal["train", "roster", "exchange", "block"]
-PHASES: tuple[Phase, ...] = ("train", "roster", "exchange", "block")
-LEAVE_REASONS: tuple[LeaveReason, ...] = ("finished", "unfinished", "expelled", "rotated")
+PHASES: tuple[Phase, ...] = get_args(Phase)
+LEAVE_REASONS: tuple[LeaveReason, ...] = get_args(LeaveReason)
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,18 @@ class RoundPicture:
 
     Attributes:
         round, attempt, block, leader: as the block says.
-        roster: who claimed, in order; `counted` of them are averaged at least in part.
-        segments, empty_segments: of the model, and of these, how many nobody could deliver.
+        roster: the peers that claimed, in order; `counted` of them are averaged at least in part.
+        segments, empty_segments: of the model, and of these, how many no peer could deliver.
         result: whether all that was claimed is in the average, a part, or nothing.
         tokens: trained on in counted claims of this round.
         digest_before: the state that the round started from, as its co-signers agree.
-        signers, disagreeing: who co-signed the block before, and how many of them named another state.
+        signers, disagreeing: how many peers co-signed the block before, and how many of these named another
+            state.
         contribution_bytes: mean over the roster.
         bits_per_parameter: of that.
         late_ms, transfer_ms, exchange_ms: medians of what the claims measured of the round before.
         compute_ms: mean of how long claimants say that they computed in their windows, none for longer than
-            a window; None if nobody says.
+            a window; None if no claim says it.
         seen_at: when the block came, as far as that was watched.
         timing: likewise, and only if the block before was watched, too.
     """
@@ -77,6 +75,16 @@ class RoundPicture:
     seen_at: float | None = None
     timing: Timing | None = None
 
+    @property
+    def seconds(self) -> float | None:
+        """From the block before to this one, if that was watched."""
+        return self.timing.seconds if self.timing is not None else None
+
+    @property
+    def phases(self) -> Mapping[Phase, float] | None:
+        """Where these seconds went."""
+        return self.timing.phases if self.timing is not None else None
+
 
 @dataclass(frozen=True)
 class VerdictPicture:
@@ -86,6 +94,11 @@ class VerdictPicture:
     auditor: PeerId
     outcome: Outcome
     reason: VerdictReason
+
+    @property
+    def sentence(self) -> str:
+        """The reason as a sentence."""
+        return VERDICT_SENTENCES[self.reason]
 
 
 @dataclass(frozen=True)
@@ -111,43 +124,6 @@ class ContributionPicture:
     vests_after: int
     verdicts: tuple[VerdictPicture, ...] = ()
     decision: Decision | None = None
-
-
-@dataclass(frozen=True)
-class PeerPicture:
-    """One peer, as the chain shows it.
-
-    Attributes:
-        state: training, quiet or gone by when it was last counted; observing if it never was.
-        first_round, last_round: in which it was counted; 0 if never.
-        rounds, missed_rounds: in which it was counted, and in which it tried in vain.
-        cuts_made, cuts_tried: of the last 32 rounds.
-        tokens: of its counted contributions; `last_tokens` of the newest one.
-        transfer_ms: what it last measured for a segment to be sent or fetched.
-        convicted: whether it signed two things of which an honest peer signs one.
-        expelled_until: the last round in which no claim of it is taken; 0 if it never was expelled.
-    """
-
-    peer: PeerId
-    state: PeerState
-    first_round: int = 0
-    last_round: int = 0
-    rounds: int = 0
-    missed_rounds: int = 0
-    cuts_made: int = 0
-    cuts_tried: int = 0
-    tokens: int = 0
-    last_tokens: int = 0
-    numeric_class: str = ""
-    transfer_ms: int | None = None
-    vested: int = 0
-    pending: int = 0
-    lost: int = 0
-    missed: int = 0
-    passes: int = 0
-    under_audit: bool = False
-    convicted: bool = False
-    expelled_until: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,20 +154,31 @@ class RunPicture:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all rounds of the chain."""
+    """Sums over all rounds of the chain.
 
-    results: Mapping[RoundResult, int]
-    counted: int
-    missed: int
-    tokens: int
-    claimed: int
-    credited: int
-    vested: int
-    verdicts: Mapping[Outcome, int]
-    disagreements: int
-    joins: int
-    leaves: Mapping[LeaveReason, int]
-    expulsions: int
+    Attributes:
+        results: rounds by result.
+        counted, missed: contributions that were averaged at least in part, and those that were not.
+        tokens: that the counted ones were trained on.
+        claimed, credited, vested: FLOPs that peers claimed, that went into escrow, and that vested.
+        verdicts: by outcome.
+        disagreements: co-signatures that named another state than the one agreed on.
+        joins, leaves: peers that came, and that left, by reason.
+        expulsions: decisions that no claim of a peer is taken for a while.
+    """
+
+    results: Mapping[RoundResult, int] = field(default_factory=dict)
+    counted: int = 0
+    missed: int = 0
+    tokens: int = 0
+    claimed: int = 0
+    credited: int = 0
+    vested: int = 0
+    verdicts: Mapping[Outcome, int] = field(default_factory=dict)
+    disagreements: int = 0
+    joins: int = 0
+    leaves: Mapping[LeaveReason, int] = field(default_factory=dict)
+    expulsions: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,7 +186,7 @@ class Watched:
     """Sums over the rounds whose time this observer watched, and figures of the newest of them.
 
     `compute_ratio`, `tokens_per_second` and `round_seconds` are of the newest rounds. The first is the mean
-    share of a round's time in which those who claimed computed, as their claims say.
+    share of a round's time in which the peers that claimed computed, as their claims say.
     """
 
     rounds: int
@@ -212,14 +199,14 @@ class Watched:
 
 @dataclass(frozen=True)
 class Picture:
-    """All that is known of a swarm at one moment. Peers who train come first, rounds newest first.
+    """All that is known of a swarm at one moment. Peers that train come first, rounds newest first.
 
     Attributes:
         now: when it was taken.
         final_round: of the newest block that is never undone.
-        digest: of the state after the newest block, as far as anybody co-signed it.
+        digest: of the state after the newest block, as far as it was co-signed.
         rounds: the newest ones.
-        observing: peers on the notice board that train not; None where no board is read.
+        observing: peers on the notice board that do not train; None where no board is read.
         heard_at: when the swarm was last heard; None if never.
         trouble: what keeps this observer from its work, in a sentence; empty if nothing does.
         model_trouble: likewise, from measuring the model.
@@ -242,7 +229,7 @@ class Picture:
 
     @property
     def audited(self) -> bool:
-        """Whether any verdict is on the chain: without one, nobody's work was replayed."""
+        """Whether any verdict is on the chain: without one, no work was replayed by an auditor."""
         return any(self.totals.verdicts.values())
 
     @property
@@ -267,8 +254,8 @@ class Picture:
 
     @cached_property
     def usual_transfer_ms(self) -> float | None:
-        """The median of what those who train measured for a segment to move; None if fewer than two did."""
-        found = [one.transfer_ms for one in self.peers if one.state == "training"]
+        """The median of what peers that train measured for a segment to move; None if fewer than two did."""
+        found = [one.record.transfer_ms for one in self.peers if one.state == "training"]
         known = [took for took in found if took is not None]
         return statistics.median(known) if len(known) > 1 else None
 

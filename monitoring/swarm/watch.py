@@ -1,4 +1,4 @@
-"""Following a run's chain without a part in it: blocks in, each checked in its place, and a picture out.
+"""A run's chain, followed without taking part: blocks in, each checked in its place, and a picture out.
 
 The same rules as those of a peer say which blocks are valid, which branch is followed and what is final
 (peers/chain/chain.py). Nothing here does I/O but the archive's database, and times are passed in.
@@ -14,7 +14,7 @@ from monitoring.swarm.chain_history import Chronicle, Told, tell
 from monitoring.swarm.loss_store import Measured
 from monitoring.swarm.peer_list import roll_of
 from monitoring.swarm.round_times import Stopwatch
-from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Totals, Validation
+from monitoring.swarm.view import Picture, RoundPicture, RunPicture, Validation
 from peers.chain.chain import Chain, Link
 from peers.chain.fork_choice import best_head
 from peers.chain.validation import block_fault
@@ -71,8 +71,8 @@ class SwarmWatch:
         """Take in blocks whose signatures hold, parents first; return those that are new and valid.
 
         Args:
-            blocks: from anybody.
-            seen_at: when they came, Unix time; None if nobody watched them come.
+            blocks: from any source.
+            seen_at: when they came, Unix time; None if they were not watched.
 
         Raises:
             DataError: one of them is not valid in its place. Those before it are taken.
@@ -97,7 +97,7 @@ class SwarmWatch:
         return new
 
     def hear(self, word: Signed[CoSignature]) -> bool:
-        """Take in a co-signature, which may make blocks final or change the branch; say if it was new."""
+        """Take in a co-signature, which may make blocks final or change the branch; return if it is new."""
         new = self.chain.add_cosignature(word)
         if new:
             self._follow()
@@ -123,7 +123,7 @@ class SwarmWatch:
         Args:
             now: Unix time.
             heard_at: when the swarm was last heard.
-            board: who is on the notice board; None if that is not known.
+            board: the peers on the notice board; None if that is not known.
             trouble: what keeps the observer from its work.
             model_trouble: what keeps it from measuring the model.
         """
@@ -137,7 +137,7 @@ class SwarmWatch:
             round=link.round,
             final_round=self.chain.link(self.chain.final).round,
             digest=self.chain.digest_after(self.head),
-            totals=_totals(known, link),
+            totals=known.totals,
             watched=self._stopwatch.watched(),
             rounds=rounds,
             peers=peers,
@@ -221,20 +221,3 @@ class SwarmWatch:
         self._told = {block: told for block, told in self._told.items() if block in chain}
         self._chronicles = {block: known for block, known in self._chronicles.items() if block in chain}
         self._seen.forget_oldest()
-
-
-def _totals(known: Chronicle, link: Link) -> Totals:
-    return Totals(
-        results=known.results,
-        counted=known.counted,
-        missed=known.missed,
-        tokens=link.counters.tokens,
-        claimed=known.claimed,
-        credited=known.credited,
-        vested=known.vested,
-        verdicts=known.verdicts,
-        disagreements=known.disagreements,
-        joins=known.joins,
-        leaves=known.leaves,
-        expulsions=known.expulsions,
-    )

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture, Validation
+from monitoring.swarm.peer_picture import PeerPicture
+from monitoring.swarm.view import ContributionPicture, Picture, RoundPicture
 from monitoring.web import api_schema as forms
 from monitoring.web import sentences
-from peers.protocol.reasons import VERDICT_SENTENCES, sentence
+from monitoring.web.sentences import Said
+from peers.protocol.reasons import sentence
 from recipes.keys.keys import PeerId
 
 PAGE_ROUNDS = 64  # of one answer
 PAGE_CONTRIBUTIONS = 200
 CURVE_POINTS = 600
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A peer, and how it is: what a `forms.Peer` is made from."""
+
+    shown: PeerPicture
+    said: Said
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """A contribution, and where its credit is: what a `forms.Contribution` is made from."""
+
+    shown: ContributionPicture
+    sentence: str
 
 
 def swarm(picture: Picture) -> forms.Swarm:
@@ -44,7 +63,7 @@ def swarm(picture: Picture) -> forms.Swarm:
         tokens_per_second=watched.tokens_per_second,
         round_seconds=watched.round_seconds,
         compute_ratio=watched.compute_ratio,
-        loss=_loss(picture.validations[-1]) if picture.validations else None,
+        loss=forms.Loss.model_validate(picture.validations[-1]) if picture.validations else None,
         claimed_flops=str(totals.claimed),
         credited_flops=str(totals.credited),
         vested_flops=str(totals.vested),
@@ -70,7 +89,7 @@ def peer_page(picture: Picture, archive: Archive, peer: PeerPicture, before: int
 def rounds(found: Sequence[RoundPicture]) -> forms.Rounds:
     """Return rounds, newest first."""
     before = found[-1].round if len(found) == PAGE_ROUNDS else None
-    return forms.Rounds(rounds=tuple(map(_round, found)), before=before)
+    return forms.Rounds(rounds=tuple(map(forms.Round.model_validate, found)), before=before)
 
 
 def round_page(
@@ -78,7 +97,8 @@ def round_page(
 ) -> forms.RoundPage:
     """Return a round with the contributions to it."""
     return forms.RoundPage(
-        round=_round(found), contributions=tuple(_contribution(one, picture) for one in contributions)
+        round=forms.Round.model_validate(found),
+        contributions=tuple(_contribution(one, picture) for one in contributions),
     )
 
 
@@ -125,93 +145,16 @@ def reason_of(one: ContributionPicture, picture: Picture) -> str:
             return sentence("audit failed")
         if peer.under_audit:
             return sentence("audit pending")
-        return "Vested." if peer.passes else sentence("no audit passed yet")
+        return "Vested." if peer.account.passes else sentence("no audit passed yet")
     return sentence(one.reason, round_number=one.vests_after)
 
 
-def _loss(one: Validation) -> forms.Loss:
-    return forms.Loss(
-        value=_finite(one.loss), round=one.round, tokens=one.tokens, measured_at=one.measured_at
-    )
-
-
 def _peer(peer: PeerPicture, picture: Picture) -> forms.Peer:
-    said = sentences.of_peer(peer, picture)
-    return forms.Peer(
-        peer=peer.peer,
-        state=peer.state,
-        said=said.text,
-        mood=said.mood,
-        first_round=peer.first_round,
-        last_round=peer.last_round,
-        rounds=peer.rounds,
-        missed_rounds=peer.missed_rounds,
-        cuts_made=peer.cuts_made,
-        cuts_tried=peer.cuts_tried,
-        tokens=peer.tokens,
-        numeric_class=peer.numeric_class,
-        transfer_ms=peer.transfer_ms,
-        vested_flops=str(peer.vested),
-        pending_flops=str(peer.pending),
-        lost_flops=str(peer.lost),
-        missed_flops=str(peer.missed),
-        audits_passed=peer.passes,
-        under_audit=peer.under_audit,
-        convicted=peer.convicted,
-        expelled_until=peer.expelled_until,
-    )
+    return forms.Peer.model_validate(_Described(peer, sentences.of_peer(peer, picture)))
 
 
 def _contribution(one: ContributionPicture, picture: Picture) -> forms.Contribution:
-    return forms.Contribution(
-        round=one.round,
-        peer=one.peer,
-        claim=one.claim,
-        tokens=one.tokens,
-        steps=one.steps,
-        numeric_class=one.numeric_class,
-        bytes=one.bytes,
-        segments=one.segments,
-        of_segments=one.of_segments,
-        credited_flops=str(one.amount),
-        missed_flops=str(one.missed),
-        reason=one.reason,
-        sentence=reason_of(one, picture),
-        verdicts=tuple(
-            forms.SaidOfClaim(
-                round=said.round,
-                auditor=said.auditor,
-                outcome=said.outcome,
-                reason=said.reason,
-                sentence=VERDICT_SENTENCES[said.reason],
-            )
-            for said in one.verdicts
-        ),
-        decision=one.decision,
-    )
-
-
-def _round(one: RoundPicture) -> forms.Round:
-    timing = one.timing
-    return forms.Round(
-        round=one.round,
-        attempt=one.attempt,
-        block=one.block,
-        leader=one.leader,
-        roster=one.roster,
-        counted=one.counted,
-        segments=one.segments,
-        empty_segments=one.empty_segments,
-        result=one.result,
-        tokens=one.tokens,
-        digest_before=one.digest_before,
-        signers=one.signers,
-        disagreeing=one.disagreeing,
-        bits_per_parameter=one.bits_per_parameter,
-        seen_at=one.seen_at,
-        seconds=timing.seconds if timing else None,
-        phases=forms.PhaseSeconds(**dict(timing.phases)) if timing else None,
-    )
+    return forms.Contribution.model_validate(_Explained(one, reason_of(one, picture)))
 
 
 def _finite(value: float) -> float | None:

@@ -5,18 +5,43 @@ Times are Unix seconds. FLOPs are decimal strings: they may be beyond what JSON'
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import math
+from typing import Annotated
 
-from monitoring.swarm.view import PeerState, RoundResult
+from pydantic import AliasChoices, AliasGenerator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+
+from monitoring.swarm.peer_picture import PeerState
+from monitoring.swarm.view import RoundResult
 from monitoring.web.sentences import Mood
 from peers.protocol.reasons import CreditReason, VerdictReason
 from peers.protocol.verdicts import Decision, Outcome
 
+Flops = Annotated[str, BeforeValidator(str)]
+"""A whole number of FLOPs, as a decimal string."""
+
+FiniteOrNull = Annotated[
+    float | None, BeforeValidator(lambda value: value if value is None or math.isfinite(value) else None)
+]
+"""A number that JSON can hold: null in place of one that is not finite."""
+
 
 class Form(BaseModel):
-    """Base of all answers."""
+    """Base of all answers: most are made from a value of monitoring/swarm with attributes of the same names.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Where such a value calls a field differently, or has it deeper, its `validation_alias` says so.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True, populate_by_name=True)
+
+
+def _shown(*path: str) -> AliasPath:
+    """Return where a field comes from: an attribute of the value that is `shown`, or of one of its own."""
+    return AliasPath("shown", *path)
+
+
+def _of_peer(name: str) -> AliasChoices:
+    """Return where a peer's field of that name is: in its picture, in its record there or in its account."""
+    return AliasChoices(_shown(name), _shown("record", name), _shown("account", name))
 
 
 class PeersByState(Form):
@@ -33,7 +58,9 @@ class PeersByState(Form):
 class Loss(Form):
     """The model's loss on the recipe's validation data, as this observer measured it."""
 
-    value: float | None = Field(description="Nats a token; null if it is no finite number.")
+    value: FiniteOrNull = Field(
+        validation_alias="loss", description="Nats a token; null if it is no finite number."
+    )
     round: int = Field(description="After which round.")
     tokens: int = Field(description="Trained on by then.")
     measured_at: float = Field(description="When it was measured.")
@@ -62,33 +89,52 @@ class Swarm(Form):
         description="Share of their time in which peers computed, as their claims say: the mean."
     )
     loss: Loss | None = Field(description="The newest measurement.")
-    claimed_flops: str = Field(description="Work that peers claimed in blocks.")
-    credited_flops: str = Field(description="Work that was credited into escrow.")
-    vested_flops: str = Field(description="Credit that has vested.")
+    claimed_flops: Flops = Field(description="Work that peers claimed in blocks.")
+    credited_flops: Flops = Field(description="Work that was credited into escrow.")
+    vested_flops: Flops = Field(description="Credit that has vested.")
     state_disagreements: int = Field(description="Co-signatures that named another state than agreed on.")
 
 
 class Peer(Form):
     """One peer: an item of `GET /api/v1/peers`, and a part of `GET /api/v1/peers/{peer}`."""
 
+    model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=_of_peer))
+
     peer: str = Field(description="Peer id.")
     state: PeerState = Field(description="By when it was last counted.")
-    said: str = Field(description="How it is, in sentences.")
-    mood: Mood = Field(description="Whether to look closer.")
+    said: str = Field(validation_alias=AliasPath("said", "text"), description="How it is, in sentences.")
+    mood: Mood = Field(validation_alias=AliasPath("said", "mood"), description="Whether to look closer.")
     first_round: int = Field(description="In which it was counted; 0: never.")
     last_round: int = Field(description="In which it was counted; 0: never.")
     rounds: int = Field(description="In which it was counted.")
     missed_rounds: int = Field(description="In which it tried in vain.")
-    cuts_made: int = Field(description="Of the last 32 rounds, in how many it was counted.")
-    cuts_tried: int = Field(description="Of the last 32 rounds, in how many it tried to be.")
+    cuts_made: int = Field(
+        validation_alias=_shown("cuts", "made"),
+        description="Of the last 32 rounds, in how many it was counted.",
+    )
+    cuts_tried: int = Field(
+        validation_alias=_shown("cuts", "tried"),
+        description="Of the last 32 rounds, in how many it tried to be.",
+    )
     tokens: int = Field(description="Of its counted contributions.")
     numeric_class: str = Field(description="Of its newest one, such as cpu-fp32.")
     transfer_ms: int | None = Field(description="What it last measured for a segment to move.")
-    vested_flops: str = Field(description="Credit that has vested.")
-    pending_flops: str = Field(description="Credit that may still vest.")
-    lost_flops: str = Field(description="Credit that was forfeited or lapsed.")
-    missed_flops: str = Field(description="Work that missed the cut and was never credited.")
-    audits_passed: int = Field(description="Since it joined, or last failed one.")
+    vested_flops: Flops = Field(
+        validation_alias=_shown("account", "vested"), description="Credit that has vested."
+    )
+    pending_flops: Flops = Field(
+        validation_alias=_shown("pending"), description="Credit that may still vest."
+    )
+    lost_flops: Flops = Field(
+        validation_alias=_shown("lost"), description="Credit that was forfeited or lapsed."
+    )
+    missed_flops: Flops = Field(
+        validation_alias=_shown("account", "missed"),
+        description="Work that missed the cut and was never credited.",
+    )
+    audits_passed: int = Field(
+        validation_alias=_shown("account", "passes"), description="Since it joined, or last failed one."
+    )
     under_audit: bool = Field(description="Whether an audit of it is open.")
     convicted: bool = Field(description="Whether it signed two things that contradict each other.")
     expelled_until: int = Field(
@@ -116,6 +162,8 @@ class SaidOfClaim(Form):
 class Contribution(Form):
     """One contribution of a peer, what became of it, and what auditors said."""
 
+    model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=_shown))
+
     round: int = Field(description="To which round.")
     peer: str = Field(description="Whose it is.")
     claim: str = Field(description="Hash of the signed claim.")
@@ -125,10 +173,14 @@ class Contribution(Form):
     bytes: int = Field(description="Of the contribution.")
     segments: int = Field(description="Of it that were averaged.")
     of_segments: int = Field(description="That there are.")
-    credited_flops: str = Field(description="Went into escrow.")
-    missed_flops: str = Field(description="Was not credited.")
+    credited_flops: Flops = Field(
+        validation_alias=AliasPath("shown", "amount"), description="Went into escrow."
+    )
+    missed_flops: Flops = Field(
+        validation_alias=AliasPath("shown", "missed"), description="Was not credited."
+    )
     reason: CreditReason = Field(description="Why what was credited is not vested at once, or is nothing.")
-    sentence: str = Field(description="The reason as a sentence.")
+    sentence: str = Field(validation_alias="sentence", description="The reason as a sentence.")
     verdicts: tuple[SaidOfClaim, ...] = Field(description="Empty if nobody audited it.")
     decision: Decision | None = Field(
         description="What the audit came to; null while it is open or was none."

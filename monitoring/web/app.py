@@ -1,7 +1,7 @@
 """The web server's addresses: pages for people, JSON for programs, metrics for Prometheus, news live.
 
 /                       how the swarm is
-/peers, /peers/ID       who is here, and one volunteer with every contribution
+/peers, /peers/ID       all peers, and one of them with every contribution
 /rounds, /rounds/N      blocks, and one of them
 /recipe, /api           the recipe in plain words, the API explained
 /api/v1/...             the same as JSON (api_schema.py)
@@ -32,7 +32,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from monitoring.swarm.archive import Archive
-from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture
+from monitoring.swarm.peer_picture import PeerPicture
+from monitoring.swarm.view import ContributionPicture, Picture, RoundPicture
 from monitoring.web import api
 from monitoring.web.api_schema import FORMS, Form, Problem
 from monitoring.web.downloads import Downloads, TooManyDownloadsError
@@ -42,7 +43,7 @@ from monitoring.web.page import views
 from monitoring.web.page.render import STATIC
 from recipes.errors import ManyhandsError
 
-HEARTBEAT_SECONDS = 15.0  # of live connections, so that whoever is gone is noticed
+HEARTBEAT_SECONDS = 15.0  # of live connections, so that a reader that is gone is noticed
 _LONGEST_NUMBER = 15  # digits
 _LONGEST_PEER = 64
 
@@ -254,7 +255,7 @@ class Site:
         return HTMLResponse(views.problem(self._picture, status, words), status, headers)
 
     async def _trouble(self, request: Request, _: Exception) -> Response:
-        """Say that something cannot be made, a disk being full perhaps, without words on our paths."""
+        """Answer that something cannot be made, for want of disk space perhaps, without naming our paths."""
         return await self._problem(request, HTTPException(503, "That cannot be made at the moment."))
 
 

@@ -1,4 +1,4 @@
-"""Files that anybody may take from the page: the ledger's export, and the newest model.
+"""Files that the page offers for download: the ledger's export, and the newest model.
 
 watched/ledger.jsonl    as `python -m peers.ledger export` writes it; the observer's own key signs checkpoints
 """
@@ -25,7 +25,7 @@ MOST_AT_ONCE = 4
 
 
 class TooManyDownloadsError(Exception):
-    """As many downloads run already as may."""
+    """The limit of downloads at a time is reached."""
 
 
 class Downloads:
@@ -55,7 +55,7 @@ class Downloads:
 
     @property
     def model_round(self) -> int | None:
-        """After which round the model is that can be had; None if none can."""
+        """The round after which the offered model is; None if no model is offered."""
         return self._model.newest.round if self._model is not None and self._model.newest else None
 
     @asynccontextmanager

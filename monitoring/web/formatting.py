@@ -9,6 +9,11 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _SPANS = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "second"))
 
 
+def many(count: int, noun: str) -> str:
+    """Return a count with its noun, which takes an s unless there is one: 1 round, 1,204 rounds."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def short(value: float) -> str:
     """Return a count with three digits and a prefix of the SI: 12.3 k, 1.07 E."""
     digits, prefix = _split(value)
@@ -46,7 +51,7 @@ def duration(seconds: float) -> str:
     for size, word in _SPANS:
         count = int(seconds / size)
         if count:
-            return f"{count:,} {word}{'' if count == 1 else 's'}"
+            return many(count, word)
     return "a moment"
 
 

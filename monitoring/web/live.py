@@ -1,4 +1,4 @@
-"""Handing pictures on: whoever follows live is told when there is a new one, and nobody waits for anybody."""
+"""The newest picture, and the connections that are told when there is a new one. None waits for another."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MOST_FOLLOWERS = 64
 
 
 class TooManyError(Exception):
-    """As many follow already as may."""
+    """The limit of followers is reached."""
 
 
 class Live:
-    """The newest picture, and those who follow."""
+    """The newest picture, and its followers: the live connections that want each new one."""
 
     def __init__(self, picture: Picture, *, most_followers: int = MOST_FOLLOWERS) -> None:
         self._picture = picture
@@ -31,7 +31,7 @@ class Live:
 
     @property
     def followers(self) -> int:
-        """How many follow."""
+        """How many followers there are."""
         return len(self._followers)
 
     @property
@@ -40,21 +40,21 @@ class Live:
         return self._closed
 
     def publish(self, picture: Picture) -> None:
-        """Take in a new picture. Who has not fetched the last one yet gets this one instead."""
+        """Take in a new picture. A follower that has not fetched the last one yet gets this one instead."""
         self._picture = picture
         self._wake()
 
     def close(self) -> None:
-        """Let everybody who follows go."""
+        """End every follower's wait for good."""
         self._closed = True
         self._wake()
 
     @asynccontextmanager
     async def follow(self) -> AsyncIterator[asyncio.Event]:
-        """Give an event that is set whenever there is a new picture; who waits for it clears it.
+        """Give an event that is set whenever there is a new picture; the follower clears it before it waits.
 
         Raises:
-            TooManyError: as many follow as may.
+            TooManyError: the limit of followers is reached.
         """
         if len(self._followers) >= self._most:
             raise TooManyError

@@ -23,7 +23,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-"""With every answer. Nothing comes from elsewhere, nothing is inline, nobody may frame it."""
+"""Headers of every answer: nothing comes from elsewhere, nothing is inline, no other page may frame it."""
 
 
 class Guard:

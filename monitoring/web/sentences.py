@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from monitoring.swarm.view import PeerPicture, Picture, Validation
-from monitoring.web.formatting import duration, percent
+from monitoring.swarm.peer_picture import PeerPicture
+from monitoring.swarm.view import Picture, Validation
+from monitoring.web.formatting import duration, many, percent
 from peers.chain.finality import MANY_ELECTORS
 
 Mood = Literal["good", "waiting", "bad"]
@@ -38,24 +39,26 @@ def of_swarm(picture: Picture) -> Said:
     if not picture.round:
         return Said("waiting", "No round yet. The first block is still to come.")
     late = lateness(picture)
-    training = picture.peers_in("training")
     loss = _loss_words(picture.validations)
     if late is not None:
         return Said(
             "bad", f"Stalled. No block for {duration(late)} after round {picture.round:,}. {loss}".strip()
         )
+    training = picture.peers_in("training")
     computing = picture.watched.compute_ratio
-    parts = [f"{training:,} {'peer' if training == 1 else 'peers'}", f"round {picture.round:,}"]
+    parts = [many(training, "peer"), f"round {picture.round:,}"]
     if computing is not None:
         parts.append(f"{percent(computing)} of time computing")
-    words = [f"Training. {', '.join(parts)}.", loss, *_worries(picture)]
-    bad = "diverged" in loss or "no number" in loss or len(words) > 2 + (training < MANY_ELECTORS)
-    mood: Mood = "bad" if bad else "waiting" if training < MANY_ELECTORS else "good"
-    return Said(mood, " ".join(word for word in words if word))
+    faults, few = _faults(picture), training < MANY_ELECTORS
+    words = [f"Training. {', '.join(parts)}.", loss, *faults]
+    if few:
+        words.append(f"Few disks hold the state: {MANY_ELECTORS} peers would be safer.")
+    bad = bool(faults) or _has_diverged(picture.validations)
+    return Said("bad" if bad else "waiting" if few else "good", " ".join(word for word in words if word))
 
 
 def lateness(picture: Picture) -> float | None:
-    """Return for how many seconds a block is missing, or None if none is late, or nobody watched one come."""
+    """Return for how many seconds a block is overdue; None if none is, or no block was watched as it came."""
     at = picture.last_block_at
     if at is None:
         return None
@@ -76,64 +79,65 @@ def trend(validations: Sequence[Validation]) -> Literal["falling", "level", "ris
     return "falling" if newest < before else "rising"
 
 
+def _has_diverged(validations: Sequence[Validation]) -> bool:
+    return bool(validations) and not math.isfinite(validations[-1].loss)
+
+
 def _loss_words(validations: Sequence[Validation]) -> str:
     if not validations:
         return ""
-    newest = validations[-1]
-    if not math.isfinite(newest.loss):
+    if _has_diverged(validations):
         return "The loss is no number: the model has diverged."
     words = {"falling": ", falling", "level": ", level", "rising": ", rising", "unknown": ""}
-    return f"Loss {newest.loss:.2f}{words[trend(validations)]}."
+    return f"Loss {validations[-1].loss:.2f}{words[trend(validations)]}."
 
 
-def _worries(picture: Picture) -> list[str]:
-    """Return what an owner should know, the worst first."""
+def _faults(picture: Picture) -> list[str]:
+    """Return what went wrong in the newest rounds, the worst first."""
     found = []
     newest = picture.rounds[:32]
+    last = "the last round" if len(newest) == 1 else f"the last {len(newest)} rounds"
     disagreeing = sum(one.disagreeing for one in newest)
     if disagreeing:
-        found.append(
-            f"{_many(disagreeing, 'co-signature')} of the last {len(newest)} rounds named another state."
-        )
-    short = sum(one.result == "empty" for one in newest)
-    if short:
-        found.append(f"{_many(short, 'round')} of the last {len(newest)} moved nothing.")
-    training = picture.peers_in("training")
-    if training < MANY_ELECTORS:
-        found.append(f"Few disks hold the state: {MANY_ELECTORS} peers would be safer.")
+        found.append(f"{many(disagreeing, 'co-signature')} of {last} named another state.")
+    empty = sum(one.result == "empty" for one in newest)
+    if empty:
+        of = f"{many(empty, 'round')} of the last {len(newest)}" if len(newest) > 1 else "The last round"
+        found.append(f"{of} moved nothing.")
     return found
 
 
 def of_peer(peer: PeerPicture, picture: Picture, *, you: bool = False) -> Said:
     """Return how a peer is, to itself if `you`, or else to others."""
-    who = "you " if you else ""
+    record, expelled_until = peer.record, peer.account.expelled_until
     if peer.convicted:
-        return Said(
-            "bad", f"Contradicted itself: two signatures where an honest peer gives one.{_gone(peer)}"
-        )
-    if peer.expelled_until > picture.round:
-        return Said(
-            "bad", f"Expelled up to round {peer.expelled_until:,}: the audit of one of its claims failed."
-        )
+        last = f" Last counted in round {record.last_round:,}." if record.last_round else ""
+        return Said("bad", f"Contradicted itself: two signatures where an honest peer gives one.{last}")
+    if expelled_until > picture.round:
+        return Said("bad", f"Expelled up to round {expelled_until:,}: the audit of one of its claims failed.")
     if peer.state == "observing":
         return Said(
             "waiting", "On the notice board, and not in the average: fetching the state, or looking on."
         )
     if peer.state == "gone":
-        return Said("waiting", f"Gone since round {peer.last_round:,}." if peer.rounds else "Never counted.")
+        return Said(
+            "waiting", f"Gone since round {record.last_round:,}." if record.rounds else "Never counted."
+        )
     if peer.state == "quiet":
-        away = picture.round - peer.last_round
-        return Said("waiting", f"Quiet: in none of the last {away} rounds, since round {peer.last_round:,}.")
-    if peer.rounds < 4:
-        rounds = _many(peer.rounds, "round")
-        return Said("good", f"New here: counted in {rounds} so far.")
-    return _of_training(peer, picture, who=who)
+        away = picture.round - record.last_round
+        return Said(
+            "waiting", f"Quiet: in none of the last {away} rounds, since round {record.last_round:,}."
+        )
+    if record.rounds < 4:
+        return Said("good", f"New here: counted in {many(record.rounds, 'round')} so far.")
+    return _of_training(peer, picture, who="you " if you else "")
 
 
 def _of_training(peer: PeerPicture, picture: Picture, *, who: str) -> Said:
-    share = peer.cuts_made / max(1, peer.cuts_tried)
-    how_much = "all" if peer.cuts_made == peer.cuts_tried else percent(share)
-    made = f"{who}made {how_much} of the last {peer.cuts_tried} cuts"
+    share = peer.cuts.made / max(1, peer.cuts.tried)
+    how_much = "all" if peer.cuts.made == peer.cuts.tried else percent(share)
+    cuts = "the last cut" if peer.cuts.tried == 1 else f"the last {peer.cuts.tried} cuts"
+    made = f"{who}made {how_much} of {cuts}"
     audit = f" An audit{' of you' if who else ''} is open." if peer.under_audit else ""
     slow = _is_slow(peer, picture)
     if share < 0.5:
@@ -145,19 +149,11 @@ def _of_training(peer: PeerPicture, picture: Picture, *, who: str) -> Said:
 
 
 def _is_slow(peer: PeerPicture, picture: Picture) -> bool:
-    """Say whether a peer's transfers take much longer than those of most who train."""
+    """Whether a peer's transfers take much longer than those of most peers that train."""
     usual = picture.usual_transfer_ms
-    if peer.transfer_ms is None or usual is None:
+    if peer.record.transfer_ms is None or usual is None:
         return False
-    return peer.transfer_ms > max(_SLOW_MS, _SLOW * usual)
-
-
-def _gone(peer: PeerPicture) -> str:
-    return f" Last counted in round {peer.last_round:,}." if peer.last_round else ""
-
-
-def _many(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    return peer.record.transfer_ms > max(_SLOW_MS, _SLOW * usual)
 
 
 def _capital(words: str) -> str:

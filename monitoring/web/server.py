@@ -15,7 +15,7 @@ _KEEP_ALIVE_SECONDS = 15
 _FAREWELL_SECONDS = 5  # for answers that are under way at the end
 _MOST_CONNECTIONS = 256
 _MOST_HEAD_BYTES = 16 << 10
-_WAITING = 128  # connections that nobody has taken yet
+_WAITING = 128  # connections that are not accepted yet
 
 
 class Server(uvicorn.Server):

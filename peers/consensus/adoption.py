@@ -13,6 +13,7 @@ from peers.consensus.peer_heads import PeerHeads
 from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, Notice, Rewound
 from peers.protocol.messages import Block
+from peers.protocol.round_reasons import RewindReason
 from recipes.keys.keys import PeerId
 
 _COMPANY_ROUNDS = 16  # in which others contributed, for a peer that is alone to miss them
@@ -92,15 +93,15 @@ class Adoption:
     def _tell_rewound(self, left: Link, to: Link, block: str) -> None:
         self._context.tell(Rewound(left.round, to.round, self._why_rewound(left, to, block)))
 
-    def _why_rewound(self, left: Link, to: Link, block: str) -> str:
+    def _why_rewound(self, left: Link, to: Link, block: str) -> RewindReason:
         chain, checkpoint = self._context.chain, self._final.checkpoint
         if left.round - to.round <= self._context.rules.rewind_depth:
-            return "more electors stand on the other branch"
+            return "more_electors"
         if checkpoint is not None and checkpoint.body.round > to.round and checkpoint.body.block in chain:
-            return "an owner's checkpoint names the other branch"
+            return "trusted_checkpoint"
         if chain.link(chain.justified).round > to.round and chain.path(chain.justified, block) is not None:
-            return "a quorum of the electors stands on the other branch"
-        return "more than half of the last final block's electors stand on the other branch"
+            return "quorum"
+        return "final_electors"
 
     def _tell_adopted(self, link: Link, state_digest: str) -> None:
         if link.block is None:

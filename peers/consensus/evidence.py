@@ -9,6 +9,7 @@ from peers.consensus.effects import SaveEvidence
 from peers.consensus.operation_pool import Words
 from peers.protocol.events import Convicted
 from peers.protocol.messages import CoSignature, Evidence
+from peers.protocol.round_reasons import Equivocation
 from recipes.keys.keys import PeerId
 
 MAX_CONVICTS = 4096
@@ -49,10 +50,10 @@ class EvidenceBook:
             return
         self._convicts.add(culprit)
         one, other = evidence.one, evidence.other
-        what = "two claims on top of one block"
+        kind: Equivocation = "two_claims"
         if isinstance(one.body, CoSignature):
-            what = f"co-signatures of two blocks of round {one.body.round}"
+            kind = "two_cosignatures"
             context.chain.convict(one, other)  # type: ignore[arg-type]
-        context.tell(Convicted(culprit, what))
+        context.tell(Convicted(culprit, kind, one.body.round))
         context.emit(SaveEvidence(culprit, evidence))
         context.send(set(context.acquaintances), evidence)

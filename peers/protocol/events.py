@@ -11,9 +11,27 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from peers.protocol.reasons import VerdictReason
-from peers.protocol.round_reasons import WAIT_SENTENCES, RefusedKind, WaitReason
+from peers.protocol.round_reasons import (
+    EQUIVOCATION_SENTENCES,
+    REWIND_SENTENCES,
+    SPOILT_SENTENCES,
+    WAIT_SENTENCES,
+    Equivocation,
+    RefusedKind,
+    RewindReason,
+    SpoiltReason,
+    WaitReason,
+)
 from peers.protocol.verdicts import Decision, Outcome
 from recipes.keys.keys import PeerId
+
+
+@dataclass(frozen=True)
+class Connected:
+    """This peer is on the network, where others reach it by these addresses."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,14 @@ class WindowSpoilt:
     """Training for a round gave no numbers: nothing is claimed. After `most` in a row, the peer stops."""
 
     round: int
-    reason: str
+    reason: SpoiltReason
     in_a_row: int
     most: int
+
+    @property
+    def sentence(self) -> str:
+        """Why, as its volunteer reads it."""
+        return SPOILT_SENTENCES[self.reason]
 
 
 @dataclass(frozen=True)
@@ -122,19 +145,30 @@ class BlockFinal:
 
 @dataclass(frozen=True)
 class Rewound:
-    """The head was left for a better branch; `why` says what allows that at such a depth."""
+    """The head was left for a better branch; `reason` is what allows that at such a depth."""
 
     round: int
     to_round: int
-    why: str
+    reason: RewindReason
+
+    @property
+    def sentence(self) -> str:
+        """Why, as its volunteer reads it."""
+        return REWIND_SENTENCES[self.reason]
 
 
 @dataclass(frozen=True)
 class Convicted:
-    """A peer signed two things of which an honest one signs only one."""
+    """A peer signed two things of which an honest one signs only one, in that round."""
 
     peer: PeerId
-    what: str
+    kind: Equivocation
+    round: int
+
+    @property
+    def sentence(self) -> str:
+        """What it did, as a volunteer reads it."""
+        return EQUIVOCATION_SENTENCES[self.kind]
 
 
 @dataclass(frozen=True)
@@ -242,7 +276,8 @@ class Notice:
 
 
 Event = (
-    WindowStarted
+    Connected
+    | WindowStarted
     | WindowGoesOn
     | WindowFinished
     | WindowSpoilt

@@ -1,6 +1,6 @@
-"""Why a round passed without this peer, and what it refused: closed lists of labels, with a sentence each.
+"""Why a round passed without this peer, what it refused, and why it changed its mind: closed lists of labels.
 
-Events carry the label. Screens say its sentence, metrics and the API take the label as it is, and
+Events carry the label. Screens say its sentence, metrics and the event log take the label as it is, and
 docs/metrics.md lists both.
 """
 
@@ -22,19 +22,28 @@ WaitReason = Literal[
 MissReason = Literal["no_step", "no_numbers", "not_in_roster", "not_in_average", "block_not_seen"]
 """Why a window's work is in no average."""
 
+SpoiltReason = Literal["no_finite_step", "weights_not_finite"]
+"""Why a window gave no numbers."""
+
 RefusedKind = Literal[
     "block", "claim", "roster", "reduction", "segment", "message", "state", "data", "recipe", "answer"
 ]
 """What another peer sent and this one dropped."""
 
+RewindReason = Literal["more_electors", "trusted_checkpoint", "quorum", "final_electors"]
+"""Why a peer left its branch for another; all but the first allow that at any depth."""
+
+Equivocation = Literal["two_claims", "two_cosignatures"]
+"""What a peer signed two of, where an honest peer signs one."""
+
 WAIT_SENTENCES: dict[WaitReason, str] = {
-    "leaving": "you asked to leave",
-    "expelled": "the audit of a claim of this peer failed, and nobody takes another one until round {until}",
-    "memory_lost": "this peer's memory of the run is lost, and it may have claimed in that round already",
-    "claimed_before": ("the claim for it was made before this peer was started again, and is sent again"),
-    "too_late": "too little is left of it: training starts with the next",
-    "no_step": "no step was finished within the window",
-    "key_change": "what the old key has earned moves to the new one first, and no block says so yet",
+    "leaving": "You asked to leave.",
+    "expelled": "The audit of a claim of this peer failed: no other is taken up to round {until}.",
+    "memory_lost": "This peer's record of the run is lost, and it may have claimed in that round already.",
+    "claimed_before": "The claim that it made before it was started again is sent again.",
+    "too_late": "Too little of the round is left: training starts with the next one.",
+    "no_step": "No step was finished within the window.",
+    "key_change": "What the old key has earned moves to the new key first, and no block says so yet.",
 }
 """Why a peer sits a round out, as its volunteer reads it; `until` is the last round of an expulsion."""
 
@@ -46,6 +55,12 @@ MISS_SENTENCES: dict[MissReason, str] = {
     "block_not_seen": "The round's block was not adopted here, so what became of the claim is not known.",
 }
 """Why a window's work is in no average, in a sentence."""
+
+SPOILT_SENTENCES: dict[SpoiltReason, str] = {
+    "no_finite_step": "No step had a finite loss and gradient.",
+    "weights_not_finite": "The weights became infinite or not a number.",
+}
+"""Why a window gave no numbers, in a sentence."""
 
 REFUSED_NAMES: dict[RefusedKind, str] = {
     "block": "a block",
@@ -60,3 +75,17 @@ REFUSED_NAMES: dict[RefusedKind, str] = {
     "answer": "an answer",
 }
 """What was refused, in a few words."""
+
+REWIND_SENTENCES: dict[RewindReason, str] = {
+    "more_electors": "More electors stand on the other branch.",
+    "trusted_checkpoint": "The owners' trusted checkpoint names the other branch.",
+    "quorum": "A quorum of the electors stands on the other branch.",
+    "final_electors": "More than half of the last final block's electors stand on the other branch.",
+}
+"""Why a peer left its branch, in a sentence."""
+
+EQUIVOCATION_SENTENCES: dict[Equivocation, str] = {
+    "two_claims": "It signed two claims on top of one block.",
+    "two_cosignatures": "It co-signed two blocks of one round.",
+}
+"""What a peer signed two of, in a sentence."""

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +44,12 @@ from peers.training.interface import (
 from peers.training.start_weights import StartWeights
 from recipes.errors import DataError, MessageError, ReplayError, StateError
 
-Tell = Callable[[str], None]
-"""Told what is being done, in a few words."""
+
+class Tell(Protocol):
+    """Is told what is being done, in a few words; `passing`: the next line of that kind comes soon."""
+
+    def __call__(self, words: str, *, passing: bool = False) -> None: ...
+
 
 _WHERE_OPENINGS_ARE = (
     "Authors open their claims to the auditors whom the chain asks. Ask one of those, or the author, for the "
@@ -276,6 +281,7 @@ def _not_compared(found: FoundClaim, shown: ShownOpening | None, gap: ChunkGap |
 
 def _progress(steps: int, tell: Tell) -> Callable[[Progress], None]:
     def told(progress: Progress) -> None:
-        tell(f"replayed {progress.steps:,} of {steps:,} steps, loss {progress.loss:.4f}")
+        words = f"replayed {progress.steps:,} of {steps:,} steps, loss {progress.loss:.4f}"
+        tell(words, passing=True)
 
     return told

@@ -16,7 +16,7 @@ from peers.replay.replay_claim import Replayed, Tell
 from recipes.errors import DataError, ReplayError
 from recipes.slots import total
 
-_SECONDS_BETWEEN = 5.0  # of lines that say how far it is
+_SECONDS_BETWEEN = 5.0  # before a passing line
 _UNIT = 8  # of a hash that is shown in short
 
 _UNDECIDED = {
@@ -26,13 +26,13 @@ _UNDECIDED = {
 
 
 def teller(*, now: Callable[[], float] = time.monotonic) -> Tell:
-    """Return what tells how far a replay is, on stderr: not of every step, where steps are quick."""
+    """Return what tells on stderr how far a replay is: not each passing line, where steps are quick."""
     started = now()
     last = float("-inf")
 
-    def tell(words: str) -> None:
+    def tell(words: str, *, passing: bool = False) -> None:
         nonlocal last
-        if now() - last < _SECONDS_BETWEEN and words.startswith("replayed"):
+        if passing and now() - last < _SECONDS_BETWEEN:
             return
         last = now()
         print(f"{last - started:7.1f} s  {words}", file=sys.stderr, flush=True)

@@ -103,14 +103,12 @@ class InvariantWatch:
             self.require(event.claims > 0, "an empty roster")
         elif isinstance(event, Rewound):
             depth = event.round - event.to_round
-            allowed = depth <= self._world.rules.rewind_depth or event.why.startswith(
-                ("a quorum", "more than half", "an owner's checkpoint")
-            )
-            self.require(allowed, f"{peer.name} goes back {depth} rounds: {event.why}")
+            allowed = depth <= self._world.rules.rewind_depth or event.reason != "more_electors"
+            self.require(allowed, f"{peer.name} goes back {depth} rounds. {event.sentence}")
         elif isinstance(event, Convicted):
             culprit = self._world.by_id[event.peer]
             self.require(
-                culprit.liar is not None, f"{culprit.name} is convicted, and is honest: {event.what}"
+                culprit.liar is not None, f"{culprit.name} is convicted, and is honest. {event.sentence}"
             )
 
     def _require_counted_once(self, peer: Peer, block: str) -> None:

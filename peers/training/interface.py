@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from peers.exchange.contributor import Window
 from peers.protocol.messages import SlotRange
+from peers.protocol.round_reasons import SpoiltReason
 from recipes.corpus import TokenArray
 from recipes.errors import PlatformError
 from recipes.schema.recipe import Recipe
@@ -133,15 +134,15 @@ class Trainer(Protocol):
         """Find the largest values of each chunk, as a `Selector` does (peers/codec/selection.py)."""
 
 
-def why_spoilt(window: Window) -> str:
-    """Return the reason why nothing of a window can be claimed, or an empty string.
+def why_spoilt(window: Window) -> SpoiltReason | None:
+    """Return why nothing of a window can be claimed, or None if something can be.
 
     A step without a finite loss changed nothing (trainer/local.py): it spoils no window that has others.
     """
     if window.losses and not any(math.isfinite(loss) for loss in window.losses):
-        return "no step had a finite loss and gradient"
+        return "no_finite_step"
     finite = math.isfinite(window.delta.min()) and math.isfinite(window.delta.max())  # one NaN makes both NaN
-    return "" if finite else "the weights became infinite or not a number"
+    return None if finite else "weights_not_finite"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from peers.exchange.contributor import Contributor, Window
 from peers.exchange.host import EngineView, Host, Result
 from peers.exchange.segment_store import ExchangeStore
 from peers.protocol.events import Validated, WindowFinished, WindowSpoilt
+from peers.protocol.round_reasons import SPOILT_SENTENCES, SpoiltReason
 from peers.sync.state_sync import StateSync
 from peers.training.interface import (
     MOST_SPOILT_WINDOWS,
@@ -217,7 +218,7 @@ class WindowTasks:
         )
         self._host.take(replace(work, ahead=order.ahead))
 
-    def _go_without(self, window: _Begun, reason: str) -> None:
+    def _go_without(self, window: _Begun, reason: SpoiltReason) -> None:
         """Let a round pass whose window gave no numbers.
 
         Raises:
@@ -227,8 +228,8 @@ class WindowTasks:
         self._host.tell(WindowSpoilt(window.order.round, reason, self._spoilt_windows, MOST_SPOILT_WINDOWS))
         if self._spoilt_windows >= MOST_SPOILT_WINDOWS:
             raise TrainingError(
-                f"Training gave no numbers in {self._spoilt_windows} windows in a row: in the last one, "
-                f"{reason}. Nothing was claimed for them.",
+                f"Training gave no numbers in {self._spoilt_windows} windows in a row, and nothing was "
+                f"claimed for them. Of the last one: {SPOILT_SENTENCES[reason]}",
                 remedy="Try `--device cpu`. If that helps, suspect the device, its driver or its memory; if "
                 "it does not, tell the run's owner: the learning rate may be too high.",
             )

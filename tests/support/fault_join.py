@@ -154,16 +154,16 @@ def wrap_rooms(injector: Injector) -> None:
     around(CanonicalState, "_step_with_momentum", injector, "weights")
     _watch_chain(ChainStore, injector)
     _watch_requests(P2pdTransport, injector)
-    listen = Screen.listen
+    tell = Screen.tell
 
     def heard(screen: Any, event: Any) -> None:
         if type(event).__name__ in ("WindowStarted", "Waiting"):
             injector.round = event.round
         elif type(event).__name__ == "BlockAdopted":
             injector.round = event.round + 1
-        listen(screen, event)
+        tell(screen, event)
 
-    Screen.listen = heard  # type: ignore[method-assign, assignment]
+    Screen.tell = heard  # type: ignore[method-assign, assignment]
 
 
 def around(owner: type, name: str, injector: Injector, what: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from places import ROOT
 
-from monitoring.reference import TABLES
+from monitoring.reference import METRICS
 from trainer.demo.peer import free_port
 
 UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin"
@@ -98,8 +98,8 @@ def _await_answer(server: Prometheus, process: subprocess.Popen[bytes], log: Pat
 
 def known_metrics() -> set[str]:
     """Return the names that a scrape has, those of histograms' parts among them."""
-    names = {one.name for declared in TABLES.values() for one in declared}
-    histograms = {one.name for declared in TABLES.values() for one in declared if one.kind == "histogram"}
+    names = {one.name for declared in METRICS.values() for one in declared}
+    histograms = {one.name for declared in METRICS.values() for one in declared if one.kind == "histogram"}
     return names | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
 
 

@@ -108,7 +108,7 @@ def test_an_observer_sees_what_peers_do_and_is_counted_by_none(tmp_path: Path, s
     finally:
         code = observer.end()
     assert code == 0
-    assert "I neither train nor claim" in observer.said()
+    assert "neither trains nor claims" in observer.said()
     swarm.until_counted(swarm.peers)  # and nobody misses it
 
 

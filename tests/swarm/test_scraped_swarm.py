@@ -17,7 +17,7 @@ from promtools import Prometheus, prometheus_scraping, promtool
 
 from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
 from monitoring.metrics.spec import Declared
-from monitoring.reference import TABLES
+from monitoring.reference import METRICS
 from trainer.demo.page import DemoPage
 from trainer.demo.peer import DemoPeer, launch
 
@@ -95,7 +95,7 @@ def sample_of(one: Declared) -> str:
 
 
 def test_every_metric_that_is_declared_comes_through(scraped: Scraped) -> None:
-    wanted = {sample_of(one): sample_of(one) for table in TABLES.values() for one in table if here(one.name)}
+    wanted = {sample_of(one): sample_of(one) for table in METRICS.values() for one in table if here(one.name)}
     assert scraped.without_data(wanted) == []
 
 
@@ -106,7 +106,7 @@ def test_prometheus_knows_type_and_help_of_each(scraped: Scraped, job: str, tabl
     found = scraped.prometheus.get("/api/v1/targets/metadata", match_target=f'{{job="{job}"}}')
     # Of a counter, one format that Prometheus may ask for names the family, another one the series.
     known = {one["metric"].removesuffix("_total"): (one["type"], one["help"]) for one in found}
-    declared = {one.family: (one.kind, one.help) for one in TABLES[table] if here(one.name)}
+    declared = {one.family: (one.kind, one.help) for one in METRICS[table] if here(one.name)}
     assert known == declared
 
 

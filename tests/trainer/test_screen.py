@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import pytest
 from rich.console import Console
 
+from peers.consensus.engine import RoundEngine
+from peers.consensus.round_state import Phase
+from peers.network.traffic import TrafficMeter
 from peers.protocol.events import (
     Banned,
     BlockAdopted,
     Claimed,
+    Diverged,
+    Event,
+    Fetching,
     Notice,
     Refused,
     Rewound,
     Validated,
     Waiting,
     WindowFinished,
+    WindowSpoilt,
+    WindowStarted,
 )
+from peers.protocol.round_reasons import WAIT_SENTENCES, WaitReason
 from recipes.errors import RecipeError, StorageError
 from recipes.keys.keys import PeerId
 from trainer.demo.peer import DemoPeer
@@ -48,21 +60,22 @@ def adopted(round_number: int, *, counted: int) -> BlockAdopted:
 
 def test_a_round_is_told_in_a_sentence_and_work_is_thanked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen() as screen:
-        screen.listen(WindowFinished(7, 12, 4096, 2.5, 10.0))
-        screen.listen(adopted(7, counted=8))
-        screen.listen(adopted(8, counted=0))
-        screen.listen(Waiting(9, "you asked to leave"))
-        screen.listen(Refused(PEER, "claim", "slots beyond its quota"))
-        screen.listen(Banned(PEER, 240.0, {"malformed": 7, "forged signature": 3}))
-        screen.listen(Validated(8, 2.25))
+        screen.tell(WindowFinished(7, 12, 4096, 2.5, 10.0))
+        screen.tell(adopted(7, counted=8))
+        screen.tell(adopted(8, counted=0))
+        screen.tell(Waiting(9, "leaving"))
+        screen.tell(Refused(PEER, "claim", "slots beyond its quota"))
+        screen.tell(Banned(PEER, 240.0, {"malformed": 7, "forged signature": 1}))
+        screen.tell(Validated(8, 2.25))
     said = capsys.readouterr().out
-    assert "Round 7: 4 contributions, your work counted, 123,456 tokens so far, train 10.0 s" in said
-    assert "Round 8: 4 contributions, your work did not count" in said
-    assert "Not training in round 9: you asked to leave." in said
-    assert f"Refused claim from {PEER[-8:]}: slots beyond its quota." in said
-    assert f"Peer {PEER[-8:]} is left alone for 4 min. It sent: 7 malformed, 3 forged signature." in said
-    assert "Validation loss after round 8: 2.2500 nats a token." in said
-    assert "You contributed to 1 rounds, 4,096 tokens." in said
+    assert "Round 7 is done: 4 contributions, your work counted, 123,456 tokens so far, train 10.0 s" in said
+    assert "Round 8 is done: 4 contributions, your work did not count" in said
+    assert "This peer does not train in round 9. You asked to leave." in said
+    assert f"Refused a claim from peer {PEER[-8:]}: slots beyond its quota." in said
+    sent = "malformed (7 times), forged signature (1 time)"
+    assert f"Peer {PEER[-8:]} is left alone for 4 minutes, because of what it sent: {sent}." in said
+    assert "The validation loss after round 8 is 2.2500 nats a token." in said
+    assert "You contributed to 1 round, with 4,096 tokens." in said
 
 
 def test_what_peers_say_is_printed_as_it_is_and_never_taken_for_markup(
@@ -70,15 +83,15 @@ def test_what_peers_say_is_printed_as_it_is_and_never_taken_for_markup(
 ) -> None:
     said = "cannot be had: all dials failed * [/ip4/127.0.0.1/tcp/33735] [bold]dial[/bold] :smile:"
     with Screen() as screen:
-        screen.listen(Notice(said))
+        screen.tell(Notice(said))
     assert said in capsys.readouterr().out
 
 
 def test_events_are_logged_a_json_object_a_line(tmp_path: Path) -> None:
     log = tmp_path / "new" / "events.jsonl"
     with Screen(events=log) as screen:
-        screen.listen(Claimed(3, 26_000))
-        screen.listen(WindowFinished(3, 2, 64, float("nan"), 1.0))
+        screen.tell(Claimed(3, 26_000))
+        screen.tell(WindowFinished(3, 2, 64, float("nan"), 1.0))
     first, second = [json.loads(line) for line in log.read_text().splitlines()]
     assert (first["event"], first["round"], first["contribution_bytes"]) == ("Claimed", 3, 26_000)
     assert second["seconds"] == 1.0
@@ -96,7 +109,7 @@ def test_a_log_whose_disk_is_full_is_a_plain_error() -> None:
         pytest.raises(StorageError, match=r"events to /dev/full: No space left.*\n.*--events"),
         Screen(events=Path("/dev/full")) as screen,
     ):
-        screen.listen(Claimed(3, 26_000))
+        screen.tell(Claimed(3, 26_000))
 
 
 def test_what_is_no_run_is_refused_with_what_would_be(tmp_path: Path) -> None:
@@ -121,7 +134,8 @@ def test_the_curve_falls_from_the_upper_left_to_the_lower_right() -> None:
 def peer_with_story(folder: Path) -> DemoPeer:
     """Return a peer whose process wrote an event log, without a process."""
     peer = DemoPeer("volunteer-1", folder, run="0" * 64, port=1, address=None)
-    events = [
+    events: list[dict[str, Any]] = [
+        {"event": "Connected", "peer": peer.peer_id, "addresses": ["/ip4/127.0.0.1/tcp/1"]},
         {
             "event": "WindowFinished",
             "round": 1,
@@ -151,6 +165,7 @@ def peer_with_story(folder: Path) -> DemoPeer:
 
 def test_the_demo_reads_a_peers_story_from_its_log_and_not_a_torn_line(tmp_path: Path) -> None:
     tally = peer_with_story(tmp_path).tally
+    assert tally.connected
     assert (tally.round, tally.tokens, tally.steps, tally.loss) == (1, 1000, 10, 3.0)
     assert tally.counted_rounds == {1}
     assert tally.validation == {1: 2.9}
@@ -195,20 +210,99 @@ def test_a_round_without_the_others_of_before_is_told_as_what_it_is(
 ) -> None:
     with Screen() as screen:
         for number in (7, 8):
-            screen.listen(WindowFinished(number, 12, 1000, 2.5, 10.0))
-            screen.listen(replace(adopted(number, counted=8), claims=1, gone=4 * (number - 7)))
+            screen.tell(WindowFinished(number, 12, 1000, 2.5, 10.0))
+            screen.tell(replace(adopted(number, counted=8), claims=1, gone=4 * (number - 7)))
     said = capsys.readouterr().out
-    assert "Round 7: 1 contributions, your work counted" in said
-    assert "Round 8: 1 contributions, yours alone, without the 4 others of before" in said
-    assert "You contributed to 2 rounds, 2,000 tokens. In 1 of them you were alone: they count" in said
+    assert "Round 7 is done: 1 contribution, your work counted" in said
+    assert "Round 8 is done: 1 contribution, yours alone, without the 4 others of before" in said
+    assert "You contributed to 2 rounds, with 2,000 tokens. In 1 round you were alone: it counts" in said
 
 
 def test_rounds_that_are_undone_are_not_thanked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen() as screen:
         for number in (7, 8, 9):
-            screen.listen(WindowFinished(number, 12, 1000, 2.5, 10.0))
-            screen.listen(adopted(number, counted=8))
-        screen.listen(Rewound(9, 7, "more electors stand on the other branch"))
+            screen.tell(WindowFinished(number, 12, 1000, 2.5, 10.0))
+            screen.tell(adopted(number, counted=8))
+        screen.tell(Rewound(9, 7, "more_electors"))
     said = capsys.readouterr().out
-    assert "back from round 9 to 7. 2 rounds of yours there do not count." in said
-    assert "You contributed to 1 rounds, 1,000 tokens. Thank you." in said
+    assert "This peer goes back from round 9 to round 7. More electors stand on the other branch." in said
+    assert " 2 rounds of yours there do not count." in said
+    assert "You contributed to 1 round, with 1,000 tokens. Thank you." in said
+
+
+def said_of(*events: Event, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that a screen prints of some events."""
+    with Screen() as screen:
+        for event in events:
+            screen.tell(event)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("reason", get_args(WaitReason))
+def test_a_round_without_this_peer_is_told_with_its_reason(
+    reason: WaitReason, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [line] = said_of(Waiting(9, reason, until=119), capsys=capsys)
+    assert line == f"This peer does not train in round 9. {WAIT_SENTENCES[reason].format(until=119)}"
+
+
+def test_a_window_without_numbers_is_told_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    [line] = said_of(WindowSpoilt(9, "no_finite_step", 2, 3), capsys=capsys)
+    assert line == (
+        "The window of round 9 gave no numbers, and nothing is claimed for it. No step had a finite loss and "
+        "gradient. After 3 such windows in a row this peer stops; this is number 2. If it happens again, try "
+        "`--device cpu`."
+    )
+
+
+def test_one_of_anything_is_never_called_many(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said_of(
+        Diverged(7, 1),
+        Fetching("data", 1, 1),
+        Banned(PEER, 60.0, {"malformed": 1}),
+        replace(adopted(7, counted=0), claims=1),
+        capsys=capsys,
+    )
+    text = " ".join(lines)
+    for words in ("1 piece of it again", "Fetched data: 1 piece,", "for 1 minute,", "1 contribution,"):
+        assert words in text
+
+
+class AtWork:
+    """An engine as the line of state sees it."""
+
+    def __init__(self, phase: Phase, *, ahead: str | None = None) -> None:
+        self.phase, self.ahead, self.head = phase, ahead, "head"
+        self.acquaintances = {"peer": 1}
+        self.chain = SimpleNamespace(link=lambda _: SimpleNamespace(round=7))
+
+
+def line_of(engine: AtWork, *events: Event) -> str:
+    screen = Screen()
+    screen.watch(cast(RoundEngine, engine))
+    for event in events:
+        screen.tell(event)
+    return screen._state_of_affairs()
+
+
+def test_the_line_of_state_says_what_comes_next() -> None:
+    window = WindowStarted(8, 60.0, 4)
+    assert re.match(
+        r"Round 8: training, (59|60) s left, then claim \| 0 rounds, 0 tokens \| 2 peers",
+        line_of(AtWork(Phase.TRAINING), window),
+    )
+    assert line_of(AtWork(Phase.TRAINING)).startswith("Round 8: waiting |")
+    assert line_of(AtWork(Phase.TRAINING), window, Waiting(8, "no_step")).startswith("Round 8: waiting |")
+    assert line_of(AtWork(Phase.CLAIMED)).startswith("Round 8: claimed, then the roster |")
+    assert "exchanging, then the block, while the next window runs" in line_of(
+        AtWork(Phase.EXCHANGING, ahead="claim")
+    )
+
+
+def test_the_event_log_says_when_a_peer_is_on_the_network(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    with Screen(events=log) as screen:
+        screen.connected(PEER, "ab" * 32, ["/ip4/127.0.0.1/tcp/1"], TrafficMeter())
+    event = json.loads(log.read_text())
+    assert (event["event"], event["peer"]) == ("Connected", PEER)
+    assert event["addresses"] == ["/ip4/127.0.0.1/tcp/1"]

@@ -41,7 +41,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Demo:
-    """The scenario: who does what in which round."""
+    """The scenario: what each peer does in which round."""
 
     def __init__(self, *, peers: int, rounds: int, out: Path, console: Console) -> None:
         self.rounds = rounds
@@ -114,9 +114,7 @@ class Demo:
     def _start_first_peers(self, latecomer: DemoPeer) -> None:
         self.headline = "Starting the publisher."
         self.peers[0].start(validate=True)
-        self._until(
-            lambda: b"Others join with" in self.peers[0].log.read_bytes(), "The publisher is starting."
-        )
+        self._until(lambda: self.peers[0].tally.connected, "The publisher is starting.")
         self.page.start()
         for peer in self.volunteers:
             if peer is not latecomer:
@@ -209,7 +207,7 @@ class Demo:
         )
 
     def _states_agree(self) -> bool:
-        """Say whether all adopted the last round, and no two peers had different digests after any."""
+        """Whether all adopted the last round, and no two peers had different digests after any."""
         by_round: dict[int, set[str]] = {}
         for peer in self.peers:
             for number, digest in peer.tally.digests.items():

@@ -50,6 +50,7 @@ class Tally:
     """What one peer reported so far, over all its lives."""
 
     state: str = "starting"
+    connected: bool = False  # to the network, in this life or an earlier one
     round: int = 0
     digests: dict[int, str] = field(default_factory=dict)  # by round
     counted_rounds: set[int] = field(default_factory=set)
@@ -201,6 +202,8 @@ class DemoPeer:
         tally.sent = _added(self._sent_before, event["sent"])
         tally.received = _added(self._received_before, event["received"])
         match event["event"]:
+            case "Connected":
+                tally.connected = True
             case "Fetching":
                 tally.state = "fetching"
             case "WindowStarted" | "WindowGoesOn":
@@ -248,7 +251,7 @@ def events_since(log: Path, start: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that nobody listens on now."""
+    """Return a TCP port on loopback that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -35,6 +35,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "many": formatting.many,
         "short": formatting.short,
         "measure": formatting.measure,
         "clauses": _clauses,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monitoring.swarm.view import ContributionPicture, PeerPicture, Picture, RoundPicture
+from monitoring.swarm.peer_picture import PeerPicture
+from monitoring.swarm.view import ContributionPicture, Picture, RoundPicture
 from monitoring.web import api, sentences
 from monitoring.web.api_schema import FORMS, Curve, Form
-from monitoring.web.formatting import duration, measure, percent, short
+from monitoring.web.formatting import duration, many, measure, percent, short
 from monitoring.web.page import drawing
 from monitoring.web.page.render import render
 from monitoring.web.sentences import Said
-from peers.protocol.reasons import AUDIT_PENDING, VERDICT_SENTENCES, sentence
+from peers.protocol.reasons import AUDIT_PENDING, sentence
 
 SHOWN_ROUNDS = 12
 SHOWN_PEERS = 16
@@ -86,7 +87,6 @@ def peer(picture: Picture, found: PeerPicture, contributions: Sequence[Contribut
         peer=found,
         peer_said=sentences.of_peer(found, picture, you=True),
         contributions=[(one, api.reason_of(one, picture)) for one in contributions],
-        verdict_sentences=VERDICT_SENTENCES,
         audit_pending="" if picture.audited else AUDIT_PENDING,
         before=contributions[-1].round if full else None,
     )
@@ -158,7 +158,7 @@ def _figures(picture: Picture) -> list[Figure]:
         value, _, unit = measure(watched.tokens_per_second, " tokens/s").partition(" ")
         found.append(Figure("Speed", value, unit.strip(), note))
     if watched.compute_ratio is not None:
-        note = f"of the last {min(32, watched.rounds)} rounds' time"
+        note = f"of the time of the last {many(min(32, watched.rounds), 'round')}"
         found.append(Figure("Computing", percent(watched.compute_ratio), "", note))
     share = totals.tokens / run.goal_tokens if run.goal_tokens else 0.0
     left = f", about {duration(picture.goal_at - picture.now)} left" if picture.goal_at else ""
@@ -174,15 +174,15 @@ def _figures(picture: Picture) -> list[Figure]:
 
 
 def _leaders(picture: Picture) -> dict[str, object]:
-    """Return who has vested most, or as long as nothing vests, who would."""
-    vested = any(peer.vested for peer in picture.peers)
-    ranked = sorted(picture.peers, key=lambda one: (-one.vested, -one.pending, one.peer))
-    ranked = [one for one in ranked if one.vested or one.pending][:SHOWN_LEADERS]
-    most = max((one.vested if vested else one.pending for one in ranked), default=1) or 1
+    """Return the peers that have vested most or, as long as nothing vests, that have most pending."""
+    vested = any(peer.account.vested for peer in picture.peers)
+    ranked = sorted(picture.peers, key=lambda one: (-one.account.vested, -one.pending, one.peer))
+    ranked = [one for one in ranked if one.account.vested or one.pending][:SHOWN_LEADERS]
+    most = max((one.account.vested if vested else one.pending for one in ranked), default=1) or 1
     return {
         "vested": vested,
         "why": "" if vested else _why_nothing_vests(picture),
-        "peers": [(one, 100 * (one.vested if vested else one.pending) / most) for one in ranked],
+        "peers": [(one, 100 * (one.account.vested if vested else one.pending) / most) for one in ranked],
     }
 
 

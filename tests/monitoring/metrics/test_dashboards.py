@@ -14,6 +14,7 @@ from promtools import known_metrics, metrics_in, promtool
 
 from monitoring import serve
 from monitoring.metrics import endpoint
+from monitoring.reference import METRICS
 
 GRAFANA = ROOT / "monitoring" / "grafana"
 each_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
@@ -34,6 +35,24 @@ def test_every_query_reads_metrics_that_are_served_and_knows_the_chosen_instance
         assert metrics_in(query), title
         assert metrics_in(query) <= known_metrics(), title
         assert query.count("instance=~") == query.count("{"), title
+
+
+def test_every_label_that_rules_dashboards_and_runbooks_name_is_one_that_is_served() -> None:
+    served = {one.name: one.labels for declared in METRICS.values() for one in declared}
+    pages = [ROOT / "monitoring" / "prometheus" / "rules.yml", *DASHBOARDS]
+    pages += (ROOT / "docs" / "runbooks").glob("*.md")
+    named = [
+        (metric, label, value)
+        for page in pages
+        for metric, matchers in re.findall(
+            r"(manyhands_\w+?)(?:_bucket|_sum|_count)?\{([^}]*)\}", page.read_text()
+        )
+        for label, value in re.findall(r'(\w+)=\\?"(\w+)\\?"', matchers)
+        if label != "job"
+    ]
+    assert len(named) > 10
+    for metric, label, value in named:
+        assert value in served[metric][label], f"{metric}: {label} is never {value}"
 
 
 @each_dashboard

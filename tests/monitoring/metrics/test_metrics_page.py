@@ -13,7 +13,7 @@ from promtools import promtool
 from monitoring.metrics.spec import Declared
 from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from monitoring.metrics.volunteer_metrics import DECLARED
-from monitoring.reference import TABLES, with_tables
+from monitoring.reference import LABELS, METRICS, with_tables
 from peers.credit.escrow import Account
 from peers.network.traffic import TrafficMeter
 from peers.protocol.events import BlockAdopted, BlockFinal, Claimed, Validated, WindowFinished
@@ -21,7 +21,7 @@ from recipes.errors import RecipeError
 from recipes.keys.keys import PeerId
 
 PAGE = ROOT / "docs" / "metrics.md"
-EVERY = [one for declared in TABLES.values() for one in declared]
+EVERY = [one for declared in METRICS.values() for one in declared]
 
 
 def busy_volunteer() -> VolunteerMetrics:
@@ -34,9 +34,9 @@ def busy_volunteer() -> VolunteerMetrics:
     phases = {"train": 50.0, "roster": 0.25, "exchange": 4.0, "block": 0.75}
     block = BlockAdopted(7, 0, "b" * 64, "d" * 64, leader, 4, 8, 0, 123_456, phases)
     for event in (WindowFinished(7, 12, 4096, 2.5, 45.0, 5.0), Claimed(7, 9), block):
-        metrics.listen(event)
-    metrics.listen(BlockFinal(6, "f" * 64))
-    metrics.listen(Validated(7, 2.25))
+        metrics.tell(event)
+    metrics.tell(BlockFinal(6, "f" * 64))
+    metrics.tell(Validated(7, 2.25))
     metrics.credited(Account(vested=10))
     return metrics
 
@@ -52,6 +52,22 @@ def served(metrics: VolunteerMetrics) -> dict[str, Metric]:
 def test_the_tables_of_metrics_are_those_of_the_code() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert with_tables(page) == page, "run `python -m monitoring.reference docs/metrics.md`"
+
+
+@pytest.mark.parametrize(
+    ("table", "metric", "label"),
+    [
+        ("contributions", "manyhands_contributions_total", "reason"),
+        ("pauses", "manyhands_pauses_total", "reason"),
+        ("refusals", "manyhands_refusals_total", "what"),
+    ],
+)
+def test_every_value_of_a_label_has_a_sentence_on_the_page(table: str, metric: str, label: str) -> None:
+    declared = next(one for one in DECLARED if one.name == metric)
+    assert LABELS[table].keys() == set(declared.labels[label])
+    for value, words in LABELS[table].items():
+        assert words.endswith(".")
+        assert f"| `{value}` | {words} |" in PAGE.read_text(encoding="utf-8")
 
 
 def test_a_page_without_the_marks_is_refused() -> None:

@@ -33,13 +33,13 @@ class Followed:
         self.verdicts: list[tuple[Outcome, bool]] = []
         self.swarm.play_by(replace(self.swarm.credit, escrow_rounds=ESCROW))
         self.ground = ground(self.swarm)
-        self.own = OwnCredit(
-            self.file,
-            self.ground,
-            self.swarm.keys[0].peer_id,
-            credited=self.told.append,
-            audited=lambda outcome, given: self.verdicts.append((outcome, given)),
-        )
+        self.own = OwnCredit(self.file, self.ground, self.swarm.keys[0].peer_id, self)
+
+    def credited(self, account: Account) -> None:
+        self.told.append(account)
+
+    def audited(self, outcome: Outcome, by_this_peer: bool) -> None:
+        self.verdicts.append((outcome, by_this_peer))
 
     def grow(self, link: Link, rounds: int, *, members: int = 4) -> Link:
         """Let the chain grow, and keep it as a peer does."""

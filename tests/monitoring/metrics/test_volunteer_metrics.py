@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import math
 import socket
-import textwrap
 import urllib.request
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,10 +14,8 @@ from prometheus_client import CollectorRegistry
 from monitoring.metrics.device_metrics import DEVICE_DECLARED, DeviceCollector
 from monitoring.metrics.endpoint import metrics_served
 from monitoring.metrics.series import Series
-from monitoring.metrics.volunteer_listener import _PAUSES, VolunteerMetrics
+from monitoring.metrics.volunteer_listener import VolunteerMetrics
 from monitoring.metrics.volunteer_metrics import CONTRIBUTIONS, DECLARED
-from peers.consensus import claims
-from peers.consensus.engine import RoundEngine
 from peers.credit.escrow import Account, Pending
 from peers.network.traffic import TrafficMeter
 from peers.protocol.events import (
@@ -38,6 +34,7 @@ from peers.protocol.events import (
     WindowFinished,
     WindowSpoilt,
 )
+from peers.protocol.round_reasons import MissReason, RefusedKind, WaitReason
 from recipes.keys.keys import PeerId
 
 PEER = PeerId("12D3KooWCQ3hPXK6YR9pXuqGv5536geuXU1kndtmf2XLbCetXM2K")
@@ -48,7 +45,7 @@ def told(*events: Event) -> VolunteerMetrics:
     metrics = VolunteerMetrics(now=lambda: NOW)
     metrics.follow_recipe(segments=8, window_seconds=60.0)
     for event in events:
-        metrics.listen(event)
+        metrics.tell(event)
     return metrics
 
 
@@ -114,22 +111,27 @@ def test_the_phases_of_a_round_fall_into_the_buckets_of_their_histogram() -> Non
     assert value(metrics, f"{name}_bucket", phase="train", le="+Inf") == 2
 
 
-@pytest.mark.parametrize(
-    ("events", "became"),
-    [
-        ((Claimed(7, 9), roster(7, mine=True), block(7, counted=5)), ("counted", "partly")),
-        ((Claimed(7, 9), roster(7, mine=True), block(7, counted=0)), ("missed", "not_in_average")),
-        ((Claimed(7, 9), roster(7, mine=False), block(7, counted=0)), ("missed", "not_in_roster")),
-        ((Claimed(7, 9), block(7, counted=0)), ("missed", "not_in_roster")),
-        ((Claimed(7, 9), roster(7, mine=True), block(9, counted=0)), ("missed", "block_not_seen")),
-        ((WindowSpoilt(7, "the loss became infinite", 1, 3),), ("unclaimed", "no_numbers")),
-        ((Waiting(7, "no step was finished within the window"),), ("unclaimed", "no_step")),
-    ],
-)
+BECAME: list[tuple[tuple[Event, ...], tuple[str, str]]] = [
+    ((Claimed(7, 9), roster(7, mine=True), block(7, counted=5)), ("counted", "partly")),
+    ((Claimed(7, 9), roster(7, mine=True), block(7, counted=0)), ("missed", "not_in_average")),
+    ((Claimed(7, 9), roster(7, mine=False), block(7, counted=0)), ("missed", "not_in_roster")),
+    ((Claimed(7, 9), block(7, counted=0)), ("missed", "not_in_roster")),
+    ((Claimed(7, 9), roster(7, mine=True), block(9, counted=0)), ("missed", "block_not_seen")),
+    ((WindowSpoilt(7, "no_finite_step", 1, 3),), ("unclaimed", "no_numbers")),
+    ((Waiting(7, "no_step"),), ("unclaimed", "no_step")),
+]
+
+
+@pytest.mark.parametrize(("events", "became"), BECAME)
 def test_what_became_of_a_windows_work_is_counted_with_its_reason(
     events: tuple[Event, ...], became: tuple[str, str]
 ) -> None:
     assert contributions(told(*events)) == {became: 1}
+
+
+def test_every_reason_for_work_in_no_average_is_counted_under_itself() -> None:
+    counted = {reason for _, (_, reason) in BECAME}
+    assert counted - {"whole", "partly"} == set(get_args(MissReason))
 
 
 def test_a_round_without_a_claim_of_this_peers_says_nothing_of_contributions() -> None:
@@ -148,46 +150,29 @@ def test_a_loss_that_is_no_number_is_told_as_such() -> None:
     assert math.isnan(loss)
 
 
-def test_what_others_do_is_counted_by_kind_and_never_by_their_words() -> None:
+def test_what_others_do_is_counted_by_kind() -> None:
     metrics = told(
-        Refused(PEER, "claim", "slots beyond its quota"),
-        Refused(PEER, "block 0123abcd", "an unknown parent"),
-        Refused(PEER, "reduced segment 3", "too long"),
-        Refused(PEER, "words of a stranger", "whatever"),
         Banned(PEER, 60.0, {"malformed": 9}),
-        Convicted(PEER, "two claims"),
+        Convicted(PEER, "two_claims", 7),
         Diverged(7, 2),
-        Rewound(7, 5, "more electors"),
+        Rewound(7, 5, "more_electors"),
     )
-    refused = {what: value(metrics, "manyhands_refusals_total", what=what) for what in ("claim", "block")}
-    assert refused == {"claim": 1, "block": 1}
-    assert value(metrics, "manyhands_refusals_total", what="segment") == 1
-    assert value(metrics, "manyhands_refusals_total", what="other") == 1
     for name in ("bans", "convictions", "state_divergences", "rewinds"):
         assert value(metrics, f"manyhands_{name}_total") == 1
 
 
-def _texts_in(source: str) -> set[str]:
-    tree = ast.parse(textwrap.dedent(source))
-    values = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return {value for value in values if isinstance(value, str) and value}
+@pytest.mark.parametrize("kind", get_args(RefusedKind))
+def test_what_is_refused_is_counted_under_its_kind_whatever_is_wrong_with_it(kind: RefusedKind) -> None:
+    metrics = told(Refused(PEER, kind, "a claim of too many words", which="block 7"))
+    counts = {one: value(metrics, "manyhands_refusals_total", what=one) for one in get_args(RefusedKind)}
+    assert counts == {**dict.fromkeys(counts, 0), kind: 1}
 
 
-def test_every_reason_of_the_engines_to_wait_has_a_label() -> None:
-    method = RoundEngine._reason_to_wait
-    texts = _texts_in(inspect.getsource(method)) - {method.__doc__}
-    reasons = {text.removesuffix(" until round ") for text in texts}
-    no_step = "no step was finished within the window"
-    assert no_step in _texts_in(inspect.getsource(claims))
-    assert reasons | {no_step} == set(_PAUSES)
-
-
-def test_pauses_are_counted_by_reason() -> None:
-    expelled = Waiting(9, f"{next(text for text in _PAUSES if 'audit' in text)} until round 119")
-    metrics = told(Waiting(7, "you asked to leave"), Waiting(8, "the battery is low"), expelled)
-    assert value(metrics, "manyhands_pauses_total", reason="expelled") == 1
-    assert value(metrics, "manyhands_pauses_total", reason="leaving") == 1
-    assert value(metrics, "manyhands_pauses_total", reason="other") == 1
+@pytest.mark.parametrize("reason", get_args(WaitReason))
+def test_a_round_that_is_sat_out_is_counted_under_its_reason(reason: WaitReason) -> None:
+    metrics = told(Waiting(7, reason, until=119))
+    counts = {one: value(metrics, "manyhands_pauses_total", reason=one) for one in get_args(WaitReason)}
+    assert counts == {**dict.fromkeys(counts, 0), reason: 1}
 
 
 def test_bytes_are_read_from_the_meter_at_each_scrape() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from rounds import keys_of
 from watching import Watched, watched
 
-from monitoring.swarm.view import PeerPicture
+from monitoring.swarm.peer_picture import Cuts, PeerPicture
 from peers.protocol.messages import Block, sign
 
 
@@ -64,7 +64,7 @@ def test_a_contribution_in_no_average_has_missed() -> None:
     assert (totals.counted, totals.missed) == (7, 1)
     found = run.picture().peer(loser)
     assert found is not None
-    assert (found.cuts_made, found.cuts_tried, found.missed_rounds) == (1, 2, 1)
+    assert (found.cuts, found.record.missed_rounds) == (Cuts(1, 2), 1)
     assert totals.claimed > totals.credited
 
 
@@ -72,9 +72,9 @@ def test_who_is_away_for_a_round_or_two_has_missed_their_cuts() -> None:
     run = watched()
     run.grow(run.swarm.keys, 2)
     run.grow(run.swarm.keys[:3], 2)
-    assert (peer_of(run, 3).cuts_made, peer_of(run, 3).cuts_tried) == (2, 2)  # it may have left
+    assert peer_of(run, 3).cuts == Cuts(2, 2)  # it may have left
     run.grow(run.swarm.keys)
-    assert (peer_of(run, 3).cuts_made, peer_of(run, 3).cuts_tried) == (3, 5)
+    assert peer_of(run, 3).cuts == Cuts(3, 5)
     assert run.picture().totals.joins == 4
 
 
@@ -87,7 +87,7 @@ def test_who_is_away_for_four_rounds_has_left_and_joins_again() -> None:
     assert (run.picture().totals.leaves, peer_of(run, 3).state) == ({"finished": 1}, "quiet")
     run.grow(run.swarm.keys)
     assert (run.picture().totals.joins, peer_of(run, 3).state) == (5, "training")
-    assert peer_of(run, 3).missed_rounds == 0
+    assert peer_of(run, 3).record.missed_rounds == 0
 
 
 def test_who_leaves_something_undone_has_not_finished() -> None:
@@ -104,7 +104,7 @@ def test_who_is_expelled_and_stays_away_has_left_for_that() -> None:
     assert run.picture().totals.expulsions == 1
     run.grow([key for key in run.swarm.keys if key is not run.swarm.keys[3]], 4)
     assert run.picture().totals.leaves == {"expelled": 1}
-    assert peer_of(run, 3).expelled_until > run.head.round
+    assert peer_of(run, 3).account.expelled_until > run.head.round
 
 
 def test_who_goes_on_under_another_key_has_left_for_that_and_joined_again() -> None:
@@ -125,7 +125,7 @@ def test_after_32_rounds_without_it_a_peer_is_gone() -> None:
     assert peer_of(run, 3).state == "quiet"
     run.grow(run.swarm.keys[:3])
     assert peer_of(run, 3).state == "gone"
-    assert peer_of(run, 3).cuts_tried == 0
+    assert peer_of(run, 3).cuts.tried == 0
 
 
 def test_a_cosignature_of_another_state_is_a_disagreement() -> None:
@@ -144,5 +144,5 @@ def test_work_adds_up_to_what_the_ledger_says() -> None:
     run = watched()
     run.grow(run.swarm.keys, 4)
     picture = run.picture()
-    assert picture.totals.credited == sum(peer.pending + peer.vested for peer in picture.peers)
+    assert picture.totals.credited == sum(peer.pending + peer.account.vested for peer in picture.peers)
     assert picture.totals.claimed == picture.totals.credited == picture.totals.tokens * 10**15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 from places import ROOT
 from watching import OpenPage, Watched, open_page, watched
 
+from monitoring.swarm.peer_picture import Cuts, PeerPicture, Record
+from monitoring.web import api
 from monitoring.web import api_schema as forms
 from monitoring.web.api_schema import FORMS
 from monitoring.web.page import views
+from peers.credit.escrow import Account, Pending
+from recipes.keys.keys import PeerId
 
 API_PAGE = ROOT / "docs" / "api.md"
 ANSWERS: dict[str, type[forms.Form]] = {
@@ -146,6 +151,52 @@ def test_the_api_says_what_the_chain_says(page: OpenPage, run: Watched) -> None:
     assert sum(curve["tokens"]) == swarm["tokens"]
 
 
+def test_a_peer_of_the_api_has_what_its_record_and_its_account_say() -> None:
+    record = Record(
+        first_round=2,
+        last_round=9,
+        as_of=9,
+        rounds=5,
+        missed_rounds=3,
+        tokens=70,
+        last_tokens=6,
+        numeric_class="cpu-fp32",
+        transfer_ms=11,
+    )
+    account = Account(
+        vested=10**20,
+        pending=(Pending(8, 7),),
+        uncalibrated=5,
+        missed=13,
+        lost={"audit failed": 17},
+        passes=4,
+        expelled={"claim": 1},
+    )
+    shown = PeerPicture(PeerId("Q"), "training", record, account, Cuts(6, 8), under_audit=True)
+    [found] = api.peers(replace(watched().picture(), peers=(shown,))).peers
+    assert found.model_dump(exclude={"said", "mood"}) == {
+        "peer": "Q",
+        "state": "training",
+        "first_round": 2,
+        "last_round": 9,
+        "rounds": 5,
+        "missed_rounds": 3,
+        "cuts_made": 6,
+        "cuts_tried": 8,
+        "tokens": 70,
+        "numeric_class": "cpu-fp32",
+        "transfer_ms": 11,
+        "vested_flops": str(10**20),
+        "pending_flops": "12",
+        "lost_flops": "17",
+        "missed_flops": "13",
+        "audits_passed": 4,
+        "under_audit": True,
+        "convicted": False,
+        "expelled_until": 1,
+    }
+
+
 def test_the_schema_and_its_page_name_every_field(page: OpenPage) -> None:
     status, _, body = page.get("/api/v1/schema.json")
     schema = json.loads(body)["$defs"]
@@ -188,4 +239,4 @@ def test_who_is_expelled_is_called_so_in_the_list_and_on_its_page() -> None:
     found = next(one for one in picture.peers if one.peer == run.swarm.keys[0].peer_id)
     for page in (views.peers(picture), views.peer(picture, found, [])):
         assert '<span class="tag bad">expelled</span>' in page
-        assert f"Expelled up to round {found.expelled_until:,}" in page
+        assert f"Expelled up to round {found.account.expelled_until:,}" in page

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 from watching import Watched, watched
 
-from monitoring.swarm.view import PeerPicture, Picture, Validation
+from monitoring.swarm.peer_picture import Cuts, PeerPicture
+from monitoring.swarm.view import Picture, Validation
 from monitoring.web import formatting, sentences
+from peers.credit.escrow import Account
 from peers.protocol.messages import Pace
 from recipes.keys.keys import PeerId
 
@@ -63,8 +65,8 @@ def test_states_that_disagree_are_told_of() -> None:
 
 
 def test_who_watches_says_when_it_cannot() -> None:
-    said = sentences.of_swarm(training().picture(trouble="Nobody has answered for 90 s."))
-    assert (said.mood, said.text) == ("bad", "Not watching. Nobody has answered for 90 s.")
+    said = sentences.of_swarm(training().picture(trouble="No peer has answered for 90 s."))
+    assert (said.mood, said.text) == ("bad", "Not watching. No peer has answered for 90 s.")
 
 
 @pytest.mark.parametrize(
@@ -115,14 +117,21 @@ def test_a_peer_whose_transfers_take_long_learns_why_it_misses_cuts() -> None:
 
 def test_each_state_of_a_peer_has_its_words() -> None:
     picture = training(rounds=40).picture()
+    record = picture.peers[0].record
     states: list[tuple[dict[str, object], str]] = [
-        ({"state": "quiet", "last_round": 30}, "Quiet: in none of the last 10 rounds, since round 30."),
-        ({"state": "gone", "last_round": 3}, "Gone since round 3."),
-        ({"rounds": 1}, "New here: counted in 1 round so far."),
-        ({"cuts_made": 5}, "Struggling. Made 16% of the last 32 cuts."),
+        (
+            {"state": "quiet", "record": replace(record, last_round=30)},
+            "Quiet: in none of the last 10 rounds, since round 30.",
+        ),
+        ({"state": "gone", "record": replace(record, last_round=3)}, "Gone since round 3."),
+        ({"record": replace(record, rounds=1)}, "New here: counted in 1 round so far."),
+        ({"cuts": Cuts(5, 32)}, "Struggling. Made 16% of the last 32 cuts."),
         ({"convicted": True}, "Contradicted itself"),
-        ({"expelled_until": 99}, "Expelled up to round 99: the audit of one of its claims failed."),
-        ({"expelled_until": 40}, "Healthy."),
+        (
+            {"account": Account(expelled={"claim": 99})},
+            "Expelled up to round 99: the audit of one of its claims failed.",
+        ),
+        ({"account": Account(expelled={"claim": 40})}, "Healthy."),
         ({"under_audit": True}, "Healthy. Made all of the last 32 cuts. An audit is open."),
     ]
     for changes, words in states:

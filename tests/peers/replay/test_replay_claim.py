@@ -163,7 +163,11 @@ def test_a_claim_that_started_from_another_state_than_the_chains_does_not_hold(b
     data = RunData(bench.run.folder, run=bench.run.run)
     with pytest.raises(DataError, match="says that the state after round 7 was"):
         replay_claim(
-            replace(found, state_said="0" * 64), data, opening=None, device="cpu", tell=lambda _: None
+            replace(found, state_said="0" * 64),
+            data,
+            opening=None,
+            device="cpu",
+            tell=lambda *_, **__: None,
         )
 
 
