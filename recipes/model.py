@@ -1,20 +1,25 @@
 """The recipe's model as a torch module, and its way to and from the flat vector of `layout`.
 
 transformers builds it from the recipe's values: no code, no file and no network access of its own.
+
+An architecture is added to `ARCHITECTURES` here and to `Architecture` in recipes/schema/sections.py; then
+docs/recipe.md is written anew: `python -m recipes.reference docs/recipe.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recipes.architectures import ARCHITECTURES
 from recipes.errors import ModelError
 from recipes.schema.diagnosis import nearest
 from recipes.schema.recipe import Recipe
+from recipes.schema.sections import Architecture
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +30,42 @@ END_OF_TEXT_ID = 0  # the tokenizer's first token, see recipes.tokenizer
 _FIXED_FIELDS = frozenset(
     {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "pretraining_tp"}
 )
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What transformers' models of one architecture are like.
+
+    Attributes:
+        model_type: the name by which transformers' AutoConfig finds the configuration.
+        layers: the module that holds the layers, one after the other.
+    """
+
+    model_type: str
+    layers: str = "model.layers"
+
+    def layers_of(self, model: torch.nn.Module) -> list[Any]:
+        """Return the layers of a model, the first first."""
+        modules: Any = model.get_submodule(self.layers)
+        return list(modules)
+
+    def is_hidden_matrix(self, name: str, dimensions: int) -> bool:
+        """Whether a parameter is a matrix between hidden layers: no embedding, output head or norm.
+
+        Args:
+            name: as in `named_parameters()`.
+            dimensions: how many it has.
+        """
+        return dimensions == 2 and name.startswith(f"{self.layers}.")
+
+
+ARCHITECTURES: Mapping[Architecture, ModelKind] = {
+    "LlamaForCausalLM": ModelKind("llama"),
+    "MistralForCausalLM": ModelKind("mistral"),
+    "Olmo2ForCausalLM": ModelKind("olmo2"),
+    "Qwen2ForCausalLM": ModelKind("qwen2"),
+    "Qwen3ForCausalLM": ModelKind("qwen3"),
+}
 
 
 def build_model(recipe: Recipe, *, device: str = "cpu", meta: bool = False) -> torch.nn.Module:

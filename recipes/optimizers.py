@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from recipes.architectures import ARCHITECTURES
+from recipes.model import ARCHITECTURES
 from recipes.schema.recipe import Recipe
 from recipes.schema.sections import InnerSection, Optimizer
 

@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from peers.training.interface import Precision, ReplayOrder, SharedBuffer, TrainOrder
-from recipes.architectures import ARCHITECTURES
 from recipes.corpus import TokenArray
 from recipes.errors import ModelError
 from recipes.layout import Layout
-from recipes.model import build_model, flatten_into, load_flat
+from recipes.model import ARCHITECTURES, build_model, flatten_into, load_flat
 from recipes.optimizers import InnerOptimizer, fresh_optimizer
 from recipes.schema.recipe import Recipe
 from recipes.slots import Range, slot_position, take, total

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.convergence.momentum import LowRankMomentum
-from recipes.architectures import ARCHITECTURES
 from recipes.layout import Layout, Span
+from recipes.model import ARCHITECTURES
 from recipes.schema.sections import InnerSection
 
 Kept = Literal["restart", "kept", "factored"]

@@ -198,10 +198,16 @@ class Progress(Protocol):
     def loss(self) -> float: ...
 
 
+class ProgressListener(Protocol):
+    """A function that is told after each step how far a replay has come."""
+
+    def __call__(self, progress: Progress, /) -> None: ...
+
+
 class Replayer(Protocol):
     """Replays windows in one kind of numerics, in this process (trainer.replay.LocalReplayer)."""
 
-    def replay(self, order: ReplayOrder, *, progress: Callable[[Progress], None] | None = None) -> Replay: ...
+    def replay(self, order: ReplayOrder, *, progress: ProgressListener | None = None) -> Replay: ...
 
 
 class ReplaySource(Protocol):

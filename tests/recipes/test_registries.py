@@ -10,8 +10,7 @@ import pytest
 import torch
 from places import ROOT, SAMPLES
 
-from recipes.architectures import ARCHITECTURES
-from recipes.model import build_model
+from recipes.model import ARCHITECTURES, build_model
 from recipes.optimizers import INNER_OPTIMIZERS, fresh_optimizer
 from recipes.schema.recipe import Recipe, parse_recipe
 from recipes.schema.sections import Architecture, Optimizer
@@ -51,7 +50,7 @@ def test_an_architecture_is_in_the_registry_the_recipe_and_the_docs() -> None:
     values, _ = row_of("architecture")
     assert not missing(
         {
-            "ARCHITECTURES in recipes/architectures.py": ARCHITECTURES,
+            "ARCHITECTURES in recipes/model.py": ARCHITECTURES,
             "Architecture in recipes/schema/sections.py": get_args(Architecture),
             "docs/recipe.md, written by `python -m recipes.reference docs/recipe.md`": re.findall(
                 r'`"(\w+)"`', values
