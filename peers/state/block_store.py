@@ -49,8 +49,8 @@ ORDER BY blocks.round, blocks.hash
 class ChainStore:
     """The blocks of one run on this peer's disk, and what it must remember of its own part.
 
-    The methods `save_...` carry out the consensus engine's effects of these names. All raise StorageError if
-    the disk refuses; when they return, the content survives a crash.
+    It is a real peer's `Disk` (peers/consensus/host.py). The methods `save_...` raise StorageError if the
+    disk refuses; when they return, the content survives a crash.
 
     Attributes:
         moved_aside: where a damaged database was moved to; None if it was not damaged.
