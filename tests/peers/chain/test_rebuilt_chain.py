@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from rounds import Swarm, copied, cosign, elected, fork, trunk
+from rounds import Swarm, cosign, elected, fork, trunk
 
 from peers.chain.chain import Chain
 from peers.chain.fork_choice import best_head
 from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal, build_chain
-from peers.chain.validation import RULED_OUT, block_fault
+from peers.chain.validation import block_fault
 from peers.protocol.messages import Block, Evidence, Signed, Vouched
 from peers.protocol.rules import ELECTOR_WINDOW
-from recipes.keys.keys import SigningKey
-
-
-    return [link.block for link in links if link.block is not None]
 
 
 def blocks_of(links: Sequence[Link]) -> list[Signed[Block]]:
