@@ -15,7 +15,7 @@ from peers.chain.chain import Chain
 from peers.credit.rules import credit_rules
 from peers.ledger.derive import Ground
 from peers.network.discovery import remembered_peers
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.genesis import start_digest
 from recipes.layout import published_layout
@@ -58,7 +58,7 @@ def open_run(folder: Path, home: Path) -> WatchedRun:
         RecipeError: the recipe is missing, malformed or not signed by its owner.
     """
     signed = load_signed_recipe(folder)
-    rules = rules_of(signed.recipe, signed.run_id)
+    rules = Rules.of(signed.recipe, signed.run_id)
     digest = start_digest(signed.recipe, rules, published_layout(signed.recipe))
     ground = Ground(credit_rules(signed.recipe, rules), digest)
     return WatchedRun(folder, home / WATCHED_FOLDER / signed.run_id, signed, ground)

@@ -206,11 +206,11 @@ def _open_store(folder: Path) -> ChainStore:
 
 def _chain_of(store: ChainStore, signed: SignedRecipe, layout: Layout) -> Chain:
     from peers.credit.rules import credit_rules
-    from peers.protocol.rules import rules_of
+    from peers.protocol.rules import Rules
     from peers.state.block_store import load_chain
     from peers.state.genesis import start_digest
 
-    rules = rules_of(signed.recipe, signed.run_id)
+    rules = Rules.of(signed.recipe, signed.run_id)
     genesis = start_digest(signed.recipe, rules, layout)
     return load_chain(store, credit_rules(signed.recipe, rules), genesis_digest=genesis)
 

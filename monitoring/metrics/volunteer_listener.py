@@ -89,12 +89,12 @@ class VolunteerMetrics:
 
     def follow_credit(self, run: Run, *, layout: Layout, peer: PeerId) -> None:
         """Derive this peer's credit and audits from its chain from now on, as blocks become final."""
-        from peers.protocol.rules import rules_of
+        from peers.protocol.rules import Rules
         from peers.state.block_store import CHAIN_FILE
         from peers.state.genesis import start_digest
 
         recipe = run.signed.recipe
-        rules = rules_of(recipe, run.signed.run_id)
+        rules = Rules.of(recipe, run.signed.run_id)
         ground = Ground(credit_rules(recipe, rules), start_digest(recipe, rules, layout))
         self._own_credit = OwnCredit(run.folder / CHAIN_FILE, ground, peer, self)
 

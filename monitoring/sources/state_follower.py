@@ -14,7 +14,7 @@ from peers.exchange.segment_store import ExchangeStore
 from peers.network.discovery import Crowd
 from peers.network.transport import Transport
 from peers.protocol.events import Listener
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.genesis import open_state
 from peers.sync.run_download import Run
 from peers.sync.state_sync import StateSync
@@ -37,7 +37,7 @@ class StateKeeper:
         self._sync = StateSync(
             open_state(run.folder, run.signed, layout),
             self._exchange,
-            rules=rules_of(recipe, run.signed.run_id),
+            rules=Rules.of(recipe, run.signed.run_id),
             layout=layout,
             has_momentum=bool(recipe.outer.momentum),
             transport=transport,

@@ -47,11 +47,11 @@ def ground_of(signed: SignedRecipe) -> Ground:
     Raises:
         ModelError: its model cannot be built.
     """
-    from peers.protocol.rules import rules_of
+    from peers.protocol.rules import Rules
     from peers.state.genesis import start_digest
     from recipes.layout import layout_of
 
-    rules = rules_of(signed.recipe, signed.run_id)
+    rules = Rules.of(signed.recipe, signed.run_id)
     digest = start_digest(signed.recipe, rules, layout_of(signed.recipe))
     return Ground(credit_rules(signed.recipe, rules), digest)
 

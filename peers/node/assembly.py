@@ -28,7 +28,7 @@ from peers.node.key_rotation import waiting_changes
 from peers.node.node import Node
 from peers.protocol.events import Listener, Notice
 from peers.protocol.messages import Claim, Signed
-from peers.protocol.rules import Rules, rules_of
+from peers.protocol.rules import Rules
 from peers.state.block_store import CHAIN_FILE, ChainStore, StoredChain
 from peers.state.canonical_state import CanonicalState
 from peers.state.genesis import start_digest
@@ -59,7 +59,7 @@ class _Terms:
     @classmethod
     def of(cls, run: Run) -> _Terms:
         recipe, layout = run.signed.recipe, published_layout(run.signed.recipe)
-        rules = rules_of(recipe, run.signed.run_id)
+        rules = Rules.of(recipe, run.signed.run_id)
         return cls(
             folder=run.folder,
             recipe=recipe,

@@ -56,6 +56,27 @@ class Rules:
     owner_threshold: int = 1  # how many of them it takes
     overlap: Overlap = "none"
 
+    @classmethod
+    def of(cls, recipe: Recipe, run_id: str) -> Rules:
+        """Return the numbers of a published recipe that the round protocol works by."""
+        return cls(
+            run=run_id,
+            segments=recipe.round.segments,
+            window_seconds=recipe.round.window_seconds,
+            grace=Bounds(*recipe.round.grace_seconds),
+            transfer=Bounds(*recipe.round.transfer_seconds),
+            leader=Bounds(*recipe.round.leader_seconds),
+            tokens_per_slot=recipe.data.sequence_length,
+            minimum_slots=recipe.round.minimum_slots,
+            newcomer_slots=recipe.round.newcomer_slots,
+            newcomer_lanes=recipe.round.newcomer_lanes,
+            snapshot_interval=recipe.round.snapshot_interval,
+            electors=published(recipe).electors,
+            owners=recipe.run.owners,
+            owner_threshold=recipe.run.owner_threshold,
+            overlap=recipe.round.overlap,
+        )
+
     @property
     def trains_ahead(self) -> bool:
         """Whether a window begins while the round before it is exchanged."""
@@ -70,24 +91,3 @@ class Rules:
     def settled_depth(self) -> int:
         """For how many rounds nothing becomes final before time itself settles what lies deep enough."""
         return 4 * self.rewind_depth
-
-
-def rules_of(recipe: Recipe, run_id: str) -> Rules:
-    """Return the numbers of a published recipe that the round protocol works by."""
-    return Rules(
-        run=run_id,
-        segments=recipe.round.segments,
-        window_seconds=recipe.round.window_seconds,
-        grace=Bounds(*recipe.round.grace_seconds),
-        transfer=Bounds(*recipe.round.transfer_seconds),
-        leader=Bounds(*recipe.round.leader_seconds),
-        tokens_per_slot=recipe.data.sequence_length,
-        minimum_slots=recipe.round.minimum_slots,
-        newcomer_slots=recipe.round.newcomer_slots,
-        newcomer_lanes=recipe.round.newcomer_lanes,
-        snapshot_interval=recipe.round.snapshot_interval,
-        electors=published(recipe).electors,
-        owners=recipe.run.owners,
-        owner_threshold=recipe.run.owner_threshold,
-        overlap=recipe.round.overlap,
-    )

@@ -18,7 +18,7 @@ from peers.chain.link import genesis_hash
 from peers.codec.round_codec import exchange_format
 from peers.codec.segment import SegmentFrame
 from peers.protocol.counters import initial
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
 from peers.state.past_state import AUDIT_FOLDER, PastState
 from peers.state.snapshots import SnapshotStore
@@ -114,7 +114,7 @@ class RunData:
         has_first = self._borrow_snapshots(scratch)
         snapshots = SnapshotStore(scratch, layout=self.layout, has_momentum=bool(outer.momentum))
         if has_first:
-            rules = rules_of(self.recipe, self.signed.run_id)
+            rules = Rules.of(self.recipe, self.signed.run_id)
             state = CanonicalState(
                 scratch / AUDIT_FOLDER, layout=self.layout, outer=outer, snapshots=snapshots
             )

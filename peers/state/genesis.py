@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peers.chain.link import genesis_hash
 from peers.protocol.counters import initial
-from peers.protocol.rules import Rules, rules_of
+from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
 from peers.state.manifest import piece_count
 from recipes.formats import blake3_tree
@@ -24,7 +24,7 @@ def open_state(folder: Path, signed: SignedRecipe, layout: Layout) -> CanonicalS
         StateError: the genesis weights are not those of the recipe.
     """
     recipe = signed.recipe
-    rules = rules_of(recipe, signed.run_id)
+    rules = Rules.of(recipe, signed.run_id)
     state = CanonicalState(folder, layout=layout, outer=recipe.outer)
     if not state.clean and not state.snapshots.rounds() and (folder / GENESIS_WEIGHTS).exists():
         root = bytes.fromhex(published(recipe).weights_root)

@@ -20,7 +20,7 @@ from peers.chain.link import Link
 from peers.checkpoint import install_checkpoint, make_checkpoint
 from peers.credit.rules import credit_rules
 from peers.protocol.messages import Checkpoint, Vouched, sign, vouch
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.simulation.simulator import World, WorldForm
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.genesis import start_digest
@@ -46,7 +46,7 @@ def machine(publication: Publication, tmp_path: Path) -> Machine:
     (home / OWNER_KEY).write_bytes(owner.file_bytes())
     (home / OWNER_KEY).chmod(0o600)
     recipe = publication.recipe
-    rules = rules_of(recipe, publication.run_id)
+    rules = Rules.of(recipe, publication.run_id)
     swarm = Swarm(3, segments=rules.segments, genesis_digest=start_digest(recipe, rules, layout_of(recipe)))
     swarm.play_by(credit_rules(recipe, rules))
     publisher = load_or_create_key(publication.folder.parent / "home" / IDENTITY_KEY)

@@ -18,7 +18,7 @@ from peers.credit.rules import credit_rules
 from peers.ledger import __main__ as ledger
 from peers.ledger.store import LEDGER_FILE, LedgerStore
 from peers.protocol.messages import parse
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.genesis import open_state, start_digest
 from recipes.home import run_folder
@@ -62,7 +62,7 @@ def test_a_home_folder_of_before_is_read_whole(tmp_path: Path) -> None:
     folder = run_folder(home, facts["run"])
     publication = load_publication(folder)
     recipe, layout = publication.recipe, layout_of(publication.recipe)
-    rules = rules_of(recipe, facts["run"])
+    rules = Rules.of(recipe, facts["run"])
     state = open_state(folder, publication.signed, layout)
     with closing(ChainStore(folder / CHAIN_FILE)) as store:
         chain = load_chain(

@@ -21,7 +21,7 @@ from peers.ledger.export import header_of
 from peers.ledger.lines import Header, parse_line
 from peers.ledger.verify import grounds_of_recipe
 from peers.protocol.messages import Checkpoint, Signed, Vouched, parse, sign, vouch, vouchers
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
 from recipes import sign as command
@@ -211,7 +211,7 @@ def machines(prepared: Publication, folder: Path, tmp_path: Path) -> list[Machin
     sign_published(folder, home=home_of(tmp_path, OWNERS[1]))
     publication = load_publication(folder)
     recipe, run = publication.recipe, publication.run_id
-    rules = rules_of(recipe, run)
+    rules = Rules.of(recipe, run)
     swarm = Swarm(3, segments=rules.segments, genesis_digest=start_digest(recipe, rules, layout_of(recipe)))
     swarm.play_by(credit_rules(recipe, rules))
     publisher = load_or_create_key(home_of(prepared.folder.parent, OWNERS[0]) / IDENTITY_KEY)

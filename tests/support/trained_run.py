@@ -26,7 +26,7 @@ from peers.exchange.segment_store import ExchangeStore
 from peers.ledger.derive import Ground, derive
 from peers.ledger.export import header_of, write_export
 from peers.protocol.messages import Claim, Signed
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.genesis import open_state, start_digest
 from peers.sync.run_download import adopt_folder
 from peers.training.interface import SharedBuffer, TrainOrder
@@ -108,7 +108,7 @@ class TrainedRun:
         self.folder = run_folder(self.home, self.run)
         adopt_folder(self.publication.folder, self.folder)
         self.layout = layout_of(self.recipe)
-        rules = rules_of(self.recipe, self.run)
+        rules = Rules.of(self.recipe, self.run)
         credit = credit_rules(self.recipe, rules)
         digest = start_digest(self.recipe, rules, self.layout)
         self.ground = Ground(credit, digest)

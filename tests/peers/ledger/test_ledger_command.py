@@ -19,7 +19,7 @@ from peers.credit.rules import credit_rules
 from peers.ledger import __main__ as ledger
 from peers.ledger.payout import AddressBinding
 from peers.protocol.messages import Signed
-from peers.protocol.rules import rules_of
+from peers.protocol.rules import Rules
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from peers.state.genesis import start_digest
 from peers.sync.run_download import adopt_folder
@@ -42,7 +42,7 @@ class Machine:
         self.folder.mkdir(parents=True)
         adopt_folder(publication.folder, self.folder)
         self.key = load_or_create_key(self.home / IDENTITY_KEY)
-        rules = rules_of(publication.recipe, self.run)
+        rules = Rules.of(publication.recipe, self.run)
         layout = layout_of(publication.recipe)
         digest = start_digest(publication.recipe, rules, layout)
         self.swarm = Swarm(1, segments=rules.segments, genesis_digest=digest)
