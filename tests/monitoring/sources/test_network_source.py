@@ -34,7 +34,7 @@ async def test_a_source_that_failed_once_is_asked_again() -> None:
         return taken
 
     watch: Any = SimpleNamespace(chain=chain, head=chain.root, take=take)
-    store: Any = SimpleNamespace(save=lambda _: None)
+    store: Any = SimpleNamespace(save_block=lambda _: None)
     crowd: Any = None
     observer = Observer(
         watch,
