@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
-from peers.protocol.messages import MAX_SEGMENTS, Count, Hash, Message, PeerName
+from peers.protocol.messages import MAX_SEGMENTS, Closed, Count, Hash, PeerName
 from peers.protocol.reasons import CreditReason, Forfeiture, Lapse, VerdictReason
 from peers.protocol.verdicts import Decision, Outcome
 from recipes.errors import DataError
@@ -36,7 +36,7 @@ Amount = Annotated[
 ]
 
 
-class Join(Message):
+class Join(Closed):
     """A peer was counted for the first time."""
 
     kind: Literal["join"] = "join"
@@ -44,7 +44,7 @@ class Join(Message):
     peer: PeerName
 
 
-class ClaimCounted(Message):
+class ClaimCounted(Closed):
     """A claim in the block's roster, and what became of it; `amount` is what went into escrow."""
 
     kind: Literal["claim"] = "claim"
@@ -61,7 +61,7 @@ class ClaimCounted(Message):
     reason: CreditReason  # why `amount` is not vested yet, or why it is nothing
 
 
-class AuditDrawn(Message):
+class AuditDrawn(Closed):
     """A claim was drawn for an audit: by whom, in which order, and how many steps are to be replayed."""
 
     kind: Literal["audit"] = "audit"
@@ -73,7 +73,7 @@ class AuditDrawn(Message):
     repeated: bool  # a pass takes two auditors
 
 
-class VerdictCounted(Message):
+class VerdictCounted(Closed):
     """A verdict by an auditor who was asked; `amount` is what the replay earned, into escrow."""
 
     kind: Literal["verdict"] = "verdict"
@@ -87,7 +87,7 @@ class VerdictCounted(Message):
     amount: Amount
 
 
-class Decided(Message):
+class Decided(Closed):
     """An audit came to an end, or a dispute of one did."""
 
     kind: Literal["decision"] = "decision"
@@ -98,7 +98,7 @@ class Decided(Message):
     disputed: bool
 
 
-class Vest(Message):
+class Vest(Closed):
     """What was in escrow became vested, for good; `total` is all that the peer has vested."""
 
     kind: Literal["vest"] = "vest"
@@ -108,7 +108,7 @@ class Vest(Message):
     total: Amount
 
 
-class Forfeit(Message):
+class Forfeit(Closed):
     """All that a peer had pending is forfeited; the claim, where one was the cause."""
 
     kind: Literal["forfeit"] = "forfeit"
@@ -119,7 +119,7 @@ class Forfeit(Message):
     claim: Hash | None
 
 
-class Expelled(Message):
+class Expelled(Closed):
     """No claim of a peer is taken up to round `until`, because the audit of one failed."""
 
     kind: Literal["expulsion"] = "expulsion"
@@ -129,7 +129,7 @@ class Expelled(Message):
     until: Count
 
 
-class Lapsed(Message):
+class Lapsed(Closed):
     """All that a peer had pending lapses."""
 
     kind: Literal["lapse"] = "lapse"
@@ -140,7 +140,7 @@ class Lapsed(Message):
     claim: Hash
 
 
-class Disputed(Message):
+class Disputed(Closed):
     """A peer disputes a decision that took something from it: the next auditors in order are asked."""
 
     kind: Literal["dispute"] = "dispute"
@@ -149,7 +149,7 @@ class Disputed(Message):
     peer: PeerName
 
 
-class Restored(Message):
+class Restored(Closed):
     """A dispute was won: what the decision had taken is pending again, and no expulsion follows from it."""
 
     kind: Literal["restore"] = "restore"
@@ -159,7 +159,7 @@ class Restored(Message):
     amount: Amount
 
 
-class Rotated(Message):
+class Rotated(Closed):
     """All that `peer` has is its successor's from here on; nothing that `peer` signs counts any more."""
 
     kind: Literal["rotation"] = "rotation"

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from peers.protocol.messages import (
     MAX_BLOCK_BYTES,
     Block,
+    Closed,
     Count,
     Hash,
     Message,
@@ -43,7 +44,7 @@ _BODY_START, _SIGNATURE_START, _SIGNED_END = b'{"body":', b',"signature":"', b'"
 _SIGNATURE_DIGITS = 128
 
 
-class Header(Message):
+class Header(Closed):
     """The first line. `owner` is an owner of the run, whose signature over `recipe` follows.
 
     Where the recipe takes several owners, the others' signatures are in `more`, which is left out if empty.
@@ -63,7 +64,7 @@ class Header(Message):
         return canonical_json(self.model_dump(mode="json", exclude=None if self.more else {"more"}))
 
 
-class CheckpointLine(Message):
+class CheckpointLine(Closed):
     """A note on the tree after `round`; `proof` leads there from the note before, or from nothing."""
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -72,7 +73,7 @@ class CheckpointLine(Message):
     proof: Annotated[tuple[Hash, ...], Field(max_length=128)]
 
 
-class Sums(Message):
+class Sums(Closed):
     """FLOPs as decimal strings."""
 
     earned: str
@@ -81,7 +82,7 @@ class Sums(Message):
     lost: str
 
 
-class End(Message):
+class End(Closed):
     """The last line."""
 
     kind: Literal["end"] = "end"

@@ -13,14 +13,14 @@ from peers.credit.entries import Entry, parse_entry
 from peers.credit.rfc9162_tree import includes, leaf_hash
 from peers.ledger.note import TreeHead, key_of, origin_of, parse_note, parse_tree_head, sign_note
 from peers.ledger.store import LedgerStore
-from peers.protocol.messages import Count, Hash, Message, PeerName
+from peers.protocol.messages import Closed, Count, Hash, PeerName
 from recipes.errors import DataError, StateError
 from recipes.keys.keys import SigningKey
 
 MAX_PROOF_BYTES = 32 << 10
 
 
-class EntryProof(Message):
+class EntryProof(Closed):
     """An entry, its number, and the hashes that lead from it to the root that `note` signs."""
 
     kind: Literal["proof"] = "proof"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peers.protocol.signed import Body, Count, Message, PeerName, Signed
+from peers.protocol.signed import Body, Closed, Count, PeerName, Signed
 from recipes.keys.keys import PeerId
 
 
@@ -38,7 +38,7 @@ class Recovery(Body):
     recovery: PeerName
 
 
-class KeyChange(Message):
+class KeyChange(Closed):
     """A rotation, signed on both sides: nobody moves another's account, or moves one onto another's name.
 
     `given` is signed by the old key, or by the recovery key that `recovery` names.

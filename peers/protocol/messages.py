@@ -29,7 +29,9 @@ from pydantic import Field, ValidationError
 from peers.protocol.canonical_spans import body_texts
 from peers.protocol.key_change import KeyChange
 from peers.protocol.signed import (
+    MAX_UNKNOWN_FIELDS,
     Body,
+    Closed,
     Count,
     Hash,
     Message,
@@ -48,6 +50,7 @@ from recipes.keys.keys import PeerId, SigningKey
 
 __all__ = [
     "Body",
+    "Closed",
     "Count",
     "Hash",
     "Message",
@@ -141,7 +144,7 @@ class CoSignature(Body):
     digest: Hash
 
 
-class Evidence(Message):
+class Evidence(Closed):
     """Two statements by one peer of which an honest one makes only one: proof of fraud by themselves."""
 
     one: Signed[CoSignature] | Signed[Claim]
@@ -302,16 +305,9 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
         )
     if content.count(b",") > _MOST_VALUES or content.count(b"{") > _MOST_OBJECTS:
         raise MessageError(f"malformed {kind}: more values than any has", offence=Offence.MALFORMED)
-    try:
-        message: Any = expected.model_validate_json(content)
-    except (ValidationError, RecursionError) as error:
-        reason = "nested too deep"
-        if isinstance(error, ValidationError):
-            few = error.error_count() <= _MOST_PROBLEMS
-            reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
-        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
+    message = _checked(kind, expected, content)
     parts = _signed_parts(message)
-    if message.canonical() == content:
+    if not message.carries_unknown():  # an unknown field might look like a signed body
         texts = body_texts(content)
         for signed in parts:
             if (text := texts.get(signed.signature)) is not None:
@@ -324,6 +320,30 @@ def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
                 f"{kind}: the signature of {signed.body.peer} does not hold", offence=Offence.FORGED
             )
     return message  # type: ignore[no-any-return]
+
+
+def _checked(kind: str, expected: type[Message], content: bytes) -> Any:
+    """Return a message whose canonical form is `content`, byte for byte: so it has no field twice.
+
+    Raises:
+        MessageError: it is malformed, or written in another form.
+    """
+    try:
+        message = expected.model_validate_json(content)
+        written = message.canonical()
+    except (ValidationError, RecursionError, ValueError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else "a value that JSON cannot hold"
+        if isinstance(error, ValidationError):
+            few = error.error_count() <= _MOST_PROBLEMS
+            reason = error.errors()[0]["msg"] if few else f"{error.error_count()} problems"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED) from error
+    if written != content:
+        reason = "it is not in canonical form (RFC 8785)"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED)
+    if any(len(part.unknown()) > MAX_UNKNOWN_FIELDS for part in message.objects()):
+        reason = f"more than {MAX_UNKNOWN_FIELDS} unknown fields in one object"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED)
+    return message
 
 
 def _signed_parts(message: Any) -> list[Signed[Any]]:

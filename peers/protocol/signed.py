@@ -2,12 +2,19 @@
 
 A body's canonical form is RFC 8785 JSON, so its hash and its signature are over the same bytes on every
 machine.
+
+**Growth.** A later build may add fields to a message. This one keeps a field that it does not know as it
+came: hash and signature are over it, too, and it is passed on. So a field that is added later is optional,
+and left out where it is not set (`later`): then a message without it has the bytes that earlier builds write.
+What a peer has to understand is no matter of a field, but of a rule that the chain puts into force
+(upgrades.py). Around a body nothing may be added (`Closed`): no signature would cover it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema
@@ -26,10 +33,18 @@ Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SlotRange = tuple[Count, Count]  # first slot, number of slots
 
 
-class Message(BaseModel):
-    """Base of all messages: immutable, closed, and without type coercion."""
+MAX_UNKNOWN_FIELDS = 16  # of one object
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+def later(**bounds: Any) -> Any:
+    """Return the description of a field that was added later: None, and left out, where it is not set."""
+    return Field(default=None, exclude_if=lambda value: value is None, **bounds)
+
+
+class Message(BaseModel):
+    """Base of all messages: immutable, without type coercion, and carrying fields of later builds along."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -37,11 +52,53 @@ class Message(BaseModel):
         return with_sorted_fields(handler(source))
 
     def canonical(self) -> bytes:
-        """Return the message as RFC 8785 canonical JSON."""
-        text = self.__pydantic_serializer__.to_json(self)
-        if _writing_of(type(self)).is_canonical(text):
-            return text
+        """Return the message as RFC 8785 canonical JSON, fields that this build does not know included.
+
+        Raises:
+            rfc8785.CanonicalizationError: a field that this build does not know holds what JSON cannot.
+        """
+        if not self.carries_unknown():
+            text = self.__pydantic_serializer__.to_json(self)
+            if _writing_of(type(self)).is_canonical(text):
+                return text
         return canonical_json(self.model_dump(mode="json"))
+
+    def unknown(self) -> Mapping[str, Any]:
+        """Return the fields of this object itself that this build does not know."""
+        return self.__pydantic_extra__ or {}
+
+    def carries_unknown(self) -> bool:
+        """Whether this object, or one within it, has fields that this build does not know."""
+        return any(part.__pydantic_extra__ for part in self.objects())
+
+    def objects(self) -> Iterator[Message]:
+        """Yield this object and all objects within it that are messages, too."""
+        yield self
+        for name in _fields_with_objects(type(self)):
+            yield from _objects_in(getattr(self, name))
+
+
+def _objects_in(value: object) -> Iterator[Message]:
+    if isinstance(value, Message):
+        yield from value.objects()
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _objects_in(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _objects_in(one)
+
+
+@lru_cache(maxsize=256)
+def _fields_with_objects(form: type[Message]) -> tuple[str, ...]:
+    """Return the names of the fields whose type has a message in it, by what the type says of itself."""
+    return tuple(name for name, field in form.model_fields.items() if _holds_objects(field.annotation))
+
+
+def _holds_objects(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, Message):
+        return True
+    return isinstance(annotation, TypeVar) or any(map(_holds_objects, get_args(annotation)))
 
 
 @lru_cache(maxsize=256)
@@ -60,7 +117,13 @@ class Body(Message):
 BodyT = TypeVar("BodyT", bound=Body)
 
 
-class Signed(Message, Generic[BodyT]):
+class Closed(Message):
+    """Base of what has no field but its own: around a body, no signature would cover what is added."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Signed(Closed, Generic[BodyT]):
     """A body and its author's signature over the body's canonical bytes."""
 
     body: BodyT

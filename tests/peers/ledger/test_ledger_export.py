@@ -208,8 +208,8 @@ def signed_for(*, origin: str = origin_of(RUN), size: int = 5) -> Callable[[list
 
 
 TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
-    "The block is not in canonical form": respelled(b'"norms":[1]', b'"norms":[1.0]'),
-    "The block is not in canonical form ": respelled(b'{"block":{"body":', b'{"block":{"body": '),
+    "malformed block: it is not in canonical form": respelled(b'"norms":[1]', b'"norms":[1.0]'),
+    "malformed block: it is not in canonical form ": respelled(b'{"block":{"body":', b'{"block":{"body": '),
     "Not in canonical form": respelled(b'{"kind":"checkpoint",', b'{"kind": "checkpoint",'),
     "Not in canonical form ": respelled(b'{"kind":"header",', b'{ "kind":"header",'),
     "A proof that does not lead": another_proof,
