@@ -13,6 +13,7 @@
     ├── StorageError         12         the disk refused: full, read-only, or failing
     ├── TrainingError        13         training on this machine gives no numbers
     ├── ReplayError          14         a claim can be neither confirmed nor refuted here
+    ├── OutdatedError        15         the run goes by a rule that this build does not know
     └── MessageError         -          a peer sent something that it must not: it is dropped, never fatal
 
 Each message says what happened and why; `remedy` says what to do. Commands print both and exit with
@@ -108,6 +109,12 @@ class ReplayError(ManyhandsError):
     """A claim can be neither confirmed nor refuted here: what that takes is missing, or does not decide."""
 
     exit_code = 14
+
+
+class OutdatedError(ManyhandsError):
+    """The run goes by a rule, or speaks a version of the protocol, that this build does not know."""
+
+    exit_code = 15
 
 
 class Offence(str, Enum):

@@ -8,6 +8,7 @@ from peers.protocol import counters
 from peers.protocol.assignment import assign_reducers, leaders
 from peers.protocol.messages import Block, Claim, Reduction, Roster
 from peers.protocol.rules import Rules
+from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
             return "a claim starts from another block"
         if fault := claim_fault(claim, parent, chain.rules):
             return f"{claim.peer}: {fault}"
+    peers = [claim.peer for claim in claims]
+    if is_in_force(parent.counters.rules, SORTED_ROSTERS, roster.round) and peers != sorted(peers):
+        return "the claims are not in the order of their peers' names"
     used = [slots for claim in claims for slots in claim.slots]
     if total(merge(used)) != total(used):
         return "two claims used the same slots"

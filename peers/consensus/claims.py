@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from peers.consensus.audit_duties import AuditDuties
 from peers.consensus.block_processing import BlockProcessing
@@ -100,9 +101,8 @@ class Claims:
 
     def _sign(self, work: WindowEnded) -> Signed[Claim]:
         context = self._context
-        fields = {
-            name: getattr(work, name) for name in work.__dataclass_fields__ if name in Claim.model_fields
-        }
+        names = [name for name in work.__dataclass_fields__ if name in Claim.model_fields]
+        fields: dict[str, Any] = {name: getattr(work, name) for name in names} | dict(context.build.adds)
         newest = next(reversed(self._own_claims.values()), None)
         body = Claim(
             run=context.rules.run,
@@ -112,9 +112,15 @@ class Claims:
             nonce_commitment=digest(self._nonce(context.head)).hex(),
             nonce=self._owed_nonce(),
             pace=context.measures.take_pace(compute_seconds=work.compute_seconds),
+            signals=self._signals(),
             **fields,
         )
         return sign(context.key, body)
+
+    def _signals(self) -> tuple[str, ...] | None:
+        """Return the rules that this build would go by, and that the run has not put into force yet."""
+        locked_in = self._context.round.parent.counters.rules or {}
+        return tuple(name for name in self._context.build.signals if name not in locked_in) or None
 
     def _nonce(self, parent: str) -> bytes:
         """Return this peer's nonce for the round after `parent`: secret, and known again after a restart."""

@@ -17,6 +17,7 @@ from peers.protocol.events import Event
 from peers.protocol.messages import AnyMessage, Signed
 from peers.protocol.rules import FANOUT, Rules
 from peers.protocol.timeouts import Deadlines
+from peers.protocol.upgrades import Build
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -30,6 +31,7 @@ class RoundContext:
         key: this peer's.
         me: its name.
         rules: of the run.
+        build: what this program can go by.
         chain: what is known of it.
         head: the block after which the canonical state stands.
         digest: of that state, hex.
@@ -44,8 +46,11 @@ class RoundContext:
         last_silence_base: `silence_base` of the round before.
     """
 
-    def __init__(self, *, key: SigningKey, chain: Chain, head: str, digest: str, now: float) -> None:
+    def __init__(
+        self, *, key: SigningKey, chain: Chain, head: str, digest: str, build: Build, now: float
+    ) -> None:
         self.key = key
+        self.build = build
         self.me = key.peer_id
         self.rules: Rules = chain.rules
         self.chain = chain

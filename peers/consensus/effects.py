@@ -376,6 +376,14 @@ class AuditDropped:
 
 
 @dataclass(frozen=True)
+class StopOutdated:
+    """Stop: a rule that this build does not know is in force from `round` on, so its work would not count."""
+
+    rule: str
+    round: int
+
+
+@dataclass(frozen=True)
 class Tell:
     """Tell whoever listens (screen, log, metrics)."""
 
@@ -413,6 +421,7 @@ Effect = (
     | SaveOperation
     | AuditWanted
     | AuditDropped
+    | StopOutdated
     | Tell
     | Leave
 )

@@ -91,6 +91,7 @@ from peers.protocol.messages import (
 )
 from peers.protocol.rules import Rules
 from peers.protocol.timeouts import Deadlines
+from peers.protocol.upgrades import THIS_BUILD, Build
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -107,6 +108,7 @@ class RoundEngine:
         state_digest: str,
         remembered: Remembered,
         now: float,
+        build: Build = THIS_BUILD,
     ) -> None:
         """Stand at `head`.
 
@@ -117,11 +119,13 @@ class RoundEngine:
             state_digest: the state's digest there, hex.
             remembered: what the peer knows from before it was started.
             now: seconds on this peer's clock.
+            build: what this program can go by.
         """
-        self.context = context = RoundContext(key=key, chain=chain, head=head, digest=state_digest, now=now)
+        self.context = context = RoundContext(
+            key=key, chain=chain, head=head, digest=state_digest, build=build, now=now
+        )
         self.operations = operations = OperationPool(chain.credit)
-        for operation in remembered.own_operations:
-            operations.keep_own(operation)
+        operations.keep_all_own(remembered.own_operations)
         self.search = search = BlockSearch()
         self.evidence = evidence = EvidenceBook(context, operations, remembered.evidence)
         self.duties = duties = AuditDuties(context, operations, remembered.own_changes)
@@ -331,6 +335,7 @@ class RoundEngine:
             roster=self.roster.hash if self.roster is not None else None,
             word=context.chain.cosignature_of(context.me, context.head),
             checkpoint=checkpoint.body.block if checkpoint is not None else None,
+            wire=context.build.wire,
         )
 
     @property

@@ -25,6 +25,7 @@ from peers.protocol.messages import (
     SlotRange,
     sign,
 )
+from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
@@ -142,6 +143,8 @@ class Leader:
             elif len(chosen) < MAX_PEERS:
                 chosen.append(signed)
                 used += slots
+        if is_in_force(current.parent.counters.rules, SORTED_ROSTERS, current.parent.round + 1):
+            chosen.sort(key=lambda signed: signed.body.peer)
         return chosen
 
     def make_block(self) -> bool:

@@ -68,6 +68,11 @@ class OperationPool:
         if len(self.own) > MAX_OWN_OPERATIONS:
             del self.own[next(iter(self.own))]
 
+    def keep_all_own(self, operations: Iterable[Operation]) -> None:
+        """Keep own operations, the oldest first."""
+        for operation in operations:
+            self.keep_own(operation)
+
     def keep(self, word: Operation, link: Link, electors: frozenset[PeerId]) -> None:
         """Keep another's word, if its author has a say at `link`, and there is room."""
         author = word.body.peer

@@ -11,6 +11,7 @@ from peers.consensus.context import RoundContext
 from peers.consensus.cosigning import Cosigning
 from peers.consensus.effects import AskHead, FetchRoster
 from peers.consensus.final_blocks import FinalBlocks
+from peers.protocol.events import Notice
 from peers.protocol.messages import MAX_COSIGNATURES, CoSignature, HeadNotice, Reduction, Signed
 from recipes.keys.keys import PeerId
 
@@ -46,6 +47,8 @@ class PeerHeads:
         self._heads: dict[PeerId, tuple[int, str]] = {}  # that acquaintances named last, with their rounds
         self._window_began: dict[PeerId, tuple[str, float]] = {}  # of the window on top of a block
         self._rosters: dict[PeerId, tuple[str, str]] = {}  # a block, and the roster in use on top of it
+        self._newer: set[PeerId] = set()  # acquaintances whose build is newer than this one
+        self._newer_told = False
         self._asked = 0
         self._ask_at = context.now
         self._skipped_at = context.now
@@ -68,6 +71,7 @@ class PeerHeads:
             self._heads = {peer: head for peer, head in self._heads.items() if peer in context.acquaintances}
         if sender in context.acquaintances:
             self._heads[sender] = (notice.round, notice.block)
+            self._note_build(sender, notice)
         if not context.started and sender in context.acquaintances:  # later, nobody needs to be told
             self._note_round(sender, notice)
         if (
@@ -78,6 +82,21 @@ class PeerHeads:
             context.emit(FetchRoster(sender, notice.roster))
         self._tell_what_weighs(sender, notice.block)
         self.look_for(sender, notice.block, notice.round)
+
+    def _note_build(self, sender: PeerId, notice: HeadNotice) -> None:
+        """Tell once that most others run a newer build."""
+        context, wire = self._context, self._context.build.wire
+        if self._newer_told or (notice.wire or 0) <= wire:
+            return
+        self._newer = {peer for peer in self._newer if peer in context.acquaintances} | {sender}
+        if 2 * len(self._newer) > len(context.acquaintances):
+            self._newer_told = True
+            context.tell(
+                Notice(
+                    f"{len(self._newer)} of {len(context.acquaintances)} peers run a newer build. "
+                    "This one goes on; install the newer one when it suits you."
+                )
+            )
 
     def _note_round(self, sender: PeerId, notice: HeadNotice) -> None:
         for told in (self._window_began, self._rosters):

@@ -8,9 +8,9 @@ from peers.consensus.block_processing import BlockProcessing
 from peers.consensus.claims import Claims
 from peers.consensus.context import RoundContext
 from peers.consensus.cosigning import Cosigning
-from peers.consensus.effects import FetchRoster, GoOn, Train
+from peers.consensus.effects import FetchRoster, GoOn, StopOutdated, Train
 from peers.consensus.peer_heads import PeerHeads
-from peers.protocol.events import Waiting, WindowGoesOn, WindowStarted
+from peers.protocol.events import Notice, Waiting, WindowGoesOn, WindowStarted
 from peers.protocol.messages import ClaimsWanted, Ready
 from peers.protocol.round_reasons import WaitReason
 from peers.protocol.rules import CLAIM_LEADERS
@@ -39,12 +39,15 @@ class Windows:
         self._heads = heads
         self._blocks = blocks
         self._claims = claims
+        self._warned: set[str] = set()  # of rules that this build does not know
 
     def begin_round(self) -> None:
         """Begin the round on top of the head."""
         context = self._context
         comes_late = not context.started
         link = context.chain.link(context.head)
+        if self._is_outdated(link):
+            return
         told = self._heads.told_of_round()
         began = min(context.now - link.counters.deadlines.exchange, context.now)
         if told.began is not None:
@@ -107,6 +110,27 @@ class Windows:
         if seconds < SHORTEST_WINDOW * context.rules.window_seconds:
             return "too_late"
         return None
+
+    def _is_outdated(self, link: Link) -> bool:
+        """Stop where a rule is in force that this build does not know, and tell of one that soon will be."""
+        context = self._context
+        for rule, in_force_from in (link.counters.rules or {}).items():
+            if rule in context.build.knows:
+                continue
+            if in_force_from <= link.round + 1:
+                context.emit(StopOutdated(rule, in_force_from))
+                return True
+            if rule not in self._warned:
+                self._warned.add(rule)
+                minutes = (in_force_from - link.round) * context.rules.window_seconds / 60
+                context.tell(
+                    Notice(
+                        f"From round {in_force_from} on, in about {minutes:.0f} minutes, this run goes by a "
+                        f"rule that this build does not know ({rule}), and this peer will stop. Install a "
+                        "newer build of Manyhands before then, and run the same command again."
+                    )
+                )
+        return False
 
     # ------------------------------------------------------------ beginning anew
 

@@ -29,7 +29,6 @@ from peers.protocol.messages import (
     Signed,
 )
 from recipes.errors import DataError
-from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
 from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, MAXIMUM_SIGNATURES, OwnerSignature
@@ -131,17 +130,6 @@ def block_in(line: bytes) -> bytes:
     if not (line.startswith(_BLOCK_START) and line.endswith(_BLOCK_END)):
         raise DataError("This is no line of a block.")
     return line[len(_BLOCK_START) : -len(_BLOCK_END)]
-
-
-def is_canonical(content: bytes, signed: Signed[Block]) -> bool:
-    """Whether `content` is the canonical form of what was parsed from it.
-
-    The body is compared by its hash, which is known, so that it is written out once and not twice.
-    """
-    end = len(_SIGNATURE_START) + _SIGNATURE_DIGITS + len(_SIGNED_END)
-    tail = _SIGNATURE_START + signed.signature.encode() + _SIGNED_END
-    body = content[len(_BODY_START) : -end]
-    return content.startswith(_BODY_START) and content.endswith(tail) and digest(body).hex() == signed.hash
 
 
 def parse_line(line: bytes, form: type[Header] | type[CheckpointLine] | type[End]) -> Message:

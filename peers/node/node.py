@@ -39,7 +39,13 @@ from peers.protocol.messages import HeadNotice
 from peers.protocol.requests import SpotCheck
 from peers.training.interface import Trainer
 from peers.training.window_tasks import NodeSettings, WindowTasks
-from recipes.errors import ManyhandsError, MessageError, NetworkError, UnreachableError
+from recipes.errors import (
+    ManyhandsError,
+    MessageError,
+    NetworkError,
+    OutdatedError,
+    UnreachableError,
+)
 from recipes.keys.keys import PeerId
 
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
@@ -249,6 +255,8 @@ class Node:
                 self.auditing.want(effect)
             case do.AuditDropped(claim_hash):
                 self.auditing.drop(claim_hash)
+            case do.StopOutdated(rule, round_number):
+                self._running.fail(_outdated(rule, round_number))
             case do.Tell(event):
                 self.tell(event)
             case do.Leave():
@@ -304,3 +312,12 @@ class Node:
         store = self.disk.exchange
         work = partial(store.prove, spot.roster, spot.segment, spot.chunk, spot.included)
         return await self._running.prove(work)
+
+
+def _outdated(rule: str, round_number: int) -> OutdatedError:
+    return OutdatedError(
+        f"From round {round_number} on, this run goes by a rule that this build does not know: {rule}. "
+        "By the old rules, this peer's work would count for nobody, so it stops.",
+        remedy="Install a newer build of Manyhands and run the same command again: it goes on from what is "
+        "on disk.",
+    )

@@ -16,7 +16,7 @@ given out by the block before that one, and pass through `upcoming` on their way
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -33,7 +33,9 @@ from peers.protocol.rules import (
     QUOTA_RANGES,
     Rules,
 )
+from peers.protocol.signed import later
 from peers.protocol.timeouts import Deadlines, first_deadlines, next_deadlines
+from peers.protocol.upgrades import RuleName, lock_in
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, subtract, take, total
@@ -48,6 +50,12 @@ class PeerRecord(Message):
     quota: tuple[SlotRange, ...]  # slots for the next round
     upcoming: tuple[SlotRange, ...] = ()  # and for the one after, where windows begin a round ahead
     nonce_commitment: Hash | None  # which x its next claim must reveal
+    signals: tuple[RuleName, ...] | None = later()  # the rules that its newest included claim named
+
+    @property
+    def is_elector(self) -> bool:
+        """Whether it stood in enough of the last blocks to lead, reduce and co-sign."""
+        return self.included.bit_count() >= ELECTOR_MINIMUM
 
 
 _STRANGER = PeerRecord(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
@@ -65,12 +73,11 @@ class Counters(Message):
     beacon: Hash
     deadlines: Deadlines  # of the next round
     peers: Annotated[dict[PeerName, PeerRecord], Field(max_length=4096)]
+    rules: dict[RuleName, Count] | None = later()  # locked in, each with its first round in force
 
     def electors(self, rules: Rules) -> frozenset[PeerId]:
         """Return who may lead, reduce and co-sign; genesis names them until peers have earned it."""
-        earned = {
-            peer for peer, standing in self.peers.items() if standing.included.bit_count() >= ELECTOR_MINIMUM
-        }
+        earned = {peer for peer, record in self.peers.items() if record.is_elector}
         return frozenset(earned) if earned else frozenset(rules.electors)
 
     def rostered(self) -> list[PeerId]:
@@ -189,6 +196,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
             quota=old.upcoming if rules.trains_ahead else allotted or (),
             upcoming=allotted or () if rules.trains_ahead else (),
             nonce_commitment=signed.body.nonce_commitment if signed is not None else None,
+            signals=(signed.body.signals if signed is not None else old.signals) or None,
         )
         if standing.included:  # else forgotten, after ELECTOR_WINDOW blocks of absence
             peers[peer] = standing
@@ -212,7 +220,16 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
         deadlines=next_deadlines(before.deadlines, heard, rules, rostered=len(claims)),
         peers=peers,
+        rules=_rules_after(before, peers, rules),
     )
+
+
+def _rules_after(before: Counters, peers: Mapping[PeerId, PeerRecord], rules: Rules) -> dict[str, int] | None:
+    """Return the rules that are locked in after a block, by the signals of those who are electors then."""
+    electors = [record for record in peers.values() if record.is_elector]
+    signals = [record.signals or () for record in electors]
+    in_force_from = before.round + 2 + rules.upgrade_rounds
+    return lock_in(before.rules or {}, signals, in_force_from=in_force_from) or None
 
 
 def _longest(ranges: Sequence[SlotRange], most: int) -> tuple[SlotRange, ...]:

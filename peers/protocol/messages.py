@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from peers.protocol.canonical_spans import body_texts
 from peers.protocol.key_change import KeyChange
@@ -41,8 +41,10 @@ from peers.protocol.signed import (
     SignatureHex,
     Signed,
     SlotRange,
+    later,
     sign,
 )
+from peers.protocol.upgrades import MAX_SIGNALS, RuleName
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.errors import MessageError, Offence
 from recipes.formats.blake3_tree import digest
@@ -73,6 +75,10 @@ MAX_EVIDENCE = 8
 MAX_ROTATIONS = 8
 MAX_BLOCK_BYTES = 4 << 20
 MAX_OWNERS = 16
+
+
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")]
+Norms = Annotated[tuple[Norm, ...], Field(max_length=MAX_SEGMENTS, fail_fast=True)]
 
 
 class Pace(Message):
@@ -110,6 +116,12 @@ class Claim(Body):
     nonce_commitment: Hash  # BLAKE3 of an x revealed in the next claim
     nonce: Hash | None  # the x behind the predecessor's commitment
     pace: Pace
+    # Of later builds than the first; what is reserved means nothing yet, and is carried along.
+    signals: Annotated[tuple[RuleName, ...], Field(max_length=MAX_SIGNALS)] | None = later()  # upgrades.py
+    feedback_norms: Norms | None = later()  # reserved: L2 of the error feedback, by segment
+    reachability: Label | None = later()  # reserved: how others can connect to the author
+    density: Label | None = later()  # reserved: the rung of the density ladder
+    form: Label | None = later()  # reserved: the codec's form
 
 
 class Roster(Body):
@@ -189,6 +201,9 @@ class Block(Body):
     disputes: Annotated[tuple[Signed[Dispute], ...], Field(max_length=MAX_DISPUTES, fail_fast=True)] = ()
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=MAX_EVIDENCE, fail_fast=True)] = ()
     rotations: Annotated[tuple[KeyChange, ...], Field(max_length=MAX_ROTATIONS, fail_fast=True)] = ()
+    accounts: Hash | None = later()  # reserved: of every peer's credit after the parent
+    electorate: Hash | None = later()  # reserved: of the next electors and their weights
+    receipts: Hash | None = later()  # reserved: of the reducers' receipts for segments
 
 
 class Ready(Message):
@@ -246,6 +261,8 @@ class HeadNotice(Message):
     roster: Hash | None = None  # by which I exchange in that window's round
     word: Signed[CoSignature] | None = None  # mine under that block
     checkpoint: Hash | None = None  # the block of the owners' newest that I know
+    wire: Count | None = later()  # my build's (upgrades.py)
+    farewell: bool | None = later()  # reserved: I leave after this round
 
 
 SignedMessage = (

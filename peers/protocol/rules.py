@@ -55,6 +55,7 @@ class Rules:
     owners: tuple[PeerId, ...] = ()  # who may sign checkpoints
     owner_threshold: int = 1  # how many of them it takes
     overlap: Overlap = "none"
+    upgrade_lead: int = 0  # rounds from a rule's lock-in until it is in force; 0: 2 D
 
     @classmethod
     def of(cls, recipe: Recipe, run_id: str) -> Rules:
@@ -86,6 +87,11 @@ class Rules:
     def rewind_depth(self) -> int:
         """D: how many blocks that are not final are undone at most."""
         return max(16, self.snapshot_interval)
+
+    @property
+    def upgrade_rounds(self) -> int:
+        """For how many rounds a rule is locked in before it is in force (upgrades.py)."""
+        return self.upgrade_lead or 2 * self.rewind_depth
 
     @property
     def settled_depth(self) -> int:

@@ -38,6 +38,7 @@ class Fault(str, Enum):
     SLOW = "slow"  # a third of the lines is slow or far away, and disks are slow
     LIARS = "liars"  # fewer than a third of the peers depart from the protocol
     LONG = "long"  # some come late to a chain of many answers, of which old snapshots are gone
+    UPGRADE = "upgrade"  # the peers are upgraded to the next build, one by one
     AUDITS = "audits"  # up to a third are silent or false as auditors, or open nothing
 
 
@@ -85,6 +86,19 @@ def _lost(
 ) -> Iterator[tuple[str, Callable[[World], None]]]:
     name, at = chance.choice(sorted(names)[1:] or sorted(names)), chance.uniform(QUIET_SECONDS, until)
     yield _death(name, at, min(until, at + chance.choice(_DEAD_SECONDS)), DiskAfter.LOST)
+
+
+def _upgrade(
+    names: list[str], chance: random.Random, until: float
+) -> Iterator[tuple[str, Callable[[World], None]]]:
+    for name in sorted(names):
+        at = chance.uniform(QUIET_SECONDS, until)
+        yield _upgraded(name, at, min(until, at + chance.choice(_DEAD_SECONDS)))
+
+
+def _upgraded(name: str, at: float, again: float) -> tuple[str, Callable[[World], None]]:
+    text = f"{name} is upgraded at {at:.1f} s, and starts again at {again:.1f} s"
+    return text, lambda world: world.upgrade(name, at=at, until=again)
 
 
 def _death(name: str, at: float, again: float, disk: DiskAfter) -> tuple[str, Callable[[World], None]]:
@@ -256,5 +270,6 @@ _DRAWS: dict[Fault, Draw] = {
     Fault.SLOW: _slow,
     Fault.LIARS: _liars,
     Fault.LONG: _long,
+    Fault.UPGRADE: _upgrade,
     Fault.AUDITS: _audits,
 }

@@ -23,6 +23,7 @@ from peers.credit.rules import CreditRules
 from peers.protocol.events import BlockAdopted, Event, Rewound
 from peers.protocol.messages import AnyMessage, Block, Signed
 from peers.protocol.rules import Bounds, Rules
+from peers.protocol.upgrades import THIS_BUILD, Build
 from peers.simulation.invariants import InvariantWatch
 from peers.simulation.virtual_disk import NUMERIC_CLASS, RUN, DiskAfter
 from peers.simulation.virtual_links import Links, home_line, size_of
@@ -36,10 +37,19 @@ from recipes.schema.sections import Overlap
 ROLL_CALL_SECONDS = 10.0
 TIGHT_BOUNDS = (Bounds(1.0, 6.0), Bounds(2.0, 12.0), Bounds(2.0, 8.0))
 CONTRIBUTION_BYTES = 100_000
+UPGRADE_LEAD = 3  # rounds from a rule's lock-in until it is in force
+NEXT_BUILD = Build(
+    wire=THIS_BUILD.wire + 1,
+    knows=THIS_BUILD.knows | {"trial"},
+    signals=(*THIS_BUILD.signals, "trial"),
+    adds=(("trial", "a field that builds of before do not know"),),
+)
+"""A build that has all of this one, one more field in its claims, and a rule more, which forbids nothing."""
 DENSITIES = DensitySchedule(Density(keep=64, level_bits=1, reduced_keep=256, reduced_level_bits=3))
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _REQUEST_BYTES = 60
 _AT_ONCE_SECONDS = 0.002  # in which a small message is down a free line: not worth an event of its own
+_INSTALL_SECONDS = 5.0  # after a peer stopped because of a rule that its build does not know
 _BLOCK_BYTES = 20_000  # in an answer of many
 
 
@@ -69,6 +79,7 @@ def rules(
         electors=electors,
         owners=owners,
         overlap=overlap,
+        upgrade_lead=UPGRADE_LEAD,
     )
 
 
@@ -188,6 +199,24 @@ class World:
             self._moved = True
 
         self.at(at, die)
+
+    def upgrade(self, name: str, *, at: float, until: float) -> None:
+        """Stop a peer at a time, and start it again with the next build."""
+
+        def install() -> None:
+            peer = self.peers[name]
+            self.remark(f"{name} is upgraded")
+            peer.build = NEXT_BUILD
+            if peer.alive:
+                peer.stop()
+                self._moved = True
+                self.start(name, at=until)
+
+        self.at(at, install)
+
+    def outdated(self, peer: Peer) -> None:
+        """Let a peer that stopped because of a rule be upgraded."""
+        self.upgrade(peer.name, at=self.now, until=self.now + _INSTALL_SECONDS)
 
     def pause(self, name: str, *, at: float, until: float, clock_stops: bool) -> None:
         """Let a peer stand still for a while: a stopped process, or a laptop whose clock sleeps with it."""

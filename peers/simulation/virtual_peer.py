@@ -11,7 +11,8 @@ from functools import partial
 from peers.consensus import effects as do
 from peers.consensus.engine import RoundEngine
 from peers.consensus.host import Remembered, save
-from peers.protocol.messages import AnyMessage, HeadNotice
+from peers.protocol.messages import AnyMessage, HeadNotice, kind_of, parse
+from peers.protocol.upgrades import THIS_BUILD
 from peers.simulation.virtual_audits import VirtualAudits
 from peers.simulation.virtual_clock import VirtualClock
 from peers.simulation.virtual_disk import (
@@ -39,6 +40,7 @@ class VirtualPeer:
         self.disk = Disk()
         self.liar: Behaviour | None = None
         self.manner = Manner.HONEST
+        self.build = THIS_BUILD
         self.engine: RoundEngine | None = None
         self.left = False
         self.paused_until: float | None = None
@@ -99,6 +101,7 @@ class VirtualPeer:
                 state_is_here=head in self.disk.digests,
             ),
             now=self.now,
+            build=self.build,
         )
         self.take(do.Acquainted(self.world.ids_alive(besides=self)))
 
@@ -235,6 +238,8 @@ class VirtualPeer:
             case do.GoOn():
                 self._training.go_on(effect)
             case do.Send(peers, message):
+                if self.build.adds:  # as others read it, who may be of another build
+                    message = parse(kind_of(message), message.canonical(), run=world.rules.run)
                 for peer in peers:
                     self.send(peer, message)
             case do.PushSegment():
@@ -261,6 +266,8 @@ class VirtualPeer:
                 pass  # the engine takes no verdict that is not wanted
             case do.BeginExchange() | do.FollowHead():
                 pass  # segments wait at the door, and there is no ledger
+            case do.StopOutdated():
+                world.outdated(self)
             case do.Tell(event):
                 world.note(self, event)
             case do.Leave():
