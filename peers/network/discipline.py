@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from peers.network.peer_scores import Conduct, ConductStatistics
+from peers.network.peer_scores import OF_A_LATER_BUILD, Conduct, ConductStatistics
 from peers.protocol.events import Banned, Listener
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys.keys import PeerId
@@ -47,9 +47,15 @@ class Discipline:
         """Return whether a request with a body of `length` bytes is within the peer's rates, and count it."""
         return self._conduct.admits(peer, kind, length, self._clock())
 
-    def unknown_kind(self, kind: str) -> Offence | None:
-        """Return what it is to ask for a kind that is not served here: nothing, if the protocol knows it."""
-        return None if self._conduct.knows(kind) else Offence.UNKNOWN_KIND
+    def unknown_kind(self, peer: PeerId, kind: str) -> Offence | None:
+        """Return the offence that it is to ask for a kind that is not served here, if it is one.
+
+        A peer of a later build may ask for a few kinds that this build does not know; one that goes on is to
+        blame.
+        """
+        if self._conduct.knows(kind) or self.admits(peer, OF_A_LATER_BUILD, 0):
+            return None
+        return Offence.UNKNOWN_KIND
 
     def check_not_banned(self, peer: PeerId) -> None:
         """Check that this peer may be asked.

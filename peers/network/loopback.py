@@ -186,7 +186,7 @@ class LoopbackTransport:
         received(framing.request_head_bytes(request.kind))
         try:
             if service is None:
-                unknown = self._discipline.unknown_kind(request.kind)
+                unknown = self._discipline.unknown_kind(peer, request.kind)
                 raise MessageError(f"Nobody here serves {request.kind!r}.", offence=unknown)
             if len(request.body) > service.limit:
                 raise MessageError(

@@ -79,6 +79,9 @@ _RARE = Allowance(Rate(1, 32))
 _A_FEW_A_ROUND = Allowance(Rate(16, 256))
 MANY_A_ROUND = Allowance(Rate(512, 4096))
 
+OF_A_LATER_BUILD = "of a later build"
+"""Stands for all kinds of request that this build does not know."""
+
 ALLOWANCES: Mapping[str, Allowance] = {
     "ready": _A_FEW_A_ROUND,
     "claims-wanted": _A_FEW_A_ROUND,
@@ -106,8 +109,9 @@ ALLOWANCES: Mapping[str, Allowance] = {
     "snapshots": _RARE,
     "snapshot": _RARE,
     "piece": Allowance(Rate(256, 1024)),
+    OF_A_LATER_BUILD: Allowance(Rate(1, 64)),
 }
-"""By the kinds of request that this version of the protocol knows: to ask for anything else is an offence."""
+"""By the kinds of request that this build knows, and one for all that it does not know together."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,8 @@ class Answering:
         passage = self._budget.receiving(kind)
         await passage.admit(framing.request_head_bytes(kind))
         if service is None:
-            raise MessageError(f"Nobody here serves {kind!r}.", offence=self._discipline.unknown_kind(kind))
+            unknown = self._discipline.unknown_kind(peer, kind)
+            raise MessageError(f"Nobody here serves {kind!r}.", offence=unknown)
         if length > service.limit:
             raise MessageError(
                 f"{kind!r} with {length} bytes is too long: {service.limit} are allowed.",

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from p2pd_peers import OpenPeer, Told, answer_to, echo, open_peer
 
-from peers.network.peer_scores import STRIKES, Allowance, Conduct
+from peers.network.peer_scores import ALLOWANCES, OF_A_LATER_BUILD, STRIKES, Allowance, Conduct
 from peers.network.token_bucket import Rate
 from peers.network.transport import RemoteError, Request
 from peers.protocol.events import Banned
@@ -45,7 +45,7 @@ async def test_a_peer_that_sends_garbage_again_and_again_is_neither_answered_nor
     assert statistics.offences == {Offence.MALFORMED: STRIKES}
 
 
-async def test_requests_too_long_or_of_no_known_kind_count_against_a_peer_and_refusals_do_not(
+async def test_requests_too_long_count_against_a_peer_and_refusals_do_not(
     open_peer: OpenPeer,
 ) -> None:
     anna = await open_peer("anna")
@@ -55,7 +55,25 @@ async def test_requests_too_long_or_of_no_known_kind_count_against_a_peer_and_re
     for kind, body in (("echo", bytes(11)), ("dance", b""), ("block", b""), ("piece", b""), ("echo", b"")):
         with contextlib.suppress(RemoteError):
             await bert.call(anna.peer_id, Request(kind, body, limit=0, timeout=10))
-    assert anna.conduct().offences == {Offence.OVERSIZED: 1, Offence.UNKNOWN_KIND: 1}
+    assert anna.conduct().offences == {Offence.OVERSIZED: 1}
+
+
+async def test_a_peer_may_ask_for_a_few_kinds_of_a_later_build_and_is_to_blame_if_it_goes_on(
+    open_peer: OpenPeer,
+) -> None:
+    anna = await open_peer("anna")
+    bert = await open_peer("bert", via=anna)
+    few = int(ALLOWANCES[OF_A_LATER_BUILD].requests.burst)
+
+    async def ask(times: int) -> None:
+        for number in range(times):
+            with contextlib.suppress(RemoteError):
+                await bert.call(anna.peer_id, Request(f"later-{number}", b"", limit=0, timeout=10))
+
+    await ask(few)
+    assert anna.conduct().offences == {}
+    await ask(3)
+    assert 0 < anna.conduct().offences[Offence.UNKNOWN_KIND] <= 3
 
 
 async def not_here(_: PeerId, __: bytes) -> bytes:

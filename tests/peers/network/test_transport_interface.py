@@ -148,11 +148,13 @@ async def test_a_peer_that_offends_again_and_again_is_neither_answered_nor_asked
     pair: list[Transport],
 ) -> None:
     anna, bert = pair
+    anna.serve("echo", echo, limit=100)
+    too_long = Request("echo", bytes(1000), limit=10, timeout=10)
     for _ in range(10):
         with pytest.raises(RemoteError):
-            await bert.call(anna.peer_id, asking("dance"))
+            await bert.call(anna.peer_id, too_long)
     with pytest.raises(UnreachableError):
-        await bert.call(anna.peer_id, asking("dance"))
+        await bert.call(anna.peer_id, asking("echo"))
     with pytest.raises(UnreachableError, match="is banned for"):
         await anna.call(bert.peer_id, asking("echo"))
     assert anna.conduct().banned == (bert.peer_id,)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import RUN, one_of_each
 
-from peers.protocol.messages import KINDS, MAX_UNKNOWN_FIELDS, AnyMessage, Signed, parse
+from peers.protocol.messages import KINDS, AnyMessage, Signed, parse
+from peers.protocol.signed import MAX_UNKNOWN_FIELDS
 from recipes.errors import MessageError, Offence
 from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
@@ -30,7 +31,8 @@ def grown(kind: str, added: dict[str, Any]) -> bytes:
     if "body" not in document:
         return canonical_json(document | added)
     body = document["body"] | {"peer": KEY.peer_id} | added
-    purpose = MESSAGES[kind].body.purpose  # type: ignore[union-attr]
+    message: Any = MESSAGES[kind]
+    purpose = message.body.purpose
     signature = KEY.sign(purpose, digest(canonical_json(body))).hex()
     return canonical_json({"body": body, "signature": signature})
 
