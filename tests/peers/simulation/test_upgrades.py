@@ -1,0 +1,86 @@
+"""A run outlives the upgrade of all its peers, one by one, and a rule comes into force everywhere at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from peers.protocol.events import BlockAdopted, Notice
+from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
+from peers.simulation.simulator import NEXT_BUILD, UPGRADE_LEAD, World, WorldForm
+from recipes.schema.sections import Overlap
+
+PEERS = 4
+
+
+def world_of(*, overlap: Overlap = "none") -> World:
+    world = World(seed=11, peers=PEERS, form=WorldForm(overlap=overlap))
+    for number, name in enumerate(world.peers):
+        world.start(name, at=0.1 * number)
+    return world
+
+
+def rules_at(world: World, name: str) -> dict[str, int]:
+    engine = world.peers[name].running
+    return dict(engine.chain.link(engine.head).counters.rules or {})
+
+
+@pytest.mark.parametrize("overlap", ["none", "eager"])
+def test_no_round_is_lost_while_the_peers_are_upgraded_in_turn(overlap: Overlap) -> None:
+    world = world_of(overlap=overlap)
+    for number, name in enumerate(world.peers):
+        world.upgrade(name, at=80.0 + 40.0 * number, until=82.0 + 40.0 * number)
+    world.run(until_round=24, at_most_seconds=900.0)
+    assert {peer.build for peer in world.peers.values()} == {NEXT_BUILD}
+    rounds = sorted({e.round for _, _, e in world.events if isinstance(e, BlockAdopted)})
+    assert rounds == list(range(1, max(rounds) + 1))
+    in_force = [rules_at(world, name) for name in world.peers]
+    assert in_force == [in_force[0]] * PEERS
+    assert in_force[0].keys() == {SORTED_ROSTERS, "trial"}
+    digests = {e.digest for _, _, e in world.events if isinstance(e, BlockAdopted) and e.round == 24}
+    assert len(digests) == 1
+
+
+def test_a_rule_is_in_force_three_rounds_after_three_quarters_named_it_and_not_before() -> None:
+    world = world_of()
+    for name in ("p0", "p1"):
+        world.upgrade(name, at=60.0, until=61.0)
+    world.run(until_round=14, at_most_seconds=900.0)
+    assert "trial" not in rules_at(world, "p0")  # half of the electors name it
+    world.upgrade("p2", at=world.now, until=world.now + 1.0)
+    until = world.round_of("p0") + 2 * UPGRADE_LEAD + 8
+    world.run(until_round=until, at_most_seconds=1800.0)
+    engine = world.peers["p0"].running
+    in_force_from = rules_at(world, "p0")["trial"]
+    locked_in = [link.round for link in engine.chain.links.values() if "trial" in (link.counters.rules or {})]
+    assert in_force_from == min(locked_in) + 1 + UPGRADE_LEAD
+
+
+def test_a_peer_of_a_build_that_does_not_know_a_rule_says_so_in_time_stops_and_goes_on_upgraded() -> None:
+    world = world_of()
+    for name in ("p0", "p1", "p2"):
+        world.upgrade(name, at=60.0, until=61.0)
+    world.run(until_round=24, at_most_seconds=1800.0)
+    notices = [event.text for _, name, event in world.events if name == "p3" and isinstance(event, Notice)]
+    [warning] = [text for text in notices if "does not know (trial)" in text]
+    assert "Install a newer build" in warning
+    assert any("p3 is upgraded" in line for line in world.trace)
+    assert world.peers["p3"].build == NEXT_BUILD
+    assert world.round_of("p3") == world.round_of("p0")
+    [told] = [text for text in notices if "run a newer build" in text]
+    assert told.startswith("2 of 3 peers")
+
+
+def test_once_in_force_rosters_are_sorted_whoever_leads() -> None:
+    world = world_of()
+    world.run(until_round=16, at_most_seconds=900.0)
+    chain = world.peers["p0"].running.chain
+    seen = 0
+    for link in chain.links.values():
+        below = chain.links.get(link.parent)
+        if link.block is None or below is None:
+            continue
+        peers = [claim.body.peer for claim in link.block.body.roster.body.claims]
+        if is_in_force(below.counters.rules, SORTED_ROSTERS, link.round):
+            assert peers == sorted(peers)
+            seen += 1
+    assert seen
