@@ -43,6 +43,7 @@ class Swarm:
         armed: bool = False,
         recipe: str = ROUNDS_RECIPE,
         liar: bool = False,
+        launched_by: Launch = launch,
     ) -> None:
         """Publish, and start the bootstrap peer; the others are started by the test.
 
@@ -51,6 +52,7 @@ class Swarm:
             volunteers: how many.
             armed: whether faults can be ordered for the peers with `arm`.
             recipe: what is published.
+            launched_by: how the processes are started that nothing else is said of.
             liar: whether the last volunteer trains on other data than it claims (lying_join.py).
         """
         self._folder = folder
@@ -73,7 +75,7 @@ class Swarm:
             if liar and name == names[-1]:
                 return partial(launch, program=("-m", "lying_join"))
             faulty = ("-m", "fault_join", str(folder / name / ORDERS))
-            return partial(launch, program=faulty) if armed else launch
+            return partial(launch, program=faulty) if armed else launched_by
 
         names = ["publisher"] + [f"volunteer-{number}" for number in range(1, volunteers + 1)]
         self.peers = [

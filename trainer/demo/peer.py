@@ -102,6 +102,10 @@ class DemoPeer:
         self._windows: dict[int, int] = {}  # tokens trained on, by round
         self.peer_id: PeerId = load_or_create_key(self.home / IDENTITY_KEY).peer_id
 
+    def launch_by(self, launched_by: Launch) -> None:
+        """Start its process otherwise from now on."""
+        self._launch = launched_by
+
     @property
     def running(self) -> bool:
         """Whether its process lives."""
