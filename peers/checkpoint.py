@@ -1,4 +1,4 @@
-"""Checkpoints: the owner's word on which block is the run's, for volunteers who trained apart for too long.
+"""Trusted checkpoints: the owner names the run's block, for volunteers that trained apart for too long.
 
     python -m peers.checkpoint RUN [--round N] [--out FILE]
     python -m peers.checkpoint RUN --sign FILE
@@ -53,7 +53,7 @@ _LIMIT_BYTES = KINDS[_KIND][1]
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint, whether its block was final here before, and how many owners' words it lacks."""
+    """A checkpoint, whether its block was final here before, and how many owners' signatures it lacks."""
 
     checkpoint: Vouched
     was_final: bool

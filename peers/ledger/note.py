@@ -98,7 +98,7 @@ class Note:
 
 @dataclass(frozen=True)
 class TreeHead:
-    """What a checkpoint says: the root of the tree of `size` leaves of the log `origin`."""
+    """A checkpoint's statement: the root of the tree of `size` leaves of the log `origin`."""
 
     origin: str
     size: int

@@ -57,7 +57,7 @@ Watch = Callable[[Derivation, Settled], None]
 
 @dataclass(frozen=True)
 class Verified:
-    """What an export holds, all of it checked.
+    """An export's contents, all of it checked.
 
     Attributes:
         header: the first line.
@@ -100,7 +100,7 @@ class ClaimChains:
     _newest: dict[PeerId, str] = field(default_factory=dict)
 
     def add(self, block: Block) -> None:
-        """Note a block's claims. That each reveals the x of the one before was checked with the block."""
+        """Note a block's claims. The block's check has shown that each reveals the nonce that it owes."""
         for signed in block.roster.body.claims:
             claim = signed.body
             known = self._newest.get(claim.peer)

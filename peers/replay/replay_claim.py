@@ -1,4 +1,4 @@
-"""Re-executing one claim from public data, for whoever wants to see for himself that it holds.
+"""Replay of one claim from public data, by anybody who wants to check it.
 
 It goes the way of an auditor (peers/audit/auditor.py), without a peer and without a network:
 
@@ -59,7 +59,7 @@ _WHERE_OPENINGS_ARE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a replay of a claim came to.
+    """The result of a claim's replay.
 
     Attributes:
         numerics: what it was computed in.

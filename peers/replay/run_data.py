@@ -1,4 +1,4 @@
-"""What of a run anybody may have, as it lies in a run's folder: read to replay a claim, and never changed.
+"""A run's public data in its folder, read to replay a claim and never changed.
 
     recipe.toml, recipe.sig     named by the run's id
     manifest.json, data/        the text, named by the recipe
@@ -85,7 +85,7 @@ class RunData:
         )
 
     def has_reduced(self, root: str) -> bool:
-        """Say whether a file of that name is here."""
+        """Whether a file of that name is here."""
         return root in self._reduced
 
     def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame:

@@ -66,11 +66,11 @@ class Wanted:
 
 
 class PieceStore(Protocol):
-    """What pieces are fetched for: how each one is asked for, and where it goes."""
+    """The purpose of a download of pieces: how each piece is asked for, and where it goes."""
 
     @property
     def what(self) -> str:
-        """What the pieces make up, as listeners are told."""
+        """The name of the whole that the pieces make up, for listeners."""
 
     @property
     def refused_as(self) -> RefusedKind:

@@ -65,7 +65,7 @@ class _Begun:
     parent: str  # under which it counts; of a window ahead, known once `block_known` is set
     share: float = 0.0  # of the own contribution that the start holds already
     contribution: str = ""
-    replaced: bool = False  # it comes to nothing
+    replaced: bool = False  # another window takes its place, and its result is dropped
     start_made: asyncio.Event = field(default_factory=asyncio.Event)
     block_known: asyncio.Event = field(default_factory=asyncio.Event)
     digest: str = ""  # of the state after `parent`
