@@ -216,5 +216,5 @@ def _decode(encoded: str) -> bytes:
 def _refused(reason: str) -> DataError:
     return DataError(
         f"This is no signed note that can be trusted: {reason}.",
-        remedy="Get it again from who made it, unchanged.",
+        remedy="Get it again, unchanged, from the peer that signed it.",
     )

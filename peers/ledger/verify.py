@@ -306,7 +306,7 @@ class _Check:
         )
         if stated != expected:
             wrong = [name for name in End.model_fields if getattr(stated, name) != getattr(expected, name)]
-            raise DataError(f"The end's {' and '.join(wrong)} is not that of the lines before it.")
+            raise DataError(f"The last line is wrong in its {' and '.join(wrong)}, by the lines before it.")
         if self._noted_round != self._round:
             raise DataError("No checkpoint was signed after the last block.")
         return totals

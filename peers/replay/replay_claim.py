@@ -176,7 +176,7 @@ def _start(found: FoundClaim, shown: ShownOpening | None, data: RunData, scratch
         return SharedBuffer(weights, past.weights_file)
     if shown is None or not shown.start:
         raise ReplayError(
-            "The window began ahead of its block, from its author's newest contribution. That is not here.",
+            "The window began ahead of its block, from its author's last contribution, which is not here.",
             remedy=_WHERE_OPENINGS_ARE,
         )
     try:
@@ -204,8 +204,8 @@ def _compare(
     delta = replay.delta
     if delta is None or not np.isfinite(delta).all():
         raise ReplayError(
-            "The replay gave values that are no numbers, so there is nothing to compare.",
-            remedy="If it happens again with --device cpu, the claim itself may have come to nothing.",
+            "The replay gave NaN or infinity, so there is nothing to compare.",
+            remedy="Replay it with --device cpu. If that gives the same, the claim itself may be at fault.",
         )
     thresholds = thresholds_of(data.recipe, found.claim.body.numeric_class)
     if shown is None or opened is None:

@@ -332,7 +332,7 @@ class _SourceChoice:
             if again == math.inf:
                 tried = [f"\n  {peer}: {reason}" for peer, reason in sorted(self._reasons.items())]
                 raise UnreachableError(
-                    f"Nobody is left to fetch piece {piece.name} from. Tried: {''.join(tried) or 'nobody'}",
+                    f"No peer is left to fetch piece {piece.name} from. Tried: {''.join(tried) or 'none'}",
                     remedy="Run the same command again later: what was fetched is kept.",
                 )
             moments.append(again)
