@@ -170,7 +170,7 @@ class Auditing:
             self._host.spawn(self._work_off())
 
     def drop(self, claim: str) -> None:
-        """Let an audit come to nothing."""
+        """Cancel an audit."""
         if (task := self._tasks.pop(claim, None)) is not None:
             task.dropped = True
             if task.replay is not None:
@@ -180,7 +180,7 @@ class Auditing:
         self._queue = [other for other in self._queue if other != claim]
 
     def stop(self) -> None:
-        """Let all audits come to nothing: this peer leaves."""
+        """Cancel all audits: this peer leaves."""
         self._stopped = True
         for claim in list(self._tasks):
             self.drop(claim)
