@@ -143,7 +143,7 @@ def report(records: Sequence[Record], out: Path, into: Path | None, *, tell: Tel
         StorageError: the disk refuses.
     """
     if len({record.recipe for record in records}) != 1:
-        raise RecipeError("The margins are of several recipes.", remedy="Read those of one recipe.")
+        raise RecipeError("These margins are of several recipes.", remedy="Name files of one recipe only.")
     comparisons = [one for record in records for one in record.comparisons]
     choices = choose(comparisons)
     print(f"{table(outcomes(comparisons, choices))}\n\n{threshold_table(choices)}\n")

@@ -1,4 +1,4 @@
-"""Checkpoints: the owner's word on which block is the run's, for volunteers who trained apart for too long.
+"""Trusted checkpoints: the owner names the run's block, for volunteers that trained apart for too long.
 
     python -m peers.checkpoint RUN [--round N] [--out FILE]
     python -m peers.checkpoint RUN --sign FILE
@@ -53,7 +53,7 @@ _LIMIT_BYTES = KINDS[_KIND][1]
 
 @dataclass(frozen=True)
 class Made:
-    """A checkpoint, whether its block was final here before, and how many owners' words it lacks."""
+    """A checkpoint, whether its block was final here before, and how many owners' signatures it lacks."""
 
     checkpoint: Vouched
     was_final: bool
@@ -93,8 +93,8 @@ def make_checkpoint(given: str, *, home: Path, round_number: int | None = None) 
             digest = chain.digest_after(link.hash)
             if digest is None:
                 raise StateError(
-                    f"Nobody's co-signature of the block of round {link.round} is on this machine.",
-                    remedy="Name an earlier round with --round: a block carries the words on its parent.",
+                    f"This machine has no co-signature of the block of round {link.round}.",
+                    remedy="Name an earlier round with --round: a block carries its parent's co-signatures.",
                 )
             body = Checkpoint(
                 run=signed.run_id, peer=key.peer_id, round=link.round, block=link.hash, digest=digest
@@ -141,7 +141,10 @@ def add_word(given: str, file: Path, *, home: Path) -> Made:
                 )
             if key.peer_id not in vouchers(made):
                 if len(made.words) >= MAX_OWNERS:
-                    raise DataError(f"{file} holds more words than a run has owners.", remedy="Make it anew.")
+                    raise DataError(
+                        f"{file} holds more signatures than a run may have owners.",
+                        remedy="Make the checkpoint again with `python -m peers.checkpoint RUN --out FILE`.",
+                    )
                 word = sign(key, body.model_copy(update={"peer": key.peer_id}))
                 made = Vouched(body=body, signature=made.signature, words=(*made.words, word))
             lacking = _lacking(made, signed)
@@ -255,7 +258,7 @@ def _keep(store: ChainStore, checkpoint: Vouched, *, lacking: int) -> None:
     if known is not None and known.hash != checkpoint.hash and known.body.round >= body.round:
         raise StateError(
             f"A checkpoint of round {known.body.round} is here already; this one is of round {body.round}.",
-            remedy="Peers heed only one of a later round than the last: have it made with a later --round.",
+            remedy="Peers follow only a checkpoint of a later round: have one made with a later --round.",
         )
     if not lacking:
         store.save_checkpoint(checkpoint)
@@ -283,8 +286,8 @@ def _read(file: Path, signed: SignedRecipe, *, partly: bool = False) -> Vouched:
         )
     if not partly and (lacking := _lacking(checkpoint, signed)):
         raise DataError(
-            f"{file} lacks the word of {lacking} more of this run's owners.",
-            remedy="Each of them adds it with `python -m peers.checkpoint RUN --sign FILE`.",
+            f"{file} is not signed by enough of this run's owners: it lacks {lacking} more.",
+            remedy="Another owner signs it with `python -m peers.checkpoint RUN --sign FILE`.",
         )
     return checkpoint
 

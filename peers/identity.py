@@ -140,7 +140,7 @@ def _tell(changed: Changed) -> None:
 
 
 def _passphrase(file: Path | None, *, confirm: bool) -> str:
-    """Return the passphrase, from a file or from whoever sits here."""
+    """Return the passphrase, from a file or from the user."""
     if file is None:
         asked: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm)
         return asked

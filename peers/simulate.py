@@ -270,7 +270,7 @@ def _table(outcomes: list[Outcome]) -> Table:
 
 
 def _fates(outcomes: list[Outcome]) -> str:
-    """Say what became of all contributions' segments."""
+    """Print what became of all contributions' segments."""
     total: Counter[str] = Counter()
     for outcome in outcomes:
         total.update(outcome.fates)

@@ -85,8 +85,8 @@ def divide(files: Sequence[Path], *, validation_fraction: float) -> SourceText:
         held_out = frozenset(number for number, value in enumerate(share) if value == min(share))
     if not held_out or len(held_out) == len(hashes):
         raise DataError(
-            f"The corpus cannot be divided into training and validation text: it has {len(hashes)} documents "
-            f"of up to {DOCUMENT_CHARACTERS} characters.",
+            "The corpus cannot be divided into training and validation text. "
+            f"Its number of documents of up to {DOCUMENT_CHARACTERS} characters is {len(hashes)}.",
             remedy="Give more text, or another data.validation_fraction.",
         )
     return SourceText(files=tuple(files), documents=len(hashes), held_out=held_out)

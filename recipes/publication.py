@@ -148,8 +148,9 @@ def load_publication(folder: Path, *, partly: bool = False) -> Publication:
     manifest = load_manifest(folder, signed.recipe)
     damaged = damaged_pieces(folder, manifest)
     if damaged:
+        some = "1 piece" if len(damaged) == 1 else f"{len(damaged)} pieces"
         raise DataError(
-            f"In {folder / DATA_FOLDER}, {len(damaged)} pieces are missing or damaged, {damaged[0]} first.",
+            f"Missing or damaged in {folder / DATA_FOLDER}: {some} of data, the first one {damaged[0]}.",
             remedy="Publish the run again, or join it with --peer: what is missing is fetched.",
         )
     publication = Publication(folder=folder, signed=signed, manifest=manifest)

@@ -100,7 +100,7 @@ def check_recipe_signatures(
         )
     if len(signers) < threshold:
         raise RecipeError(
-            f"{len(signers)} of this recipe's owners signed it, and it takes {threshold}.",
+            f"The recipe needs the signatures of {threshold} of its owners; it has {len(signers)}.",
             remedy="Another owner adds a signature with `python -m recipes.sign FOLDER`.",
         )
     return signers

@@ -78,7 +78,7 @@ class DeferredTrainer:
         self._tell(lambda trainer: trainer.end_by(number, until))
 
     def stop(self, number: int) -> None:
-        """Let an order come to nothing, as soon as there is a trainer to be told."""
+        """Cancel an order, as soon as there is a trainer to be told."""
         self._tell(lambda trainer: trainer.stop(number))
 
     def validation_loss(self, weights: SharedBuffer, *, limit_slots: int) -> float:

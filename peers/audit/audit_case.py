@@ -19,7 +19,7 @@ class Case:
 
     Attributes:
         claim: the audited one.
-        parent: the block on top of which it counts.
+        parent: hash of the block on top of which the claim counts.
         start: the block after whose state its window starts: `parent`, or the one before if it ran ahead.
         source: the author's newest claim below, from which an anchored one goes on (lineage.py).
         may_stray: whether the claim may go on from one that is in no block below it.
@@ -74,7 +74,7 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
     Args:
         chain: as far as it is known.
         head: a block above the one that drew the audit.
-        audit: of which the case is wanted.
+        audit: the audit whose case is wanted.
         chunks: of the model.
     """
     link: Link | None = chain.links.get(head)

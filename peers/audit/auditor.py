@@ -50,7 +50,7 @@ from recipes.layout import Layout
 
 _CALL_SECONDS = 600.0  # for an opening that comes slowly
 _STALL_SECONDS = 30.0  # without a byte of it
-_LARGEST_ERROR = 1e6  # that a verdict names; what is infinite has no JSON
+_LARGEST_ERROR = 1e6  # largest error that a verdict names, since JSON has no infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class _Done:
 
 
 class _GivenUpError(Exception):
-    """This audit comes to a verdict without a replay, or, without a reason, to none."""
+    """This audit ends without a replay: with a verdict for a reason, or without a verdict."""
 
     def __init__(self, reason: VerdictReason | None) -> None:
         super().__init__(reason)
@@ -170,7 +170,7 @@ class Auditing:
             self._host.spawn(self._work_off())
 
     def drop(self, claim: str) -> None:
-        """Let an audit come to nothing."""
+        """Cancel an audit."""
         if (task := self._tasks.pop(claim, None)) is not None:
             task.dropped = True
             if task.replay is not None:
@@ -180,7 +180,7 @@ class Auditing:
         self._queue = [other for other in self._queue if other != claim]
 
     def stop(self) -> None:
-        """Let all audits come to nothing: this peer leaves."""
+        """Cancel all audits: this peer leaves."""
         self._stopped = True
         for claim in list(self._tasks):
             self.drop(claim)

@@ -59,7 +59,7 @@ class ChunkGap:
     """Differences between a pseudo-gradient as opened chunks imply it, and as a replay gives it.
 
     Attributes:
-        sound: whether the contribution is what the codec makes of what it was made from, by the opened E.
+        sound: whether the codec, given the opened E + contribution, returns the contribution.
         dropped: share of the contribution's places that the codec does not choose after the replay, 0 to 1.
         direction: 1 less the cosine between the two, over all chunks together: 0 to 2.
         length: |<opened, replayed> / <replayed, replayed> - 1|: 1 for nothing, 2 for the opposite.
@@ -100,7 +100,7 @@ def chunk_gap(opened: OpenedChunks, replayed: NDArray[np.float32], *, codec: Cod
     """
     carried = (from_bfloat16(opened.before) + opened.returned) * np.float32(decay)
     wanted = from_bfloat16(opened.after) + opened.sent.dense()
-    # Of what a stranger sends, neither NaN nor infinity may reach the codec.
+    # A stranger may send NaN or infinity: neither may reach the codec.
     if not (np.isfinite(carried).all() and np.isfinite(wanted).all()):
         return FARTHEST
     unsure = np.abs(from_bfloat16(opened.after)) * np.float32(_ROUNDING)

@@ -26,7 +26,7 @@ class Limit:
     fails: float
 
     def outcome(self, value: float) -> Outcome:
-        """Return on which side `value` stands. What is not a number fails."""
+        """Return on which side of the limits `value` is. NaN fails."""
         if value <= self.agrees:
             return "pass"
         return "inconclusive" if value <= self.fails else "fail"

@@ -9,7 +9,7 @@
     4       the contribution: a proof for each chunk (segment.py), joined
     5       that of the claim which E goes on from, likewise; empty after a reset
 
-Which chunks are drawn both sides know. E's chunks are 8192 bytes of bfloat16 each, high bytes first and
+Both sides know which chunks are drawn. E's chunks are 8192 bytes of bfloat16 each, high bytes first and
 deflated where that is shorter, for signs and exponents repeat. Everything has a bound, and is held against
 the roots in the two claims (opening_check.py): until then it may be anything. Both claims are on the chain.
 """
@@ -66,7 +66,7 @@ class OpenedFeedback:
 
     @classmethod
     def parse(cls, data: bytes, places: Sequence[int], *, chunks: int) -> OpenedFeedback:
-        """Take apart what a peer sent; `places` among `chunks` are those that it was asked for.
+        """Parse an opening from a peer; `places` are the places among `chunks` that it was asked for.
 
         Raises:
             MessageError: it is malformed.
@@ -160,7 +160,7 @@ class OpeningForm:
         return bare + 4 * 4 + 2 * feedback + len(self.places) * proofs
 
     def parse(self, data: bytes) -> Opening:
-        """Take apart what a peer sent; `OpeningCheck` tells whether it is true.
+        """Parse an opening from a peer; `OpeningCheck` checks it.
 
         Raises:
             MessageError: it is malformed, or longer than any opening of that claim is.

@@ -23,7 +23,7 @@ NEARLY_ALL = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a peer claims: a loss trace, and a pseudo-gradient, fp32 of shape (padded,)."""
+    """A peer's claimed work: a loss trace, and a pseudo-gradient, fp32 of shape (padded,)."""
 
     losses: tuple[float, ...]
     delta: NDArray[np.float32]
@@ -31,7 +31,7 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What the chain asks of a peer in one window, and what a cheat might use in its place.
+    """The inputs that the chain gives a peer for one window, and those that a cheat might use in their place.
 
     Attributes:
         weights: at the window's start, fp32 of shape (padded,).
@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Tools:
-    """What a cheat computes with.
+    """The inputs of a cheat.
 
     Attributes:
         full: trains as the recipe says.

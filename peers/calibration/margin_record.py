@@ -16,7 +16,7 @@ from recipes.formats.files import write_atomic
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured, and under which conditions.
+    """A record of measured margins, and of the conditions under which they were measured.
 
     Attributes:
         recipe: name of the run.
@@ -42,7 +42,7 @@ class Record:
         return frozenset(one.window for one in self.comparisons)
 
     def continues(self, other: Record) -> bool:
-        """Say whether what `other` has measured belongs to this one: the same but for the day."""
+        """Whether the margins of `other` belong to this record: all conditions but the day are the same."""
         return replace(other, comparisons=self.comparisons, day=self.day) == self
 
     def with_window(self, comparisons: Sequence[Comparison]) -> Record:

@@ -42,7 +42,7 @@ _LEAST_HONEST: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for one numeric class.
+    """The thresholds that were chosen for one numeric class.
 
     Attributes:
         numeric_class: of the claims.
@@ -75,7 +75,7 @@ class Row:
 
 
 def is_audit(comparison: Comparison) -> bool:
-    """Say whether a claim was compared with a replay in its own precision, as an auditor makes it."""
+    """Whether a claim was compared with a replay in its own precision, as an auditor makes it."""
     return precision_of(comparison.claimant_class) == precision_of(comparison.auditor_class)
 
 

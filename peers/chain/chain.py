@@ -1,10 +1,10 @@
-"""The chain of blocks: which are known, who co-signed them, and what is final.
+"""The chain of blocks: the blocks that a peer knows, their co-signatures, and which of them are final.
 
-Pure and in memory: a block tree above the last pruned block, with the co-signatures known for each.
+Pure and in memory: a block tree above the last pruned block, with the known co-signatures of each block.
 
 Three things make a block final: two quorums in a row; the time that passed while this peer itself went
 through `settled_depth` rounds in which nothing became final (`settle`); and the owner's signature under a
-checkpoint (`decree`). What is final is never undone, but by the last of them.
+trusted checkpoint (`decree`). Only the last of these ever undoes a final block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recipes.keys.keys import PeerId
 
 
 class Chain:
-    """The tree of valid blocks that this peer knows, and whom it saw co-sign them."""
+    """The tree of valid blocks that this peer knows, with their co-signatures."""
 
     def __init__(self, credit: CreditRules, *, genesis_digest: str) -> None:
         self.credit = credit
@@ -39,7 +39,7 @@ class Chain:
         self.final = root.hash  # the newest final block
         self.justified = root.hash  # the newest block known to be justified, on top of the final one
         self._finals = {root.hash}
-        self._decreed: tuple[int, str] | None = None  # an owner's block that is not here yet
+        self._decreed: tuple[int, str] | None = None  # a trusted checkpoint's block that is not here yet
         self._children: dict[str, list[str]] = {}
         self._at_round: dict[int, set[str]] = {}  # the blocks of each round
         self._electors: dict[str, frozenset[PeerId]] = {}  # as `electors_at` found them
@@ -51,7 +51,7 @@ class Chain:
 
     @property
     def equivocators(self) -> set[PeerId]:
-        """Return those who co-signed two blocks of one round: their word weighs nothing."""
+        """Return the peers that co-signed two blocks of one round: their co-signatures weigh nothing."""
         return set(self.equivocations)
 
     def __contains__(self, block: str) -> bool:
@@ -61,7 +61,7 @@ class Chain:
         return self.links[block]
 
     def electors_at(self, block: str) -> frozenset[PeerId]:
-        """Return who elects between the children of `block`."""
+        """Return the electors that choose between the children of `block`."""
         known = self._electors.get(block)
         if known is None:
             known = self._electors[block] = self.links[block].counters.electors(self.rules)
@@ -73,26 +73,27 @@ class Chain:
 
     @property
     def ground(self) -> str:
-        """The newest block on which every other has to stand: the final one.
+        """The newest block of which all new blocks must be descendants: the final one.
 
-        While an owner's block is awaited, nobody knows yet what it undoes: then it is the oldest one here.
+        While a trusted checkpoint's block is awaited, it is not known which blocks that undoes: then it is
+        the oldest block here.
         """
         return self.final if self._decreed is None else self.root
 
     @property
     def awaits_decreed(self) -> bool:
-        """Whether an owner's block is not here yet."""
+        """Whether a trusted checkpoint's block is not here yet."""
         return self._decreed is not None
 
     def rules_out(self, signed: Signed[Block]) -> bool:
-        """Whether a block takes the place of an owner's that is not here yet."""
+        """Whether a block is of the same round as a trusted checkpoint's block that is not here yet."""
         decreed = self._decreed
         return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
 
     def agreed_digest(self, link: Link, cosignatures: Iterable[Signed[CoSignature]]) -> str | None:
-        """Return the digest after `link` that the largest group of its electors co-signed.
+        """Return the state digest after `link` that the largest group of its electors co-signed.
 
-        Where no elector co-signed, all co-signers count; ties go to the lower digest.
+        If no elector co-signed, all co-signers count; ties go to the lower digest.
         """
         signatures = list(cosignatures)
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
@@ -101,7 +102,7 @@ class Chain:
         return min(votes, key=lambda value: (-votes[value], value)) if votes else None
 
     def elected_digest(self, link: Link) -> str | None:
-        """Return the digest after `link` that its electors agree on, if any of them co-signed."""
+        """Return the state digest after `link` that its electors agree on; None if none co-signed."""
         if link.block is None:
             return self.genesis_digest
         electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
@@ -109,14 +110,14 @@ class Chain:
         return self.agreed_digest(link, words)
 
     def digest_after(self, block: str) -> str | None:
-        """Return the state digest after `block` that its known co-signers agree on, if any did."""
+        """Return the state digest after `block` that its known co-signers agree on; None without any."""
         link = self.links[block]
         if link.block is None:
             return self.genesis_digest
         return self.agreed_digest(link, self._single_cosignatures(block) or self.cosignatures(block))
 
     def _single_cosignatures(self, block: str) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `block` by those who co-signed nothing else beside it."""
+        """Return the known co-signatures of `block` by peers that co-signed no other block of its round."""
         return [word for word in self.cosignatures(block) if word.body.peer not in self.equivocations]
 
     def children(self, block: str) -> list[str]:
@@ -129,17 +130,17 @@ class Chain:
         return bool((electors - self.equivocators) & self._cosignatures.get(block, {}).keys())
 
     def cosignatures(self, block: str) -> list[Signed[CoSignature]]:
-        """Return the co-signatures known for `block`, in the order of their authors' names."""
+        """Return the known co-signatures of `block`, sorted by their authors' ids."""
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]
 
     def cosignature_of(self, peer: PeerId, block: str) -> Signed[CoSignature] | None:
-        """Return a peer's co-signature of `block`, if it is known."""
+        """Return a peer's co-signature of `block`; None if none is known."""
         return self._cosignatures.get(block, {}).get(peer)
 
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top may carry, weighty ones first.
+        """Return the known co-signatures of `link` that a block on top may carry, electors' first.
 
-        Of who contradicted itself, only what the others say of the state, too.
+        Those of an equivocator are left out, unless the others agree with the state digest in them.
         """
         agreed = self.agreed_digest(link, self._single_cosignatures(link.hash))
         words = [
@@ -153,13 +154,13 @@ class Chain:
         return by_weight[:MAX_COSIGNATURES]
 
     def may_cosign(self, link: Link) -> frozenset[PeerId]:
-        """Return those with a say in `link`: its electorate, its parent's electors, and its own roster."""
+        """Return the peers with a say in `link`: its electorate, its parent's electors, and its roster."""
         if link.block is None:
             return frozenset()
         return link.finality.electorate.members.union(self._parents_electors(link), link.claimants)
 
     def _has_a_say(self, peer: PeerId, link: Link) -> bool:
-        """Whether a peer is among those that `may_cosign` names, without naming all."""
+        """Whether a peer is among those of `may_cosign`, without computing all of them."""
         electorate = link.finality.electorate
         return link.block is not None and (
             peer in electorate.current
@@ -202,7 +203,7 @@ class Chain:
         )
 
     def _note(self, link: Link) -> None:
-        """Take in what the chain shows at `link`, if it stands on what is final here."""
+        """Update what is justified and final by the chain at `link`, if that stands on the final block."""
         if not self.stands_on(link.hash, self.final):
             return
         if link.finality.final in self.links:
@@ -217,10 +218,10 @@ class Chain:
                 self.justified = block
 
     def add_cosignature(self, signed: Signed[CoSignature]) -> bool:
-        """Record a co-signature of a known block; say whether it was new and counts.
+        """Record a co-signature of a known block; return whether it was new and counts.
 
-        Only those with a say in the block are heard. Two by one peer at one height are proof of fraud: its
-        word then weighs nothing.
+        Only peers with a say in the block are heard. Two co-signatures by one peer at one height are an
+        equivocation: from then on, its co-signatures weigh nothing.
         """
         body = signed.body
         link = self.links.get(body.block)
@@ -241,7 +242,7 @@ class Chain:
         return True
 
     def _weigh(self, link: Link) -> None:
-        """Take in what the words at hand say of `link`: a quorum of them may make its parent final."""
+        """Check whether the known co-signatures of `link` are a quorum, which may make its parent final."""
         finalises = link.finality.justified == link.parent
         if self.justified == link.hash and (not finalises or link.parent in self._finals):
             return  # a quorum was seen before
@@ -253,13 +254,13 @@ class Chain:
             self._note_justified(link.hash)
 
     def take_evidence(self, evidence: Evidence) -> None:
-        """Note whom kept evidence convicts."""
+        """Note the equivocators against which there is kept evidence."""
         one, other = evidence.one, evidence.other
         if evidence.culprit() and isinstance(one.body, CoSignature):
             self.note_equivocation(one, other)  # type: ignore[arg-type]
 
     def note_equivocation(self, one: Signed[CoSignature], other: Signed[CoSignature]) -> None:
-        """Let the author of two co-signatures of different blocks of one round weigh nothing from now on."""
+        """Note two co-signatures of different blocks of one round: their author weighs nothing any more."""
         if one.body.peer not in self.equivocations:
             self.equivocations[one.body.peer] = (one, other)
             self._version += 1
@@ -283,15 +284,15 @@ class Chain:
                 self._note_justified(other.finality.justified)
 
     def keep_final(self, block: str) -> None:
-        """Take a block for final because it was before a restart, unless it is not here or ruled out."""
+        """Make a block final because it was so before a restart, unless it is not here or ruled out."""
         if block in self.links:
             self._make_final(self.links[block])
 
     def decree(self, round_number: int, block: str) -> None:
-        """Take an owner's block for final, whatever was final beside it; its own electors go on from it.
+        """Make a trusted checkpoint's block final, whatever was final beside it; its electors go on from it.
 
-        One that is not here is obeyed when it comes, and no other block of its round is let in. Where blocks
-        of that round and later ones are here already, the chain has to be built anew, with this first.
+        If the block is not here, it becomes final when it comes, and no other block of its round is let in.
+        If blocks of that round and later ones are here already, the chain has to be rebuilt with this first.
         """
         link = self.links.get(block)
         if link is not None:
@@ -300,7 +301,7 @@ class Chain:
             self._decreed = (round_number, block)
 
     def agrees_with(self, block: str) -> bool:
-        """Whether `block` is here, and on one branch with the final one."""
+        """Whether `block` is here, and on one branch with the final block."""
         known = block in self.links
         return known and (self.stands_on(block, self.final) or self.stands_on(self.final, block))
 
@@ -314,13 +315,13 @@ class Chain:
         self._renew(link)
 
     def settle(self, block: str) -> None:
-        """Take a block for final because too much time passed without any: its own electors go on from it."""
+        """Make a block final because too much time passed without one; its own electors go on from it."""
         if self.stands_on(block, self.final):
             self._make_final(self.links[block])
             self._renew(self.links[block])
 
     def _renew(self, link: Link) -> None:
-        """Let a final block's electors be those who make what stands on it final."""
+        """Let a final block's electors be the ones that make its descendants final."""
         self.links[link.hash] = replace(
             link, finality=begin(link.hash, link.round, self.electors_at(link.hash))
         )
@@ -334,23 +335,23 @@ class Chain:
         self._version += 1
 
     def newest_justified_above(self, block: str) -> int:
-        """Return the newest round that any chain here on top of `block` shows to be justified."""
+        """Return the newest round that is justified on any branch on top of `block`."""
         above = [link for link in self.after(self.links[block].round) if self.stands_on(link.hash, block)]
         return max((link.finality.justified_round for link in above), default=self.links[block].round)
 
     def stands_on(self, block: str, ancestor: str) -> bool:
-        """Whether `block` is `ancestor` or comes after it."""
+        """Whether `block` is `ancestor` or a descendant of it."""
         floor = self.links[ancestor].round
         while block in self.links and self.links[block].round > floor:
             block = self.links[block].parent
         return block == ancestor
 
     def latest_cosignature(self, peer: PeerId) -> CoSignature | None:
-        """Return what a peer co-signed last of what is known here, or None."""
+        """Return a peer's latest known co-signature, or None."""
         return self._latest.get(peer)
 
     def remembered(self, question: object, choose: Callable[[], str]) -> str:
-        """Return a choice between blocks, made anew only once something came that may change it."""
+        """Return a choice between blocks, computed again only after something came that may change it."""
         asked = (self._version, question)
         if self._remembered is None or self._remembered[0] != asked:
             self._remembered = (asked, choose())
@@ -369,7 +370,7 @@ class Chain:
         return links[::-1]
 
     def common_ancestor(self, one: str, other: str) -> str:
-        """Return the newest block that both stand on."""
+        """Return the newest block that is an ancestor of both."""
         while one != other:
             if self.links[one].round >= self.links[other].round:
                 one = self.links[one].parent

@@ -27,39 +27,40 @@ from dataclasses import dataclass, replace
 
 from recipes.keys.keys import PeerId
 
-MANY_ELECTORS = 4  # from here on, their quorum alone says that enough peers hold a block's state
+MANY_ELECTORS = 4  # with so many electors, their quorum alone shows that enough peers hold a block's state
 
 
 @dataclass(frozen=True)
 class VoteLock:
-    """What an elector's next co-signature must respect, kept on disk."""
+    """The rule for an elector's next co-signature, kept on disk."""
 
-    round: int = 0  # of the last block that it co-signed
-    justified_round: int = 0  # the newest that stood justified under any of them
-    claims_after: int = 0  # no claim for rounds up to here: it may have made one, and forgotten it
-    decreed: str = ""  # the owner's block, newest so far, on whose electors `justified_round` counts
+    round: int = 0  # round of the last block that it co-signed
+    justified_round: int = 0  # newest justified round under any block it co-signed
+    claims_after: int = 0  # it claims in later rounds only: up to here, it may have lost its memory of one
+    decreed: str = ""  # newest trusted checkpoint's block, to whose electors `justified_round` belongs
 
     def allows(self, round_number: int, finality: Finality) -> bool:
-        """Whether a block of that round, with that finality, may be co-signed."""
+        """Whether a block of this round, with this finality, may be co-signed."""
         return round_number > self.round and finality.justified_round >= self.justified_round
 
     def after(self, round_number: int, finality: Finality) -> VoteLock:
-        """Return the lock after co-signing it."""
+        """Return the vote lock after co-signing a block of this round, with this finality."""
         justified_round = max(self.justified_round, finality.justified_round)
         return replace(self, round=round_number, justified_round=justified_round)
 
     def under(self, decreed: str, newest_justified: int) -> VoteLock:
-        """Return the lock once an owner's block began a new electorate.
+        """Return the vote lock once a trusted checkpoint's block began a new electorate.
 
-        What stood justified by the old one binds no longer; what the new one justified binds as if this
-        elector had co-signed it, for it may have. The height stays: two words at one height are fraud.
+        Blocks that the old electorate justified bind no longer. Those that the new one justified bind as if
+        this elector had co-signed them, for it may have. The height stays: two co-signatures at one height
+        are an equivocation.
         """
         return replace(self, justified_round=newest_justified, decreed=decreed)
 
 
 @dataclass(frozen=True)
 class Electorate:
-    """Whose co-signatures make a quorum in one term, which began with the block of round `since`."""
+    """The peers whose co-signatures make a quorum in one term, which began at the block of round `since`."""
 
     previous: frozenset[PeerId]
     current: frozenset[PeerId]
@@ -67,15 +68,15 @@ class Electorate:
 
     @property
     def members(self) -> frozenset[PeerId]:
-        """Everybody with a say."""
+        """All peers with a say."""
         return self.previous | self.current
 
     def agrees(self, signers: Collection[PeerId], *, known: int) -> bool:
-        """Whether `signers` are a quorum of this term's electors, and of those before.
+        """Whether `signers` are a quorum of this term's electors, and of the last term's.
 
-        Whoever co-signed a block holds its state, and what is never undone must not hang on one disk.
+        A peer that co-signed a block holds its state, and a final block's state must not be on one disk only.
         So while there are fewer than four electors, four of the `known` peers that the chain counts have to
-        co-sign, or all if they are fewer, but two at least.
+        co-sign; all of them if they are fewer, but at least two.
         """
         quorums = _is_quorum(self.current, signers) and _is_quorum(self.previous, signers)
         few = len(self.current) < MANY_ELECTORS
@@ -84,9 +85,9 @@ class Electorate:
 
 @dataclass(frozen=True)
 class Finality:
-    """What a chain shows at one of its blocks, by what it carries alone: the same to everybody.
+    """What a chain shows to be justified and final at one of its blocks: the same to every peer.
 
-    `justified` and `final` are blocks' hashes, each with its round.
+    It follows from the blocks alone. `justified` and `final` are blocks' hashes, each with its round.
     """
 
     electorate: Electorate
@@ -115,12 +116,12 @@ def show(
 
     Args:
         before: the finality at the parent.
-        parent: its hash.
-        grandparent: the hash of the block before it.
-        round_number: of the block.
-        signers: who co-signed the parent, by what the block carries.
+        parent: the parent's hash.
+        grandparent: hash of the block before the parent.
+        round_number: the block's round.
+        signers: the peers whose co-signatures of the parent the block carries.
         known: how many peers the chain counts at the parent.
-        electors_at: the electors at a block.
+        electors_at: returns the electors at a block, by its hash.
     """
     if not before.electorate.agrees(signers, known=known):
         return before

@@ -1,4 +1,4 @@
-"""Which branch a peer follows.
+"""Fork choice: which branch of the chain a peer follows.
 
 Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches
 from an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
@@ -53,7 +53,7 @@ def _branch_of(chain: Chain, head: str, floor: int) -> dict[int, str]:
 
 
 def _prevailing(chain: Chain, ancestor: str, children: list[str]) -> str | None:
-    """Return the branch that over half of the last final block's electors stand on, if there is one."""
+    """Return the branch on which over half of the last final block's electors stand; None without one."""
     electors = chain.electors_at(chain.final) - chain.equivocations.keys()
     weight = _weights(chain, ancestor, children, electors)
     best = max(children, key=lambda child: weight[child])
@@ -72,8 +72,7 @@ def _weights(chain: Chain, ancestor: str, children: list[str], electors: Iterabl
 def _heaviest(chain: Chain, ancestor: str, children: list[str]) -> str:
     electors = chain.electors_at(ancestor) - chain.equivocations.keys()
     weight = _weights(chain, ancestor, children, electors)
-    # Where as many electors stand on two branches, or none on any, those whom the chain knows at all
-    # decide.
+    # If as many electors stand on two branches, or none on any, all peers that the chain knows decide.
     known = chain.links[ancestor].counters.peers.keys() - chain.equivocations.keys()
     following = _weights(chain, ancestor, children, known)
     return min(children, key=lambda child: (-weight[child], -following[child], _attempt(chain, child), child))

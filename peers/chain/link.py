@@ -16,7 +16,7 @@ from recipes.keys.keys import PeerId
 
 @dataclass(frozen=True)
 class Link:
-    """A block in its place: counters, finality and ledger are those after it. Genesis has no block."""
+    """A block in its place, with the counters, finality and ledger after it. Genesis has no block."""
 
     hash: str
     parent: str
@@ -43,5 +43,5 @@ class Link:
 
 
 def genesis_hash(run: str) -> str:
-    """Return the hash that stands for the place before the first block, hex."""
+    """Return the hash that stands for genesis, the parent of the first block, hex."""
     return digest(f"genesis/{run}".encode()).hex()

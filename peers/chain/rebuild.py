@@ -1,4 +1,4 @@
-"""The chain as a peer finds it on its disk, at its start or when an owner's word has it built anew."""
+"""The chain rebuilt from the blocks on disk, at a peer's start or because of a trusted checkpoint."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def build_chain(
     checkpoint: Vouched | None,
     evidence: Iterable[Evidence],
 ) -> Chain:
-    """Fill an empty chain with what is on disk: `blocks`, parents first; those without a parent are left out.
+    """Fill an empty chain with the `blocks` on disk, parents first; those without a parent are left out.
 
-    An owner's checkpoint goes before what was final here: of that, only what stands on the checkpoint's block
-    stays final, or all as long as that block is not here, and of an earlier round. A final block that the
-    disk lost is not waited for: most others have it, or nobody has.
+    A trusted checkpoint overrides what was final here: of that, only descendants of the checkpoint's block
+    stay final. While that block is not here, all final blocks of earlier rounds stay so. A final block that
+    the disk lost is not waited for: either most others have it, or nobody has.
     """
     if checkpoint is not None:
         chain.decree(checkpoint.body.round, checkpoint.body.block)
@@ -40,7 +40,7 @@ def build_chain(
         known = signed.body.parent in chain and not chain.rules_out(signed)
         if known and block_fault(chain, signed.body) is None:
             chain.add(signed)
-            if signed.hash == settled:  # before what stands on it: its electors go on from there
+            if signed.hash == settled:  # before its descendants: its electors go on from there
                 chain.settle(settled)
             if final is not None and signed.hash == final.block:
                 chain.keep_final(final.block)

@@ -1,4 +1,4 @@
-"""What makes a roster or a block valid in its place in the chain."""
+"""Validity of rosters and blocks in their place in the chain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULED_OUT = "on a branch that a final block rules out here"
 
 
 def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
-    """Say what is wrong with the list of parts that a reduction of `roster` holds, or None."""
+    """Return what is wrong with the list of parts in a reduction under `roster`, or None."""
     included = reduction.included
     if not included or list(included) != sorted(set(included)):
         return "a malformed list of parts"
@@ -29,7 +29,7 @@ def parts_fault(reduction: Reduction, roster: Roster) -> str | None:
 
 
 def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
-    """Say why no roster on top of `parent` may list a claim, or None."""
+    """Return why no roster on top of `parent` may list a claim, or None if one may."""
     until = parent.accounts.expelled_until(claim.peer)
     if claim.round <= until:
         return f"expelled until round {until}, because the audit of a claim failed"
@@ -37,7 +37,7 @@ def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
 
 
 def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
-    """Say what is wrong with a roster on top of `parent`, or None."""
+    """Return what is wrong with a roster on top of `parent`, or None."""
     if roster.round != parent.round + 1 or roster.parent != parent.hash:
         return "the roster is for another place in the chain"
     claims = [signed.body for signed in roster.claims]
@@ -58,7 +58,7 @@ def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
 
 
 def block_fault(chain: Chain, block: Block) -> str | None:
-    """Say what is wrong with a block whose parent is known, or None."""
+    """Return what is wrong with a block whose parent is known, or None."""
     parent = chain.links[block.parent]
     roster = block.roster.body
     if block.round != parent.round + 1:
@@ -77,9 +77,9 @@ def block_fault(chain: Chain, block: Block) -> str | None:
 
 
 def _leader_fault(chain: Chain, block: Block, parent: Link) -> str | None:
-    """Say why this block is not its leader's to make.
+    """Return why this block was not its leader's to make, or None.
 
-    Whom the chain ranks has one attempt, that of its rank; anybody else comes after all of them.
+    A leader that the chain ranks has one attempt, that of its rank; all others come after those.
     """
     roster = block.roster.body
     if block.attempt < roster.attempt:

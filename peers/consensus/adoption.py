@@ -1,4 +1,4 @@
-"""A block becomes the head: what is told of it, what is counted, and this peer's co-signature."""
+"""Adoption of a block as the head: its events, its counts, and this peer's co-signature."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from peers.protocol.messages import Block
 from peers.protocol.round_reasons import RewindReason
 from recipes.keys.keys import PeerId
 
-_COMPANY_ROUNDS = 16  # in which others contributed, for a peer that is alone to miss them
+_COMPANY_ROUNDS = 16  # a peer that is alone misses others that contributed in these
 
 
 class Adoption:
-    """Moves the head to a block whose state is here."""
+    """Makes a block the head, once its state is here."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Adoption:
         self._heads = heads
 
     def adopt(self, link: Link, applied: Applied) -> None:
-        """Make the block at `link` the head, and co-sign it unless something speaks against it."""
+        """Make the block at `link` the head, and co-sign it if every check of it agreed."""
         context, chain = self._context, self._context.chain
         ancestor = link.hash
         if context.head in chain:
@@ -59,10 +59,10 @@ class Adoption:
         if acceptable and applied.checked:
             self._cosigning.cosign(link)
         if not context.started and not self._heads.others_stand_at(link.hash):
-            self._heads.ask_again()  # only those who stand there can say how much of the window is left
+            self._heads.ask_again()  # peers that stand there know how much of the window is left
 
     def _count_round(self, link: Link) -> None:
-        """Count the round that a block closes, if this peer went through it."""
+        """Count the round that a block closes, if this peer took part in it."""
         context = self._context
         went_through = context.now - context.adopted_at() >= context.rules.window_seconds / 2
         if link.parent == context.head and went_through:
@@ -73,7 +73,7 @@ class Adoption:
                 self._cosigning.saw_round(live=live)
 
     def _measure(self, link: Link) -> None:
-        """Stop the watches of the round at hand."""
+        """Stop the stopwatches of the round at hand."""
         context, window = self._context, self._context.round.window
         context.measures.exchange_over(context.now, allowed=context.deadlines.transfer)
         claimed_at = window.ended_at if window.claim is not None else None
@@ -131,8 +131,8 @@ class Adoption:
     def _phases(self, link: Link) -> dict[str, float]:
         """Return the seconds of each phase of the round that `link` closes; empty if this peer missed it.
 
-        They add up to the time from block to block. With overlap, the trainer computes in all of them: how
-        long, `WindowFinished` says.
+        They add up to the time from block to block. With overlap, the trainer computes in all of them; the
+        event `WindowFinished` tells for how long.
         """
         context, current = self._context, self._context.round
         ended, exchange = current.window.ended_at, current.exchange
@@ -148,7 +148,7 @@ class Adoption:
 
 
 def _gone(link: Link, chain: Chain, me: PeerId) -> int:
-    """Return how many others contributed in the rounds before a block whose only contributor is `me`."""
+    """Return how many others contributed in the rounds before a block to which only `me` contributed."""
     if link.claimants != {me}:
         return 0
     others: set[PeerId] = set()

@@ -1,9 +1,9 @@
-"""The exchange from one peer's side: push segments, reduce those given to it, fetch what came of it.
+"""The exchange from one peer's side: push segments, reduce those assigned to it, fetch the reduced ones.
 
 Deadlines count from the moment the roster was accepted, in units T, the transfer deadline:
 
     T      a reducer averages what has arrived
-    1.5 T  no word from the reducer: segments go to the backup (at once, if its result cannot be had)
+    1.5 T  the reducer is silent: segments go to the backup (at once, if its result cannot be had)
     2.5 T  the backup averages what has arrived
     3 T    the leader makes the block with what it could get; then its successors, in turn
 """
@@ -36,12 +36,12 @@ REDUCE_AFTER = 1.0
 BACKUP_AFTER = 1.5
 BACKUP_REDUCES_AFTER = 2.5
 BLOCK_AFTER = 3.0
-TOLERATED_OMISSIONS = 0.05  # of the claims held; one is always forgiven, since messages cross
+TOLERATED_OMISSIONS = 0.05  # share of the claims held; one is always forgiven, since messages cross
 MAX_CANDIDATES = 16
 
 
 class Allreduce:
-    """This peer's part in the exchange of the round at hand; how that goes, `round_state.Exchange` holds."""
+    """This peer's part in the round's exchange; `round_state.Exchange` holds how far it is."""
 
     def __init__(self, context: RoundContext, evidence: EvidenceBook) -> None:
         self._context = context
@@ -54,7 +54,7 @@ class Allreduce:
     # ------------------------------------------------------------ the roster
 
     def take_roster(self, signed: Signed[Roster]) -> None:
-        """Keep a valid roster from a peer whose turn it is or will be; `exchange` accepts it in its time."""
+        """Keep a leader's valid roster; `accept_best_roster` accepts it in its turn."""
         context = self._context
         state, roster = self._state, signed.body
         if fault := roster_fault(context.chain, roster, context.round.parent):
@@ -74,10 +74,10 @@ class Allreduce:
             if held is not None and held[0].hash != claim.hash:
                 self._evidence.take(Evidence(one=held[0], other=claim))
         if len(state.candidates) > MAX_CANDIDATES:
-            del state.candidates[max(state.candidates)]  # the last whose turn would come
+            del state.candidates[max(state.candidates)]  # its turn would come last
 
     def accept_best_roster(self) -> None:
-        """Accept the highest attempt whose time has come: a leader speaks when those before fell silent."""
+        """Accept the highest attempt whose time has come: the leaders before it have been silent."""
         context, state = self._context, self._state
         deadlines = context.deadlines
         accepted = -1 if state.roster is None else state.roster.body.attempt
@@ -91,10 +91,9 @@ class Allreduce:
                 return
 
     def gives_way_at(self, roster: str, attempt: int) -> float:
-        """Return the time before which the roster at hand does not give way to one of a later attempt.
+        """Return the time until which the accepted roster does not give way to one of a later attempt.
 
-        Its exchange may be under way, and hold many more claims than one that a peer drew up which knew of
-        none.
+        Its exchange may be under way, with many more claims than a roster of a peer that knew of none.
         """
         context = self._context
         state = self._state
@@ -121,7 +120,7 @@ class Allreduce:
         context.inbox.release(signed.hash)
 
     def leaves_out_too_many(self, roster: Roster, *, until: float) -> bool:
-        """Whether the roster omits claims that arrived `until` then, and that its leader could have taken."""
+        """Whether the roster omits too many claims that were here by `until` and could have been in it."""
         held = self._context.round.pool.held
         if len(roster.claims) == MAX_PEERS:
             return False
@@ -139,7 +138,7 @@ class Allreduce:
     # ------------------------------------------------------------ segments
 
     def exchange(self) -> None:
-        """Do whatever the exchange by the accepted roster asks for at this moment."""
+        """Do what is due now in the exchange by the accepted roster."""
         context, state = self._context, self._state
         if state.roster is None:
             return
@@ -152,7 +151,7 @@ class Allreduce:
             state.complete(context.now)
 
     def _push(self, segment: int, claimants: list[PeerId]) -> None:
-        """Send the own segment to its reducer, and to the backup after too long a silence of the reducer."""
+        """Send the own segment to its reducer, and to the backup if the reducer failed."""
         context, state = self._context, self._state
         if state.roster is None or context.round.window.claim is None or context.me not in claimants:
             return
@@ -176,7 +175,7 @@ class Allreduce:
         return context.reached(state.roster_at + BACKUP_AFTER * context.deadlines.transfer)
 
     def _reduce(self, segment: int, claimants: list[PeerId]) -> None:
-        """Average a segment that is this peer's to reduce, once all parts are in or the time is up."""
+        """Average a segment that this peer is to reduce, once all parts are in or the time is up."""
         context, state = self._context, self._state
         assignment = state.assignments[segment]
         if state.roster is None or segment in state.reducing:
@@ -198,7 +197,7 @@ class Allreduce:
             context.emit(Reduce(state.roster.hash, segment, places))
 
     def _fetch(self, segment: int) -> None:
-        """Fetch the reduced segment that the block will most likely name, from its author or who has it."""
+        """Fetch the reduced segment that the block will most likely name, from its author or a claimant."""
         context, state = self._context, self._state
         if state.roster is None:
             return
@@ -216,7 +215,7 @@ class Allreduce:
                 return
 
     def announce(self, done: SegmentReduced) -> None:
-        """Sign and send word of a segment that this peer has reduced."""
+        """Sign and send the reduction of a segment that this peer has reduced."""
         context, state = self._context, self._state
         if state.roster is None or state.roster.hash != done.roster:
             return
@@ -236,7 +235,7 @@ class Allreduce:
         context.send({claim.body.peer for claim in roster.claims} | {roster.peer}, signed)
 
     def take_reduction(self, signed: Signed[Reduction]) -> None:
-        """Keep the word of a segment's reducer or backup on the accepted roster; its first one stands."""
+        """Keep a reduction by a segment's reducer or backup under the accepted roster; the first stands."""
         context = self._context
         state, body = self._state, signed.body
         if state.roster is None or body.segment >= len(state.assignments):
@@ -251,14 +250,14 @@ class Allreduce:
         state.reductions.setdefault(body.segment, {}).setdefault(body.peer, signed)
 
     def by_preference(self, segment: int) -> list[Signed[Reduction]]:
-        """Return the reductions heard of for `segment`, the reducer's before the backup's."""
+        """Return the known reductions of `segment`, the reducer's before the backup's."""
         state = self._state
         heard = state.reductions.get(segment, {})
         assignment = state.assignments[segment]
         return [heard[peer] for peer in (assignment.reducer, assignment.backup) if peer in heard]
 
     def all_here(self) -> bool:
-        """Whether a reduction of every segment is here with its bytes."""
+        """Whether a reduced segment is here, with its bytes, for every segment."""
         context, state = self._context, self._state
         return all(
             any(reduction.body.root in state.fetched for reduction in self.by_preference(segment))

@@ -1,7 +1,7 @@
-"""This peer's part in audits: what it is asked to replay, what it says of it, and what it disputes.
+"""This peer's part in audits: the claims that it is asked to replay, its verdicts and its disputes.
 
-All of it follows from the accounts at the head. Own operations are on disk before they are sent, and go to
-the first leaders of each round until the chain holds them, or until they would count for nothing.
+All of these follow from the accounts at the head. This peer's operations are on disk before they are sent.
+They go to the first leaders of each round until the chain holds them, or until they would not count any more.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from peers.protocol.rules import CLAIM_LEADERS
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId
 
-CHANGE_WINDOWS = 8  # for which a peer with a new key waits at most until the chain holds that
-_SLACK_BYTES = 64 << 10  # by which a block stays below what one may have
+CHANGE_WINDOWS = 8  # a peer with a new key waits so long at most for its key change to be on the chain
+_SLACK_BYTES = 64 << 10  # a block with operations stays so far below the largest size
 
 
 class AuditDuties:
-    """What the accounts at the head ask of this peer, and what it has said."""
+    """The audits that the accounts at the head ask of this peer, and what it has said about them."""
 
     def __init__(
         self, context: RoundContext, operations: OperationPool, own_changes: Sequence[KeyChange]
     ) -> None:
-        """Take up what was said before.
+        """Begin with what this peer said before a restart.
 
         Args:
-            context: of the engine.
-            operations: verdicts, disputes and changes of keys that the chain does not hold yet.
-            own_changes: of keys, which the chain is to hold before this peer claims.
+            context: the engine's context.
+            operations: verdicts, disputes and key changes that the chain does not hold yet.
+            own_changes: key changes that the chain is to hold before this peer claims.
         """
         self._context = context
         self._operations = operations
         self._own_changes = tuple(change for change in own_changes if _is_to(change, context.me))
         self._changes_until = context.now + CHANGE_WINDOWS * context.rules.window_seconds
-        self._audits: dict[str, Audit] = {}  # that this peer is asked for, by claim
-        self._credit = _credit_of(context.round.parent.accounts, context.me)  # as told last
+        self._audits: dict[str, Audit] = {}  # the audits that this peer is asked for, by claim
+        self._credit = _credit_of(context.round.parent.accounts, context.me)  # as last told to listeners
 
     @property
     def audits(self) -> frozenset[str]:
@@ -53,7 +53,7 @@ class AuditDuties:
         return frozenset(self._audits)
 
     def begin_round(self) -> None:
-        """Find out what the accounts at the head ask of this peer, and say what it has to say."""
+        """Find the audits that the head's accounts ask for; send own verdicts, disputes and key changes."""
         link = self._context.round.parent
         self._operations.forget(head=link, final=self._context.chain.link(self._context.chain.final))
         self._note_audits(link.accounts)
@@ -64,18 +64,19 @@ class AuditDuties:
             self._dispute(audit)
 
     def awaits_change(self) -> bool:
-        """Whether this peer holds its claims back: once it had one, nothing could be moved to its name.
+        """Whether this peer holds its claims back until the chain holds its key change.
 
-        It does so for a while only: where it is alone, no block comes but from its own claim.
+        Once a claim in the new name is on the chain, no account can be moved to that name any more. The wait
+        is bounded, since a peer that is alone gets no block without a claim of its own.
         """
         accounts = self._context.round.parent.accounts
         waiting = any(may_move(change, accounts) for change in self._own_changes)
         return waiting and self._context.now < self._changes_until
 
     def give_verdict(self, verdict: Verdict) -> None:
-        """Sign, keep and send what an audit came to, unless it is not wanted any more or was said already.
+        """Sign, keep and send an audit's verdict, unless it is no longer wanted or was given already.
 
-        "Not opened" may be followed by a replay; anything else is this peer's last word.
+        A verdict after a replay may follow one of "not opened"; any other verdict stands.
         """
         audit = self._audits.get(verdict.claim)
         before = [word for word in self._own_verdicts(verdict.claim) if word.steps in (0, verdict.steps)]
@@ -88,22 +89,22 @@ class AuditDuties:
         )
 
     def take_operation(self, operation: Operation) -> None:
-        """Keep another's verdict or dispute for a block."""
+        """Keep another peer's verdict or dispute for a block."""
         link = self._context.round.parent
         self._operations.keep(operation, link, link.counters.electors(self._context.rules))
 
     def take_rotation(self, change: KeyChange) -> None:
-        """Keep a change of keys for a block."""
+        """Keep a key change for a block."""
         self._operations.keep_rotation(change, self._context.round.parent.accounts)
 
     def with_operations(self, block: Block) -> Block:
-        """Return a block that carries the operations that count on its parent, as far as there is room."""
+        """Return the block with the operations that count on its parent, as many as fit."""
         room = MAX_BLOCK_BYTES - _SLACK_BYTES - len(block.canonical())
         carried = self._operations.for_block(self._context.round.parent.accounts, room_bytes=room)
         return block.model_copy(update=vars(carried))
 
     def tell_adopted(self, ancestor: str, link: Link) -> None:
-        """Tell what the blocks after `ancestor` decided about own claims, and where the own credit is now."""
+        """Tell what the blocks after `ancestor` decided about this peer's claims, and its credit now."""
         chain = self._context.chain
         for new in chain.path(ancestor, link.hash) or []:
             for entry in new.ledger.entries:
@@ -118,7 +119,7 @@ class AuditDuties:
             self._context.tell(CreditChanged(*credit))
 
     def _note_audits(self, accounts: Accounts) -> None:
-        """Want what this peer is newly asked for, and drop what nobody needs from it any more."""
+        """Ask for the audits that are new, and drop those that nobody needs any more."""
         asked = {audit.work.claim: audit for audit in accounts.audits if _is_asked(audit, self._context.me)}
         for claim, wanted in list(self._audits.items()):
             audit = asked.get(claim)
@@ -133,7 +134,7 @@ class AuditDuties:
                 self._context.tell(AuditAsked(audit.work.round, claim, audit.work.peer, audit.steps))
 
     def _is_answered(self, audit: Audit) -> bool:
-        """Whether this peer's last word on an audit is said: on the chain, or to be said again."""
+        """Whether this peer gave its final verdict on an audit: it is on the chain, or will be sent again."""
         [heard] = [one.word for one in audit.hearing if one.auditor == self._context.me]
         own = self._own_verdicts(audit.work.claim)
         said = any(word.reason != "not opened" and may_speak(audit, word) for word in own)
@@ -144,7 +145,7 @@ class AuditDuties:
         return [body for body in bodies if isinstance(body, Verdict) and body.claim == claim]
 
     def _dispute(self, audit: Audit) -> None:
-        """Dispute a decision that took something from this peer, once: honest software trusts its work."""
+        """Dispute, once, a decision that took credit from this peer: honest software trusts its own work."""
         taken = [penalty for penalty in audit.penalties if penalty.peer == self._context.me]
         claim, own = audit.work.claim, self._operations.own.values()
         said = any(isinstance(one.body, Dispute) and one.body.claim == claim for one in own)
@@ -161,7 +162,7 @@ class AuditDuties:
         )
 
     def _say_changes(self, accounts: Accounts) -> None:
-        """Bring changes of keys to this peer's name to the leaders, until the chain holds them."""
+        """Send the key changes to this peer's id to the leaders, until the chain holds them."""
         for change in self._own_changes:
             if may_move(change, accounts):
                 self._operations.keep_rotation(change, accounts)
@@ -178,13 +179,13 @@ class AuditDuties:
 
 
 def _is_to(change: KeyChange, peer: PeerId) -> bool:
-    """Whether a change of keys makes `peer` the heir of another name."""
+    """Whether a key change moves another account to `peer`."""
     moved = change.moved()
     return moved is not None and moved.new == peer
 
 
 def _credit_of(accounts: Accounts, peer: PeerId) -> tuple[int, int]:
-    """Return what a peer has pending and what it has vested, in FLOPs."""
+    """Return a peer's pending and vested credit, in FLOPs."""
     account = accounts.peers.get(peer)
     return (account.in_escrow + account.uncalibrated, account.vested) if account is not None else (0, 0)
 

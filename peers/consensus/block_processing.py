@@ -1,4 +1,4 @@
-"""Following the chain: blocks are taken in, the best branch is chosen, the state is brought to its head."""
+"""Following the chain: take blocks in, choose the best branch, have the state brought to its head."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from peers.protocol.events import Notice, Refused
 from peers.protocol.messages import Block, Signed
 from recipes.keys.keys import PeerId
 
-MAX_SIBLINGS = 16  # blocks on top of one, by leaders whom the chain does not rank
+MAX_SIBLINGS = 16  # blocks on one parent, by leaders that the chain does not rank
 APART = (
     "Most other peers are on a branch that a final block rules out here: this peer trained apart from them "
     "for too long. Ask the run's owner for a checkpoint (python -m peers.checkpoint)."
 )
-LONGEST_PUT_OFF_SECONDS = 30.0  # until a block that cannot be applied is tried again
-_DOUBLINGS = 10  # of the wait for it: more than it takes to the longest
+LONGEST_PUT_OFF_SECONDS = 30.0  # wait before a block that cannot be applied is tried again
+_DOUBLINGS = 10  # of that wait: enough to reach the longest
 _TOLD_EVERY_SECONDS = 60.0
 
 
 class BlockProcessing:
-    """Takes blocks into the chain, and follows its best branch as far as states can be had."""
+    """Puts blocks into the chain, and follows the best branch whose state can be had."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class BlockProcessing:
         heads: PeerHeads,
         adoption: Adoption,
     ) -> None:
-        """Follow from the head on.
+        """Begin at the context's head.
 
         Args:
-            context: of the engine.
-            search: whom to ask for which blocks.
+            context: the engine's context.
+            search: chooses which peer to ask for which blocks.
             final: is told when a block makes another one final.
-            allreduce: says whose turn it is yet.
-            heads: where others stand.
+            allreduce: tells until when the accepted roster is kept.
+            heads: knows where others stand.
             adoption: makes a block the head.
         """
         self._context = context
@@ -61,8 +61,8 @@ class BlockProcessing:
         self._adoption = adoption
         self._state_is_here = False
         self._applying: str | None = None
-        self._unavailable: dict[str, float] = {}  # block -> when to try it again
-        self._barred: dict[str, float] = {}  # the same for blocks on the way there
+        self._unavailable: dict[str, float] = {}  # by block: when to try it again, seconds
+        self._barred: dict[str, float] = {}  # the same, for blocks on the way there
         self._put_off_in_a_row = 0  # blocks that could not be applied
         self._apart_told_at = -math.inf
         self._waiting_told_at = -math.inf
@@ -82,7 +82,7 @@ class BlockProcessing:
         return self._state_is_here
 
     def sizes(self) -> tuple[int, int]:
-        """Return how many blocks are put off, and are on the way to one, for tests of their bounds."""
+        """Return how many blocks are put off, and how many lie on the way to one, for tests of the bounds."""
         return len(self._unavailable), len(self._barred)
 
     # ------------------------------------------------------------ taking blocks in
@@ -90,7 +90,7 @@ class BlockProcessing:
     def take_block(self, sender: PeerId, signed: Signed[Block], *, fetched: bool = False) -> bool:
         """Put a block into the chain if it is valid, and return whether it was new.
 
-        What lies between is looked for. `fetched`: it was asked for, so others have it.
+        If its parent is not here, that is looked for. `fetched`: the block was asked for, so others have it.
         """
         context, chain = self._context, self._context.chain
         if signed.hash in chain:
@@ -114,9 +114,7 @@ class BlockProcessing:
             rostered = [claim.body.peer for claim in signed.body.roster.body.claims]
             context.spread(signed, rostered, root=signed.body.peer)
         self._final.tell(before)
-        context.inbox.release(
-            signed.hash
-        )  # co-signatures; what belongs to the round on top of it is kept again
+        context.inbox.release(signed.hash)  # co-signatures; messages of the round on top of it are kept again
         return True
 
     def fetch_blocks(self) -> None:
@@ -127,7 +125,7 @@ class BlockProcessing:
         context.wake_by(self._search.look_at)
 
     def answered(self, sender: PeerId, blocks: Sequence[Signed[Block]], *, new: int) -> None:
-        """Note the answer to a request for blocks: none, if the source failed. `new` were unknown."""
+        """Note the answer to a request for blocks (empty if it failed); `new` of them were unknown."""
         context = self._context
         apart = self._search.answered(sender, blocks, new=new, chain=context.chain, now=context.now)
         if apart:
@@ -139,7 +137,7 @@ class BlockProcessing:
             self._tell_apart()
 
     def _tell_apart(self) -> None:
-        """Tell now and again what to do, if this peer seems to stand apart."""
+        """If this peer seems to be on a branch of its own, tell now and again what to do."""
         context = self._context
         pause = context.rules.rewind_depth * context.rules.window_seconds
         if context.now >= self._apart_told_at + pause and self._heads.most_stand_elsewhere():
@@ -147,7 +145,7 @@ class BlockProcessing:
             context.tell(Notice(APART))
 
     def _is_ranked(self, block: Block) -> bool:
-        """Whether the block's leader is one whom the chain itself ranks."""
+        """Whether the chain itself ranks the block's leader."""
         context = self._context
         return block.peer in leaders(context.chain.link(block.parent).counters, context.rules)
 
@@ -156,8 +154,8 @@ class BlockProcessing:
     def follow_best_branch(self) -> bool:
         """Have the state brought to the best head; return whether the round on top of the head begins now.
 
-        While blocks still come, only one on top of the head is applied: a head on the way there is nobody's,
-        and its state may be long gone everywhere.
+        While blocks still come, only a child of the head is applied: nobody stands at the blocks in between,
+        and their states may be long gone everywhere.
         """
         context = self._context
         if self._applying is not None:
@@ -179,9 +177,9 @@ class BlockProcessing:
         return self._state_is_here and not context.round.begun and self._may_start()
 
     def _best_to_be_had(self, waiting: set[str]) -> str:
-        """Return the best head but for those that cannot be applied now; these are added to `waiting`.
+        """Return the best head that can be applied now; those that cannot are added to `waiting`.
 
-        What lies below a block that cannot be applied may still lead to another one that can.
+        The blocks below a head that cannot be applied may still lead to another one that can.
         """
         chain, head = self._context.chain, self._context.head
         while True:
@@ -194,7 +192,7 @@ class BlockProcessing:
             waiting |= {best, lowest}
 
     def _premature(self) -> set[str]:
-        """Return the blocks on the head that no elector backs, by leaders whose turn has not come."""
+        """Return children of the head by leaders whose turn has not come, and which no elector co-signed."""
         context = self._context
         if not context.started:
             return set()
@@ -211,9 +209,9 @@ class BlockProcessing:
         return early
 
     def _may_start(self) -> bool:
-        """Whether this peer, having just come, may take its head for the swarm's.
+        """Whether this peer, which has just started, may take its head for the swarm's.
 
-        Beside a later head that others name, only an elector goes on without them: any other peer would train
+        If others name a later head, only an elector may go on without them: any other peer's work would count
         for nobody.
         """
         context = self._context
@@ -227,7 +225,7 @@ class BlockProcessing:
         return context.reached(context.round.started + context.deadlines.leader)
 
     def _tell_waiting(self, here: int, later: Sequence[int]) -> None:
-        """Tell now and again why a newcomer that could train does not."""
+        """Tell now and again why a newcomer does not train yet."""
         context = self._context
         patient_until = context.round.started + PATIENCE_SECONDS
         if not context.reached(max(patient_until, self._waiting_told_at + _TOLD_EVERY_SECONDS)):
@@ -249,15 +247,15 @@ class BlockProcessing:
         chain = self._context.chain
         self._applying = None
         self._put_off_in_a_row = 0
-        self._state_is_here = applied.block in chain  # else it was pruned meanwhile
+        self._state_is_here = applied.block in chain  # if not, it was pruned meanwhile
         if self._state_is_here:
             self._adoption.adopt(chain.link(applied.block), applied)
 
     def put_off(self, failed: ApplyFailed) -> None:
-        """Try a block that cannot be applied again in a while; follow another branch until then.
+        """Put off a block that cannot be applied; follow another branch until it is tried again.
 
-        Nor can what lies between `above` and it be, so none of that is tried. Each time in a row, all of it
-        is left alone for twice as long: what nobody could give is not asked for again at once.
+        The blocks between `above` and it cannot be applied either, and are put off with it. Each failure in a
+        row doubles the wait, so that segments which nobody could give are not asked for again at once.
         """
         context, chain, block = self._context, self._context.chain, failed.block
         self._applying = None
@@ -275,7 +273,7 @@ class BlockProcessing:
         )
 
     def stand_on(self, chain: Chain) -> None:
-        """Go on from a chain that was built anew."""
+        """Go on from a chain that was rebuilt."""
         context, before = self._context, self._context.chain.final
         head = context.head
         self._applying = None

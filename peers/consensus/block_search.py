@@ -1,19 +1,19 @@
-"""Whom to ask for which blocks: heads that others name are fetched block by block, and no block twice.
+"""The search for blocks that others name: which peer is asked for which blocks, and no block twice.
 
-A head that is not here is anybody's word. Its source is asked for the blocks up to it, one answer after the
-other, and is given up once it has delivered nothing that connects for `FRUITLESS_SECONDS`, or failed. Then it
-rests, each time for longer, until it delivers again. Of all sources, one is asked at a time, so that no
-answer comes twice: the one that gave most blocks a second. While answers stay out, others are asked beside, a
-few at a time. Every fourth request, or each while answers are slow, goes to a source that was not tried yet:
-none decides alone what is known here, and none holds the others up.
+Any peer can name a head that does not exist. The peer that named a head, its *source*, is asked for the
+blocks up to it, answer by answer. It is given up once it failed, or delivered no block that connects for
+`FRUITLESS_SECONDS`; then it rests, each time for longer, until it delivers again. One source is asked at a
+time, so that no answer comes twice: the one that gave most blocks a second. While its answer is late, a few
+others are asked as well. Every fourth request, and every one while answers are slow, goes to a source that
+was not tried yet: so no source alone decides what is known here, and none holds the others up.
 
-An answer that does not connect left our branch further below: its source is asked again from two rounds
-further back, then from four, and so on, down to what is final here. One that holds only what is known here
-leads on from its end.
+If an answer does not connect, its source's branch left ours further below: it is asked again from two rounds
+further back, then from four, and so on, down to the final block. If an answer holds known blocks only, the
+next request begins at its end.
 
-Until the heads that were named are here, no state need be tried: `waits` says so, for at most
-`PATIENCE_SECONDS` after the last block that connected, and in all for `LONGEST_WAIT_SECONDS` and a second for
-each block, whoever names what. Who has failed to deliver before is not waited for.
+No state need be tried until the heads that were named are here: `waits` is true until then, for at most
+`PATIENCE_SECONDS` after the last block that connected, and in all for at most `LONGEST_WAIT_SECONDS` and a
+second for each block, whatever heads are named. A source that failed to deliver before is not waited for.
 
 Nothing here reads a clock: times are passed in.
 """
@@ -29,21 +29,21 @@ from peers.chain.fork_choice import best_head
 from peers.protocol.messages import Block, Signed
 from recipes.keys.keys import PeerId
 
-PATIENCE_SECONDS = 10.0  # for heads that were named, while nothing connects
-LONGEST_WAIT_SECONDS = 30.0  # for them in all, and a second for each block that connects
-ALL_TRIED_SECONDS = 20.0  # of it, until each source was asked once
-FRUITLESS_SECONDS = 20.0  # for a source that delivers nothing that connects
-SILENCE_SECONDS = 5.0  # for an answer, until others are asked beside
+PATIENCE_SECONDS = 10.0  # wait for heads that were named, while no block connects
+LONGEST_WAIT_SECONDS = 30.0  # wait for them in all, plus a second for each block that connects
+ALL_TRIED_SECONDS = 20.0  # of that, until each source was asked once
+FRUITLESS_SECONDS = 20.0  # wait for a source that delivers no block that connects
+SILENCE_SECONDS = 5.0  # wait for an answer, before others are asked as well
 LONGEST_SILENCE_SECONDS = 30.0  # the same on a line on which answers are slow
-TRIAL_SECONDS = 1.0  # the same while a better source waits: or twice what its answer took
-MOST_BESIDE = 3  # requests of which an answer is still hoped for
-TRIED_EVERY = 4  # requests
+TRIAL_SECONDS = 1.0  # the same while a better source waits, or twice the time of its last answer
+MOST_BESIDE = 3  # requests open at once
+TRIED_EVERY = 4  # of so many requests, one goes to an untried source
 FIRST_REST_SECONDS = 10.0
 LONGEST_REST_SECONDS = 60.0
 MAX_SOUGHT = 64  # heads
 MAX_RESTING = 1024  # sources
 _INSTANT_SECONDS = 0.001
-LIKELY_FORK = 2  # rounds below our tip from which a source is asked first
+LIKELY_FORK = 2  # a source is first asked from so many rounds below our tip
 
 
 @dataclass
@@ -52,16 +52,16 @@ class _Sought:
 
     head: str
     round: int
-    turn: int = 0  # when it was asked last; 0 is never
-    asked_at: float | None = None  # the request that is open
-    asked_after: int = 0  # the round after which it asks
-    next_after: int | None = None  # what to ask next, where that does not follow from what is known here
+    turn: int = 0  # number of its last request; 0 if it was never asked
+    asked_at: float | None = None  # when the open request was made, seconds; None without one
+    asked_after: int = 0  # the round after which the open request asks
+    next_after: int | None = None  # the round of the next request, if the known blocks do not give it
     back: int = 1  # rounds by which the last step went back
-    goes_back: bool = False  # its last answer left our branch below
-    tip: str = ""  # the newest block that it delivered and that is known here
-    blocks_a_second: float = 0.0  # that were new, in its last answer
-    answer_seconds: float = 0.0  # that it took
-    fruitless_since: float | None = None  # asked, and nothing came since that connects
+    goes_back: bool = False  # its last answer did not connect
+    tip: str = ""  # the newest block that it delivered and that connected
+    blocks_a_second: float = 0.0  # new blocks, in its last answer
+    answer_seconds: float = 0.0  # time of its last answer
+    fruitless_since: float | None = None  # since when no block of its connects
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class BlocksWanted:
 
 
 class BlockSearch:
-    """The heads that are looked for, by who named them."""
+    """The heads that are looked for, by the peer that named each."""
 
     def __init__(self) -> None:
         self.look_at = math.inf  # when to call `due` again, at the latest
         self._sought: dict[PeerId, _Sought] = {}
-        self._resting: dict[PeerId, tuple[float, float]] = {}  # until when, and how long that was
+        self._resting: dict[PeerId, tuple[float, float]] = {}  # until when, and for how long
         self._turns = 0
         self._connected_at = -math.inf  # when the last new block came, or waiting began
-        self._waited_in_vain = False  # since a block came
+        self._waited_in_vain = False  # since the last block came
         self._waits_until = -math.inf  # at the latest
         self._began_at = -math.inf  # when waiting began
         self._silence_seconds = SILENCE_SECONDS
@@ -90,15 +90,15 @@ class BlockSearch:
         return len(self._sought)
 
     def resting(self) -> int:
-        """Return how many sources could not deliver what they named."""
+        """Return how many sources rest, since they could not deliver the head that they named."""
         return len(self._resting)
 
     def failed(self, source: PeerId) -> bool:
-        """Whether a source could not deliver what it named when it was asked last."""
+        """Whether a source, when last asked, could not deliver the head that it named."""
         return source in self._resting
 
     def name(self, source: PeerId, head: str, round_number: int, now: float) -> None:
-        """Look for a block that is not here, and that `source` must have, by its own word."""
+        """Look for a block that is not here and that `source` says it has."""
         if now < self._resting.get(source, (-math.inf, 0.0))[0]:
             return
         known = self._sought.get(source)
@@ -112,7 +112,7 @@ class BlockSearch:
             self._sought[source] = _Sought(head, round_number)
 
     def waits(self, now: float) -> bool:
-        """Whether heads that were named may still come; `look_at` is no later than when that ends."""
+        """Whether heads that were named may still come; `look_at` is set to when that ends, or earlier."""
         if not self._hopeful() or now >= self._waits_until:
             return False
         untried = any(not sought.turn for sought in self._sought.values())
@@ -121,16 +121,16 @@ class BlockSearch:
         )
 
     def _hopeful(self) -> bool:
-        """Whether a head is looked for that was named by who has failed to deliver none so far."""
+        """Whether one of the heads looked for has a source that has never failed."""
         return bool(self._sought.keys() - self._resting.keys())
 
     def due(self, chain: Chain, standing: str, now: float) -> list[BlocksWanted]:
         """Return the requests to make now.
 
         Args:
-            chain: what is known.
-            standing: the block after which this peer's state stands.
-            now: seconds.
+            chain: the known blocks.
+            standing: hash of the block after which this peer's state stands.
+            now: time, seconds.
         """
         self._look_through(chain, now)
         best = best_head(chain, standing)
@@ -148,7 +148,7 @@ class BlockSearch:
         return wanted
 
     def _next(self, free: Sequence[PeerId], now: float) -> Sequence[PeerId]:
-        """Return which of the sources that have nothing to answer are asked now."""
+        """Return which of the sources without an open request are asked now."""
         pending = [sought for sought in self._sought.values() if sought.asked_at is not None]
         if any(now < self._asked_beside_at(sought) for sought in pending):
             return ()
@@ -167,7 +167,7 @@ class BlockSearch:
         return (untried + others)[: max(0 if pending else 1, min(len(pending) + 1, MOST_BESIDE - hoped_for))]
 
     def _asked_beside_at(self, sought: _Sought) -> float:
-        """Return until when an answer is waited for without asking another source."""
+        """Return until when an answer is awaited before another source is asked as well."""
         asked_at = sought.asked_at or 0.0
         waiting = [
             other for other in self._sought.values() if other.asked_at is None and other.blocks_a_second
@@ -180,14 +180,14 @@ class BlockSearch:
     def answered(
         self, source: PeerId, blocks: Sequence[Signed[Block]], *, new: int, chain: Chain, now: float
     ) -> bool:
-        """Note what a source answered; say whether its branch left ours below what is final here.
+        """Note a source's answer; return whether its branch left ours below the final block.
 
         Args:
-            source: who was asked.
-            blocks: what it gave, parents first; nothing if it failed. Valid ones are in the chain.
+            source: the peer that was asked.
+            blocks: its answer, parents first; empty if it failed. Valid blocks are in the chain already.
             new: how many of them were not known before.
-            chain: what is known now.
-            now: seconds.
+            chain: the known blocks, these included.
+            now: time, seconds.
         """
         if new:
             self._connected_at, self._waited_in_vain = now, False
@@ -209,7 +209,7 @@ class BlockSearch:
             sought.tip = known[-1].hash
         if new:
             sought.fruitless_since, sought.back = None, 1
-        elif missing is not None and missing.body.parent not in chain:  # it left our branch further below
+        elif missing is not None and missing.body.parent not in chain:  # its branch left ours further below
             ground = chain.link(chain.ground).round
             if sought.asked_after <= ground:
                 self._rest(source, now)
@@ -218,13 +218,13 @@ class BlockSearch:
             sought.goes_back = True
             sought.next_after = max(ground, sought.asked_after - sought.back)
         elif missing is None and known and sought.asked_after < known[-1].body.round < sought.round:
-            sought.next_after = known[-1].body.round  # what is not known here comes above
+            sought.next_after = known[-1].body.round  # unknown blocks come above it
         else:
             self._rest(source, now)
         return False
 
     def _look_through(self, chain: Chain, now: float) -> None:
-        """Drop what is here by now, and who has delivered nothing for too long."""
+        """Drop heads that are here by now, and sources that have delivered nothing for too long."""
         for source, sought in list(self._sought.items()):
             since = sought.fruitless_since
             if sought.head in chain or sought.round <= chain.link(chain.root).round:
@@ -241,7 +241,7 @@ class BlockSearch:
             del self._resting[next(iter(self._resting))]
 
     def _moments(self) -> list[float]:
-        """Return when something is over: an answer's time, a source's patience, the waiting."""
+        """Return the times at which a wait ends: for an answer, for a source, for all heads."""
         moments = []
         if self._sought:
             moments = [self._connected_at + PATIENCE_SECONDS, self._waits_until]
@@ -259,7 +259,7 @@ def _leads_to(best: str, sought: _Sought, chain: Chain) -> bool:
 
 
 def _ask_from(sought: _Sought, chain: Chain, best: str) -> int:
-    """Return the round after which a source's blocks most likely connect to ours, and are new."""
+    """Return the round after which a source's blocks most likely connect to ours and are new."""
     ground = chain.link(chain.ground).round
     if sought.next_after is not None:
         return max(sought.next_after, ground)

@@ -1,10 +1,9 @@
-"""The own claim: made once on top of a block, kept before anybody sees it, brought to the leaders, and again.
+"""This peer's claims: one at most on top of each block, on disk before it is sent, sent until a roster comes.
 
-With overlap, the window of the next round begins as soon as the claim is made: its slots were given out
-by the block before, and the block under which it will count is named later (windows.py).
+With overlap, the next round's window begins as soon as the claim is made: the block before has given out its
+slots, and the block under which it will count is named later (windows.py).
 
-The nonce that a claim commits to follows from this peer's key and the block, so that a restart forgets
-nothing.
+The nonce to which a claim commits follows from this peer's key and the block, so a restart cannot lose it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Claims:
         leader: Leader,
         own_claims: Sequence[Signed[Claim]],
     ) -> None:
-        """Take up the claims that were made before a restart, the oldest first."""
+        """Begin with the claims that were made before a restart, the oldest first."""
         self._context = context
         self._duties = duties
         self._blocks = blocks
@@ -57,23 +56,23 @@ class Claims:
 
     @property
     def overrun(self) -> float:
-        """Seconds that it lately took to turn a window into a claim, beyond the window's end."""
+        """Seconds that it lately took from a window's end to its claim."""
         return self._overrun
 
     @property
     def ahead(self) -> str | None:
-        """The block on top of whose child the window that runs already counts."""
+        """The head when the window that runs ahead began: it counts on top of a child of this block."""
         return self._ahead
 
     def take_ahead(self) -> str | None:
-        """Return `ahead`, and let no window run ahead any more."""
+        """Return `ahead` and reset it: no window runs ahead any more."""
         ahead, self._ahead = self._ahead, None
         return ahead
 
     # ------------------------------------------------------------ claiming
 
     def claim(self, work: WindowEnded) -> None:
-        """Claim what a window came to, if it is the one of this round: on disk first, then to the leaders."""
+        """Make this round's claim of a window's work: on disk first, then to the leaders."""
         context, window = self._context, self._context.round.window
         if work.parent != context.head or not window.training or window.claim is not None:
             return
@@ -123,7 +122,7 @@ class Claims:
         return tuple(name for name in self._context.build.signals if name not in locked_in) or None
 
     def _nonce(self, parent: str) -> bytes:
-        """Return this peer's nonce for the round after `parent`: secret, and known again after a restart."""
+        """Return this peer's nonce for the round after `parent`: secret, and the same after a restart."""
         context = self._context
         return digest(context.key.sign("nonce", f"{context.rules.run}/{parent}".encode()))
 
@@ -136,7 +135,7 @@ class Claims:
         return self._nonce(parent.parent).hex()
 
     def _train_ahead(self) -> None:
-        """Begin the next round's window, unless the state is about to change or this peer leaves."""
+        """Begin the next round's window ahead, unless the state is about to change or this peer leaves."""
         context = self._context
         if not context.rules.trains_ahead or context.leaving or self._blocks.applying is not None:
             return
@@ -147,7 +146,7 @@ class Claims:
         context.emit(Train(context.head, number, slots, counters.tokens, seconds, ahead=True))
 
     def go_without(self, parent: str) -> None:
-        """Go through the round at hand without a claim: its window came to nothing."""
+        """Go through the round at hand without a claim: its window gave no contribution."""
         window = self._context.round.window
         if parent == self._context.head and window.training and window.claim is None:
             window.give_up(self._context.now)
@@ -155,14 +154,14 @@ class Claims:
     # ------------------------------------------------------------ bringing it to leaders
 
     def claim_to(self, peer: PeerId) -> None:
-        """Send the claim to a leader, also if it was sent there before."""
+        """Send the claim to a leader, even if it was sent there before."""
         window = self._context.round.window
         if window.claim is not None:
             window.not_sent_to([peer])
             self._context.send([peer], window.claim)
 
     def claim_again(self) -> None:
-        """Send the claim that was made on top of the head before this peer was started again."""
+        """Send the claim that was made on top of the head before a restart."""
         context, window = self._context, self._context.round.window
         claim = self._own_claims[context.head]
         window.claimed(claim)
@@ -172,7 +171,7 @@ class Claims:
         self._send(context.leaders()[:CLAIM_LEADERS])
 
     def claim_further(self) -> None:
-        """While no roster comes, bring the claim to leaders further down the order."""
+        """While no roster comes, send the claim to leaders further down the order."""
         context, current = self._context, self._context.round
         if current.window.claim is None or current.exchange.roster is not None:
             return
@@ -184,7 +183,7 @@ class Claims:
             self._send(order[: CLAIM_LEADERS + rank])
 
     def _send(self, peers: Sequence[PeerId]) -> None:
-        """Send the claim to those of `peers` to whom it did not go yet."""
+        """Send the claim to those of `peers` to which it was not sent yet."""
         window = self._context.round.window
         fresh = window.not_sent_to(peers)
         if window.claim is not None:

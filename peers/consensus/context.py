@@ -25,24 +25,24 @@ MAX_ACQUAINTANCES = 256
 
 
 class RoundContext:
-    """One peer's place in its run. Only the methods here change it.
+    """Where one peer stands in its run. Only the methods here change it.
 
     Attributes:
-        key: this peer's.
-        me: its name.
-        rules: of the run.
+        key: this peer's signing key.
+        me: this peer's id.
+        rules: the rules of the run.
         build: what this program can go by.
-        chain: what is known of it.
-        head: the block after which the canonical state stands.
-        digest: of that state, hex.
+        chain: the blocks that this peer knows.
+        head: hash of the block after which the canonical state stands.
+        digest: digest of that state, hex.
         round: the round on top of the head.
-        started: whether this peer has begun a round since it was started or its chain was built anew.
-        leaving: whether it was asked to leave.
-        acquaintances: peers that are about, the one met first in front.
-        inbox: messages that came before what they belong to.
+        started: whether this peer has begun a round since it was started or its chain was rebuilt.
+        leaving: whether this peer was asked to leave.
+        acquaintances: peers that are present, in the order in which they were met.
+        inbox: messages that came before the block or roster to which they belong.
         measures: stopwatches for the next claim.
         now: the time of this step, in seconds.
-        wake_at: when the engine wants to be called again at the latest.
+        wake_at: the latest time at which the engine wants to be called again, in seconds.
         last_silence_base: `silence_base` of the round before.
     """
 
@@ -70,15 +70,15 @@ class RoundContext:
     # ------------------------------------------------------------ a step
 
     def begin_step(self, now: float) -> None:
-        """Begin a step at time `now` with nothing to be done."""
+        """Begin a step at time `now` (seconds), with an empty outbox."""
         self.now, self.wake_at, self._outbox = now, math.inf, []
 
     def effects(self) -> list[Effect]:
-        """Return what is to be done after this step, in order."""
+        """Return this step's effects, in the order in which they are to be carried out."""
         return self._outbox
 
     def emit(self, effect: Effect) -> None:
-        """Add an effect to those of this step."""
+        """Add an effect to this step's."""
         self._outbox.append(effect)
 
     def tell(self, event: Event) -> None:
@@ -86,16 +86,16 @@ class RoundContext:
         self._outbox.append(Tell(event))
 
     def send(self, peers: Collection[PeerId], message: AnyMessage) -> None:
-        """Send to all of `peers` but oneself."""
+        """Send a message to each of `peers` except this one."""
         others = tuple(sorted(set(peers) - {self.me}))
         if others:
             self.emit(Send(others, message))
 
     def spread(self, message: Signed[Any], audience: Collection[PeerId], *, root: PeerId) -> None:
-        """Send on what `root` wrote to this peer's part of the audience: a tree, the same for everybody.
+        """Pass a message by `root` on down a tree over the audience; every peer computes the same tree.
 
-        A peer that is skipped because the one above it is gone learns of it from others' later messages, and
-        asks.
+        A peer misses the message where the peer above it in the tree is gone. It learns of it from later
+        messages, and asks for it.
         """
         order = sorted(set(audience) - {root}, key=lambda peer: digest((message.hash + peer).encode()))
         if self.me == root:
@@ -109,19 +109,19 @@ class RoundContext:
     # ------------------------------------------------------------ time
 
     def reached(self, at: float) -> bool:
-        """Whether time `at` has come; if not, the engine is woken then."""
+        """Whether time `at` (seconds) has come; if not, the engine is woken then."""
         if self.now >= at:
             return True
         self.wake_by(at)
         return False
 
     def wake_by(self, at: float) -> None:
-        """Let the engine be called again by then."""
+        """Have the engine called again at `at` (seconds) or before."""
         self.wake_at = min(self.wake_at, at)
 
     @property
     def deadlines(self) -> Deadlines:
-        """How long this round waits for things."""
+        """How long this round waits for claims, transfers and leaders."""
         return self.round.parent.counters.deadlines
 
     def silence_base(self) -> float:
@@ -133,7 +133,7 @@ class RoundContext:
         return max(full, self.round.window.ended_at or full)
 
     def adopted_at(self) -> float:
-        """Return when the head was adopted: with overlap, its window had begun before that."""
+        """Return when the head was adopted, in seconds; with overlap, the window began earlier."""
         return self.round.started + self.deadlines.exchange
 
     # ------------------------------------------------------------ the leaders
@@ -149,7 +149,7 @@ class RoundContext:
     # ------------------------------------------------------------ what changes
 
     def move_to(self, link: Link, state_digest: str) -> None:
-        """Make a block the head, since the state after it is here."""
+        """Make a block the head; the canonical state after it is already here."""
         self.last_silence_base = self.silence_base()
         self.head, self.digest = link.hash, state_digest
         self.round = RoundState(parent=link, started=self.now)
@@ -160,16 +160,16 @@ class RoundContext:
         self.round = RoundState(parent=self.chain.link(self.head), started=began, begun=True)
 
     def stand_on(self, chain: Chain, head: str) -> None:
-        """Go on from a chain that was built anew, as if just started."""
+        """Go on from a chain that was rebuilt, as if just started."""
         self.chain, self.head, self.started = chain, head, False
         self.round = RoundState(parent=chain.link(head), started=self.now)
 
     def leave(self) -> None:
-        """Begin no round any more."""
+        """Begin no further round."""
         self.leaving = True
 
     def meet(self, peer: PeerId) -> bool:
-        """Note that a peer is about; return whether that is new. There is room for `MAX_ACQUAINTANCES`."""
+        """Note that a peer is present; return whether that is new. At most `MAX_ACQUAINTANCES` are kept."""
         known = peer == self.me or peer in self.acquaintances
         if known or len(self.acquaintances) >= MAX_ACQUAINTANCES:
             return False
@@ -177,7 +177,7 @@ class RoundContext:
         return True
 
     def forget_all_but(self, present: Iterable[PeerId]) -> None:
-        """Keep of the acquaintances those that are present, and take in the peers of the last roster."""
+        """Keep only those acquaintances that are in `present`, and add the peers of the last roster."""
         met = self.acquaintances
         rostered = self.round.parent.counters.rostered()
         self.acquaintances = {peer: None for peer in rostered if peer != self.me}

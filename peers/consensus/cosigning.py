@@ -1,7 +1,8 @@
-"""Co-signatures: those of others, and the own ones, which a peer that lost its memory withholds for a while.
+"""Co-signatures: other peers' are recorded, and this peer's are made.
 
-Each is the word of a peer that it applied a block and that its state's digest is now this. Before the own one
-is sent, its vote lock is on disk: what every later one must respect (finality.py, after Casper FFG).
+A co-signature states that a peer applied a block, and the digest of its state after it. Before this peer
+sends one, the vote lock is on disk: the rule for later co-signatures (finality.py, after Casper FFG). A peer
+that lost its vote lock makes none for a while.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from peers.consensus.final_blocks import FinalBlocks
 from peers.protocol.messages import CoSignature, Evidence, Signed, sign
 from recipes.keys.keys import PeerId
 
-FORGETFUL_WINDOWS = 3  # after which a lone elector that lost its memory goes on
+FORGETFUL_WINDOWS = 3  # a lone elector that lost its memory goes on after so many windows
 
 
 class Cosigning:
-    """Takes co-signatures in, and makes this peer's own."""
+    """Records other peers' co-signatures, and makes this peer's."""
 
     def __init__(
         self,
@@ -30,27 +31,27 @@ class Cosigning:
         vote_lock: VoteLock | None,
         state_round: int,
     ) -> None:
-        """Go on from the vote lock of before a restart.
+        """Go on with the vote lock from before a restart.
 
         Args:
-            context: of the engine.
-            evidence: takes proof that a peer co-signed two blocks of one height.
+            context: the engine's context.
+            evidence: takes proofs that a peer co-signed two blocks of one height.
             final: is told when a co-signature makes a block final.
-            vote_lock: what co-signatures made so far demand of later ones; None if that is forgotten.
-            state_round: of the state on disk, which may be further than what is left of the chain.
+            vote_lock: the rule that earlier co-signatures set for later ones; None if it is lost.
+            state_round: round of the state on disk, which may be later than any block left in the chain.
         """
         self._context = context
         self._evidence = evidence
         self._final = final
         self._vote_lock = vote_lock
         self._state_round = state_round
-        self._forgot = vote_lock is None  # it may have claimed already in the round that it finds
-        self._found_at: float | None = None  # when a peer that forgot found a head
-        self._rounds_seen = 0  # since the start; those whose roster came in time count twice
+        self._forgot = vote_lock is None  # such a peer may have claimed in the round that it finds
+        self._found_at: float | None = None  # when a peer that lost its memory found a head
+        self._rounds_seen = 0  # since the start; a round whose roster came in time counts twice
 
     @property
     def vote_lock(self) -> VoteLock | None:
-        """What co-signatures made so far demand of later ones."""
+        """The rule that earlier co-signatures set for later ones; None if it is lost."""
         return self._vote_lock
 
     @property
@@ -60,13 +61,13 @@ class Cosigning:
 
     @property
     def forgot(self) -> bool:
-        """Whether this peer may have claimed, before it lost its memory, in a round that it finds."""
+        """Whether this peer lost its memory, and so may have claimed in the round that it finds."""
         return self._forgot
 
     # ------------------------------------------------------------ others' and own
 
     def take_or_keep(self, sender: PeerId, signed: Signed[CoSignature]) -> None:
-        """Record a co-signature, now or when its block is here."""
+        """Record a co-signature now, or once its block is here."""
         if signed.body.block in self._context.chain:
             self.take(signed)
         else:
@@ -83,7 +84,7 @@ class Cosigning:
                 self._evidence.take(Evidence(one=found[0], other=found[1]))
 
     def cosign(self, link: Link) -> None:
-        """Co-sign the head once per height, if this peer has a say in it."""
+        """Co-sign the head, once per height, if this peer has a say in it and the vote lock allows it."""
         context = self._context
         self._lock_by_checkpoint()
         if self._vote_lock is None or self._forgot or not self._vote_lock.allows(link.round, link.finality):
@@ -105,7 +106,7 @@ class Cosigning:
         context.send(interested | set(context.acquaintances), signed)
 
     def _lock_by_checkpoint(self) -> None:
-        """Once the owner's block is final here, let the vote lock count on its electors."""
+        """Once the trusted checkpoint's block is final here, tie the vote lock to its electors."""
         chain, checkpoint, vote_lock = self._context.chain, self._final.checkpoint, self._vote_lock
         if vote_lock is None or checkpoint is None or vote_lock.decreed == checkpoint.body.block:
             return
@@ -117,10 +118,10 @@ class Cosigning:
     # ------------------------------------------------------------ a lost memory
 
     def lock_afresh(self) -> None:
-        """If the vote lock is forgotten, claim nothing on the head that is found, and co-sign little.
+        """If the vote lock is lost, make one that allows no claim on the head and no early co-signature.
 
-        Before it forgot, this peer may have been `rewind_depth` rounds further, on another branch; and it was
-        as far as the state on disk, whatever head it finds.
+        Before the loss, this peer may have been `rewind_depth` rounds further, on another branch. It was at
+        least as far as the state on disk, whatever head it finds.
         """
         if self._vote_lock is None:
             context = self._context
@@ -130,15 +131,15 @@ class Cosigning:
             self._found_at = self._found_at or context.now
 
     def saw_round(self, *, live: bool) -> None:
-        """Count a block that came in its time; `live`: its roster had come, too."""
+        """Count a block that came in time; `live`: its roster had come before it."""
         self._rounds_seen += 2 if live else 1
 
     def may_claim_at_once(self) -> bool:
-        """Let a forgetful peer claim again; return whether even in the round at hand.
+        """Let a peer that lost its memory claim again; return whether it may in the round at hand.
 
-        Once it saw a block being made, it may claim on that, for there it cannot have claimed. It saw that if
-        it held the block's roster before, or if two blocks came in their time. An elector that is all alone
-        goes on after a while; what any other peer would make alone counts for nobody.
+        It may claim on a block that it saw being made, since it cannot have claimed there before. It saw that
+        if it held the block's roster, or if two blocks came in time. An elector that is all alone goes on
+        after `FORGETFUL_WINDOWS`; blocks that another peer makes alone would count for nobody.
         """
         context = self._context
         if not self._forgot or self._found_at is None:

@@ -1,8 +1,8 @@
-"""The words between the round engine and the world: what happens to it, and what it wants done.
+"""The round engine's inputs and effects: what happens to it, and what it wants done.
 
 The engine (engine.py) is a pure state machine. The world hands it *inputs*; it answers with *effects*,
-to be carried out in order. Whoever binds the engine to a world (node.py to real peers, virtual_peer.py
-to virtual ones) implements the effects and reports how they went as further inputs.
+to be carried out in order. The host (node.py for real peers, virtual_peer.py for virtual ones) carries out
+the effects, and reports their outcome as further inputs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Acquainted:
-    """These peers are about (the notice board says so)."""
+    """These peers are present, by the notice board."""
 
     peers: tuple[PeerId, ...]
 
@@ -51,7 +51,7 @@ class Received:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowEnded:
-    """Training ended and its contribution lies ready: the claim's fields that only the trainer knows."""
+    """Training ended and its contribution is ready: the fields of the claim that the engine cannot know."""
 
     parent: str
     start_digest: str
@@ -64,20 +64,20 @@ class WindowEnded:
     feedback: str
     feedback_reset: bool
     loss_commitment: str
-    compute_seconds: float  # the trainer's
+    compute_seconds: float  # for which the trainer computed
     ahead: bool = False
 
 
 @dataclass(frozen=True)
 class WindowLost:
-    """The window on top of `parent` came to nothing that could be claimed."""
+    """The window on top of `parent` ended without a contribution that could be claimed."""
 
     parent: str
 
 
 @dataclass(frozen=True)
 class SegmentPushed:
-    """An own segment is with its reducer; or, if not `taken`, the reducer cannot be reached or refused."""
+    """The reducer took an own segment; or, if not `taken`, it refused or could not be reached."""
 
     roster: str
     segment: int
@@ -87,7 +87,7 @@ class SegmentPushed:
 
 @dataclass(frozen=True)
 class SegmentStored:
-    """A claimant's segment arrived here, the reducer, and matches its claim's root and norm."""
+    """A claimant's segment arrived at this peer, its reducer, and matches its claim's root and norm."""
 
     roster: str
     segment: int
@@ -96,7 +96,7 @@ class SegmentStored:
 
 @dataclass(frozen=True)
 class SegmentReduced:
-    """The segment that `Reduce` asked for lies ready to be served."""
+    """The reduced segment that `Reduce` asked for is ready to be served."""
 
     roster: str
     segment: int
@@ -114,7 +114,7 @@ class ReducedFetched:
 
 @dataclass(frozen=True)
 class ReducedLost:
-    """A reduced segment could not be had from anyone asked, or proved false."""
+    """A reduced segment could not be fetched from any peer asked, or proved false."""
 
     root: str
     reason: str
@@ -131,7 +131,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class ApplyFailed:
-    """`block` cannot be applied here, for now, nor what lies between `above` and it."""
+    """For now, neither `block` nor any block between `above` and it can be applied here."""
 
     block: str
     reason: str
@@ -140,7 +140,7 @@ class ApplyFailed:
 
 @dataclass(frozen=True)
 class BlocksFetched:
-    """What a peer answered to `FetchBlocks`: blocks, parents first, signatures checked; none if it failed."""
+    """A peer's answer to `FetchBlocks`: blocks, parents first, signatures checked; none if it failed."""
 
     sender: PeerId
     blocks: tuple[Signed[Block], ...]
@@ -148,16 +148,16 @@ class BlocksFetched:
 
 @dataclass(frozen=True)
 class ChainReloaded:
-    """The chain was built anew, as `ReloadChain` asked."""
+    """The chain was rebuilt, as `ReloadChain` asked."""
 
     chain: Chain
 
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit that `AuditWanted` asked for came to. It is signed here, kept, and sent to leaders.
+    """The verdict of an audit that `AuditWanted` asked for. The engine signs it, keeps it, and sends it on.
 
-    An audit of which none comes is passed to the next auditor after `audit_rounds`.
+    Without a verdict, the audit is passed to the next auditor after `audit_rounds` rounds.
     """
 
     verdict: Verdict
@@ -194,10 +194,10 @@ Input = (
 class Train:
     """Train on `slots` from the state after `parent` for `seconds`; report `WindowEnded` or `WindowLost`.
 
-    A later `Train` replaces one that still runs. No slots or no seconds: wait this round out.
+    A later `Train` replaces one that still runs. Without slots or seconds, this round is sat out.
 
-    `ahead`: the window counts for the round after a block on top of `parent` that is not there yet. It starts
-    from what the recipe's `overlap` says, and is reported after `GoOn` has named that block.
+    `ahead`: the window counts for the round after a child of `parent` that does not exist yet. It starts from
+    the weights that the recipe's `overlap` names, and is reported after `GoOn` has named that child.
     """
 
     parent: str
@@ -210,7 +210,7 @@ class Train:
 
 @dataclass(frozen=True)
 class GoOn:
-    """The window that runs ahead counts for the round after `parent`; let it end within `seconds`."""
+    """Let the window that runs ahead count for the round after `parent`, and end within `seconds`."""
 
     parent: str
     seconds: float
@@ -218,7 +218,7 @@ class GoOn:
 
 @dataclass(frozen=True)
 class Send:
-    """Send a message to each of `peers`; a failure is nobody's concern."""
+    """Send a message to each of `peers`; failures are not reported."""
 
     peers: tuple[PeerId, ...]
     message: AnyMessage
@@ -235,7 +235,7 @@ class PushSegment:
 
 @dataclass(frozen=True)
 class Reduce:
-    """Average the stored segments of the claims at `included`; report `SegmentReduced`."""
+    """Average the stored segments of the claims at the places `included`; report `SegmentReduced`."""
 
     roster: str
     segment: int
@@ -244,7 +244,7 @@ class Reduce:
 
 @dataclass(frozen=True)
 class FetchReduced:
-    """Get a reduced segment from `sources`, spot-check it, report `ReducedFetched` or `ReducedLost`."""
+    """Fetch a reduced segment from `sources`, spot-check it, report `ReducedFetched` or `ReducedLost`."""
 
     roster: str
     segment: int
@@ -255,7 +255,7 @@ class FetchReduced:
 
 @dataclass(frozen=True)
 class BeginExchange:
-    """Make room for the segments of a roster that was accepted, and draw what of them to spot-check."""
+    """Prepare for the segments of a roster that was accepted, and draw the chunks to spot-check."""
 
     roster: Signed[Roster]
 
@@ -269,14 +269,14 @@ class Apply:
 
 @dataclass(frozen=True)
 class FollowHead:
-    """`block` is the head now: let the ledger end with it, and keep what its accounts' audits may ask for."""
+    """`block` is the head: bring the ledger to it, and keep the openings that audits there may ask for."""
 
     block: str
 
 
 @dataclass(frozen=True)
 class AskHead:
-    """Ask these peers for their head; the answers come as `Received` notices."""
+    """Ask these peers for their heads; the answers come as `Received` messages."""
 
     peers: tuple[PeerId, ...]
 
@@ -298,7 +298,7 @@ class SaveBlock:
 
 @dataclass(frozen=True)
 class FetchRoster:
-    """Ask a peer for a roster that it exchanges by, and that never came here; it comes as `Received`."""
+    """Ask a peer for the roster by which it exchanges and which is missing here; it comes as `Received`."""
 
     peer: PeerId
     roster: str
@@ -306,14 +306,14 @@ class FetchRoster:
 
 @dataclass(frozen=True)
 class SaveVoteLock:
-    """Keep on disk, before the signature leaves, what every later co-signature must respect."""
+    """Keep the vote lock on disk, before the co-signature is sent."""
 
     vote_lock: VoteLock
 
 
 @dataclass(frozen=True)
 class SaveFinal:
-    """Keep on disk that this block is final: after a restart it must still be. `settled`: by time alone."""
+    """Keep on disk that this block is final, since it must stay so. `settled`: it is final by time alone."""
 
     round: int
     block: str
@@ -322,7 +322,7 @@ class SaveFinal:
 
 @dataclass(frozen=True)
 class SaveEvidence:
-    """Keep the proof that a peer contradicted itself."""
+    """Keep the proof of an equivocation on disk."""
 
     culprit: PeerId
     evidence: Evidence
@@ -330,38 +330,38 @@ class SaveEvidence:
 
 @dataclass(frozen=True)
 class SaveCheckpoint:
-    """Keep an owner's checkpoint, to go by after a restart and to give to others."""
+    """Keep a trusted checkpoint on disk, to follow it after a restart and to give it to others."""
 
     checkpoint: Vouched
 
 
 @dataclass(frozen=True)
 class ReloadChain:
-    """Build the chain anew from the blocks on disk, and report `ChainReloaded`.
+    """Rebuild the chain from the blocks on disk, and report `ChainReloaded`.
 
-    The checkpoint that was saved goes before what became final here, and contradicts it, or may.
+    The trusted checkpoint that was saved overrides what became final here, and may contradict it.
     """
 
 
 @dataclass(frozen=True)
 class SaveClaim:
-    """Keep a claim on disk, before anybody sees it: on top of its parent there is never to be another."""
+    """Keep a claim on disk before it is sent: this peer must never make another on the same parent."""
 
     claim: Signed[Claim]
 
 
 @dataclass(frozen=True)
 class SaveOperation:
-    """Keep an own verdict or dispute on disk, before anybody sees it: it is said again until it counts."""
+    """Keep an own verdict or dispute on disk before it is sent: it is sent again until it counts."""
 
     operation: Signed[Verdict] | Signed[Dispute]
 
 
 @dataclass(frozen=True)
 class AuditWanted:
-    """This peer is asked to audit a claim; report `Audited`. Said once, and once more after a restart.
+    """Audit a claim; report `Audited`. Asked once, and once more after a restart.
 
-    `block` is the head by whose accounts it is asked.
+    `block` is the head whose accounts ask for the audit.
     """
 
     audit: Audit
@@ -370,7 +370,7 @@ class AuditWanted:
 
 @dataclass(frozen=True)
 class AuditDropped:
-    """No verdict on this claim is wanted any more: its audit is decided, or its branch was left."""
+    """Drop the audit of this claim: it is decided, or its branch was left."""
 
     claim: str
 
@@ -385,14 +385,14 @@ class StopOutdated:
 
 @dataclass(frozen=True)
 class Tell:
-    """Tell whoever listens (screen, log, metrics)."""
+    """Tell the listeners (screen, log, metrics) of an event."""
 
     event: Event
 
 
 @dataclass(frozen=True)
 class Leave:
-    """The round is done and handed over: this peer may go."""
+    """Stop: the round is done, and others had time to fetch from this peer."""
 
 
 Save = SaveBlock | SaveVoteLock | SaveFinal | SaveEvidence | SaveCheckpoint | SaveClaim | SaveOperation

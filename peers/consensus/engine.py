@@ -3,30 +3,30 @@
     engine = RoundEngine(key=..., chain=..., head=..., state_digest=..., remembered=..., now=...)
     effects = engine.handle(input, now)     # and again no later than engine.wake_at
 
-It has no I/O, no clock, no randomness of its own. A round goes through the phases of `Phase`; each phase
-is ended by a message or by a deadline, and every deadline has a next step, so nothing waits for ever:
+It has no I/O, no clock, and no randomness. A round goes through the phases of `Phase`. A message or a
+deadline ends each phase, and every deadline has a next step, so nothing waits for ever:
 
     TRAINING    the window runs                                  -> claim to the first ranked leaders
     CLAIMED     waiting for a roster    (silence: the next-ranked leader draws one up)
                 (with overlap, the next window begins here, before its block is known)
     EXCHANGING  segments to reducers, reduced segments back      (silence: backups reduce)
                 waiting for the block   (silence: the next-ranked leader makes it)
-    APPLYING    the block's state is being made                  -> co-sign, next round
+    APPLYING    the state is brought to the block                -> co-sign, next round
 
-The parts, from the ground up; each knows those before it, and changes nothing but itself and the context:
+The parts, in order; each knows those before it, and changes only itself and the context:
 
     context.py           what all share: the chain, the head, the round at hand, the outbox
-    evidence.py          proof that a peer contradicted itself
-    audit_duties.py      what this peer is asked to audit, and says of it
-    final_blocks.py      what is never undone
-    cosigning.py         others' co-signatures, and the own ones
+    evidence.py          proofs that a peer contradicted itself
+    audit_duties.py      the audits that this peer is asked for, its verdicts and disputes
+    final_blocks.py      blocks that are never undone
+    cosigning.py         co-signatures: other peers' and this peer's
     allreduce.py         the exchange
-    peer_heads.py        where others stand
+    peer_heads.py        where other peers stand
     adoption.py          a block becomes the head
     block_processing.py  blocks come in, and the best branch is followed
-    leader.py            rosters and blocks that this peer draws up
-    claims.py            the own claim
-    windows.py           the round begins
+    leader.py            rosters and blocks of which this peer is the leader
+    claims.py            this peer's claims
+    windows.py           the beginning of a round
 """
 
 from __future__ import annotations
@@ -110,15 +110,15 @@ class RoundEngine:
         now: float,
         build: Build = THIS_BUILD,
     ) -> None:
-        """Stand at `head`.
+        """Begin at `head`.
 
         Args:
-            key: this peer's.
-            chain: what is known of it.
-            head: the block after which the canonical state stands.
+            key: this peer's signing key.
+            chain: the blocks that this peer knows.
+            head: hash of the block after which the canonical state stands.
             state_digest: the state's digest there, hex.
-            remembered: what the peer knows from before it was started.
-            now: seconds on this peer's clock.
+            remembered: what the peer found on its disk when it started.
+            now: time on this peer's clock, seconds.
             build: what this program can go by.
         """
         self.context = context = RoundContext(
@@ -160,7 +160,7 @@ class RoundEngine:
     # ------------------------------------------------------------ a step
 
     def handle(self, happened: Input, now: float) -> list[Effect]:
-        """Take in what happened at time `now` (seconds, monotonic); return what is to be done, in order."""
+        """Take in what happened at time `now` (seconds, monotonic); return the effects, in order."""
         context = self.context
         context.begin_step(now)
         self._take(happened)
@@ -180,7 +180,7 @@ class RoundEngine:
             self._take_released()
 
     def _go_through_the_round(self) -> None:
-        """Do what is due in the round at hand, in its order."""
+        """Do what is due in the round at hand, phase by phase."""
         if self.windows.begin_after_waiting() or self.windows.train_after_all():
             self._take_released()
         self.leader.draw_up_roster()
@@ -193,7 +193,7 @@ class RoundEngine:
         self.claims.claim_further()
 
     def _leave_when_done(self) -> None:
-        """Once nothing of the round is open, and others had time to fetch what lies here, leave."""
+        """Leave once the round is done and others had time to fetch from this peer."""
         context = self.context
         if not context.leaving or self.blocks.applying is not None:
             return
@@ -253,12 +253,12 @@ class RoundEngine:
         self.blocks.answered(sender, blocks, new=new)
 
     def _take_released(self) -> None:
-        """Take in what waited for a block or roster that is here by now."""
+        """Take in the messages that waited for a block or roster that is here by now."""
         for sender, message in self.context.inbox.released():
             self._receive(sender, message)
 
     def _receive(self, sender: PeerId, message: AnyMessage) -> None:
-        """Take in a message from `sender`; one for a block or roster that is not here yet is kept."""
+        """Take in a message from `sender`; if its block or roster is not here yet, keep it."""
         body = message.body if isinstance(message, Signed) else message
         match body:
             case Ready(parent=parent):
@@ -295,7 +295,7 @@ class RoundEngine:
                 self.duties.take_rotation(body)
 
     def _is_of_round(self, parent: str, sender: PeerId, message: AnyMessage) -> bool:
-        """Whether a message belongs to the round at hand; one for a block not yet adopted is kept."""
+        """Whether a message belongs to the round at hand; keep one for a block that is not adopted yet."""
         context = self.context
         if parent == context.head:
             return True
@@ -320,10 +320,10 @@ class RoundEngine:
     # ------------------------------------------------------------ what it says
 
     def head_notice(self, *, age_seconds: float) -> HeadNotice | None:
-        """Return where this peer stands, or None while it is still finding that out.
+        """Return where this peer stands; None while it is still finding that out.
 
         Args:
-            age_seconds: since the head was adopted.
+            age_seconds: seconds since the head was adopted.
         """
         context, checkpoint = self.context, self.final.checkpoint
         if not context.started:
@@ -352,12 +352,12 @@ class RoundEngine:
 
     @property
     def key(self) -> SigningKey:
-        """This peer's key."""
+        """This peer's signing key."""
         return self.context.key
 
     @property
     def me(self) -> PeerId:
-        """This peer's name."""
+        """This peer's id."""
         return self.context.me
 
     @property
@@ -367,17 +367,17 @@ class RoundEngine:
 
     @property
     def chain(self) -> Chain:
-        """What is known of the chain."""
+        """The blocks that this peer knows."""
         return self.context.chain
 
     @property
     def head(self) -> str:
-        """The block after which the canonical state stands."""
+        """Hash of the block after which the canonical state stands."""
         return self.context.head
 
     @property
     def digest(self) -> str:
-        """The digest of that state, hex."""
+        """The canonical state's digest, hex."""
         return self.context.digest
 
     @property
@@ -392,17 +392,17 @@ class RoundEngine:
 
     @property
     def deadlines(self) -> Deadlines:
-        """How long the round at hand waits for things."""
+        """How long the round at hand waits for claims, transfers and leaders."""
         return self.context.deadlines
 
     @property
     def round(self) -> RoundState:
-        """What is known of the round at hand."""
+        """The state of the round at hand."""
         return self.context.round
 
     @property
     def acquaintances(self) -> Collection[PeerId]:
-        """The peers that are about."""
+        """The peers that are present."""
         return self.context.acquaintances
 
     @property
@@ -412,29 +412,29 @@ class RoundEngine:
 
     @property
     def assignments(self) -> tuple[Assignment, ...]:
-        """Who reduces each segment of the accepted roster; empty without one."""
+        """The reducer and backup of each segment of the accepted roster; empty without one."""
         return self.context.round.exchange.assignments
 
     @property
     def own_claim(self) -> Signed[Claim] | None:
-        """The own claim in the round at hand."""
+        """This peer's claim in the round at hand."""
         return self.context.round.window.claim
 
     @property
     def own_claims(self) -> Mapping[str, Signed[Claim]]:
-        """The newest own claims, by the block on top of which each was made."""
+        """This peer's newest claims, by the block on top of which each was made."""
         return self.claims.own_claims
 
     @property
     def ahead(self) -> str | None:
-        """The block on top of whose child a window that runs already counts."""
+        """The head when the window that runs ahead began; None if no window runs ahead."""
         return self.claims.ahead
 
     @property
     def checkpoint(self) -> Vouched | None:
-        """The owners' newest trusted checkpoint that is known."""
+        """The newest trusted checkpoint that is known."""
         return self.final.checkpoint
 
     def reductions_of(self, segment: int) -> list[Signed[Reduction]]:
-        """Return what was heard of a segment's reductions in the round at hand."""
+        """Return the known reductions of a segment in the round at hand."""
         return list(self.context.round.exchange.reductions.get(segment, {}).values())

@@ -16,17 +16,17 @@ MAX_EQUIVOCATORS = 4096
 
 
 class EvidenceBook:
-    """The peers that are known to have signed two things of which an honest one signs only one."""
+    """The known equivocators: peers that signed two statements that contradict each other."""
 
     def __init__(
         self, context: RoundContext, operations: OperationPool, known: Mapping[PeerId, Evidence]
     ) -> None:
-        """Take up what was known before.
+        """Begin with the proofs that were known before a restart.
 
         Args:
-            context: of the engine.
-            operations: what the chain does not hold yet, double claims among it.
-            known: proof by culprit, from disk.
+            context: the engine's context.
+            operations: the pool that takes proofs of double claims to the next block.
+            known: from disk: the proof against each equivocator.
         """
         self._context = context
         self._operations = operations
@@ -36,11 +36,11 @@ class EvidenceBook:
 
     @property
     def equivocators(self) -> frozenset[PeerId]:
-        """The peers against which there is proof."""
+        """The peers against which there is a proof."""
         return frozenset(self._equivocators)
 
     def take(self, evidence: Evidence) -> None:
-        """Keep proof that a peer contradicted itself, and pass it on, once for each peer."""
+        """Keep a proof that a peer contradicted itself; pass on the first one about each peer."""
         context = self._context
         culprit = evidence.culprit()
         if culprit is None:

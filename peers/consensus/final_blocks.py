@@ -1,4 +1,4 @@
-"""What is never undone: by the electors' votes, by time where votes stay out, or by the owner."""
+"""Final blocks, which are never undone: final by the electors' votes, by time, or by the owner."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from peers.protocol.messages import Checkpoint, Vouched, vouchers
 
 
 class FinalBlocks:
-    """Tells what becomes final, and settles what lies deep where nothing does for long."""
+    """Tells which blocks become final, and settles deep ones where none does for long."""
 
     def __init__(self, context: RoundContext, *, checkpoint: Vouched | None) -> None:
-        """Begin with what is known.
+        """Begin with the trusted checkpoint that was known before a restart.
 
         Args:
-            context: of the engine.
-            checkpoint: the owners' newest that is known.
+            context: the engine's context.
+            checkpoint: the newest trusted checkpoint; None if there is none.
         """
         self._context = context
         self._checkpoint = checkpoint
-        self._rounds_without = 0  # a final block, that this peer went through itself
+        self._rounds_without = 0  # rounds without a new final block, of those that this peer went through
         self._newcomer = len(context.chain.links) == 1
 
     @property
     def checkpoint(self) -> Vouched | None:
-        """The owners' newest trusted checkpoint that is known."""
+        """The newest trusted checkpoint that is known."""
         return self._checkpoint
 
     def tell(self, before: str, *, settled: bool = False) -> None:
-        """Keep and tell what is final now, if it is another block than `before`; drop what lies far below."""
+        """If another block than `before` is final now, keep and tell that, and drop blocks far below it."""
         context, chain = self._context, self._context.chain
         if chain.final == before:
             return
@@ -43,13 +43,13 @@ class FinalBlocks:
         chain.prune(below_round=min(shared, final.round - 2 * context.rules.rewind_depth))
 
     def went_through_round(self) -> None:
-        """Count a round that this peer went through itself."""
+        """Count a round in which this peer took part from beginning to end."""
         self._rounds_without += 1
 
     def settle(self, link: Link) -> None:
-        """Settle what lies deep below a new head, once nothing became final for many rounds here.
+        """Settle a block deep below the new head, if none became final for `settled_depth` rounds.
 
-        A newcomer takes their number from the chain that it finds.
+        A newcomer takes the number of such rounds from the chain that it finds.
         """
         context, chain, rules = self._context, self._context.chain, self._context.rules
         found = self._newcomer and link.round - chain.link(chain.final).round > rules.settled_depth
@@ -64,7 +64,7 @@ class FinalBlocks:
         self._newcomer = False
 
     def take_checkpoint(self, signed: Vouched) -> None:
-        """Go by the owners' checkpoint, and pass it on, if it is the newest and enough of them signed it."""
+        """Follow a trusted checkpoint and pass it on, if it is the newest and enough owners signed it."""
         context, chain, known = self._context, self._context.chain, self._checkpoint
         body = signed.body
         enough = len(vouchers(signed).intersection(context.rules.owners)) >= context.rules.owner_threshold
@@ -81,11 +81,11 @@ class FinalBlocks:
         if body.block in chain:
             text = "An owner's checkpoint contradicts what was final here; going by the checkpoint."
             context.tell(Notice(text))
-        context.emit(ReloadChain())  # its branch may have left ours where blocks are on disk alone
+        context.emit(ReloadChain())  # its branch may leave ours at a block that is on disk only
 
 
 def _settled_below(link: Link, chain: Chain) -> str:
-    """Return the block that time settles below a head: all peers take one whose round D divides."""
+    """Return the block that time settles below a head: one whose round is a multiple of `rewind_depth`."""
     depth = chain.rules.rewind_depth
     deep = link.hash
     while (number := chain.link(deep).round) > link.round - 2 * depth or (
@@ -96,5 +96,5 @@ def _settled_below(link: Link, chain: Chain) -> str:
 
 
 def _goes_before(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether one checkpoint counts before another: the newer one; of one round, the same everywhere."""
+    """Whether one checkpoint goes before another: the newer one, or in one round the higher hash."""
     return (one.round, one.block) > (other.round, other.block)

@@ -1,4 +1,4 @@
-"""What the engine's host provides: a clock, a disk for what it must not forget, and what was kept before.
+"""What the engine's host provides: a clock, a disk for what must not be lost, and what was kept before.
 
 A real peer has the machine's clock and SQLite (peers/node/clock.py, peers/state/block_store.py), a simulated
 one virtual time and a plain object (peers/simulation/virtual_clock.py, virtual_disk.py).
@@ -37,7 +37,7 @@ class Clock(Protocol):
 
 
 class Disk(Protocol):
-    """What a peer keeps across restarts. A method returns once its thing is kept, or raises StorageError."""
+    """A peer's memory across restarts. A method returns once its argument is kept, or raises StorageError."""
 
     def save_block(self, block: Signed[Block]) -> None: ...
     def save_vote_lock(self, vote_lock: VoteLock) -> None: ...
@@ -52,7 +52,7 @@ def save(effect: Save, disk: Disk) -> None:
     """Carry out an effect that keeps something.
 
     Raises:
-        StorageError: the disk refuses. What was to follow, such as a signature, must not.
+        StorageError: the disk refuses. The effects that follow, such as sending a signature, must not happen.
     """
     match effect:
         case SaveBlock(block):
@@ -73,17 +73,17 @@ def save(effect: Save, disk: Disk) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered:
-    """What a peer knows from before it was started: it is on its disk.
+    """What a peer finds on its disk when it starts.
 
     Attributes:
-        vote_lock: what co-signatures made so far demand of later ones; None if that is forgotten.
-        own_claims: the oldest first.
-        state_is_here: whether there is a state at the head.
-        state_round: of the state on disk, which may be further than what is left of the chain.
-        checkpoint: the owners' newest that is known.
-        evidence: what proves, and was told, that peers contradicted themselves; by culprit.
-        own_operations: verdicts and disputes that were said, the oldest first.
-        own_changes: of keys, which the chain is to hold before this peer claims.
+        vote_lock: the rule that earlier co-signatures set for later ones; None if it is lost.
+        own_claims: this peer's claims, the oldest first.
+        state_is_here: whether there is a canonical state at the head.
+        state_round: round of the state on disk, which may be later than any block left in the chain.
+        checkpoint: the newest trusted checkpoint; None if there is none.
+        evidence: the proof against each equivocator, as told before.
+        own_operations: verdicts and disputes that this peer gave, the oldest first.
+        own_changes: key changes that the chain is to hold before this peer claims.
     """
 
     vote_lock: VoteLock | None

@@ -1,4 +1,4 @@
-"""Messages that overtook the block or roster that they belong to: kept for a while, within bounds.
+"""Messages that came before the block or roster to which they belong: kept for a while, within bounds.
 
 When that block or roster is here, `release` hands them over, and the engine takes them in next (engine.py,
 `handle`).
@@ -19,11 +19,11 @@ MAX_ROSTERS = 32
 
 
 class Inbox:
-    """What waits, by the hash of the block or roster that it waits for.
+    """Messages that wait, by the hash of the block or roster for which they wait.
 
     Attributes:
-        waiting: the messages, each with its sender.
-        since: when the first of them came, in seconds.
+        waiting: the messages under each hash, each with its sender.
+        since: when the first message under each hash came, in seconds.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Inbox:
         self._released: deque[tuple[PeerId, AnyMessage]] = deque()
 
     def keep(self, key: str, sender: PeerId, message: AnyMessage, now: float) -> None:
-        """Keep a message for the block or roster `key`, if there is room; the oldest key gives way."""
+        """Keep a message for the block or roster with hash `key`, if it fits; the oldest key gives way."""
         if key not in self.waiting and len(self.waiting) >= MAX_KEYS:
             self.drop(next(iter(self.waiting)))
         waiting = self.waiting.setdefault(key, [])
@@ -43,20 +43,20 @@ class Inbox:
             waiting.append((sender, message))
 
     def release(self, key: str) -> None:
-        """Hand over what waits for `key`, which is here now."""
+        """Hand over the messages for `key`, which is here now."""
         self._released += self._take(key)
 
     def drop(self, key: str) -> None:
-        """Forget what waits for `key`, which never came."""
+        """Drop the messages for `key`, which never came."""
         self._take(key)
 
     def drop_older_than(self, moment: float) -> None:
-        """Forget what has waited since before `moment`."""
+        """Drop all messages under keys that have waited since before `moment` (seconds)."""
         for key in [key for key, since in self.since.items() if since < moment]:
             self.drop(key)
 
     def released(self) -> Iterator[tuple[PeerId, AnyMessage]]:
-        """Yield what was handed over, and what is handed over meanwhile, in order."""
+        """Yield the messages that were handed over, in order, and those handed over meanwhile."""
         while self._released:
             yield self._released.popleft()
 
@@ -65,7 +65,7 @@ class Inbox:
         return self.waiting.pop(key, [])
 
     def _is_bulk(self, message: AnyMessage) -> bool:
-        """Whether a roster, which is large, comes on top of as many as may wait."""
+        """Whether a message is a roster, which is large, and as many as may wait are here already."""
         if not isinstance(message, Signed) or not isinstance(message.body, Roster):
             return False
         waiting = (other for messages in self.waiting.values() for _, other in messages)

@@ -29,11 +29,11 @@ from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
-MOST_BYSTANDERS = 32  # peers outside the roster to whom a block is sent; others ask for it
+MOST_BYSTANDERS = 32  # peers outside the roster to which a block is sent; others ask for it
 
 
 class Leader:
-    """This peer's part as a leader of the round at hand, and the claims that it holds for that."""
+    """This peer as a leader of the round at hand: it holds claims, draws up rosters, makes blocks."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Leader:
         self._blocks = blocks
 
     def take_claim(self, signed: Signed[Claim]) -> None:
-        """Keep a claim on top of the head, if it may be rostered. The first one of a peer stands."""
+        """Keep a claim on top of the head, if a roster may list it. A peer's first claim stands."""
         context = self._context
         claim, pool, parent = signed.body, context.round.pool, context.round.parent
         if claim.peer in pool.held:
@@ -68,7 +68,7 @@ class Leader:
                 context.measures.claim_came(context.now - context.silence_base())
 
     def draw_up_roster(self) -> None:
-        """Order the claims into a roster, when it is this peer's turn and the claims are in."""
+        """Draw up a roster of the claims, when it is this peer's turn and the claims are in."""
         context = self._context
         current = context.round
         if current.exchange.roster is not None or not current.pool.held or self._blocks.applying is not None:
@@ -109,10 +109,10 @@ class Leader:
         return context.reached(deadline)
 
     def _expected(self) -> set[PeerId]:
-        """Return whose claims the first leader waits for, within the grace: those who said that they train.
+        """Return the peers for whose claims the first leader waits, within the grace: those that train.
 
-        A window that began ahead may be over when its block comes. So whoever was in the last round has time
-        to say so.
+        A window that began ahead may be over when its block comes. So the peers of the last round are given
+        time to say that they train.
         """
         context = self._context
         current = context.round
@@ -125,7 +125,7 @@ class Leader:
     def _compatible_claims(self) -> list[Signed[Claim]]:
         """Return the claims that start from the agreed state and share no slots.
 
-        They come by their peers' names, those whom the chain knows first: newcomers cannot crowd them out.
+        They are sorted by peer id, peers that the chain knows first: newcomers cannot crowd those out.
         """
         context = self._context
         current = context.round
@@ -148,7 +148,7 @@ class Leader:
         return chosen
 
     def make_block(self) -> bool:
-        """Close the round, if it is this peer's turn and the segments are there; return whether it did."""
+        """Make the block, if it is this peer's turn and the segments are here; return whether it did."""
         context = self._context
         current = context.round
         exchange = current.exchange
@@ -186,9 +186,7 @@ class Leader:
         if roster is None:
             raise RuntimeError("a block needs a roster")  # make_block has checked
         cosignatures = chain.admissible_cosignatures(parent)
-        if (
-            chain.elected_digest(parent) is None
-        ):  # others may say what they like: go by what was computed here
+        if chain.elected_digest(parent) is None:  # whatever others claim, the digest computed here counts
             cosignatures = [signed for signed in cosignatures if signed.body.digest == context.digest]
         return Block(
             run=context.rules.run,
@@ -204,7 +202,7 @@ class Leader:
         )
 
     def _obtained(self, segment: int) -> Signed[Reduction] | None:
-        """Return the reduction of `segment` whose bytes are here, or None: the segment stays empty."""
+        """Return the reduction of `segment` whose bytes are here; None leaves the segment empty."""
         fetched = self._context.round.exchange.fetched
         for reduction in self._allreduce.by_preference(segment):
             if reduction.body.root in fetched:

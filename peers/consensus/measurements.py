@@ -1,4 +1,4 @@
-"""What one peer measures of its swarm, to be said in its next claim; timeouts.py has what becomes of it."""
+"""What a peer measures of its swarm and reports in its next claim; timeouts.py makes deadlines of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peers.protocol.messages import Milliseconds, Pace
 from peers.protocol.timeouts import decile
 from recipes.keys.keys import PeerId
 
-_REPLIES = 16  # newest answers remembered
+_REPLIES = 16  # the newest answers are kept
 _MOST_SAMPLES = 4096
 _MOST_MS = 86_400_000
 
@@ -18,7 +18,7 @@ class Measures:
     """Stopwatches for transfers and questions, and the lateness of claims. Times are seconds on one clock."""
 
     def __init__(self) -> None:
-        self._transfers: dict[Hashable, float] = {}  # that are under way, and since when
+        self._transfers: dict[Hashable, float] = {}  # under way, with their beginnings
         self._transferred: list[int] = []
         self._questions: dict[PeerId, float] = {}
         self._replies: deque[int] = deque(maxlen=_REPLIES)
@@ -30,17 +30,17 @@ class Measures:
         self._transfers.setdefault(what, now)
 
     def transfer_ended(self, what: Hashable, now: float) -> None:
-        """Note that a transfer came to its end."""
+        """Note that a transfer ended."""
         began = self._transfers.pop(what, None)
         if began is not None and len(self._transferred) < _MOST_SAMPLES:
             self._transferred.append(_milliseconds(now - began))
 
     def transfer_failed(self, what: Hashable) -> None:
-        """Forget a transfer whose other side is gone: that tells nothing about speed."""
+        """Forget a transfer whose other side is gone: it tells nothing about speed."""
         self._transfers.pop(what, None)
 
     def exchange_over(self, now: float, *, allowed: float) -> None:
-        """Count what is still under way after more than `allowed` seconds, with its time so far."""
+        """Count transfers that are still under way after `allowed` seconds, with their time so far."""
         for began in self._transfers.values():
             if now - began >= allowed and len(self._transferred) < _MOST_SAMPLES:
                 self._transferred.append(_milliseconds(now - began))
@@ -57,21 +57,21 @@ class Measures:
             self._replies.append(_milliseconds(now - asked))
 
     def claim_came(self, seconds_late: float) -> None:
-        """Note how long after the own window's end another peer's claim came; less than 0 is in time."""
+        """Note how long after this peer's window another's claim came; 0 or less is in time."""
         if len(self._late) < _MOST_SAMPLES:
             self._late.append(_milliseconds(max(0.0, seconds_late)))
 
     def exchange_took(self, seconds: float) -> None:
-        """Note how long after the own claim the block came."""
+        """Note how long after this peer's claim the block came."""
         self._exchange = _milliseconds(seconds)
 
     def take_pace(self, *, compute_seconds: float | None = None) -> Pace:
-        """Return what was measured, and begin afresh; answers are remembered for longer.
+        """Return what was measured, and begin again; the newest answers are kept.
 
-        Of transfers the ninth decile counts: they share a line, and a reducer waits for the last of them.
+        Transfers count by their ninth decile: they share a line, and a reducer waits for the last of them.
 
         Args:
-            compute_seconds: how long the trainer computed in the window that is claimed.
+            compute_seconds: for how long the trainer computed in the window that is claimed.
         """
         pace = Pace(
             claims_late_ms=decile(self._late, 9),

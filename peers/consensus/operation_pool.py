@@ -1,10 +1,10 @@
-"""What peers say about audits, and the chain does not hold yet: verdicts, disputes, proofs, changes of keys.
+"""The operations that the chain does not hold yet: verdicts, disputes, proofs of double claims, key changes.
 
-Others' words are kept for the few rounds until a leader puts them into a block; their authors say them again
-as long as none does. Own ones are kept as they are on disk, and never said otherwise.
+Operations by other peers are kept for a few rounds, until a leader puts them into a block; their authors send
+them again until one does. This peer's own are kept as they are on disk, and never changed.
 
-Memory is bounded: of one author so many words, of all together so many. Only those are let in who have a say:
-whoever an audit here asks, or electors, who may be asked by a block that is not here yet.
+Memory is bounded: so many operations of one author, and so many in all. An author is heard if it has a say:
+an audit here asks it, or it is an elector, which a block that is not here yet may ask.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Anything = TypeVar("Anything", bound=Message)
 
 MAX_OPERATIONS = 2048
 MAX_OPERATIONS_OF_ONE = 16
-MAX_PROOFS = 64  # double claims, and changes of keys: one for each peer
-OPERATION_ROUNDS = 4  # for which others' words are kept
-MAX_OWN_OPERATIONS = 64  # the newest
+MAX_PROOFS = 64  # double claims, and as many key changes: one for each peer
+OPERATION_ROUNDS = 4  # other peers' operations are kept for so many rounds
+MAX_OWN_OPERATIONS = 64  # the newest are kept
 
 
 @dataclass(frozen=True)
 class Carried:
-    """The words that a block carries."""
+    """The operations that a block carries."""
 
     verdicts: tuple[Signed[Verdict], ...] = ()
     disputes: tuple[Signed[Dispute], ...] = ()
@@ -54,16 +54,18 @@ class Carried:
 
 @dataclass
 class OperationPool:
-    """One peer's memory of words; `own` are its own, the oldest first."""
+    """One peer's memory of operations; `own` are its own, the oldest first."""
 
     rules: CreditRules
     own: dict[str, Operation] = field(default_factory=dict)  # by hash
-    heard: dict[str, tuple[Operation, int]] = field(default_factory=dict)  # by hash, with this peer's round
+    heard: dict[str, tuple[Operation, int]] = field(
+        default_factory=dict
+    )  # by hash, with the round of arrival
     evidence: dict[PeerId, Evidence] = field(default_factory=dict)  # of double claims, by culprit
     rotations: dict[PeerId, KeyChange] = field(default_factory=dict)  # by the old id
 
     def keep_own(self, word: Operation) -> None:
-        """Keep an own word."""
+        """Keep an operation of this peer's."""
         self.own[word.hash] = word
         if len(self.own) > MAX_OWN_OPERATIONS:
             del self.own[next(iter(self.own))]
@@ -74,7 +76,7 @@ class OperationPool:
             self.keep_own(operation)
 
     def keep(self, word: Operation, link: Link, electors: frozenset[PeerId]) -> None:
-        """Keep another's word, if its author has a say at `link`, and there is room."""
+        """Keep another peer's operation, if its author has a say at `link` and there is room."""
         author = word.body.peer
         if word.hash not in self.heard:
             if not counts(word, link.accounts) and author not in electors:
@@ -85,9 +87,9 @@ class OperationPool:
         self.heard[word.hash] = (word, link.round)
 
     def keep_evidence(self, evidence: Evidence, accounts: Accounts) -> bool:
-        """Keep the proof of a double claim that costs its author something; say whether it was new.
+        """Keep the proof of a double claim that costs its author something; return whether it was new.
 
-        Of several about one peer that of the latest round stands, but of none to come.
+        Of several proofs about one peer, the one of the latest round stands; future rounds do not count.
         """
         shown = double_claim(evidence)
         if shown is None or not self._costs(evidence, accounts):
@@ -101,7 +103,7 @@ class OperationPool:
         return False
 
     def keep_rotation(self, change: KeyChange, accounts: Accounts) -> None:
-        """Keep a change of keys that may be carried out; of several by one peer, the highest number."""
+        """Keep a key change that may be carried out; of several by one peer, the highest number stands."""
         moved = change.moved()
         if moved is None or not may_move(change, accounts):
             return
@@ -112,7 +114,7 @@ class OperationPool:
             self.rotations[moved.old] = change
 
     def forget(self, *, head: Link, final: Link) -> None:
-        """Drop words that are old, and proofs and changes that are done with whatever branch prevails."""
+        """Drop old operations, and the proofs and key changes that the final block has settled."""
         oldest = head.round - OPERATION_ROUNDS
         self.heard = {name: one for name, one in self.heard.items() if one[1] > oldest}
         for peer in [peer for peer, proof in self.evidence.items() if not self._costs(proof, final.accounts)]:
@@ -123,11 +125,11 @@ class OperationPool:
                 del self.rotations[peer]
 
     def to_say(self, accounts: Accounts) -> list[Operation]:
-        """Return the own words that would count in the next block, as many as others keep, oldest first."""
+        """Return own operations that would count in the next block, oldest first: as many as others keep."""
         return [word for word in self.own.values() if counts(word, accounts)][:MAX_OPERATIONS_OF_ONE]
 
     def for_block(self, accounts: Accounts, *, room_bytes: int) -> Carried:
-        """Return what a block on top of the one with these accounts is to carry, in so many bytes at most."""
+        """Return what the block after these accounts is to carry, in at most `room_bytes` bytes."""
         known = {**self.own, **{name: word for name, (word, _) in self.heard.items()}}
         counting = [word for word in known.values() if counts(word, accounts)]
         proofs = [proof for proof in self.evidence.values() if self._costs(proof, accounts)]
@@ -141,7 +143,7 @@ class OperationPool:
         )
 
     def _costs(self, evidence: Evidence, accounts: Accounts) -> bool:
-        """Whether a proof takes something from a peer, if the next block carries it."""
+        """Whether a proof takes credit from a peer if the next block carries it."""
         shown, heard_in = double_claim(evidence), accounts.round + 1
         if shown is None or shown.round > heard_in:
             return False
@@ -157,7 +159,7 @@ class OperationPool:
 
 
 def counts(word: Operation, accounts: Accounts) -> bool:
-    """Whether a verdict or dispute would count in a block on top of the one with these accounts."""
+    """Whether a verdict or dispute would count in the block after these accounts."""
     body = word.body
     audit = next((audit for audit in accounts.audits if audit.work.claim == body.claim), None)
     if audit is None:
@@ -168,13 +170,13 @@ def counts(word: Operation, accounts: Accounts) -> bool:
 
 
 class _Room:
-    """What is left of a block's bytes."""
+    """The bytes that are left in a block."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
     def take(self, wanted: Iterable[Anything], most: int) -> tuple[Anything, ...]:
-        """Return what fits of `wanted`, in order, and `most` at most."""
+        """Return those of `wanted` that fit, in order, at most `most` of them."""
         taken: list[Anything] = []
         for one in wanted:
             size = len(one.canonical()) + 1
@@ -185,7 +187,7 @@ class _Room:
 
 
 def _verdicts(words: Iterable[Operation]) -> list[Signed[Verdict]]:
-    """Return one verdict of each auditor on each claim: a replay, if there is one, before "not opened"."""
+    """Return one verdict of each auditor on each claim; one with a replay goes before "not opened"."""
     chosen: dict[tuple[PeerId, str], Signed[Verdict]] = {}
     for word in words:
         if isinstance(word.body, Verdict):
@@ -196,7 +198,7 @@ def _verdicts(words: Iterable[Operation]) -> list[Signed[Verdict]]:
 
 
 def _disputes(words: Iterable[Operation]) -> list[Signed[Dispute]]:
-    """Return one dispute of each decision: all of them are heard at once."""
+    """Return one dispute of each decision; all of them are heard at once."""
     chosen: dict[str, Signed[Dispute]] = {}
     for word in words:
         if isinstance(word.body, Dispute):
@@ -205,7 +207,7 @@ def _disputes(words: Iterable[Operation]) -> list[Signed[Dispute]]:
 
 
 def may_move(change: KeyChange, accounts: Accounts) -> bool:
-    """Whether a block may still carry out a change of keys."""
+    """Whether a block may still carry out a key change."""
     moved = change.moved()
     taken = accounts.peers.keys() | accounts.retired.keys()
     return moved is not None and moved.old in accounts.peers and moved.new not in taken

@@ -1,4 +1,4 @@
-"""Where other peers stand: what they say of it, when they are asked, and what is asked for because of it."""
+"""Where other peers stand: their head notices, when to ask for them, and what to fetch because of them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from peers.protocol.events import Notice
 from peers.protocol.messages import MAX_COSIGNATURES, CoSignature, HeadNotice, Reduction, Signed
 from recipes.keys.keys import PeerId
 
-MAX_HEADS = 1024  # that others named: above the number of acquaintances
+MAX_HEADS = 1024  # named by others: more than there are acquaintances
 _ASKED_AT_THE_START = 8  # peers
-_EARLY_WINDOWS = 3  # for which a message waits for its block or roster
-_ASKED_FOR = 2  # missing blocks or rosters, at once
+_EARLY_WINDOWS = 3  # a message waits so many windows for its block or roster
+_ASKED_FOR = 2  # missing blocks or rosters asked for at once
 
 
 @dataclass(frozen=True)
 class ToldOfRound:
-    """What others said of the round at a head before this peer took part.
+    """What others told of the round at a head before this peer took part.
 
     Attributes:
         began: when its window began, on this peer's clock; None if nobody stands there.
-        rosters: that are in use in it, each with a peer that has it.
+        rosters: the rosters in use in that round, by hash, each with a peer that has it.
     """
 
     began: float | None
@@ -35,7 +35,7 @@ class ToldOfRound:
 
 
 class PeerHeads:
-    """The heads that others named last, and what they said of their rounds before this peer has started."""
+    """The heads that others named last, and what they told of their rounds before this peer started."""
 
     def __init__(
         self, context: RoundContext, *, search: BlockSearch, cosigning: Cosigning, final: FinalBlocks
@@ -44,8 +44,8 @@ class PeerHeads:
         self._search = search
         self._cosigning = cosigning
         self._final = final
-        self._heads: dict[PeerId, tuple[int, str]] = {}  # that acquaintances named last, with their rounds
-        self._window_began: dict[PeerId, tuple[str, float]] = {}  # of the window on top of a block
+        self._heads: dict[PeerId, tuple[int, str]] = {}  # named last by acquaintances, with rounds
+        self._window_began: dict[PeerId, tuple[str, float]] = {}  # a block, and when its window began
         self._rosters: dict[PeerId, tuple[str, str]] = {}  # a block, and the roster in use on top of it
         self._newer: set[PeerId] = set()  # acquaintances whose build is newer than this one
         self._newer_told = False
@@ -60,7 +60,7 @@ class PeerHeads:
     # ------------------------------------------------------------ what they say
 
     def take_notice(self, sender: PeerId, notice: HeadNotice) -> None:
-        """Note where another peer stands; look for its blocks if they are not known here."""
+        """Note where another peer stands, and look for its head if that is not known here."""
         context, checkpoint = self._context, self._final.checkpoint
         context.measures.answered(sender, context.now)
         if checkpoint is not None and notice.checkpoint != checkpoint.body.block:
@@ -72,7 +72,7 @@ class PeerHeads:
         if sender in context.acquaintances:
             self._heads[sender] = (notice.round, notice.block)
             self._note_build(sender, notice)
-        if not context.started and sender in context.acquaintances:  # later, nobody needs to be told
+        if not context.started and sender in context.acquaintances:  # needed before the start only
             self._note_round(sender, notice)
         if (
             notice.roster is not None
@@ -107,7 +107,7 @@ class PeerHeads:
             self._rosters[sender] = (notice.block, notice.roster)
 
     def told_of_round(self) -> ToldOfRound:
-        """Return what others said of the round on top of the head, and forget what they said of rounds."""
+        """Return what others told of the round on top of the head, and forget what they told of any round."""
         head = self._context.head
         began = next((at for block, at in self._window_began.values() if block == head), None)
         rosters = {roster: peer for peer, (block, roster) in self._rosters.items() if block == head}
@@ -115,23 +115,23 @@ class PeerHeads:
         return ToldOfRound(began, rosters)
 
     def others_stand_at(self, block: str) -> bool:
-        """Whether another peer said, before this one has started, that it stands at `block`."""
+        """Whether another peer said, before this one started, that it stands at `block`."""
         return any(head == block for head, _ in self._window_began.values())
 
     def named_after(self, round_number: int) -> list[int]:
-        """Return the rounds of the heads after `round_number` that acquaintances named last."""
+        """Return the rounds after `round_number` of the heads that acquaintances named last."""
         heads = (self._heads[peer][0] for peer in self._context.acquaintances if peer in self._heads)
         return [number for number in heads if number > round_number]
 
     def comes_late(self, link: Link) -> bool:
-        """Whether a later head than a block is named by a peer that did not fail to deliver before."""
+        """Whether a peer that has not failed to deliver before names a head later than this block."""
         return any(
             peer in self._heads and self._heads[peer][0] > link.round and not self._search.failed(peer)
             for peer in self._context.acquaintances
         )
 
     def most_stand_elsewhere(self) -> bool:
-        """Whether most others last named a head that is not here, and newer than what is final here."""
+        """Whether most others last named a head that is not here and newer than this peer's final block."""
         context, chain = self._context, self._context.chain
         final = chain.link(chain.final).round
         heads = [self._heads[peer] for peer in context.acquaintances if peer in self._heads]
@@ -139,9 +139,9 @@ class PeerHeads:
         return 2 * len(elsewhere) > len(context.acquaintances)
 
     def _tell_what_weighs(self, peer: PeerId, block: str) -> None:
-        """Give a peer that stands on another branch the electors' co-signatures behind this one.
+        """Send a peer on another branch the electors' co-signatures behind this one.
 
-        It may have missed one that nobody will send again: its author's disk may have lost it.
+        It may have missed one that is never sent again, because its author's disk lost it.
         """
         context, chain = self._context, self._context.chain
         if block not in chain or context.head not in chain:
@@ -154,7 +154,7 @@ class PeerHeads:
     # ------------------------------------------------------------ asking
 
     def look_for(self, source: PeerId, block: str, round_number: int) -> None:
-        """Have a block fetched that `source` speaks of and that is not here."""
+        """Have a block fetched that `source` names and that is not here."""
         context, chain = self._context, self._context.chain
         if block not in chain and round_number > chain.link(chain.root).round and source != context.me:
             self._search.name(source, block, round_number, context.now)
@@ -181,10 +181,10 @@ class PeerHeads:
         context.emit(AskHead(asked))
 
     def ask_for_what_was_skipped(self) -> None:
-        """Ask for the block or roster that others' messages speak of, and that did not come here by itself.
+        """Ask for a block or roster that others' messages name and that did not come by itself.
 
-        Of several, that of which most peers speak: one peer alone may speak of what does not exist. What
-        nobody could give for long is forgotten.
+        Of several, the one that most peers name is asked for: a single peer may name one that does not exist.
+        One that nobody delivers for long is forgotten.
         """
         context, inbox = self._context, self._context.inbox
         pause = context.deadlines.leader / 2
@@ -199,7 +199,7 @@ class PeerHeads:
             self._ask_for(key)
 
     def _ask_for(self, key: str) -> None:
-        """Ask the newest peer that spoke of a missing block or roster for it."""
+        """Ask for a missing block or roster: the peer that named it last is asked."""
         context, chain = self._context, self._context.chain
         for sender, message in self._context.inbox.waiting[key][::-1]:
             body = message.body if isinstance(message, Signed) else message

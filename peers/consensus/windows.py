@@ -1,4 +1,4 @@
-"""The round on top of the head begins: its window is trained, goes on, or is sat out."""
+"""The beginning of a round: its window is trained, goes on from before, or is sat out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from peers.protocol.round_reasons import WaitReason
 from peers.protocol.rules import CLAIM_LEADERS
 from recipes.slots import total
 
-SHORTEST_WINDOW = 0.3  # of a window: with less left, a newcomer waits for the next round
-_ROSTERS_ASKED_FOR = 2  # of those that others spoke of before this peer has started
+SHORTEST_WINDOW = 0.3  # share of a window: with less left, a newcomer waits for the next round
+_ROSTERS_ASKED_FOR = 2  # of those that others named before this peer started
 
 
 class Windows:
@@ -56,7 +56,7 @@ class Windows:
         context.begin_round(began)
         self._cosigning.lock_afresh()
         if comes_late and context.me in context.chain_leaders()[:CLAIM_LEADERS]:
-            # Before a restart, it may have held claims that nobody will send again by himself.
+            # Before a restart, it may have held claims that are not sent again unless asked for.
             context.round.pool.asked(context.now)
             context.send(context.acquaintances, ClaimsWanted(round=link.round + 1, parent=context.head))
         left = began + context.rules.window_seconds - context.now
@@ -72,7 +72,7 @@ class Windows:
     def _train(self, link: Link, left: float, *, goes_on: bool) -> None:
         """Train for the round, or let the window that runs ahead count for it."""
         context, number = self._context, link.round + 1
-        # What it takes to turn a window into a claim comes off the window, for the others do not wait.
+        # The time that it takes to turn a window into a claim is part of the window: others do not wait.
         seconds = max(left - self._claims.overrun, SHORTEST_WINDOW * context.rules.window_seconds)
         context.round.window.begin(context.now + seconds)
         context.round.pool.ready.add(context.me)
@@ -88,7 +88,7 @@ class Windows:
             context.emit(Train(context.head, number, slots, link.counters.tokens, seconds))
 
     def _sit_out(self, link: Link, reason: WaitReason) -> None:
-        """Wait for the round's block, and send a claim that was made for it before a restart."""
+        """Wait for the round's block, and send the claim that was made for it before a restart, if any."""
         context = self._context
         last = link.accounts.expelled_until(context.me) if reason == "expelled" else None
         context.tell(Waiting(link.round + 1, reason, until=last))
@@ -97,7 +97,7 @@ class Windows:
             self._claims.claim_again()
 
     def _reason_to_wait(self, link: Link, seconds: float) -> WaitReason | None:
-        """Return why this peer does not train in the round that begins, if it does not."""
+        """Return why this peer does not train in the round that begins; None if it does."""
         context, vote_lock = self._context, self._cosigning.vote_lock
         if context.leaving:
             return "leaving"
@@ -135,14 +135,14 @@ class Windows:
     # ------------------------------------------------------------ beginning anew
 
     def begin_after_waiting(self) -> bool:
-        """Begin the round anew where this peer need not sit it out any more; return whether it did."""
+        """Begin the round again if this peer need not sit it out any more; return whether it did."""
         if self._blocks.applying is None and self._cosigning.may_claim_at_once():
             self.begin_round()
             return True
         return False
 
     def train_after_all(self) -> bool:
-        """Begin the window anew where all who might have trained sit the round out; return whether it did."""
+        """Begin the window again if every peer that might have trained sits it out; return whether it did."""
         context, current = self._context, self._context.round
         idle = not current.window.training and not current.pool.held and current.exchange.roster is None
         if not idle or self._blocks.applying is not None or context.leaving or not current.begun:

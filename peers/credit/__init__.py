@@ -1,4 +1,4 @@
-"""Audits and credit as a function of the chain: who is audited, what vests, what the ledger holds.
+"""Audits and credit as a function of the chain: which claims are audited, what vests, what the ledger holds.
 
 Pure, but for the command `python -m peers.credit`. It imports from protocol.
 

@@ -1,12 +1,12 @@
 """The accounts of a run: a deterministic function of its chain, and the only source of the ledger's entries.
 
 `entries_after` takes the accounts after a block's parent and returns those after the block, with the entries
-that the block adds to the ledger. It knows no clock, no chance and no disk, so everybody who holds the
+that the block adds to the ledger. It uses no clock, no randomness and no disk, so every peer that holds the
 chain derives the same ledger, and a branch that is given up takes its entries with it.
 
-In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes are taken
-to the audits that they belong to; double claims are punished; audits are decided, or the next auditor asked;
-claims of the block before are drawn by this block's beacon; what is due vests; and accounts move to new keys.
+In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes go to
+their audits; double claims are punished; audits are decided, or the next auditor is asked; this block's
+beacon draws claims of the block before; credit that is due vests; and accounts move to new keys.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ RULES_VERSION = 2
 
 @dataclass(frozen=True)
 class Accounts:
-    """What the chain up to one block amounts to. Nothing in it is ever changed in place.
+    """All accounts and audits after one block. Never changed in place.
 
     Attributes:
-        round: of the block; 0 at genesis.
-        peers: an account for each peer that was ever counted, or paid for an audit.
-        counted: the claims that the block counted, which the next one's beacon draws from.
-        audits: open ones, and decided ones that may still be disputed.
-        claims: how many were ever credited, and
-        claimed: how much they were credited in all: the mean is the unit of an auditor's weight.
+        round: the block's round; 0 at genesis.
+        peers: an account for each peer that was ever included, or paid for an audit.
+        counted: the claims that the block included, from which the next block's beacon draws.
+        audits: open audits, and decided ones that may still be disputed.
+        claims: number of claims credited so far.
+        claimed: FLOPs credited for them in all; the mean claim is the unit of an auditor's weight.
         retired: ids whose accounts moved to another key.
     """
 
@@ -55,9 +55,9 @@ class Accounts:
     retired: Mapping[PeerId, Retired] = field(default_factory=dict)
 
     def expelled_until(self, peer: PeerId) -> int:
-        """Return the last round in which no claim of a peer is taken: 0 if it was never expelled.
+        """Return the last round of a peer's expulsion, in which none of its claims is taken; 0 without one.
 
-        An account that moved to another key takes this along, and so binds the key that it left, too.
+        An expulsion moves with the account to another key, and also binds the key that the account left.
         """
         gone = self.retired.get(peer)
         account = self.peers.get(gone.successor if gone is not None else peer)
@@ -65,7 +65,7 @@ class Accounts:
 
     @property
     def under_audit(self) -> frozenset[PeerId]:
-        """The peers of whose claims one is being audited."""
+        """The peers with a claim under audit."""
         return frozenset(audit.work.peer for audit in self.audits if audit.open)
 
 
@@ -75,16 +75,16 @@ def entries_after(
     """Return the accounts after `block`, and the entries that it adds to the ledger, in order.
 
     Args:
-        accounts: after the block's parent.
-        block: valid on its chain.
-        counters: after the block.
-        rules: of the run.
+        accounts: the accounts after the block's parent.
+        block: a block that is valid on its chain.
+        counters: the counters after the block.
+        rules: the credit rules of the run.
     """
     return close_round(accounts, facts_of(block, counters, rules), rules)
 
 
 def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tuple[Accounts, list[Entry]]:
-    """Return what `entries_after` does, from a block's facts alone.
+    """Do what `entries_after` does, from a block's facts alone.
 
     Raises:
         ValueError: the facts are not those of the next round.
@@ -112,7 +112,7 @@ def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tu
 
 
 def _credit(page: Page, counted: RosteredClaim) -> int:
-    """Put what was counted of a claim into escrow, and return the amount."""
+    """Put the included part of a claim into escrow, and return the amount in FLOPs."""
     work, rules = counted.work, page.rules
     whole = work.tokens * rules.flops_per_token
     amount = whole * counted.segments // rules.protocol.segments
@@ -148,7 +148,7 @@ def _credit(page: Page, counted: RosteredClaim) -> int:
 
 
 def _vest(page: Page, under_audit: frozenset[PeerId]) -> None:
-    """Vest what is due of every peer that passed an audit and has none open."""
+    """Vest the credit that is due, for each peer that passed an audit and has none open."""
     due = page.round - page.rules.escrow_rounds
     for peer in sorted(page.peers):
         account = page.peers[peer]
@@ -160,7 +160,7 @@ def _vest(page: Page, under_audit: frozenset[PeerId]) -> None:
 
 
 def _rotate(accounts: Accounts, page: Page, facts: RoundFacts) -> Accounts:
-    """Move the accounts whose peers go on under another key."""
+    """Move accounts to new keys."""
     if not facts.rotations:
         return accounts
     before = Holdings(accounts.peers, accounts.retired, accounts.counted, accounts.audits)

@@ -1,4 +1,4 @@
-"""The accounts while one block is being settled: a page of the ledger, with the entries written so far."""
+"""A page of the ledger: the accounts while one block is settled, and the entries written so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recipes.keys.keys import PeerId
 
 @dataclass
 class Page:
-    """A working copy of the accounts. Whatever changes an account writes down why."""
+    """A working copy of the accounts. Each change of an account comes with an entry that says why."""
 
     round: int
     rules: CreditRules
@@ -32,12 +32,12 @@ class Page:
         return self.account(peer).expelled_until > self.round
 
     def earn(self, peer: PeerId, amount: int, *, calibrated: bool) -> None:
-        """Credit an amount to a peer. The caller writes the entry that says what for."""
+        """Credit an amount in FLOPs to a peer. The caller writes the entry for it."""
         before = self.account(peer)
         self.peers[peer] = earn(before, amount, round_number=self.round, calibrated=calibrated)
 
     def forfeit(self, peer: PeerId, reason: Forfeiture, claim: str | None) -> Penalty:
-        """Take all that a peer has pending, and put it on probation."""
+        """Take all pending credit of a peer, and put the peer on probation."""
         self.peers[peer], penalty = penalise(self.account(peer), peer, reason)
         self.entries.append(
             Forfeit(round=self.round, peer=peer, amount=penalty.amount, reason=reason, claim=claim)
@@ -53,7 +53,7 @@ class Page:
         self.entries.append(Expelled(round=self.round, peer=peer, claim=claim, until=until))
 
     def lapse(self, peer: PeerId, claim: str) -> Penalty:
-        """Take all that a peer has pending because it could not be audited. Nobody says that it cheated."""
+        """Take all pending credit of a peer that could not be audited, without saying that it cheated."""
         reason: Lapse = "not reachable for audit"
         self.peers[peer], penalty = penalise(self.account(peer), peer, reason, probation=False)
         self.entries.append(
@@ -62,7 +62,7 @@ class Page:
         return penalty
 
     def restore(self, penalty: Penalty, claim: str) -> None:
-        """Give back what a decision took that did not stand."""
+        """Give back the credit that an overturned decision took."""
         account = readmit(self.account(penalty.peer), claim)
         self.peers[penalty.peer] = give_back(account, penalty)
         self.entries.append(Restored(round=self.round, claim=claim, peer=penalty.peer, amount=penalty.amount))

@@ -1,9 +1,9 @@
-"""One audit, from the draw to its decision: whom it asks, what they say, and what follows from that.
+"""One audit, from the draw to its decision: which auditors it asks, their verdicts, and the ruling.
 
-The first auditor in order is asked, and its pass is enough, but for some audits, which take two. A fail takes
-two auditors, each on its own. Who is silent for too long is passed over, and may still speak until the audit
-is decided. A decision that took something from somebody may be disputed by those it took from: then auditors
-who had no part in it are asked, and it falls when two of three say the opposite.
+The first auditor in order is asked. Its pass is enough, except in some audits, which take two. A fail takes
+two auditors, each by itself. An auditor that is silent for too long is passed over; its verdict still counts
+until the audit is decided. A peer that lost credit by a decision may dispute it: then auditors that had no
+part in it are asked, and the decision falls if two of three say the opposite.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from peers.protocol.verdicts import Decision, Verdict
 from recipes.formats.values import changed
 from recipes.keys.keys import PeerId
 
-_MOST_WORDS = 3  # of replays, after which an audit without a majority is left undecided
-_AGREEING = 2  # auditors whose agreement decides
+_MOST_WORDS = 3  # verdicts after replays; without a majority among them, an audit is left undecided
+_AGREEING = 2  # so many auditors that agree decide
 _NEVER = 2**53  # no round has this number
 
 Word = Literal["pass", "fail", "inconclusive", "abstain", "not opened"]
@@ -27,7 +27,7 @@ Word = Literal["pass", "fail", "inconclusive", "abstain", "not opened"]
 
 @dataclass(frozen=True)
 class Work:
-    """A counted claim, as far as an audit of it needs it."""
+    """An included claim, as far as its audit needs it."""
 
     claim: str
     peer: PeerId
@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Asked:
-    """An auditor who was asked, the round of the block since which it is, and what it said."""
+    """An auditor that was asked, the round of the block that asked it, and its verdict."""
 
     auditor: PeerId
     since: int
@@ -52,17 +52,17 @@ class Audit:
     """An audit that is open, or that is decided and may still be disputed.
 
     Attributes:
-        work: what is audited.
-        drawn: the round of the block whose beacon drew it.
-        auditors: in order.
-        steps: how many each of them replays.
-        repeated: whether a pass takes two.
-        asked: so far, a prefix of `auditors`.
-        decision, decided: what the first hearing came to, and when.
-        penalties: what that took, and from whom.
-        disputed: the round of the block that holds the dispute.
-        heard: how many were asked in the first hearing.
-        rests_until: before this round, nothing follows unless somebody speaks.
+        work: the claim that is audited.
+        drawn: round of the block whose beacon drew it.
+        auditors: the auditors, in the order in which they are asked.
+        steps: number of steps that each of them replays.
+        repeated: whether a pass takes two auditors.
+        asked: the auditors asked so far, a prefix of `auditors`.
+        decision, decided: the decision of the first hearing, and its round.
+        penalties: what the decision took, and from which peer.
+        disputed: round of the block that holds the dispute.
+        heard: how many auditors were asked in the first hearing.
+        rests_until: before this round, nothing changes without another verdict.
     """
 
     work: Work
@@ -85,23 +85,24 @@ class Audit:
 
     @property
     def hearing(self) -> tuple[Asked, ...]:
-        """Those who were asked in the hearing at hand."""
+        """The auditors that were asked in the hearing at hand."""
         return self.asked[self.heard :]
 
     def said(self, word: Word) -> list[PeerId]:
-        """Return who said this, in either hearing."""
+        """Return the auditors that said this, in either hearing."""
         return [one.auditor for one in self.asked if one.word == word]
 
 
 def word_of(verdict: Verdict) -> Word:
-    """Return what a verdict says, as far as decisions depend on it."""
+    """Return the part of a verdict on which decisions depend."""
     return "not opened" if verdict.reason == "not opened" else verdict.outcome
 
 
 def may_speak(audit: Audit, verdict: Verdict) -> bool:
-    """Whether a verdict counts: by one who is asked, once, about the steps that were drawn.
+    """Whether a verdict counts: by an auditor that is asked, once, about the steps that were drawn.
 
-    "Not opened" is no last word: a peer that comes back may still be audited by the same auditor.
+    A verdict of "not opened" may be followed by another: a peer that comes back may still be audited by the
+    same auditor.
     """
     fits = verdict.round == audit.work.round and (verdict.steps == audit.steps or not verdict.replayed)
     asked = {one.auditor: one.word for one in audit.hearing} if audit.open else {}
@@ -112,7 +113,7 @@ def may_speak(audit: Audit, verdict: Verdict) -> bool:
 
 
 def speak(audit: Audit, verdict: Verdict) -> Audit:
-    """Return the audit with one more word in it."""
+    """Return the audit with one more verdict in it."""
     word = word_of(verdict)
     asked = (changed(one, word=word) if one.auditor == verdict.peer else one for one in audit.asked)
     return changed(audit, asked=tuple(asked), rests_until=0)
@@ -123,7 +124,7 @@ def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
     if _waiting(audit, round_number, rules):
         return audit
     words = [one.word for one in audit.hearing]
-    # Once two found nothing opened, a first hearing waits for the author. That of a dispute does not.
+    # Once two auditors found the claim not opened, a first hearing waits for its author; a second does not.
     unopened = audit.disputed is None and words.count("not opened") >= _AGREEING
     exhausted = len(audit.asked) == len(audit.auditors)
     if exhausted or unopened:
@@ -133,9 +134,10 @@ def ask(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
 
 
 def rest(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
-    """Return the audit at rest, after `ruling` found none and `ask` did what there was to do in this round.
+    """Return the audit at rest, after `ruling` found no decision and `ask` had nothing to do in this round.
 
-    Time alone changes what they come to only where somebody's time to speak ends, or the author's to open.
+    Without another verdict, their results change only when an auditor's time to speak ends, or the author's
+    time to open.
     """
     ends = [audit.drawn + rules.retention_rounds]
     ends += [asked.since + rules.audit_rounds for asked in audit.hearing if asked.word is None]
@@ -143,7 +145,7 @@ def rest(audit: Audit, *, round_number: int, rules: CreditRules) -> Audit:
 
 
 def ruling(audit: Audit, *, round_number: int, rules: CreditRules) -> Decision | None:
-    """Return what the open hearing comes to, or None while it has to go on."""
+    """Return the decision of the open hearing, or None while it has to go on."""
     silent = all(one.word is None for one in audit.hearing)
     nobody_left = len(audit.asked) == len(audit.auditors) and not _waiting(audit, round_number, rules)
     if silent and not nobody_left and audit.work.calibrated:
@@ -178,7 +180,7 @@ def contradicted(audit: Audit, decision: Decision) -> list[PeerId]:
 
 
 def _rehearing(audit: Audit, words: Counter[Word | None], *, over: bool) -> Decision | None:
-    """Return what a dispute comes to: the opposite decision, or "undecided": the first one stands."""
+    """Return a dispute's decision: the opposite of the first one, or "undecided", and the first stands."""
     opposite: Literal["pass", "fail"] = "fail" if audit.decision == "pass" else "pass"
     same: Literal["pass", "fail"] = "pass" if opposite == "fail" else "fail"
     if words[opposite] >= _AGREEING:
@@ -193,7 +195,7 @@ def _majority(words: Counter[Word | None]) -> Decision:
 
 
 def _waiting(audit: Audit, round_number: int, rules: CreditRules) -> bool:
-    """Whether somebody who was asked still has time to speak."""
+    """Whether an auditor that was asked still has time to speak."""
     recent = round_number - rules.audit_rounds
     for asked in reversed(audit.hearing):  # in the order in which they were asked
         if asked.since <= recent:

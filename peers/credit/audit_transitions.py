@@ -1,4 +1,4 @@
-"""What a block does to audits: draws new ones, takes words to those that are open, decides them."""
+"""The steps by which a block moves audits on: it draws new ones, adds verdicts and disputes, decides."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from recipes.keys.keys import PeerId
 
 
 def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
-    """Return the audits with the words that a block carries for them, and pay for replays.
+    """Return the audits with the verdicts and disputes that a block carries for them, and pay for replays.
 
-    Words of those who were not asked, on other steps, or about what is decided count for nothing.
+    Verdicts by auditors that were not asked, on other steps, or on a decided audit count for nothing.
     """
     by_claim = {audit.work.claim: audit for audit in audits}
     for name, verdict in facts.verdicts:
@@ -51,9 +51,9 @@ def hear(page: Page, audits: Iterable[Audit], facts: RoundFacts) -> list[Audit]:
 
 
 def punish_double_claims(page: Page, facts: RoundFacts) -> None:
-    """Take what is pending of peers that signed two claims for one round: once for each round.
+    """Take the pending credit of peers that signed two claims for one round: once for each round.
 
-    No proof of a round to come counts: a peer would sign one about the last round there is, and be done.
+    Proofs about future rounds do not count: a peer could use one about the last possible round as a shield.
     """
     for proof in facts.double_claims:
         peer = answers_for(
@@ -72,7 +72,7 @@ def punish_double_claims(page: Page, facts: RoundFacts) -> None:
 
 
 def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:
-    """Decide what can be decided, ask the next auditors of the rest; return what stays to be remembered."""
+    """Decide the audits that can be decided, ask the next auditors of the rest; return those to remember."""
     kept = []
     for audit in audits:
         if not audit.open:
@@ -99,11 +99,11 @@ def draw_audits(
     """Draw from the claims of the block before, and ask each audit's first auditor.
 
     Args:
-        page: of the block at hand.
-        counted: the claims that the block before counted.
-        facts: of the block at hand, whose beacon draws.
-        before: the accounts before this block: vested credit there weighs the auditors.
-        mean_claim: the amount that counts as one unit of weight.
+        page: the page of the block at hand.
+        counted: the claims that the block before included.
+        facts: the facts of the block at hand, whose beacon draws.
+        before: the accounts before this block, whose vested credit weighs the auditors.
+        mean_claim: FLOPs that count as one unit of weight.
     """
     drawn = []
     seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
@@ -137,7 +137,7 @@ def draw_audits(
 
 
 def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:
-    """Let a decision have its consequences. One after a dispute is the last."""
+    """Carry out the consequences of a decision. One after a dispute is the last."""
     work, again = audit.work, audit.disputed is not None
     page.entries.append(
         Decided(round=page.round, claim=work.claim, peer=work.peer, decision=decision, disputed=again)
@@ -163,6 +163,6 @@ def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:
 
 
 def _replay_amount(page: Page, audit: Audit) -> int:
-    """Return what replaying the drawn steps earns: what training on the same tokens does."""
+    """Return the FLOPs that replaying the drawn steps earns: as many as training on the same tokens."""
     tokens = min(audit.steps * page.rules.tokens_per_step, audit.work.tokens)
     return tokens * page.rules.flops_per_token

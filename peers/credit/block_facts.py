@@ -1,4 +1,4 @@
-"""What one block says about audits and credit: all that accounts depend on, and nothing else."""
+"""The facts in one block on which accounts depend: its claims, and the operations that it carries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recipes.slots import total
 
 @dataclass(frozen=True)
 class RosteredClaim:
-    """A claim of the block's roster: the work that it states, and how much of it was counted."""
+    """A claim of the block's roster: the work that it states, and how much of it was included."""
 
     work: Work
     predecessor: str | None
@@ -33,7 +33,7 @@ class DoubleClaim:
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """What a block says: claims in roster order, and the words that it carries, each with its body's hash.
+    """A block's facts: claims in roster order, and the operations that it carries, each with its body's hash.
 
     `beacon` and `electors` are those after the block.
     """
@@ -49,7 +49,7 @@ class RoundFacts:
 
 
 def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts:
-    """Return what a block that is valid on its chain says. `counters` are those after it."""
+    """Return the facts of a block that is valid on its chain. `counters` are those after it."""
     counted = counted_segments(block)
     claims = (
         RosteredClaim(_work(signed, rules), signed.body.predecessor, len(counted[signed.body.peer]))
@@ -70,7 +70,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
 
 
 def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
-    """Return the work of a claim. Its steps follow from its slots, and not from what it says of them."""
+    """Return the work of a claim. Its steps are computed from its slots, not taken from its own field."""
     claim = signed.body
     slots = total(claim.slots)
     return Work(
@@ -85,7 +85,7 @@ def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
 
 
 def double_claim(evidence: Evidence) -> DoubleClaim | None:
-    """Return what a proof shows, or None if it shows no two claims for one round."""
+    """Return the double claim that a proof shows, or None if it shows none."""
     peer, one, other = evidence.culprit(), evidence.one.body, evidence.other.body
     if peer is None or not isinstance(one, Claim) or one.round != other.round:
         return None

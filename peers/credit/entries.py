@@ -1,8 +1,7 @@
-"""The ledger's entries: what each leaf of the log may say, as RFC 8785 canonical JSON.
+"""The ledger's entries: the kinds of leaf in the log, as RFC 8785 canonical JSON.
 
-Entries are never sent or signed: everybody derives the same ones from the chain (accounts.py). Amounts are
-FLOPs, in whole numbers. They may be beyond 2^53, where JSON's numbers end, so they are written as decimal
-strings.
+Entries are never sent or signed: every peer derives the same ones from the chain (accounts.py). Amounts are
+whole FLOPs, written as decimal strings, since they may be beyond 2^53, where JSON's numbers end.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from peers.protocol.reasons import CreditReason, Forfeiture, Lapse, VerdictReaso
 from peers.protocol.verdicts import Decision, Outcome
 from recipes.errors import DataError
 
-MOST_AUDITORS = 10  # in the order of one audit; nobody asks further down
+MOST_AUDITORS = 10  # in the order of one audit; no further one is asked
 MAX_ENTRY_BYTES = 4096
 _MOST_DIGITS = 39  # 2^53 tokens of 2^60 FLOPs each have 35
 
 
 def _amount_from_text(value: Any) -> Any:
-    """Turn a decimal string, written in one way only, into a number; anything else is left to be refused."""
+    """Return the number in a canonical decimal string; return anything else as it is, to be refused."""
     if not isinstance(value, str) or not (value.isascii() and value.isdigit()) or len(value) > _MOST_DIGITS:
         return value
     return int(value) if value == "0" or value[0] != "0" else value
@@ -37,7 +36,7 @@ Amount = Annotated[
 
 
 class Join(Closed):
-    """A peer was counted for the first time."""
+    """A peer was included for the first time."""
 
     kind: Literal["join"] = "join"
     round: Count
@@ -45,7 +44,7 @@ class Join(Closed):
 
 
 class ClaimCounted(Closed):
-    """A claim in the block's roster, and what became of it; `amount` is what went into escrow."""
+    """A claim in the block's roster; `amount` is what went into escrow for it."""
 
     kind: Literal["claim"] = "claim"
     round: Count
@@ -55,14 +54,14 @@ class ClaimCounted(Closed):
     tokens: Count
     steps: Count
     numeric_class: Annotated[str, Field(max_length=64)]
-    segments: Annotated[int, Field(ge=0, le=MAX_SEGMENTS)]  # of the contribution that were counted
+    segments: Annotated[int, Field(ge=0, le=MAX_SEGMENTS)]  # of the contribution that were included
     amount: Amount
-    missed: Amount  # never credited: segments that missed the cut, or all of a retired id's work
+    missed: Amount  # FLOPs never credited: segments that missed the cut, or all work of a retired id
     reason: CreditReason  # why `amount` is not vested yet, or why it is nothing
 
 
 class AuditDrawn(Closed):
-    """A claim was drawn for an audit: by whom, in which order, and how many steps are to be replayed."""
+    """A claim was drawn for an audit, with its auditors in order and the number of steps to replay."""
 
     kind: Literal["audit"] = "audit"
     round: Count
@@ -74,21 +73,21 @@ class AuditDrawn(Closed):
 
 
 class VerdictCounted(Closed):
-    """A verdict by an auditor who was asked; `amount` is what the replay earned, into escrow."""
+    """A verdict by an auditor that was asked; `amount` is what the replay earned, into escrow."""
 
     kind: Literal["verdict"] = "verdict"
     round: Count
     claim: Hash
-    peer: PeerName  # whose claim it is
+    peer: PeerName  # the claim's author
     auditor: PeerName
-    verdict: Hash  # of the signed verdict's body
+    verdict: Hash  # hash of the signed verdict's body
     outcome: Outcome
     reason: VerdictReason
     amount: Amount
 
 
 class Decided(Closed):
-    """An audit came to an end, or a dispute of one did."""
+    """An audit was decided, or a dispute of one."""
 
     kind: Literal["decision"] = "decision"
     round: Count
@@ -99,7 +98,7 @@ class Decided(Closed):
 
 
 class Vest(Closed):
-    """What was in escrow became vested, for good; `total` is all that the peer has vested."""
+    """Credit in escrow became vested, for good; `total` is all vested credit of the peer."""
 
     kind: Literal["vest"] = "vest"
     round: Count
@@ -109,7 +108,7 @@ class Vest(Closed):
 
 
 class Forfeit(Closed):
-    """All that a peer had pending is forfeited; the claim, where one was the cause."""
+    """All pending credit of a peer is forfeited; `claim` names the claim that was the cause, if one was."""
 
     kind: Literal["forfeit"] = "forfeit"
     round: Count
@@ -130,7 +129,7 @@ class Expelled(Closed):
 
 
 class Lapsed(Closed):
-    """All that a peer had pending lapses."""
+    """All pending credit of a peer lapses."""
 
     kind: Literal["lapse"] = "lapse"
     round: Count
@@ -141,7 +140,7 @@ class Lapsed(Closed):
 
 
 class Disputed(Closed):
-    """A peer disputes a decision that took something from it: the next auditors in order are asked."""
+    """A peer disputes a decision that took credit from it: the next auditors in order are asked."""
 
     kind: Literal["dispute"] = "dispute"
     round: Count
@@ -150,7 +149,7 @@ class Disputed(Closed):
 
 
 class Restored(Closed):
-    """A dispute was won: what the decision had taken is pending again, and no expulsion follows from it."""
+    """A dispute was won: the credit that the decision took is pending again, and its expulsion ends."""
 
     kind: Literal["restore"] = "restore"
     round: Count
@@ -160,14 +159,14 @@ class Restored(Closed):
 
 
 class Rotated(Closed):
-    """All that `peer` has is its successor's from here on; nothing that `peer` signs counts any more."""
+    """The account of `peer` is its successor's from here on; nothing that `peer` signs counts any more."""
 
     kind: Literal["rotation"] = "rotation"
     round: Count
     peer: PeerName
     successor: PeerName
-    change: Hash  # of what was signed for it
-    recovered: bool  # by a recovery key, in the place of the peer's own
+    change: Hash  # hash of the signed rotation
+    recovered: bool  # signed by a recovery key in place of the peer's own
     vested: Amount
     pending: Amount
 

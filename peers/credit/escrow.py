@@ -1,8 +1,8 @@
-"""One peer's account: what is in escrow, what has vested, and what was lost for which reason.
+"""One peer's account: its credit in escrow, its vested credit, and its lost credit by reason.
 
-All amounts are FLOPs in whole numbers. What was earned is always in one place only, and what has vested is
-never taken back. An account stays small however long a peer takes part: it holds one amount for each of
-the last W rounds, and one for all before.
+All amounts are whole FLOPs. Credit is always in exactly one of these places, and vested credit is never taken
+back. An account stays small however long a peer takes part: it holds one amount for each of the last W
+rounds, and one for all before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recipes.keys.keys import PeerId
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What was earned in one round and has not vested."""
+    """The credit that was earned in one round and has not vested, in FLOPs."""
 
     round: int
     amount: int
@@ -27,19 +27,19 @@ class Pending:
 
 @dataclass(frozen=True)
 class Account:
-    """What the ledger knows of one peer.
+    """One peer's account. Amounts are FLOPs.
 
     Attributes:
-        joined: the round in which it was first counted; None for an auditor who never was.
-        passes: audits passed since it joined or was last penalised.
-        probations: how many penalties put it on probation, but for those that did not stand.
-        pending: in escrow, oldest round first.
-        uncalibrated: earned in numeric classes without calibrated thresholds; it does not vest.
-        vested: for good.
-        missed: never credited, because segments missed the cut.
-        lost: forfeited or lapsed, by reason.
-        double_claims: the newest round of which two claims of this peer were shown.
-        expelled: up to which round, by the claim whose audit failed.
+        joined: round in which the peer was first included; None for an auditor that never was.
+        passes: number of audits passed since the peer joined or was last penalised.
+        probations: number of penalties that put it on probation, without those that were overturned.
+        pending: credit in escrow, oldest round first.
+        uncalibrated: credit earned in numeric classes without calibrated thresholds; it does not vest.
+        vested: vested credit.
+        missed: work never credited, because its segments missed the cut.
+        lost: forfeited and lapsed credit, by reason.
+        double_claims: newest round for which two claims of this peer were shown.
+        expelled: last round of each expulsion, by the claim whose audit failed.
     """
 
     joined: int | None = None
@@ -55,25 +55,25 @@ class Account:
 
     @property
     def expelled_until(self) -> int:
-        """The last round in which no claim of this peer is taken; 0 if it never was expelled."""
+        """Last round in which no claim of this peer is taken; 0 if it was never expelled."""
         return max(self.expelled.values(), default=0)
 
     @property
     def in_escrow(self) -> int:
-        """What is pending in all, apart from what has no calibrated thresholds."""
+        """Pending credit in all, in FLOPs, without `uncalibrated`."""
         return sum(one.amount for one in self.pending)
 
     @property
     def earned(self) -> int:
-        """All that was ever credited to this peer, wherever it is now."""
+        """All credit that this peer ever earned, in FLOPs, wherever it is now."""
         return self.in_escrow + self.uncalibrated + self.vested + sum(self.lost.values())
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """What a decision took from a peer, kept for as long as it may be disputed.
+    """The credit that a decision took from a peer, kept for as long as the decision may be disputed.
 
-    `probation` is its number among the peer's, or None if it takes no passes.
+    `probation` is the penalty's number among the peer's probations, or None if it takes no passes.
     """
 
     peer: PeerId
@@ -85,14 +85,14 @@ class Penalty:
 
     @property
     def amount(self) -> int:
-        """FLOPs that it took."""
+        """The FLOPs that it took."""
         return sum(one.amount for one in self.pending) + self.uncalibrated
 
 
 def earn(account: Account, amount: int, *, round_number: int, calibrated: bool) -> Account:
-    """Put what was earned in a round into escrow, or with what cannot vest for want of thresholds.
+    """Put credit of a round into escrow, or into `uncalibrated`.
 
-    No round before the newest one in escrow earns any more.
+    Rounds before the newest one in escrow cannot earn any more.
     """
     if not amount:
         return account
@@ -107,7 +107,7 @@ def earn(account: Account, amount: int, *, round_number: int, calibrated: bool) 
 def penalise(
     account: Account, peer: PeerId, reason: Forfeiture | Lapse, *, probation: bool = True
 ) -> tuple[Account, Penalty]:
-    """Take all that has not vested; with `probation`, audits are as frequent as for a newcomer again."""
+    """Take all credit that has not vested; with `probation`, audit the peer as often as a newcomer again."""
     probations = account.probations + probation
     penalty = Penalty(
         peer,
@@ -129,20 +129,20 @@ def penalise(
 
 
 def expel(account: Account, claim: str, *, now: int, until: int) -> Account:
-    """Take no claim of a peer up to a round, for the one whose audit failed. What is over is forgotten."""
+    """Take no claim of a peer up to a round, because a claim's audit failed. Past expulsions are dropped."""
     standing = {one: last for one, last in account.expelled.items() if last > now}
     return changed(account, expelled={**standing, claim: until})
 
 
 def readmit(account: Account, claim: str) -> Account:
-    """End the expulsion for one claim; those for others stand."""
+    """End the expulsion for one claim; expulsions for others stand."""
     return changed(account, expelled={one: last for one, last in account.expelled.items() if one != claim})
 
 
 def give_back(account: Account, penalty: Penalty) -> Account:
-    """Undo a penalty: amounts go back to the rounds that they were earned in, and passes count again.
+    """Undo a penalty: amounts go back to the rounds in which they were earned, and passes count again.
 
-    Passes do not if the peer was put on probation once more since: that penalty stands.
+    Passes stay lost if the peer was put on probation again since: that penalty stands.
     """
     if penalty.probation == account.probations:
         passes = max(account.passes, penalty.passes)
@@ -156,9 +156,9 @@ def give_back(account: Account, penalty: Penalty) -> Account:
 
 
 def vest(account: Account, *, due: int, allowed: bool) -> tuple[Account, int]:
-    """Vest what was earned up to round `due`, if that is allowed; return the amount with the account.
+    """Vest the credit earned up to round `due`, if that is allowed; return the account and the amount.
 
-    Where it is not, what is due becomes one amount, so that an account stays small however long that lasts.
+    If it is not, credit that is due becomes one amount, so that an account stays small.
     """
     if not account.pending or account.pending[0].round > due:
         return account, 0

@@ -1,4 +1,4 @@
-"""The ledger as the chain carries it: the accounts after a block, and the tree over all entries so far."""
+"""The ledger after a block: the accounts, and the Merkle tree over all entries so far."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from peers.protocol.messages import Block, LedgerHead
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger after one block; at genesis, an empty one. Nothing in it is ever changed in place.
+    """The ledger after one block; empty at genesis. Never changed in place.
 
     Attributes:
-        accounts: after the block.
-        entries: those that the block adds, and
-        leaves: the same in canonical form, as the tree has them.
-        size: how many entries there are in all.
-        peaks: hashes of the largest full subtrees over them, 32 bytes each, from the left.
+        accounts: the accounts after the block.
+        entries: the entries that the block adds.
+        leaves: these entries in canonical form, as leaves of the tree.
+        size: number of entries in all.
+        peaks: hashes of the largest full subtrees over all entries, 32 bytes each, from the left.
     """
 
     accounts: Accounts = field(default_factory=Accounts)
@@ -39,16 +39,16 @@ class Ledger:
 
     @cached_property
     def head(self) -> LedgerHead:
-        """What the next block says of this."""
+        """The ledger's head, as the next block carries it."""
         return LedgerHead(size=self.size, root=self.root.hex())
 
     def after(self, block: Block, counters: Counters, rules: CreditRules) -> Ledger:
         """Return the ledger after a block on top of this one's.
 
         Args:
-            block: valid on its chain.
-            counters: after the block.
-            rules: of the run.
+            block: a block that is valid on its chain.
+            counters: the counters after the block.
+            rules: the credit rules of the run.
         """
         accounts, entries = entries_after(self.accounts, block, counters, rules)
         return self._with(accounts, entries)

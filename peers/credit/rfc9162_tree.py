@@ -2,8 +2,8 @@
 
 A leaf hash is `SHA-256(0x00 || entry)`, a node `SHA-256(0x01 || left || right)`, and a tree of n leaves
 splits at the largest power of two below n. Trees only grow at their end, so a subtree of 2^level leaves that
-is full never changes: it is called by (level, position), and covers the leaves from position x 2^level on.
-All that proofs need are the hashes of full subtrees. All hashes are 32 bytes.
+is full never changes: its name is (level, position), and it covers the leaves from position x 2^level on.
+Proofs need the hashes of full subtrees only. All hashes are 32 bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Frontier:
     """A growing tree of which only the largest full subtrees are kept: O(log n) memory."""
 
     def __init__(self, size: int = 0, peaks: Sequence[bytes] = ()) -> None:
-        """Go on from a tree of `size` leaves whose full subtrees (see `peaks`) have these hashes."""
+        """Begin with a tree of `size` leaves whose full subtrees (see `peaks`) have these hashes."""
         if len(peaks) != size.bit_count():
             raise ValueError(f"a tree of {size} leaves has {size.bit_count()} peaks, not {len(peaks)}")
         self.size = size
@@ -57,7 +57,7 @@ class Frontier:
 
     @property
     def peaks(self) -> tuple[bytes, ...]:
-        """The hashes of its largest full subtrees, from the left."""
+        """The hashes of the tree's largest full subtrees, from the left."""
         return tuple(self._peaks)
 
     def root(self) -> bytes:
@@ -66,9 +66,9 @@ class Frontier:
 
 
 def peaks(first: int, end: int) -> Iterator[Place]:
-    """Yield the full subtrees, largest first, that the leaves from `first` to before `end` fall into.
+    """Yield the full subtrees, largest first, that cover the leaves from `first` to before `end`.
 
-    `first` must be a multiple of the least power of two that is not below their number.
+    `first` must be a multiple of the smallest power of two that is at least their number.
     """
     while first < end:
         level = (end - first).bit_length() - 1
@@ -77,7 +77,7 @@ def peaks(first: int, end: int) -> Iterator[Place]:
 
 
 def subtree_root(first: int, end: int, nodes: Nodes) -> bytes:
-    """Return the root over the leaves from `first` to before `end`, as `peaks` takes them.
+    """Return the root over the leaves from `first` to before `end`; `peaks` has the bounds.
 
     Raises:
         LookupError: a subtree's hash is not at hand.
@@ -128,7 +128,7 @@ def consistency_proof(old: int, new: int, nodes: Nodes) -> list[bytes]:
         else:
             proof.append(subtree_root(first, middle, nodes))
             first = middle
-    if first:  # else the old tree is a subtree of the new one, and its root is known
+    if first:  # if not, the old tree is a subtree of the new one, and its root is known
         proof.append(subtree_root(first, end, nodes))
     return proof[::-1]
 
@@ -192,9 +192,9 @@ def consistent(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequ
 
 
 def boundary(size: int, end: int) -> Iterator[Place]:
-    """Yield the full subtrees among `end` leaves that consistency proofs from `size` leaves are made of.
+    """Yield the full subtrees among `end` leaves that consistency proofs from `size` leaves consist of.
 
-    With those of every tree in between kept as well, none of the proofs between them needs any other.
+    If those of every tree in between are kept as well, proofs between any two of these trees need no others.
     """
     yield from peaks(0, size)
     if size == 0:

@@ -1,7 +1,7 @@
-"""Rotation: an account goes on under another key, with all that is pending, vested, passed or being audited.
+"""Rotation: an account moves to another key, with its pending and vested credit, its passes and its audits.
 
-It happens at the end of a block: what that block says of the old id still counts for it. From then on the
-old id is retired for good. What it signs earns nothing, whoever holds its key, and nobody is audited by it.
+It happens at the end of a block: that block's claims and verdicts still count for the old id. From then on
+the old id is retired for good: what it signs earns nothing, and it audits no more.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recipes.keys.keys import PeerId
 
 @dataclass(frozen=True)
 class Retired:
-    """Where a retired id's account is now, and the round of the block that retired it."""
+    """A retired id's successor, and the round of the block that retired it."""
 
     successor: PeerId
     round: int
@@ -26,7 +26,7 @@ class Retired:
 
 @dataclass(frozen=True)
 class Holdings:
-    """All that names a peer in the accounts, but for what is settled for good."""
+    """All parts of the accounts that name peers and may still change."""
 
     peers: Mapping[PeerId, Account]
     retired: Mapping[PeerId, Retired]
@@ -42,10 +42,10 @@ class Holdings:
 def rotate(
     before: Holdings, wanted: Sequence[Moved], electors: frozenset[PeerId], *, round_number: int
 ) -> tuple[Holdings, list[Rotated]]:
-    """Return the holdings after a block's rotations, in the order of the block, and an entry for each.
+    """Return the holdings after a block's rotations, in the block's order, and an entry for each rotation.
 
-    Those from an id that has no account, or to one that takes part already, count for nothing. Of several by
-    one peer, the one with the highest number counts, of these the first.
+    A rotation from an id without an account, or to an id that takes part already, counts for nothing. Of
+    several by one peer, the one with the highest number counts, and of those with equal numbers the first.
     """
     after, entries = before, []
     newest: dict[PeerId, int] = {}
@@ -73,10 +73,10 @@ def rotate(
 def answers_for(
     retired: Mapping[PeerId, Retired], peer: PeerId, *, signed_in: int, heard_in: int, within: int
 ) -> PeerId | None:
-    """Return whose account answers for what `peer` signed in a round, or None if nobody's does any more.
+    """Return the peer whose account answers for what `peer` signed in a round, or None if no account does.
 
-    An old key that leaked must not be a way to harm its successor for ever: what it signs after it retired is
-    nobody's, and what it may have signed before counts only if it is shown `within` rounds of that.
+    An old key that leaked must not harm its successor for ever. No account answers for what the key signs
+    after it retired; what it signed before counts only if it is shown `within` rounds of the retirement.
     """
     gone = retired.get(peer)
     if gone is None:

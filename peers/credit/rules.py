@@ -1,4 +1,4 @@
-"""The recipe's numbers that audits and credit work by, as plain values. Rates are in millionths."""
+"""The credit rules of a run: the recipe's numbers for audits and credit. Rates are in millionths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MILLION = 1_000_000  # rates are whole numbers, so that every machine draws the 
 
 @dataclass(frozen=True, kw_only=True)
 class CreditRules:
-    """What every peer of a run audits and credits by. Spans of time are rounds."""
+    """The rules by which every peer of a run audits and credits. Spans of time are rounds."""
 
     protocol: Rules
     batch_slots: int  # of one local step
@@ -20,11 +20,11 @@ class CreditRules:
     escrow_rounds: int = 110  # W
     newcomer_rate: int = 150_000
     least_rate: int = 35_000
-    trusted_passes: int = 10  # from which on the rate falls
+    trusted_passes: int = 10  # from so many passes on, the audit rate is lower
     full_replay_rate: int = 1_000_000
     repeat_rate: int = 100_000
-    audit_rounds: int = 4  # in which an auditor must speak before the next one is asked
-    retention_rounds: int = 8  # in which a peer that was drawn must open its claim
+    audit_rounds: int = 4  # time of an auditor before the next one is asked
+    retention_rounds: int = 8  # time in which a peer must open a claim that was drawn
     dispute_rounds: int = 16
     expulsion_rounds: int = 110
     calibrated: frozenset[str] = frozenset()  # numeric classes with thresholds
@@ -38,7 +38,7 @@ class CreditRules:
         """Return how many of a million claims of a peer are audited.
 
         It falls with the audits that the peer passed since it joined or last failed one, to a floor above
-        zero. Where no thresholds are calibrated, nothing vests and an audit only measures: the floor will do.
+        zero. Without calibrated thresholds, nothing vests and an audit only measures: the rate is the floor.
         """
         if numeric_class not in self.calibrated:
             return self.least_rate
@@ -48,7 +48,7 @@ class CreditRules:
 
 
 def credit_rules(recipe: Recipe, protocol: Rules) -> CreditRules:
-    """Return the numbers of a published recipe that audits and credit work by.
+    """Return the credit rules that a published recipe sets.
 
     Raises:
         RecipeError: the recipe is a template and leaves `credit.flops_per_token` to its parameters.

@@ -1,11 +1,11 @@
-"""Who is audited, by whom, and how many steps are replayed: drawn by hash, the same for everybody.
+"""The sampling of audits: which claims, which auditors, how many steps; drawn by hash, the same for all.
 
-The seed for the claims that block r counts is the beacon after block r + 1: it mixes secrets that were
-committed to in the claims of r and revealed in those of r + 1, so when a peer commits to its work, nobody
-knows whether it will be drawn. All arithmetic is on whole numbers, so every machine draws the same.
+The seed for the claims that block r includes is the beacon after block r + 1. It mixes nonces to which the
+claims of r committed and which those of r + 1 reveal, so when a peer commits to its work, nobody knows
+whether it will be drawn. All arithmetic is on whole numbers, so every machine draws the same.
 
 Auditors are ranked by weighted rendezvous hashing: each elector has a uniform number u from a hash, and those
-with the least -log(u) / weight come first, so that the first one is each with a chance in proportion to its
+with the lowest -log(u) / weight come first. An elector's chance to be the first is in proportion to its
 weight (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005).
 """
 
@@ -22,45 +22,43 @@ from recipes.keys.keys import PeerId
 
 MOST_OPENED = 128  # chunks, in one audit
 
-_FRACTION_BITS = 32  # of a logarithm
-_LOGARITHM_ERROR = 4e-9  # more than ten times that of two of them
-_FLOAT_ERROR = 1e-12  # of floats, relative: thousands of times what they have
+_FRACTION_BITS = 32  # in a logarithm
+_LOGARITHM_ERROR = 4e-9  # more than ten times the error of two logarithms
+_FLOAT_ERROR = 1e-12  # relative error of floats: thousands of times the real one
 _MANTISSA_BITS = 63
-_LARGEST_SHARE = (
-    10  # nobody has more than a tenth of all weight, or than an even share where those are larger
-)
+_LARGEST_SHARE = 10  # no peer has more than a tenth of all weight, or an even share where that is more
 
 
 def audit_seed(*, beacon: str, run: str, round_number: int) -> bytes:
-    """Return the seed of the audits of the claims that block `round_number` counted.
+    """Return the seed of the audits of the claims that block `round_number` included.
 
     Args:
-        beacon: of the counters after the block that follows it, hex.
+        beacon: the beacon after the next block, hex.
         run: the run's id, hex.
-        round_number: of the claims.
+        round_number: the claims' round.
     """
     return digest(f"audit/{beacon}/{run}/{round_number}".encode())
 
 
 def is_drawn(seed: bytes, claim: str, *, rate: int) -> bool:
-    """Whether a claim is audited, of which `rate` of a million are."""
+    """Whether a claim is audited, at a rate of `rate` in a million."""
     return _chance(seed, f"drawn/{claim}", rate)
 
 
 def is_repeated(seed: bytes, claim: str, rules: CreditRules) -> bool:
-    """Whether a pass takes two auditors, so that one who passes anything is found out."""
+    """Whether a pass takes two auditors, so that an auditor that passes anything is found out."""
     return _chance(seed, f"repeated/{claim}", rules.repeat_rate)
 
 
 def steps_to_replay(seed: bytes, claim: str, steps: int, rules: CreditRules) -> int:
-    """Return how many of a window's `steps` are replayed, from its first on: some, or at times all."""
+    """Return how many of a window's `steps` are replayed, from the first on: some, or at times all."""
     if steps <= 1 or _chance(seed, f"full/{claim}", rules.full_replay_rate):
         return steps
     return 1 + _number(seed, f"steps/{claim}") % steps
 
 
 def chunks_to_open(seed: bytes, claim: str, chunks: int) -> tuple[int, ...]:
-    """Return which of a model's `chunks` are opened in a full-length audit: `MOST_OPENED`, ascending."""
+    """Return which of a model's `chunks` a full-length audit opens: at most `MOST_OPENED`, ascending."""
     if chunks <= MOST_OPENED:
         return tuple(range(chunks))
     drawn: set[int] = set()
@@ -72,12 +70,12 @@ def chunks_to_open(seed: bytes, claim: str, chunks: int) -> tuple[int, ...]:
 
 
 def audit_order(seed: bytes, claim: str, weights: Mapping[PeerId, int]) -> tuple[PeerId, ...]:
-    """Return who audits a claim, the first `MOST_AUDITORS` in order.
+    """Return the auditors of a claim, the first `MOST_AUDITORS` in order.
 
     Args:
-        seed: of the round's audits.
+        seed: the seed of the round's audits.
         claim: hash of the claim's body.
-        weights: of the electors other than the claim's author; all above 0. Capped here.
+        weights: weights of the electors other than the claim's author; all above 0. They are capped here.
     """
     capped = capped_weights(weights)
     start = seed + f"auditor/{claim}/".encode()
@@ -93,7 +91,7 @@ def order_by_floats(drawn: Mapping[PeerId, int], weights: Mapping[PeerId, int]) 
     """Return the first auditors in order, or None if floats cannot tell which of two comes first.
 
     `negative_log2` is within 2^-32 of the logarithm, and floats are much nearer to it on every machine. So
-    where two ranks lie further apart than that, either way of reckoning has the same one first.
+    where two ranks lie further apart than that, both computations agree on their order.
     """
     if not drawn:
         return []
@@ -111,17 +109,15 @@ def weigh(vested: Mapping[PeerId, int], electors: Iterable[PeerId], *, mean_clai
 
 
 def capped_weights(weights: Mapping[PeerId, int]) -> dict[PeerId, int]:
-    """Return the weights cut to the highest level at which nobody has more than a tenth of what is left.
+    """Return the weights capped at the highest level at which no peer has more than a tenth of their sum.
 
-    With fewer than ten peers, nobody has more than an even share: all weigh the same.
+    With fewer than ten peers, no peer has more than an even share: all weigh the same.
     """
     if not weights:
         return {}
     shares = min(_LARGEST_SHARE, len(weights))
     low, high = 1, max(weights.values())
-    while (
-        low < high
-    ):  # the levels that fit are those up to some highest one, for the sum is concave in the level
+    while low < high:  # all levels up to the highest one fit, since the sum is concave in the level
         level = (low + high + 1) // 2
         if shares * level <= sum(min(weight, level) for weight in weights.values()):
             low = level
@@ -153,7 +149,7 @@ def _chance(seed: bytes, label: str, rate: int) -> bool:
 
 
 def _number(seed: bytes, label: str) -> int:
-    """Return a number of 64 bits that follows from the seed and the label."""
+    """Return a 64-bit number that follows from the seed and the label."""
     return _first_bits(seed + label.encode())
 
 

@@ -1,4 +1,4 @@
-"""Where a peer's credit is: what has vested, and a reason for every unit that has not."""
+"""A statement of a peer's credit: what has vested, and a reason for every amount that has not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recipes.keys.keys import PeerId
 
 @dataclass(frozen=True)
 class Unvested:
-    """An amount in FLOPs that has not vested, why, and from which round on it may, where that is known."""
+    """An amount in FLOPs that has not vested, the reason, and the round after which it may, if known."""
 
     amount: int
     reason: CreditReason
@@ -26,9 +26,9 @@ class Unvested:
 
 
 def unvested(accounts: Accounts, peer: PeerId, rules: CreditRules) -> list[Unvested]:
-    """Return all of a peer's work that is not vested credit, by reason: what may still vest comes first.
+    """Return a peer's work that is not vested credit, by reason: amounts that may still vest come first.
 
-    The amounts, and what has vested, add up to all the work in the peer's claims and audits.
+    These amounts and the vested credit add up to all work in the peer's claims and audits.
     """
     account = accounts.peers.get(peer, Account())
     found: list[Unvested] = []

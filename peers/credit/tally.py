@@ -1,7 +1,7 @@
-"""Sums over a ledger, taken twice: from its entries, and from the accounts that they led to.
+"""Sums over a ledger, computed twice: from its entries, and from its accounts.
 
-What was earned is always somewhere: in escrow, without thresholds, vested, or lost for a reason. The two
-ways of adding up share no code, so a rule that created or dropped credit would show.
+All credit is in one place: in escrow, without thresholds, vested, or lost for a reason. The two sums share no
+code, so a rule that created or dropped credit would show.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from peers.credit.entries import ClaimCounted, Entry, Forfeit, Lapsed, Restored,
 
 @dataclass(frozen=True)
 class Totals:
-    """FLOPs over all peers: `pending` has not vested, for whatever reason; `earned` is all three together."""
+    """FLOPs over all peers: `pending` has not vested, for any reason; `earned` is all three together."""
 
     earned: int
     vested: int
@@ -30,7 +30,7 @@ class Totals:
 
 @dataclass
 class Tally:
-    """What a ledger's entries come to."""
+    """Running sums over a ledger's entries."""
 
     entries: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -39,7 +39,7 @@ class Tally:
     lost: int = 0
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Add what some entries say."""
+        """Add the amounts of some entries."""
         for entry in entries:
             self.entries += 1
             self.kinds[entry.kind] += 1
@@ -59,7 +59,7 @@ class Tally:
 
 
 def totals_of(accounts: Accounts) -> Totals:
-    """Return what the accounts hold in all."""
+    """Return the sums over all accounts."""
     peers = accounts.peers.values()
     return Totals(
         earned=sum(account.earned for account in peers),

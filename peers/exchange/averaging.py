@@ -1,6 +1,6 @@
 """Averaging one segment of many contributions, chunk by chunk and bit for bit.
 
-What is averaged, in which order and with which coefficients follows from the roster alone, and every
+The parts of the average, their order and their coefficients follow from the roster alone, and every
 float operation stands by itself (a float32 product, then a float32 sum, in roster order). So a reducer's
 result can be recomputed by anyone, for any one chunk, and must agree in every bit.
 """

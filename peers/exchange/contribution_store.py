@@ -1,4 +1,4 @@
-"""A peer's own recent contributions: kept to be served, and to return what the chain did not include of them.
+"""A peer's own recent contributions: kept to be served, and to return the segments that no block included.
 
     contributions/record.json             what is kept, what was returned of it, and the feedback's root
     contributions/feedback.bf16           the error feedback (peers/exchange/error_feedback.py)
@@ -148,7 +148,7 @@ class ContributionHistory:
             round_number: the round that it is for.
             delta: the pseudo-gradient, float32, shape (padded,).
             tokens: trained on by the block below that round, from which its density follows.
-            outcomes: what the chain says of earlier contributions.
+            outcomes: tells which segments of earlier contributions the chain includes.
             reduced: the reduced segments that `outcomes` names.
             source: the newest claim, hex, in the blocks right below that round; None if there is none.
             may_stray: whether it may go on from another claim than that.
@@ -171,7 +171,7 @@ class ContributionHistory:
         ):
             self._feedback.start_again()
         reset = self._feedback.reset
-        if reset:  # what was to come back is lost with the rest
+        if reset:  # values that were to return are lost with the rest
             entries, changes = [entry.model_copy(update={"lost": True}) for entry in entries], {}
         frames = self._feedback.compress(
             delta,
@@ -185,7 +185,7 @@ class ContributionHistory:
         return Compressed(tuple(frames), feedback_root=self._feedback.root(), feedback_reset=reset)
 
     def _included(self, outcomes: ChainOutcomes) -> dict[str, Mapping[int, IncludedSegment] | None]:
-        """Return what the chain includes of each contribution that was claimed, by its claim."""
+        """Return the segments that the chain includes of each contribution that was claimed, by claim."""
         return {
             entry.claim: outcomes.included(entry.round, entry.claim)
             for entry in self._record.entries

@@ -1,4 +1,4 @@
-"""Error feedback E: what a peer's contributions have left out so far, kept to be sent later.
+"""Error feedback E: the values that a peer's contributions have left out so far, kept to be sent later.
 
 In each round in which the peer contributes,
 
@@ -159,7 +159,7 @@ class ErrorFeedback:
                 f"expected float32 of shape ({self._layout.padded},), not {delta.dtype} {delta.shape}"
             )
         places = [self._layout.segment_slice(segment) for segment in range(self._layout.segments)]
-        # Written so that it is also true of what is not a number.
+        # Written so that it is also true for NaN.
         if not (delta.max() < _LARGEST_DELTA and delta.min() > -_LARGEST_DELTA):
             raise ValueError("the pseudo-gradient has values that are not numbers, or out of all proportion")
         self._copies.keep(self.file, root=self.root())

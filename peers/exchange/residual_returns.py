@@ -1,4 +1,4 @@
-"""Which values of a peer's own contributions return to its error feedback, given what the chain includes.
+"""The values of a peer's own contributions that return to its error feedback, since no block included them.
 
 A segment of a contribution is either included by the chain or returned to the error feedback. When the chain
 leaves a branch, this may change: values that were returned are then taken back, or the other way round.
@@ -31,7 +31,7 @@ class IncludedSegment:
 
 
 class ChainOutcomes(Protocol):
-    """What the current chain says of a peer's earlier contributions."""
+    """The outcomes of a peer's earlier contributions on the current chain."""
 
     def included(self, round_number: int, claim: str) -> Mapping[int, IncludedSegment] | None:
         """Return the included segments of a contribution by their index; None if its round has no block yet.
@@ -66,7 +66,7 @@ class Entry(Stored):
         claim: hash of its claim, hex; None until it is claimed.
         feedback: root of the error feedback after it, hex.
         lost: whether none of its values return any more, since the error feedback began again from zero.
-        returned: by segment, what was returned so far.
+        returned: what was returned so far, by segment.
     """
 
     number: int
@@ -86,8 +86,8 @@ class Change:
         number: of the contribution.
         tokens: as in `Entry`.
         age: rounds since the contribution, at least 1.
-        before: what was returned so far.
-        after: what is to be returned from now on.
+        before: the part that was returned so far.
+        after: the part that is to be returned from now on.
     """
 
     number: int
@@ -163,7 +163,7 @@ def discount(decay: float, *, age: int) -> float:
 
 
 def _due(counted: IncludedSegment | None) -> Return | None:
-    """Return what is to return of a segment: all of it, or what the reduced segment dropped, or None."""
+    """Return the part of a segment that is to return: all, the values that were dropped, or None."""
     if counted is None:
         return Return()
     return None if counted.reduced is None else Return(factor=counted.factor, reduced=counted.reduced)

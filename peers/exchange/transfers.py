@@ -215,7 +215,7 @@ class ExchangeTasks:
         """Recompute the chunks that the draw gave this segment, from the reducer's inputs.
 
         Raises:
-            MessageError: the reducer's own evidence convicts it.
+            MessageError: the reducer's own evidence shows that the reduced segment is false.
         """
         for segment, chunk in self._spots.get(roster_hash, []):
             if segment != reduction.segment:

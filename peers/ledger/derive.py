@@ -30,7 +30,7 @@ _PRUNED_EVERY = 64
 
 @dataclass(frozen=True)
 class Ground:
-    """What a run stands on, and all that its ledger depends on besides its blocks."""
+    """A run's genesis and rules: all that its ledger depends on besides its blocks."""
 
     rules: CreditRules
     genesis_digest: str

@@ -98,7 +98,7 @@ class Note:
 
 @dataclass(frozen=True)
 class TreeHead:
-    """What a checkpoint says: the root of the tree of `size` leaves of the log `origin`."""
+    """A checkpoint's statement: the root of the tree of `size` leaves of the log `origin`."""
 
     origin: str
     size: int
@@ -216,5 +216,5 @@ def _decode(encoded: str) -> bytes:
 def _refused(reason: str) -> DataError:
     return DataError(
         f"This is no signed note that can be trusted: {reason}.",
-        remedy="Get it again from who made it, unchanged.",
+        remedy="Get it again, unchanged, from the peer that signed it.",
     )

@@ -41,7 +41,7 @@ class AddressBinding(Body):
 
 @dataclass(frozen=True)
 class Payout:
-    """What all peers have vested by a round.
+    """All peers' vested credit by a round.
 
     Attributes:
         run: the run's id.

@@ -1,6 +1,6 @@
 """The proof that one entry is in a ledger: good by itself, without the rest of the ledger.
 
-Whoever trusts the signer of its checkpoint, or knows the root from elsewhere, need trust nobody else.
+A reader that trusts the signer of its checkpoint, or knows the root from elsewhere, need trust nobody else.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class CreditReading:
-    """What a ledger amounts to after its last block, wherever it was taken from."""
+    """A ledger after its last block, from any source."""
 
     run: str
     rules: CreditRules

@@ -56,7 +56,7 @@ Watch = Callable[[Derivation, Settled], None]
 
 @dataclass(frozen=True)
 class Verified:
-    """What an export holds, all of it checked.
+    """An export's contents, all of it checked.
 
     Attributes:
         header: the first line.
@@ -99,7 +99,7 @@ class ClaimChains:
     _newest: dict[PeerId, str] = field(default_factory=dict)
 
     def add(self, block: Block) -> None:
-        """Note a block's claims. That each reveals the x of the one before was checked with the block."""
+        """Note a block's claims. The block's check has shown that each reveals the nonce that it owes."""
         for signed in block.roster.body.claims:
             claim = signed.body
             known = self._newest.get(claim.peer)
@@ -302,7 +302,7 @@ class _Check:
         )
         if stated != expected:
             wrong = [name for name in End.model_fields if getattr(stated, name) != getattr(expected, name)]
-            raise DataError(f"The end's {' and '.join(wrong)} is not that of the lines before it.")
+            raise DataError(f"The last line is wrong in its {' and '.join(wrong)}, by the lines before it.")
         if self._noted_round != self._round:
             raise DataError("No checkpoint was signed after the last block.")
         return totals

@@ -34,7 +34,7 @@ EXCHANGE_TURNS = 4  # of the round's exchange, for one of what newcomers fetch
 
 
 class Line(IntEnum):
-    """What waits together, in the order in which it goes."""
+    """The transfers that wait together, in the order in which they go."""
 
     MESSAGES = 0
     EXCHANGE = 1

@@ -54,7 +54,7 @@ WEIGHTS = {Offence.TOO_MANY: 1 / 16}  # of a strike; all others are whole ones
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What other peers may take from this one."""
+    """The limits on what other peers may take from this one."""
 
     requests_per_peer: int = 16  # in flight; further ones are refused as busy
     requests: int = 256  # in flight, from all peers together
@@ -68,7 +68,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What one peer may ask of one kind: requests, and bytes of their bodies if those are bounded, too."""
+    """The limits on one peer's requests of one kind: their number, and their bodies' bytes if bounded."""
 
     requests: Rate
     bytes: Rate | None = None
@@ -126,7 +126,7 @@ class ConductStatistics:
 
 @dataclass
 class _Record:
-    """What is remembered of one peer."""
+    """One peer's record of requests and offences."""
 
     patience: TokenBucket  # strikes that are left
     offences: Counter[Offence] = field(default_factory=Counter)

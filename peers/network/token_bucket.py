@@ -9,14 +9,14 @@ _TOLERANCE = 1e-6  # what floating-point arithmetic may lack
 
 @dataclass(frozen=True)
 class Rate:
-    """What a bucket holds when it is full, and what comes in a second."""
+    """A bucket's capacity, and the amount that flows in per second."""
 
     per_second: float
     burst: float
 
 
 class TokenBucket:
-    """What is left of a rate. It begins full."""
+    """The amount that is left in a bucket. It begins full."""
 
     def __init__(self, rate: Rate, now: float) -> None:
         self._rate, self._left, self._at = rate, rate.burst, now

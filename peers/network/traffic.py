@@ -1,4 +1,4 @@
-"""What went over the wire, in bytes, by direction and purpose."""
+"""Traffic: the bytes that went over the wire, by direction and purpose."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def recover(home: Path, path: Path, passphrase: str) -> Changed:
     named = [one for one in named if one.body.recovery == recovery.peer_id]
     if not named:
         raise IdentityError(
-            f"{path} is named by no peer as its recovery key.",
+            f"No peer has named {path} as its recovery key.",
             remedy="Name the file that `backup --recovery` wrote.",
         )
     new = load_or_create_key(home / IDENTITY_KEY)

@@ -1,7 +1,7 @@
-"""Who leads a round and who reduces which segment: drawn by hash, the same for everybody.
+"""The order of leaders and the reducers of segments: drawn by hash, the same for every peer.
 
-Nothing here is anybody's choice. Both orders follow from the chain (its beacon, its counters) and from
-the roster, so a leader cannot favour anyone and nobody needs to check that it did not.
+No peer chooses any of it. Both follow from the chain (its beacon, its counters) and from the roster, so a
+leader cannot favour any peer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from peers.protocol.rules import Rules
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
-_FEWEST_ELECTORS = 2  # who can stand in for each other
+_FEWEST_ELECTORS = 2  # that can stand in for each other
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The reducer of one segment, and who steps in if it fails (None in a swarm of one)."""
+    """The reducer of one segment, and the backup that steps in if it fails (None in a swarm of one)."""
 
     reducer: PeerId
     backup: PeerId | None
@@ -34,7 +34,7 @@ def ranked(peers: Iterable[PeerId], counters: Counters) -> list[PeerId]:
 
 
 def leaders(counters: Counters, rules: Rules, others: Iterable[PeerId] = ()) -> list[PeerId]:
-    """Return who leads next: the electors, then the last roster, then `others` that hold the head."""
+    """Return the leaders of the next round: the electors, then the last roster, then `others` at the head."""
     order: list[PeerId] = []
     for group in (counters.electors(rules), counters.rostered(), others):
         order += [peer for peer in ranked(group, counters) if peer not in order]
@@ -44,12 +44,12 @@ def leaders(counters: Counters, rules: Rules, others: Iterable[PeerId] = ()) -> 
 def assign_reducers(claimants: Iterable[PeerId], counters: Counters, rules: Rules) -> tuple[Assignment, ...]:
     """Give each segment to a claimant, as evenly as can be, and a different one as backup.
 
-    Where two electors or more claim, they reduce and step in: identities cost nothing, and whoever brought
+    Where two electors or more claim, they reduce and step in: identities cost nothing, and an attacker with
     many could leave most of a round empty. Peers that lately failed to deliver are asked last of their kind.
 
-    R being the number of claimants, nobody gets more than 2/R of the segments. Electors who are fewer than
-    half get their even share, up to 4/R; what is beyond that goes to the others, with electors as backups:
-    a swarm that grows fast must not wait for a few.
+    With R claimants, no peer gets more than 2/R of the segments. Electors that are fewer than half get their
+    even share, up to 4/R; the segments beyond that go to the others, with electors as backups: a swarm that
+    grows fast must not wait for a few.
     """
     peers = sorted(claimants)
     electors = counters.electors(rules) & set(peers)
@@ -60,7 +60,7 @@ def assign_reducers(claimants: Iterable[PeerId], counters: Counters, rules: Rule
     return _assign(tuple(peers), electors, frozenset(failed), draw, rules.segments)
 
 
-@lru_cache(maxsize=8)  # whoever checks a block asks twice
+@lru_cache(maxsize=8)  # a block's check asks twice
 def _assign(
     peers: tuple[PeerId, ...],
     electors: frozenset[PeerId],
@@ -97,7 +97,7 @@ def _share(times: int, segments: int, peers: int) -> int:
 
 
 def missed_reducers(block: Block, counters: Counters, rules: Rules) -> frozenset[PeerId]:
-    """Return the reducers of whose segments `block` holds nothing, or what the backup delivered."""
+    """Return the reducers whose segments `block` leaves empty, or has from the backup."""
     assignments = assign_reducers((c.body.peer for c in block.roster.body.claims), counters, rules)
     return frozenset(
         assignment.reducer

@@ -1,4 +1,4 @@
-"""What an auditor asks the author of a claim, signed: for where its window started, or for what it opens."""
+"""An auditor's signed request to a claim's author: for the window's start, or for the claim's opening."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from peers.protocol.signed import Body, Hash, Signed
 from recipes.errors import MessageError, Offence
 from recipes.keys.keys import PeerId
 
-REQUEST_BYTES = 2 << 10  # of the longest
+REQUEST_BYTES = 2 << 10  # of the longest request
 
 
 class AuditRequest(Body):
-    """An auditor's word to the author of a claim. With `trace`, it has replayed the steps that were drawn.
+    """An auditor's request to the author of a claim.
 
-    Without, it asks for the contribution from which a window ahead started, to replay that. With, it asks for
-    the opening, and can no longer choose its own losses.
+    Without `trace`, it asks for the contribution from which a window ahead started, to replay it. With
+    `trace`, it has replayed the steps that were drawn, is bound to its own losses, and asks for the opening.
     """
 
     purpose = "audit request"
@@ -26,10 +26,10 @@ class AuditRequest(Body):
 
 
 def parse_request(content: bytes, *, run: str, sender: PeerId) -> AuditRequest:
-    """Return what `sender` asks for.
+    """Return the request that `sender` made.
 
     Raises:
-        MessageError: it is malformed, forged, by somebody else, or of another run.
+        MessageError: it is malformed, forged, by another peer than `sender`, or of another run.
     """
     try:
         signed: Any = Signed[AuditRequest].model_validate_json(content)

@@ -1,4 +1,4 @@
-"""Where the signed bodies stand in a canonical text: what is hashed need not be written out again."""
+"""The places of signed bodies in a canonical text, so that a body need not be written again to be hashed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _SIGNATURE_DIGITS = 128
 def body_texts(text: bytes) -> Mapping[str, bytes]:
     """Return the text of each signed body in a message's canonical JSON, by its signature in hex.
 
-    Only signed things begin with a body, and within a string each quote is escaped, so both marks are found
-    where they are meant. Nothing is returned if one signature stands there twice: then it names no body.
+    Only signed messages begin with a body, and quotes within strings are escaped, so both marks are found
+    only where they are meant. If a signature occurs twice, nothing is returned: it names no single body.
     """
     found: dict[str, bytes] = {}
     open_since: list[int] = []

@@ -1,17 +1,17 @@
-"""What the chain itself remembers: a deterministic function of its blocks, part of the state digest.
+"""Counters, the chain's own memory: a deterministic function of its blocks, part of the state digest.
 
-Counters hold who takes part, which slots of the corpus each peer may use next, how many tokens were trained
-on, the next round's deadlines, and the beacon. Every peer computes them by itself (`advance`), so a leader
-has no say in them, and a newcomer checks those of a snapshot against the digest that the block's co-signers
-agree on.
+Counters hold the peers that take part, the slots of the corpus that each may use next, the number of tokens
+trained on, the next round's deadlines, and the beacon. Every peer computes them by itself (`advance`), so a
+leader has no say in them. A newcomer checks those of a snapshot against the digest that the block's
+co-signers agree on.
 
-Slots are handed out by a cursor that only moves forward. What a peer did not use, and what was given
-to a peer that did not show up, goes back into `leftovers`, which are handed out first: so the corpus is
-covered before it repeats, and no two rostered peers or rounds share a slot. Only crumbs are given up: with
-more than `MOST_LEFTOVERS` ranges left over, the shortest are not handed out again.
+Slots are handed out by a cursor that only moves forward. Slots that a peer did not use, and those of a peer
+that did not show up, become `leftovers`, which are handed out first: so the corpus is covered before it
+repeats, and no two rostered peers or rounds share a slot. With more than `MOST_LEFTOVERS` ranges left over,
+the shortest are given up.
 
-Where windows overlap the exchange, a window begins before its block is there. Its slots were therefore
-given out by the block before that one, and pass through `upcoming` on their way to `quota`.
+Where windows overlap the exchange, a window begins before its block is there. Its slots are therefore handed
+out one block earlier, and pass through `upcoming` on their way to `quota`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from pydantic import Field
 
 from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
 from peers.protocol.rules import (
-    ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
     LANE_RANGES,
     MISS_MEMORY,
@@ -42,19 +41,19 @@ from recipes.slots import merge, subtract, take, total
 
 
 class PeerRecord(Message):
-    """What the chain knows of one peer that stood in one of the last blocks."""
+    """What the chain knows of one peer that was included in one of the last blocks."""
 
-    included: Count  # bit i: counted in the block i before this one
+    included: Count  # bit i: included in the block i before this one
     misses: Count  # bit i: failed to reduce a segment in the block i before this one
-    best_slots: Count  # most slots used in one counted claim
+    best_slots: Count  # most slots used in one included claim
     quota: tuple[SlotRange, ...]  # slots for the next round
-    upcoming: tuple[SlotRange, ...] = ()  # and for the one after, where windows begin a round ahead
-    nonce_commitment: Hash | None  # which x its next claim must reveal
+    upcoming: tuple[SlotRange, ...] = ()  # slots for the round after, where windows begin a round ahead
+    nonce_commitment: Hash | None  # hash of the nonce that its next claim must reveal
     signals: tuple[RuleName, ...] | None = later()  # the rules that its newest included claim named
 
     @property
     def is_elector(self) -> bool:
-        """Whether it stood in enough of the last blocks to lead, reduce and co-sign."""
+        """Whether it was included in enough of the last blocks to lead, reduce and co-sign."""
         return self.included.bit_count() >= ELECTOR_MINIMUM
 
 
@@ -65,23 +64,25 @@ class Counters(Message):
     """The chain's memory after a block (after genesis: `initial`)."""
 
     round: Count
-    tokens: Count  # trained on, counted claims only
+    tokens: Count  # trained on, in included claims only
     cursor: Count  # first slot never handed out
     leftovers: tuple[SlotRange, ...]  # handed out once, and not used
     newcomers: tuple[SlotRange, ...]  # the lanes of the next round's newcomers, side by side
-    upcoming_newcomers: tuple[SlotRange, ...] = ()  # of the round after, where windows begin a round ahead
+    upcoming_newcomers: tuple[
+        SlotRange, ...
+    ] = ()  # those of the round after, where windows begin a round ahead
     beacon: Hash
     deadlines: Deadlines  # of the next round
     peers: Annotated[dict[PeerName, PeerRecord], Field(max_length=4096)]
     rules: dict[RuleName, Count] | None = later()  # locked in, each with its first round in force
 
     def electors(self, rules: Rules) -> frozenset[PeerId]:
-        """Return who may lead, reduce and co-sign; genesis names them until peers have earned it."""
+        """Return the peers that may lead, reduce and co-sign; genesis names the first ones."""
         earned = {peer for peer, record in self.peers.items() if record.is_elector}
         return frozenset(earned) if earned else frozenset(rules.electors)
 
     def rostered(self) -> list[PeerId]:
-        """Return the peers that the last block counted."""
+        """Return the peers that the last block included."""
         return [peer for peer, standing in self.peers.items() if standing.included & 1]
 
     def slots_for(self, peer: PeerId, rules: Rules) -> tuple[SlotRange, ...]:
@@ -120,7 +121,7 @@ def initial(rules: Rules) -> Counters:
 
 
 def _lane(lanes: Sequence[SlotRange], peer: PeerId, round_number: int, rules: Rules) -> tuple[SlotRange, ...]:
-    """Return the lane that a newcomer draws in a round: no block has a part in it, so it is known ahead."""
+    """Return the lane that a newcomer draws in a round; it depends on no block, so it is known ahead."""
     seed = f"lane/{rules.run}/{round_number}/{peer}"
     draw = int.from_bytes(digest(seed.encode())[:8], "big") % rules.newcomer_lanes
     lanes_from_there = take(lanes, draw * rules.newcomer_slots)[1]
@@ -128,7 +129,7 @@ def _lane(lanes: Sequence[SlotRange], peer: PeerId, round_number: int, rules: Ru
 
 
 def quota_or_nonce_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
-    """Say what is wrong with a claim on top of `counters`, or None if it may be rostered."""
+    """Return what is wrong with a claim on top of `counters`, or None if a roster may list it."""
     if claim.round != counters.round + 1:
         return "wrong round"
     if len(claim.norms) != rules.segments:
@@ -146,12 +147,12 @@ def quota_or_nonce_fault(claim: Claim, counters: Counters, rules: Rules) -> str 
     if owed is not None and (claim.nonce is None or digest(bytes.fromhex(claim.nonce)).hex() != owed):
         return "does not reveal the x that it committed to"
     if owed is None and claim.nonce is not None:
-        return "reveals an x that it never committed to"  # chosen late, it would steer the beacon
+        return "reveals an x that it never committed to"  # a nonce chosen late would steer the beacon
     return None
 
 
 def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
-    """Return for each claimant of the block's roster the segments in which its part was counted."""
+    """Return, for each claimant of the block's roster, the segments in which its part is included."""
     peers = [signed.body.peer for signed in block.roster.body.claims]
     counted: list[list[int]] = [[] for _ in peers]
     for segment, reduction in enumerate(block.reductions):
@@ -162,7 +163,7 @@ def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
 
 
 def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Rules) -> Counters:
-    """Return the counters after `block`. `missed` are reducers whose segments others had to deliver."""
+    """Return the counters after `block`. `missed` are reducers whose segments they did not deliver."""
     counted = counted_segments(block)
     claims = {s.body.peer: s for s in block.roster.body.claims if counted[s.body.peer]}
     used = merge([slots for signed in claims.values() for slots in signed.body.slots])
@@ -171,7 +172,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     cursor = before.cursor
 
     def fill(taken: tuple[SlotRange, ...], count: int) -> tuple[SlotRange, ...]:
-        """Add to slots from some of the ranges left over what is missing, from the cursor on."""
+        """Return slots from some of the leftover ranges, filled up from the cursor."""
         nonlocal cursor
         if missing := count - total(taken):
             taken = (*taken, (cursor, missing))
@@ -198,7 +199,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
             nonce_commitment=signed.body.nonce_commitment if signed is not None else None,
             signals=(signed.body.signals if signed is not None else old.signals) or None,
         )
-        if standing.included:  # else forgotten, after ELECTOR_WINDOW blocks of absence
+        if standing.included:  # if not, it is forgotten, after ELECTOR_WINDOW blocks of absence
             peers[peer] = standing
     # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
     region = rules.newcomer_slots * rules.newcomer_lanes
@@ -206,7 +207,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     free = subtract(free, taken)
     lanes = fill(taken, region)
     electors = before.electors(rules)
-    # A thousand new identities cost nothing: how long a round waits is for those to say who are no newcomers.
+    # New identities cost nothing, so newcomers have no say in how long a round waits.
     heard = [signed.body for peer, signed in claims.items() if peer in electors]
     heard = heard or [signed.body for signed in claims.values()]
     reveals = "".join(signed.body.nonce or "" for signed in claims.values())

@@ -1,6 +1,6 @@
-"""What happened, told as typed events to whoever listens: the screen, the event log, metrics.
+"""Events: what happened, as typed values for listeners such as the screen, the event log and metrics.
 
-The engine and the node emit them and know of no listener.
+The engine and the node emit events and know of no listener.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from recipes.keys.keys import PeerId
 
 @dataclass(frozen=True)
 class Connected:
-    """This peer is on the network, where others reach it by these addresses."""
+    """This peer is on the network; others reach it at these addresses."""
 
     peer: PeerId
     addresses: tuple[str, ...]
@@ -45,7 +45,7 @@ class WindowStarted:
 
 @dataclass(frozen=True)
 class WindowGoesOn:
-    """The block came under which a window counts that began before it; so many seconds are left."""
+    """The block came for a window that began ahead of it; the window has so many seconds left."""
 
     round: int
     seconds: float
@@ -55,8 +55,8 @@ class WindowGoesOn:
 class WindowFinished:
     """Training for a round ended; `loss` is the mean over its steps, in nats per token.
 
-    `seconds` are those in which the trainer computed, `waited` those since the window before in which it did
-    not: the first over both is the trainer's utilisation.
+    The trainer computed for `seconds`, and did not for `waited` seconds since the window before: the first
+    over their sum is its utilisation.
     """
 
     round: int
@@ -69,7 +69,7 @@ class WindowFinished:
 
 @dataclass(frozen=True)
 class WindowSpoilt:
-    """Training for a round gave no numbers: nothing is claimed. After `most` in a row, the peer stops."""
+    """Training gave NaN or infinity, so nothing is claimed. After `most` such rounds, the peer stops."""
 
     round: int
     reason: SpoiltReason
@@ -119,7 +119,7 @@ class RosterAccepted:
 class BlockAdopted:
     """A block was applied: this is the head now. `phases` are the round's seconds by phase here.
 
-    `gone` others contributed in earlier rounds, where this peer alone did in this one; 0 if it was not alone.
+    `gone`: if this peer alone contributed in this round, how many others did in earlier ones; otherwise 0.
     """
 
     round: int
@@ -137,7 +137,7 @@ class BlockAdopted:
 
 @dataclass(frozen=True)
 class BlockFinal:
-    """This block is not undone any more, nor are those before it."""
+    """This block and those before it are never undone."""
 
     round: int
     block: str
@@ -145,7 +145,7 @@ class BlockFinal:
 
 @dataclass(frozen=True)
 class Rewound:
-    """The head was left for a better branch; `reason` is what allows that at such a depth."""
+    """The head was left for a better branch; `reason` is what allows this at such a depth."""
 
     round: int
     to_round: int
@@ -159,7 +159,7 @@ class Rewound:
 
 @dataclass(frozen=True)
 class Convicted:
-    """A peer signed two things of which an honest one signs only one, in that round."""
+    """A peer is an equivocator: it signed two statements in one round that contradict each other."""
 
     peer: PeerId
     kind: Equivocation
@@ -173,7 +173,7 @@ class Convicted:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something a peer sent was dropped. `fault`: what is wrong with it; `which`: its name among its kind."""
+    """A message or data of a peer was dropped. `fault`: what is wrong with it; `which`: what names it."""
 
     peer: PeerId
     kind: RefusedKind
@@ -183,7 +183,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Banned:
-    """A peer is neither answered nor asked for a while. `reasons`: what it sent, and how often."""
+    """A peer is banned: for a while, it is neither answered nor asked. `reasons`: its offences, counted."""
 
     peer: PeerId
     seconds: float
@@ -237,7 +237,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class VerdictGiven:
-    """This peer said what its replay of a peer's claim of a round came to."""
+    """This peer gave its verdict on a peer's claim of a round."""
 
     round: int
     claim: str
@@ -248,9 +248,9 @@ class VerdictGiven:
 
 @dataclass(frozen=True)
 class AuditDecided:
-    """The block of a round decided an audit of a claim of this peer's, by the word of these auditors.
+    """A block decided an audit of one of this peer's claims, by the verdicts of these auditors.
 
-    `disputed`: it is the last decision, after a dispute.
+    `disputed`: this is the last decision, after a dispute.
     """
 
     round: int
@@ -303,7 +303,7 @@ Event = (
 
 
 class Listener(Protocol):
-    """Hears what happens, and only hears: no work is started by an event."""
+    """Hears events, and starts no work because of one."""
 
     def tell(self, event: Event) -> None:
         """Take note of an event."""
@@ -327,13 +327,13 @@ NOBODY_LISTENS = Listeners()
 def as_json_line(
     event: Event, *, seconds: float, sent: Mapping[str, int], received: Mapping[str, int]
 ) -> str:
-    """Return the event as one line of JSON: its type's name, when, and the bytes moved so far by purpose.
+    """Return the event as one line of JSON: its type's name, its time, and the bytes moved so far by purpose.
 
     Args:
-        event: what happened.
-        seconds: since the process began.
+        event: the event.
+        seconds: seconds since the process began.
         sent: bytes sent so far, by purpose.
-        received: likewise.
+        received: bytes received so far, by purpose.
     """
     head = {"event": type(event).__name__, "at_seconds": round(seconds, 3)}
     return json.dumps({**head, **asdict(event), "sent": dict(sent), "received": dict(received)})

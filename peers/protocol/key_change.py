@@ -1,4 +1,4 @@
-"""What a peer signs to go on under another key: the word of both keys, or of the new and a recovery key."""
+"""Key changes: a peer's account moves to a new key, signed by both, or by the new and a recovery key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from recipes.keys.keys import PeerId
 
 @dataclass(frozen=True)
 class Moved:
-    """An account that its peer wants to have under another name from now on.
+    """An account that its peer wants to move from one id to another.
 
-    `name` is the hash of what was signed; `number` tells which of several by one peer counts.
+    `name` is the hash of the signed rotation; of several by one peer, the highest `number` counts.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Moved:
 
 
 class Rotation(Body):
-    """What `old` has on this run's ledger is to be `new`'s. `peer` is who signs this."""
+    """The account of `old` on this run's ledger is to be `new`'s. `peer` is the signer."""
 
     purpose = "rotation"
     old: PeerName
@@ -32,14 +32,14 @@ class Rotation(Body):
 
 
 class Recovery(Body):
-    """Whoever holds the `recovery` key may sign a rotation in this peer's place, should its own be lost."""
+    """A peer's permission for the `recovery` key to sign a rotation in its place, should its own be lost."""
 
     purpose = "recovery"
     recovery: PeerName
 
 
 class KeyChange(Closed):
-    """A rotation, signed on both sides: nobody moves another's account, or moves one onto another's name.
+    """A rotation, signed on both sides: no peer can move another's account, or move one to another's id.
 
     `given` is signed by the old key, or by the recovery key that `recovery` names.
     """
@@ -49,9 +49,9 @@ class KeyChange(Closed):
     recovery: Signed[Recovery] | None = None
 
     def moved(self) -> Moved | None:
-        """Return what this asks for, or None if its parts do not belong together.
+        """Return the move that this asks for, or None if its parts do not belong together.
 
-        That each signature holds is checked where the change is parsed, as of all that peers send.
+        The signatures are checked where the change is parsed, as in all messages.
         """
         given, taken, recovery = self.given.body, self.taken.body, self.recovery
         giver = given.old if recovery is None else recovery.body.recovery
@@ -66,5 +66,5 @@ class KeyChange(Closed):
         return Moved(self.given.hash, given.old, given.new, given.number, recovery is not None)
 
     def parts(self) -> list[Signed[Rotation] | Signed[Recovery]]:
-        """Return everything in it that is signed."""
+        """Return its signed bodies."""
         return [self.given, self.taken, *([] if self.recovery is None else [self.recovery])]

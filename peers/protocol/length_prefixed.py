@@ -1,4 +1,4 @@
-"""Several byte strings in one: each after its length, a little-endian uint32."""
+"""Length-prefixed byte strings: several in one, each after its length, a little-endian uint32."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LENGTH = struct.Struct("<I")
 
 
 def join_parts(parts: Iterable[bytes]) -> bytes:
-    """Return `parts` as one byte string that `split_parts` takes apart again."""
+    """Return `parts` as one byte string, which `split_parts` splits again."""
     return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
 
 
 def split_parts(data: bytes, *, most: int) -> list[bytes]:
-    """Take apart what a peer joined.
+    """Return the parts of a byte string that a peer made with `join_parts`.
 
     Raises:
         MessageError: there are more than `most` parts, or the lengths do not fit the data.

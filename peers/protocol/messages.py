@@ -1,4 +1,4 @@
-"""What peers say to each other: typed, bounded, and signed where it will be kept.
+"""The messages between peers: typed, bounded, and signed if they are kept.
 
 A message travels as RFC 8785 canonical JSON, so its hash and its signature are over the same bytes on
 every machine. `Signed[T]` is a body with its author's Ed25519 signature; the author is `body.peer`, and
@@ -9,14 +9,14 @@ shape, every bound, and every signature inside; nothing else in the project look
     ClaimsWanted -> everybody         I lead, and have just come: what did you claim?
     Claim        -> leaders           signed: my contribution's root, and the work behind it
     Roster       -> claimants         signed by the leader: the round's claims, in order
-    Reduction    -> claimants         signed by a reducer: what a segment came to, and whose parts it holds
+    Reduction    -> claimants         signed by a reducer: a reduced segment's root, and whose parts it holds
     Block        -> everybody         signed by the leader: the round's record, chained to its parent
     CoSignature  -> electors, roster  signed: I applied this block, and my state's digest is now this
-    HeadNotice   -> who asks          the newest block that I hold
+    HeadNotice   -> the peer that asks  the newest block that I hold
     Evidence     -> everybody         two statements by one peer that contradict each other
-    Verdict      -> leaders           signed by an auditor: what a claim's replay came to
-    Dispute      -> leaders           signed by whom an audit took something from: it went wrong
-    KeyChange    -> leaders           signed by two keys: the one's account is to be the other's
+    Verdict      -> leaders           signed by an auditor: the outcome of a claim's replay
+    Dispute      -> leaders           signed by a peer that lost credit by an audit: the audit went wrong
+    KeyChange    -> leaders           signed by two keys: one key's account moves to the other
     Checkpoint   -> everybody         signed by an owner: this block is the run's
 """
 
@@ -65,11 +65,11 @@ __all__ = [
     "sign",
 ]  # of what is below, for whoever reads messages
 
-MAX_PEERS = 64  # of one group; larger swarms are groups of groups
+MAX_PEERS = 64  # in one group; larger swarms are to be groups of groups
 MAX_SEGMENTS = 1024
 MAX_RANGES = 64
 MAX_COSIGNATURES = 4 * MAX_PEERS
-MAX_VERDICTS = 128  # in one block, as the following
+MAX_VERDICTS = 128  # in one block, like the following
 MAX_DISPUTES = 16
 MAX_EVIDENCE = 8
 MAX_ROTATIONS = 8
@@ -82,13 +82,13 @@ Norms = Annotated[tuple[Norm, ...], Field(max_length=MAX_SEGMENTS, fail_fast=Tru
 
 
 class Pace(Message):
-    """What a peer measured since its last claim, in milliseconds; None where there was nothing."""
+    """What a peer measured since its last claim, in milliseconds; None where nothing was measured."""
 
-    claims_late_ms: Milliseconds | None = None  # after its own window's end, others' claims arrived
+    claims_late_ms: Milliseconds | None = None  # from its window's end to the arrival of others' claims
     transfer_ms: Milliseconds | None = None  # for a segment to be sent or fetched
     reply_ms: Milliseconds | None = None  # from a question to its answer
     exchange_ms: Milliseconds | None = None  # from the own claim to the block, where windows overlap it
-    compute_ms: Milliseconds | None = None  # in the window that is claimed, the trainer computed
+    compute_ms: Milliseconds | None = None  # for which the trainer computed in this window
 
 
 class Claim(Body):
@@ -96,8 +96,8 @@ class Claim(Body):
 
     purpose = "claim"
     round: Count
-    parent: Hash  # the block whose round this is; the window started from its state, or:
-    ahead: bool = False  # before there was that block, by the state before it and the claim before this one
+    parent: Hash  # the block on top of which this round is; the window started from its state, unless:
+    ahead: bool = False  # it started before that block, from the state and own claim of the round before
     start_digest: Hash  # the state digest there
     slots: Annotated[
         tuple[SlotRange, ...], Field(max_length=MAX_RANGES, fail_fast=True)
@@ -113,8 +113,8 @@ class Claim(Body):
     feedback_reset: bool  # the error feedback was lost and started from zero
     predecessor: Hash | None  # this peer's claim before this one
     loss_commitment: Hash  # BLAKE3 of salt and loss trace
-    nonce_commitment: Hash  # BLAKE3 of an x revealed in the next claim
-    nonce: Hash | None  # the x behind the predecessor's commitment
+    nonce_commitment: Hash  # BLAKE3 of a nonce that the next claim reveals
+    nonce: Hash | None  # the nonce behind the predecessor's commitment
     pace: Pace
     # Of later builds than the first; what is reserved means nothing yet, and is carried along.
     signals: Annotated[tuple[RuleName, ...], Field(max_length=MAX_SIGNALS)] | None = later()  # upgrades.py
@@ -135,7 +135,7 @@ class Roster(Body):
 
 
 class Reduction(Body):
-    """A reducer's word for what one segment came to."""
+    """A reducer's statement of one reduced segment: its root, its size, and the parts in it."""
 
     purpose = "reduction"
     roster: Hash
@@ -157,13 +157,13 @@ class CoSignature(Body):
 
 
 class Evidence(Closed):
-    """Two statements by one peer of which an honest one makes only one: proof of fraud by themselves."""
+    """Two statements by one peer that contradict each other: by themselves the proof of an equivocation."""
 
     one: Signed[CoSignature] | Signed[Claim]
     other: Signed[CoSignature] | Signed[Claim]
 
     def culprit(self) -> PeerId | None:
-        """Return whom this convicts, or None if the two do not contradict each other."""
+        """Return the equivocator, or None if the two do not contradict each other."""
         one, other = self.one.body, self.other.body
         if one.peer != other.peer or self.one.hash == self.other.hash:
             return None
@@ -214,7 +214,7 @@ class Ready(Message):
 
 
 class Checkpoint(Body):
-    """An owner's word that a block is the run's, whatever else was built beside it."""
+    """A trusted checkpoint: an owner's statement that a block is the run's, whatever was built beside it."""
 
     purpose = "checkpoint"
     round: Count
@@ -223,22 +223,22 @@ class Checkpoint(Body):
 
 
 class Vouched(Signed[Checkpoint]):
-    """A checkpoint by one owner, and those by others that say the same: a run may ask for several."""
+    """A checkpoint by one owner, with other owners' of the same block: a run may ask for several."""
 
     words: Annotated[tuple[Signed[Checkpoint], ...], Field(max_length=MAX_OWNERS, fail_fast=True)] = ()
 
 
 def vouch(key: SigningKey, body: Checkpoint, words: tuple[Signed[Checkpoint], ...] = ()) -> Vouched:
-    """Return a checkpoint signed by `key`, with other owners' words for it.
+    """Return a checkpoint signed by `key`, with other owners' signatures under it.
 
     Raises:
-        ValueError: `body.peer` is somebody else.
+        ValueError: `body.peer` is not the key's peer.
     """
     return Vouched(body=body, signature=sign(key, body).signature, words=words)
 
 
 def vouchers(signed: Signed[Checkpoint]) -> frozenset[PeerId]:
-    """Return who signed what a checkpoint says."""
+    """Return the peers that signed a checkpoint."""
     body = signed.body
     words = signed.words if isinstance(signed, Vouched) else ()
     same = (word for word in words if word.body == body.model_copy(update={"peer": word.body.peer}))
@@ -258,9 +258,9 @@ class HeadNotice(Message):
     round: Count
     block: Hash
     age_seconds: Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
-    roster: Hash | None = None  # by which I exchange in that window's round
-    word: Signed[CoSignature] | None = None  # mine under that block
-    checkpoint: Hash | None = None  # the block of the owners' newest that I know
+    roster: Hash | None = None  # the roster by which I exchange in that window's round
+    word: Signed[CoSignature] | None = None  # my co-signature of that block
+    checkpoint: Hash | None = None  # the block of the newest trusted checkpoint that I know
     wire: Count | None = later()  # my build's (upgrades.py)
     farewell: bool | None = later()  # reserved: I leave after this round
 
@@ -292,12 +292,12 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "dispute": (Signed[Dispute], 1 << 10),
     "rotation": (KeyChange, 4 << 10),
 }
-# What the largest block can hold. Each problem with a value costs far more time and memory than its bytes do.
+# The most values that the largest block can hold. A value with a problem costs far more than its bytes do.
 _MOST_OBJECTS = 16384
 _MOST_VALUES = 2 * (MAX_PEERS + MAX_EVIDENCE) * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
     MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES + MAX_VERDICTS + MAX_DISPUTES + MAX_EVIDENCE + MAX_ROTATIONS
 )
-_MOST_PROBLEMS = 16  # of which the first is told
+_MOST_PROBLEMS = 16  # up to so many, the first one is told
 _NAMES: dict[type[Message], str] = {kind: name for name, (kind, _) in KINDS.items()}
 
 
@@ -307,11 +307,11 @@ def kind_of(message: AnyMessage) -> str:
 
 
 def parse(kind: str, content: bytes, *, run: str) -> AnyMessage:
-    """Parse and check what another peer sent as `kind`, for the run with id `run`.
+    """Parse and check a message of `kind` from another peer, for the run with id `run`.
 
     Raises:
-        MessageError: unknown kind, too large, malformed, out of bounds, for another run, or a
-            signature anywhere inside does not hold.
+        MessageError: the kind is unknown, or the message is too large, malformed, out of bounds, for another
+            run, or holds a signature that is not its author's.
     """
     if kind not in KINDS:
         raise MessageError(f"unknown kind of message {kind[:32]!r}", offence=Offence.UNKNOWN_KIND)
@@ -364,7 +364,7 @@ def _checked(kind: str, expected: type[Message], content: bytes) -> Any:
 
 
 def _signed_parts(message: Any) -> list[Signed[Any]]:
-    """Return every signed thing in `message`, itself included."""
+    """Return every signed body in `message`, itself included."""
     if isinstance(message, HeadNotice):
         return [message.word] if message.word is not None else []
     if isinstance(message, Evidence):

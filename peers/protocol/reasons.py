@@ -1,7 +1,7 @@
-"""Why work is not vested credit, and why an auditor ruled as it did: closed lists, with a sentence each.
+"""The reasons why work is not vested credit, and those of verdicts: closed lists, with a sentence each.
 
-Nothing is withheld without one of these. A peer that asks why its credit is less than its work gets the same
-words from everybody, because the words are part of the ledger.
+No credit is withheld without one of these. Every peer gives the same reasons, because they are part of the
+ledger.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CreditReason = Literal[
 ]
 
 Forfeiture = Literal["audit failed", "false verdict", "double claim"]
-"""Reasons that take what is pending and start probation."""
+"""Reasons that take a peer's pending credit and put it on probation."""
 
 Lapse = Literal["not reachable for audit"]
-"""Reasons for which what is pending lapses, without the word that anybody cheated."""
+"""Reasons for which pending credit lapses, without a statement that anybody cheated."""
 
 VerdictReason = Literal[
     "agrees",
@@ -76,9 +76,9 @@ AUDIT_PENDING = (
     "Audit pending: no verdict is on this chain yet. Claims stand as their peers signed them, and nothing "
     "vests before an audit is passed."
 )
-"""What every command says of a ledger without verdicts."""
+"""The note that every command prints with a ledger without verdicts."""
 
 
 def sentence(reason: CreditReason, *, round_number: int = 0) -> str:
-    """Return a reason as a plain sentence; `round_number` is the one that "in escrow" speaks of."""
+    """Return a reason as a plain sentence; `round_number` is the last round in escrow, for "in escrow"."""
     return CREDIT_SENTENCES[reason].format(round=round_number)

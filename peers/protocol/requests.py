@@ -13,7 +13,7 @@ from recipes.errors import MessageError, Offence
 PieceKind = Literal["weights", "momentum", "counters"]
 
 PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters")
-_ROUNDS = 2**53  # of messages.Count
+_ROUNDS = 2**53  # the bound of messages.Count
 _ROUND = struct.Struct("<Q")
 _PIECE = struct.Struct("<QBI")
 _HASH = struct.Struct("<32s")
@@ -29,13 +29,13 @@ SPOT_REQUEST_BYTES = _SPOT.size + 2 * MAX_PEERS
 
 @dataclass(frozen=True)
 class Span:
-    """A part of something longer: `length` bytes from byte `start` on, as far as there are any."""
+    """A part of some content: `length` bytes from byte `start` on, or fewer where the content ends."""
 
     start: int
     length: int
 
     def of(self, content: bytes) -> bytes:
-        """Return that part of `content`."""
+        """Return this part of `content`."""
         return content[self.start : self.start + self.length]
 
 
@@ -124,7 +124,7 @@ def encode_spot_check(spot: SpotCheck) -> bytes:
 
 
 def decode_spot_check(body: bytes) -> SpotCheck:
-    """Return what is to be checked.
+    """Return the chunk that is to be checked.
 
     Raises:
         MessageError: it is malformed.

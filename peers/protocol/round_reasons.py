@@ -1,6 +1,6 @@
-"""Why a round passed without this peer, what it refused, and why it changed its mind: closed lists of labels.
+"""Labels of a peer's reasons: to sit a round out, to refuse a message, to change its branch. Closed lists.
 
-Events carry the label. Screens say its sentence, metrics and the event log take the label as it is, and
+Events carry the label. Screens show its sentence, metrics and the event log take the label as it is, and
 docs/metrics.md lists both.
 """
 

@@ -1,4 +1,4 @@
-"""The recipe's numbers that the round protocol works by, as plain values."""
+"""The rules of a run: the recipe's numbers for the round protocol, as plain values."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from recipes.keys.keys import PeerId
 from recipes.schema.recipe import Recipe, published
 from recipes.schema.sections import Overlap
 
-ELECTOR_WINDOW = 32  # blocks looked back on
-ELECTOR_MINIMUM = 4  # of them, in how many a peer stands before it may lead, reduce and co-sign
+ELECTOR_WINDOW = 32  # the last so many blocks tell which peers are electors
+ELECTOR_MINIMUM = 4  # a peer in so many of them may lead, reduce and co-sign
 CLAIM_LEADERS = 3  # a claim goes to this many ranked leaders at once
-MOST_WINDOW_TOKENS = 1 << 30  # of one peer, however fast it says it is
-QUOTA_GROWTH = 1.5  # next quota over the best verified so far
+MOST_WINDOW_TOKENS = 1 << 30  # for one peer, however fast it says it is
+QUOTA_GROWTH = 1.5  # next quota over the most slots included so far
 QUOTA_RANGES = 8  # leftover ranges that one quota is pieced together from, at most
 LANE_RANGES = 32  # leftover ranges that the newcomers' lanes are pieced together from, at most
 MOST_LEFTOVERS = 1024  # ranges of unused slots that the counters remember
-MOST_EXCHANGE = (3, 5)  # of a window: what an exchange may take of it, as far as windows follow it
-MISS_MEMORY = 8  # blocks for which a reducer that failed is asked last
-FANOUT = 8  # peers to whom each one hands a roster or a block on
+MOST_EXCHANGE = (3, 5)  # share of a window that an exchange may take before windows stop following it
+MISS_MEMORY = 8  # a reducer that failed is asked last for so many blocks
+FANOUT = 8  # each peer hands a roster or a block on to so many others
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Between how many seconds a deadline moves, as the swarm measures how long things take."""
+    """The bounds, in seconds, within which a deadline follows the swarm's measurements."""
 
     least: float
     most: float
 
     def within(self, seconds: float) -> float:
-        """Return `seconds`, or the bound that they are beyond."""
+        """Return `seconds`, or the bound that it is beyond."""
         return min(max(seconds, self.least), self.most)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What every peer of a run plays by. Times are seconds, counted by each peer on its own clock.
+    """The rules that every peer of a run follows. Times are seconds on each peer's own clock.
 
     `grace`, `transfer` and `leader` bound the deadlines that timeouts.py computes.
     """
@@ -52,8 +52,8 @@ class Rules:
     newcomer_lanes: int
     snapshot_interval: int
     electors: tuple[PeerId, ...]
-    owners: tuple[PeerId, ...] = ()  # who may sign checkpoints
-    owner_threshold: int = 1  # how many of them it takes
+    owners: tuple[PeerId, ...] = ()  # may sign trusted checkpoints
+    owner_threshold: int = 1  # so many of them have to
     overlap: Overlap = "none"
     upgrade_lead: int = 0  # rounds from a rule's lock-in until it is in force; 0: 2 D
 
@@ -85,7 +85,7 @@ class Rules:
 
     @property
     def rewind_depth(self) -> int:
-        """D: how many blocks that are not final are undone at most."""
+        """D: at most so many blocks that are not final are undone."""
         return max(16, self.snapshot_interval)
 
     @property
@@ -95,5 +95,5 @@ class Rules:
 
     @property
     def settled_depth(self) -> int:
-        """For how many rounds nothing becomes final before time itself settles what lies deep enough."""
+        """So many rounds without a new final block, and time settles a block that lies deep enough."""
         return 4 * self.rewind_depth

@@ -1,4 +1,4 @@
-"""What every message is built from: bounded types of fields, bodies, and signatures over them.
+"""The bases of all messages: bounded types of fields, bodies, and signatures over them.
 
 A body's canonical form is RFC 8785 JSON, so its hash and its signature are over the same bytes on every
 machine.
@@ -107,7 +107,7 @@ def _writing_of(form: type[Message]) -> Writing:
 
 
 class Body(Message):
-    """Base of what is signed. `purpose` separates the signatures of different kinds of message."""
+    """Base of all signed messages. `purpose` keeps signatures of different kinds of message apart."""
 
     purpose: ClassVar[str]
     run: Hash
@@ -148,7 +148,7 @@ def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
     """Return `body` with `key`'s signature over its hash. The key must be the author's.
 
     Raises:
-        ValueError: `body.peer` is somebody else.
+        ValueError: `body.peer` is not the key's peer.
     """
     if body.peer != key.peer_id:
         raise ValueError(f"{key.peer_id} cannot sign for {body.peer}")

@@ -1,7 +1,7 @@
-"""How long a round's steps may take: deadlines that follow what peers measured, the same for everybody.
+"""The deadlines of a round's steps: they follow what peers measured, and are the same for every peer.
 
-Each claim says what its author measured since its claim before (`Pace`): how late others' claims came, how
-long its transfers took, how long an answer took. From the claims that a block counts, every peer computes
+Each claim says what its author measured since its last claim (`Pace`): how late others' claims came, how
+long its transfers took, how long an answer took. From the claims that a block includes, every peer computes
 the next round's deadlines (`next_deadlines`), within the bounds that the recipe sets. They are part of the
 counters, so no leader has a say in them, and no clock is compared. All times are whole milliseconds, and
 all arithmetic is on whole numbers: every machine gets the same.
@@ -30,7 +30,7 @@ _NORM_BYTES = 20
 class Deadlines(Message):
     """How long a round waits, in milliseconds: for claims, for a transfer, for a leader.
 
-    `exchange` is no deadline: how much of the next window will have gone by when its block comes.
+    `exchange` is not a deadline: it is the part of the next window that will be over when its block comes.
     """
 
     grace_ms: Count
@@ -69,19 +69,19 @@ def first_deadlines(rules: Rules) -> Deadlines:
 def next_deadlines(
     before: Deadlines, claims: Sequence[Claim], rules: Rules, *, rostered: int | None = None
 ) -> Deadlines:
-    """Return the deadlines after a block. What nobody measured stays as it was.
+    """Return the deadlines after a block. A deadline for which nobody measured anything stays as it was.
 
     Args:
         before: the deadlines of the block's own round.
-        claims: those that are heard: of electors, or all.
-        rules: with the recipe's bounds.
-        rostered: claims in the block's roster, if they are more than are heard.
+        claims: the claims that are heard: the electors', or all.
+        rules: the rules of the run, with the recipe's bounds.
+        rostered: number of claims in the block's roster, if more than are heard.
     """
     reply = _capped(_said(claim.pace.reply_ms for claim in claims), 8) or 0
     transfer = _capped(_said(claim.pace.transfer_ms for claim in claims), 9)
     late = decile(_said(claim.pace.claims_late_ms for claim in claims), 5)
     grace = spread = None
-    if late is not None:  # only leaders measure it: a few, of whom most may lie
+    if late is not None:  # only leaders measure it: a few, and most of them may lie
         grace = _with_margin(min(late, MOST_OF_MEDIAN * reply)) + reply
     if transfer is not None:
         spread = 3 * reply + _with_margin(
@@ -100,7 +100,7 @@ def next_deadlines(
 def _exchange(before: int, claims: Sequence[Claim], rules: Rules) -> int:
     """Return by how much windows begin before their block: the median of what exchanges took.
 
-    It falls at once, and rises by half the way: one long exchange is not to cut every window short.
+    It falls at once, and rises by half the difference: one long exchange must not cut every window short.
     """
     took = decile(_said(claim.pace.exchange_ms for claim in claims), 5)
     if took is None or not rules.trains_ahead:
@@ -130,7 +130,7 @@ def _with_margin(measured: int) -> int:
 
 
 def _spreading(claims: Sequence[Claim], rostered: int, transfer: int, rules: Rules) -> int:
-    """Return the milliseconds in which a roster passes through two peers on its way to everybody.
+    """Return the milliseconds that a roster takes through two peers on its way to all.
 
     A roster's bytes are in proportion to a contribution's, whose transfer was measured.
     """

@@ -1,4 +1,4 @@
-"""What auditors and those whom they accuse sign: a verdict on a claim, and the word that disputes one."""
+"""Verdicts, which auditors sign about claims, and disputes, which peers sign about decisions against them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def outcome_of(reason: VerdictReason) -> Outcome:
 
 
 class Verdict(Body):
-    """An auditor's word on the claim that it was asked to replay (`peer` is the auditor).
+    """An auditor's verdict on the claim that it was asked to replay (`peer` is the auditor).
 
     Raises:
-        ValueError: the reason belongs to another outcome, or a replay is claimed without a commitment.
+        ValueError: the reason belongs to another outcome, or a replay comes without its commitment.
     """
 
     purpose = "verdict"
@@ -61,12 +61,12 @@ class Verdict(Body):
 
     @property
     def replayed(self) -> bool:
-        """Whether the auditor says that it replayed the work: this is what it is paid for."""
+        """Whether the auditor says that it replayed the work, for which it is paid."""
         return self.outcome != "abstain" and self.reason != "not opened"
 
 
 class Dispute(Body):
-    """The word of a peer from which an audit took something: it went wrong, fresh auditors are to decide."""
+    """A peer's statement that an audit which took credit from it went wrong: other auditors are to decide."""
 
     purpose = "dispute"
     claim: Hash

@@ -26,7 +26,7 @@ MOST_NAMED = 4  # of the claims that a prefix fits
 
 @dataclass
 class FoundClaim:
-    """A counted claim, and what the chain says of it.
+    """An included claim, with its verdicts and decisions on the chain.
 
     Attributes:
         bare: the case of a replay of all steps that follow from its slots, without chunks.
@@ -34,8 +34,8 @@ class FoundClaim:
         state_said: the digest of the state after `parent`, as the block that counts the claim has it.
         beacon: after the block that draws audits of its round; None if the export ends before.
         drawn: its audit.
-        said: what auditors said of it.
-        decided: what that came to, a dispute's decision last.
+        said: the auditors' verdicts on it.
+        decided: the decisions on it, a dispute's decision last.
     """
 
     bare: Case

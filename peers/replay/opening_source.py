@@ -20,10 +20,10 @@ _PARTS_OF_TRACE, _MOST_PARTS = 2, 6  # of an opening (peers/audit/opening.py)
 
 @dataclass(frozen=True, eq=False)
 class ShownOpening:
-    """What was opened of a claim, not checked yet.
+    """The opening of a claim, not checked yet.
 
     Attributes:
-        where: it was found, in words.
+        where: where it was found, in words.
         case: of the claim, without chunks if none are opened.
         opening: as an auditor gets it.
         start: the contribution from which its window started, likewise; empty if there is none.

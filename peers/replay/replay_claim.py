@@ -1,4 +1,4 @@
-"""Re-executing one claim from public data, for whoever wants to see for himself that it holds.
+"""Replay of one claim from public data, by anybody who wants to check it.
 
 It goes the way of an auditor (peers/audit/auditor.py), without a peer and without a network:
 
@@ -59,7 +59,7 @@ _WHERE_OPENINGS_ARE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a replay of a claim came to.
+    """The result of a claim's replay.
 
     Attributes:
         numerics: what it was computed in.
@@ -176,7 +176,7 @@ def _start(found: FoundClaim, shown: ShownOpening | None, data: RunData, scratch
         return SharedBuffer(weights, past.weights_file)
     if shown is None or not shown.start:
         raise ReplayError(
-            "The window began ahead of its block, from its author's newest contribution. That is not here.",
+            "The window began ahead of its block, from its author's last contribution, which is not here.",
             remedy=_WHERE_OPENINGS_ARE,
         )
     try:
@@ -204,8 +204,8 @@ def _compare(
     delta = replay.delta
     if delta is None or not np.isfinite(delta).all():
         raise ReplayError(
-            "The replay gave values that are no numbers, so there is nothing to compare.",
-            remedy="If it happens again with --device cpu, the claim itself may have come to nothing.",
+            "The replay gave NaN or infinity, so there is nothing to compare.",
+            remedy="Replay it with --device cpu. If that gives the same, the claim itself may be at fault.",
         )
     thresholds = thresholds_of(data.recipe, found.claim.body.numeric_class)
     if shown is None or opened is None:

@@ -1,4 +1,4 @@
-"""What is said of a replayed claim: a few lines, a table of measures beside thresholds, and the judgement."""
+"""The report on a replayed claim: a few lines, a table of measures and thresholds, and the judgement."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show_claim(console: Console, found: FoundClaim) -> None:
 
 
 def show_replay(console: Console, found: FoundClaim, done: Replayed) -> None:
-    """Say what a replay of a claim came to."""
+    """Print the report on a claim's replay."""
     way = found.way
     console.print(f"start     the state after round {way.round:,}, digest {way.digest}, as in the chain")
     numerics = done.numerics

@@ -1,4 +1,4 @@
-"""What of a run anybody may have, as it lies in a run's folder: read to replay a claim, and never changed.
+"""A run's public data in its folder, read to replay a claim and never changed.
 
     recipe.toml, recipe.sig     named by the run's id
     manifest.json, data/        the text, named by the recipe
@@ -79,13 +79,11 @@ class RunData:
                 return TokenArray(self.folder / DATA_FOLDER, manifest, "train")
         except DataError as error:
             raise ReplayError(f"The run's text is not here: {error.args[0]}", remedy=_JOIN) from error
-        where = self.folder / DATA_FOLDER
-        raise ReplayError(
-            f"In {where}, {len(damaged)} pieces of the run's text are missing or damaged.", remedy=_JOIN
-        )
+        where, some = self.folder / DATA_FOLDER, "1 piece" if len(damaged) == 1 else f"{len(damaged)} pieces"
+        raise ReplayError(f"Missing or damaged in {where}: {some} of the run's text.", remedy=_JOIN)
 
     def has_reduced(self, root: str) -> bool:
-        """Say whether a file of that name is here."""
+        """Whether a file of that name is here."""
         return root in self._reduced
 
     def read_reduced(self, root: str, *, tokens: int) -> SegmentFrame:

@@ -102,7 +102,7 @@ class Liar:
         return HeadNotice(round=far, block=digest(self._chance.randbytes(32)).hex(), age_seconds=1.0)
 
     def deliver(self, me: PeerId, blocks: tuple[Signed[Block], ...]) -> do.BlocksFetched | None:
-        """Return what is given to who asks for blocks; None is no answer."""
+        """Return the answer to a peer that asks for blocks; None is no answer."""
         if self.lie is not Lie.BOAST:
             return do.BlocksFetched(me, blocks)
         match self._chance.randrange(4):

@@ -25,7 +25,7 @@ _DEAD_SECONDS = (1.0, 5.0, 20.0, 45.0)
 
 
 class Fault(str, Enum):
-    """What may befall a world."""
+    """The faults that may occur in a world."""
 
     CRASH = "crash"  # peers die, and come back with their disks
     TORN = "torn"  # the same, with the newest items on the disk damaged

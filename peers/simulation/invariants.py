@@ -1,4 +1,4 @@
-"""What must hold in every world, checked while it runs: the oracle of the simulator.
+"""The invariants that must hold in every world, checked while it runs: the oracle of the simulator.
 
 Only honest peers are held to it. A broken invariant raises `InvariantBrokenError` with the end of the trace.
 """
@@ -54,7 +54,7 @@ class InvariantWatch:
         self._claims: dict[tuple[PeerId, str], str] = {}  # by peer and parent
         self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
         self._reached: dict[str, int] = {}  # by peer: the newest round that it adopted
-        self._counted: dict[str, frozenset[str]] = {}  # by block: claims counted up to it
+        self._counted: dict[str, frozenset[str]] = {}  # by block: claims included up to it
         self._ledgers: dict[str, Ledger] = {}  # by block
         self._totals: dict[str, Totals] = {}  # of the accounts after each block
         self.fates: Counter[str] = Counter()  # of segments of contributions that are settled
@@ -71,7 +71,7 @@ class InvariantWatch:
     # ------------------------------------------------------------ on what a peer says
 
     def said(self, peer: Peer, message: AnyMessage) -> None:
-        """Check a message that leaves a peer: whoever is honest never contradicts itself."""
+        """Check a message that leaves a peer: an honest peer never contradicts itself."""
         if peer.liar is not None or not isinstance(message, Signed):
             return
         body = message.body
@@ -131,7 +131,7 @@ class InvariantWatch:
             so_far = self._counted[signed.hash] = so_far | frozenset(new)
 
     def _require_one_ledger(self, peer: Peer, block: str) -> None:
-        """All who hold a block hold one ledger after it, and all that was ever earned is somewhere."""
+        """Check that all peers with a block have the same ledger after it, and that no credit is lost."""
         chain, path = peer.running.chain, []
         link = chain.link(block)
         known = self._ledgers.setdefault(block, link.ledger)
@@ -148,7 +148,7 @@ class InvariantWatch:
             self.require(conserved, f"credit is made or lost in block {later.hash[:8]}")
 
     def turns_to(self, peer: Peer, block: str) -> None:
-        """Check where a peer's state is being brought: who stands on what is final goes on standing on it."""
+        """Check to which block a peer's state is brought: a peer on a final block's branch stays on it."""
         chain, head = peer.running.chain, peer.running.head
         if peer.liar is None and head in chain and chain.common_ancestor(head, chain.final) == chain.final:
             stays = chain.common_ancestor(block, chain.final) == chain.final
@@ -184,7 +184,7 @@ class InvariantWatch:
         self._checked |= set(path.values())
 
     def contributed(self, peer: Peer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
-        """Each segment of each earlier contribution is either counted by the chain below, or returned."""
+        """Check that each segment of an earlier contribution is either included by the chain, or returned."""
         kept = {entry.number for entry in entries}
         for entry in peer.disk.entries:
             if entry.number not in kept:

@@ -34,7 +34,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Healing:
-    """What became of a split.
+    """The outcome of a split.
 
     Attributes:
         reached: the newest round of each part when they met.
@@ -117,7 +117,7 @@ def meet(split: Split) -> Healing:
 
 
 def _everybody_elects(world: World) -> bool:
-    """Whether all peers stand on one block, and that their words make a quorum in both electorates."""
+    """Whether all peers stand on one block, and their co-signatures are a quorum in both electorates."""
     if not all(peer.alive for peer in world.peers.values()):
         return False
     engine = world.peers["p0"].running
@@ -136,7 +136,7 @@ def _undone(world: World, met_at: float) -> dict[str, int]:
 
 
 def _together_at(world: World, met_at: float, number: int) -> float:
-    """Return when the last peer came to a block, of a round from `number` on, that all hold now."""
+    """Return when the last peer adopted a block, of round `number` or later, that all hold now."""
     shared = {world.block_at("p0", later) for later in range(number, world.round_of("p0") + 1)}
     first: dict[str, float] = {}
     for at, name, event in world.events:
@@ -146,7 +146,7 @@ def _together_at(world: World, met_at: float, number: int) -> float:
 
 
 def _lost(split: Split, met_at: float) -> frozenset[str]:
-    """Return the blocks made apart that those who stood on them do not hold in their chain any more."""
+    """Return the blocks made apart that the peers which stood on them have left."""
     return frozenset(
         event.block
         for at, name, event in split.world.events

@@ -23,7 +23,7 @@ _ARRIVAL_SECONDS = 20.0  # within which all peers come
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What makes a world what it is. `only` leaves out all mishaps but those of these numbers."""
+    """The parameters of a world. `only` leaves out all faults but those of these numbers."""
 
     seed: int
     peers: int

@@ -100,7 +100,7 @@ def credit_rules(protocol: Rules) -> CreditRules:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldForm:
-    """What a world is like, beside its seed and its number of peers.
+    """The settings of a world, beside its seed and its number of peers.
 
     Attributes:
         segments: of each contribution.
@@ -110,7 +110,7 @@ class WorldForm:
         densities: by which early rounds carry more.
         bounds: of the deadlines for grace, transfer and leader.
         measured: whether messages are weighed exactly, and the engines' CPU time taken.
-        owners: who may sign checkpoints.
+        owners: peers that may sign trusted checkpoints.
         overlap: whether, and from what, windows begin before their block.
     """
 
@@ -373,7 +373,7 @@ class World:
         self.peers[name].start()
 
     def _roll_call(self) -> None:
-        """The notice board: now and again everybody learns who is about."""
+        """The notice board: now and again every peer learns which peers are present."""
         living = tuple(peer.id for peer in self.peers.values() if peer.alive)
         for peer in self.peers.values():
             if peer.answers:

@@ -21,7 +21,7 @@ class VirtualAudits:
         self._peer = peer
 
     def audit(self, audit: Audit) -> None:
-        """Say after a while what a replay came to: an honest peer finds nothing wrong with any work here."""
+        """Give a replay's verdict after a while: an honest peer finds nothing wrong with any work here."""
         if self._peer.manner is not Manner.SILENT:
             share = int(digest(f"{self._peer.name}/{audit.work.claim}".encode()).hex()[:4], 16) / 0xFFFF
             self._peer.at(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class VirtualClock:
-    """What a peer's monotonic clock shows; `rate` is its seconds per second of virtual time."""
+    """A peer's monotonic clock; `rate` is its seconds per second of virtual time."""
 
     rate: float = 1.0
     offset: float = 0.0

@@ -1,4 +1,4 @@
-"""What a virtual peer keeps across its deaths, and what a bad death takes from it."""
+"""A virtual peer's disk: what it keeps across crashes, and what a bad crash takes from it."""
 
 from __future__ import annotations
 

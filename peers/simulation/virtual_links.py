@@ -70,7 +70,7 @@ class Links:
         return 1 + (self._chance.random() < self.duplication)
 
     def send(self, sender: Line, receiver: Line, size: int, now: float) -> float | None:
-        """Send `size` bytes up a line; return when the last of them comes to the receiver's line.
+        """Send `size` bytes up a line; return when the last of them reaches the receiver's line.
 
         None if more waits on the line than it carries in `LONGEST_QUEUE_SECONDS`: then they are dropped.
         """

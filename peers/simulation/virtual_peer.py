@@ -141,7 +141,7 @@ class VirtualPeer:
 
     @property
     def now(self) -> float:
-        """What this peer's clock shows."""
+        """The time on this peer's clock, in seconds."""
         return self.clock.reading(self.world.now)
 
     def take(self, happened: do.Input) -> None:
@@ -208,7 +208,7 @@ class VirtualPeer:
     # ------------------------------------------------------------ what others ask of it
 
     def serves(self, root: str) -> bool:
-        """Whether it gives a reduced segment to who asks."""
+        """Whether it gives a reduced segment to peers that ask."""
         return root in self.disk.reduced and not (self.liar is not None and self.liar.withholds)
 
     def head_notice(self) -> HeadNotice | None:

@@ -1,4 +1,4 @@
-"""What a virtual peer finds around it, and what others see of it: time, links, rules, lies, the oracle."""
+"""Interfaces of virtual peers and their world: time, links, rules, lies, the oracle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Manner(str, Enum):
 
 
 class Peer(Protocol):
-    """What a peer's parts, its links and its lies see of it (virtual_peer.py)."""
+    """A virtual peer, as its parts, its links and its lies see it (virtual_peer.py)."""
 
     world: Surroundings
     disk: Disk
@@ -90,7 +90,7 @@ class Behaviour(Protocol):
 
 
 class Witness(Protocol):
-    """What sees all that a peer does, and finds it wrong where it is (invariants.py)."""
+    """The oracle: it sees all that a peer does, and finds faults (invariants.py)."""
 
     def said(self, peer: Peer, message: AnyMessage) -> None: ...
     def turns_to(self, peer: Peer, block: str) -> None: ...
@@ -100,7 +100,7 @@ class Witness(Protocol):
 
 
 class Surroundings(Protocol):
-    """What a peer finds around it: time, links, rules and others (simulator.py)."""
+    """A virtual peer's surroundings: time, links, rules and other peers (simulator.py)."""
 
     @property
     def now(self) -> float: ...

@@ -1,4 +1,4 @@
-"""What lies on disk: the canonical weights, snapshots, and the chain.
+"""A peer's state on disk: the canonical weights, snapshots, and the chain.
 
 It imports from what is pure.
 

@@ -28,7 +28,7 @@ AUDIT_FOLDER = "audit"
 
 @dataclass(frozen=True)
 class Step:
-    """What a block does to the state.
+    """A block's change of the state.
 
     Attributes:
         round: of the block; 0 for genesis.

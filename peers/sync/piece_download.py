@@ -66,11 +66,11 @@ class Wanted:
 
 
 class PieceStore(Protocol):
-    """What pieces are fetched for: how each one is asked for, and where it goes."""
+    """The purpose of a download of pieces: how each piece is asked for, and where it goes."""
 
     @property
     def what(self) -> str:
-        """What the pieces make up, as listeners are told."""
+        """The name of the whole that the pieces make up, for listeners."""
 
     @property
     def refused_as(self) -> RefusedKind:
@@ -332,7 +332,7 @@ class _SourceChoice:
             if again == math.inf:
                 tried = [f"\n  {peer}: {reason}" for peer, reason in sorted(self._reasons.items())]
                 raise UnreachableError(
-                    f"Nobody is left to fetch piece {piece.name} from. Tried: {''.join(tried) or 'nobody'}",
+                    f"No peer is left to fetch piece {piece.name} from. Tried: {''.join(tried) or 'none'}",
                     remedy="Run the same command again later: what was fetched is kept.",
                 )
             moments.append(again)

@@ -59,7 +59,7 @@ class TransferPace:
 
 
 class _Trial(enum.Enum):
-    """What is being tried out about the number of parts in flight."""
+    """A trial of another number of parts in flight."""
 
     NOTHING = 0
     MORE = 1

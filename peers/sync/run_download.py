@@ -163,7 +163,7 @@ class _Asker:
             or " Nobody was found to ask."
         )
         raise UnreachableError(
-            f"Nobody could give the run's {kind}.{tried}",
+            f"No peer could give the run's {kind}.{tried}",
             remedy="Check the run id, and that one of the peers named with --peer takes part in this run.",
         )
 

@@ -356,7 +356,7 @@ class StateSync:
         self._divergences += 1
         if self._divergences > _DIVERGENCES:
             raise StateError(
-                f"After round {link.round}, this machine again computes another state than everybody else.",
+                f"After round {link.round}, this machine again computed another state than all other peers.",
                 remedy="Its memory or processor may be faulty: run a memory test before you join again.",
             )
         own = [number for number in self.state.snapshots.rounds() if number <= link.round]

@@ -42,7 +42,7 @@ MOST_SPOILT_WINDOWS = 3  # in a row, after which a peer stops
 class SharedBuffer:
     """Weights that the peer and its trainer both hold. The peer keeps them as they are while an order runs.
 
-    Pickled, it is the path alone, and whoever unpickles it maps the file.
+    Pickling keeps the path alone; unpickling maps the file.
 
     Attributes:
         array: fp32, shape (padded,); the trainer only reads it.
@@ -104,7 +104,7 @@ class ReplayOrder:
 
 
 class Trainer(Protocol):
-    """What the node asks of local training (trainer.local.LocalTrainer).
+    """Local training, as the node asks for it (trainer.local.LocalTrainer).
 
     `train`, `replay` and `validation_loss` block, so they are called in a worker thread. `stop` and `end_by`
     return at once, and may be called in any thread: before the order begins and while it runs. When it is
@@ -167,7 +167,7 @@ class Numerics:
 
     @property
     def numeric_class(self) -> str:
-        """What a claim calls it, such as "cpu-fp32"."""
+        """The name in claims, such as "cpu-fp32"."""
         return f"{self.device.partition(':')[0]}-{self.precision}"
 
 
@@ -181,7 +181,7 @@ def precision_of(numeric_class: str) -> Precision | None:
 
 
 class Replay(Protocol):
-    """What replaying gave (trainer.replay.Replay)."""
+    """A replay's result (trainer.replay.Replay)."""
 
     @property
     def losses(self) -> tuple[float, ...]: ...

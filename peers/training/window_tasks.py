@@ -65,7 +65,7 @@ class _Begun:
     parent: str  # under which it counts; of a window ahead, known once `block_known` is set
     share: float = 0.0  # of the own contribution that the start holds already
     contribution: str = ""
-    replaced: bool = False  # it comes to nothing
+    replaced: bool = False  # another window takes its place, and its result is dropped
     start_made: asyncio.Event = field(default_factory=asyncio.Event)
     block_known: asyncio.Event = field(default_factory=asyncio.Event)
     digest: str = ""  # of the state after `parent`
@@ -118,7 +118,7 @@ class WindowTasks:
     # ------------------------------------------------------------ the engine's orders
 
     def train(self, order: do.Train) -> None:
-        """Let the window that still runs come to nothing, then train the next."""
+        """Cancel the window that still runs, then train the next."""
         previous = self._window
         self.stop()
         ends_at = time.monotonic() + order.seconds
@@ -164,11 +164,11 @@ class WindowTasks:
             self._replaying = False
 
     def stop_replay(self, number: int) -> None:
-        """Let a replay that runs, or is yet to begin, come to nothing."""
+        """Cancel a replay that runs or has not begun yet."""
         self._trainer.stop(number)
 
     def stop(self) -> None:
-        """Let the window that runs come to nothing."""
+        """Cancel the window that runs."""
         window = self._window
         if window is not None:
             window.replaced = True

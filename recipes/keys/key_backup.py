@@ -30,7 +30,7 @@ def write_backup(path: Path, key: SigningKey, passphrase: str, *, notes: bytes =
     """
     must_be_new(path)
     if not passphrase:
-        raise IdentityError("A backup needs a passphrase.", remedy="Choose one of several words.")
+        raise IdentityError("A backup needs a passphrase.", remedy="Choose a passphrase of several words.")
     private = Ed25519PrivateKey.from_private_bytes(key.seed)
     encryption = BestAvailableEncryption(passphrase.encode())
     content = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)

@@ -101,7 +101,7 @@ def test_only_rounds_of_which_this_machine_holds_the_words_can_be_vouched_for(ma
     links = machine.trunk()
     machine.keep(links, final=links[-2])
     machine.stand_on(links[-1])
-    for number, reason in ((ROUNDS, "Nobody's co-signature"), (ROUNDS + 1, "no block of round 7")):
+    for number, reason in ((ROUNDS, "no co-signature of the block"), (ROUNDS + 1, "no block of round 7")):
         with pytest.raises(StateError, match=reason):
             make_checkpoint(machine.run, home=machine.home, round_number=number)
     assert make_checkpoint(machine.run, home=machine.home, round_number=2).checkpoint.body.round == 2

@@ -220,7 +220,7 @@ TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "in canonical form|does not lead": drop("checkpoint"),
     "from column": swap('{"entry"'),
     "not the entry that the block of round 1": richer,
-    "The end's totals is not": richer_end,
+    "The last line is wrong in its totals": richer_end,
     "nobody whose key is known": another_signer,
     "No checkpoint was signed": without_last_checkpoint,
     "where a block, checkpoint or end may be": lambda lines: [*lines[:-1], b"{}", lines[-1]],

@@ -152,7 +152,7 @@ async def test_when_nobody_is_left_each_source_is_named_with_its_reason() -> Non
         UnreachableError, match=r"(?s)anna: no answer within 5 s.*bert: Piece .* with the hash"
     ):
         await fetch.run(WANTED[:1])
-    with pytest.raises(UnreachableError, match="Tried: nobody"):
+    with pytest.raises(UnreachableError, match="Tried: none"):
         await Fetch({}).run()
 
 

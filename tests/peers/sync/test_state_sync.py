@@ -325,7 +325,7 @@ async def test_a_machine_that_diverges_again_and_again_is_told_so(
         true_apply({1: frames[0], 0: frames[1]}, round_number=round_number, block=block)
 
     monkeypatch.setattr(faulty.state, "apply", miscompute)
-    with pytest.raises(StateError, match="another state than everybody else"):
+    with pytest.raises(StateError, match="another state than all other peers"):
         await faulty.bring_to(links[-1])
     assert len(faulty.told(Diverged)) == 2
 
