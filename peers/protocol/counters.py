@@ -23,6 +23,7 @@ from pydantic import Field
 
 from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
 from peers.protocol.rules import (
+    ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
     LANE_RANGES,
     MISS_MEMORY,
