@@ -16,12 +16,12 @@ out one block earlier, and pass through `upcoming` on their way to `quota`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
+from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
@@ -211,7 +211,6 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     # New identities cost nothing, so newcomers have no say in how long a round waits.
     heard = [signed.body for peer, signed in claims.items() if peer in electors]
     heard = heard or [signed.body for signed in claims.values()]
-    reveals = "".join(signed.body.nonce or "" for signed in claims.values())
     return Counters(
         round=before.round + 1,
         tokens=min(before.tokens + total(used) * rules.tokens_per_slot, 2**53 - 1),
@@ -219,11 +218,17 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         leftovers=_longest(free, MOST_LEFTOVERS),
         newcomers=before.upcoming_newcomers if rules.trains_ahead else lanes,
         upcoming_newcomers=lanes if rules.trains_ahead else (),
-        beacon=digest(f"beacon/{before.beacon}/{reveals}".encode()).hex(),
+        beacon=_mixed(before.beacon, claims.values()),
         deadlines=next_deadlines(before.deadlines, heard, rules, rostered=len(claims)),
         peers=peers,
         rules=_rules_after(before, peers, rules),
     )
+
+
+def _mixed(beacon: str, claims: Iterable[Signed[Claim]]) -> str:
+    """Return the beacon after a block, with the nonces that its included claims reveal mixed in."""
+    reveals = "".join(signed.body.nonce or "" for signed in claims)
+    return digest(f"beacon/{beacon}/{reveals}".encode()).hex()
 
 
 def _rules_after(before: Counters, peers: Mapping[PeerId, PeerRecord], rules: Rules) -> dict[str, int] | None:
