@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from nacl.bindings import crypto_sign_open
 
 from recipes.errors import IdentityError
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 
 PeerId = NewType("PeerId", str)
 
@@ -163,7 +163,7 @@ def load_or_create_key(path: Path) -> SigningKey:
         content = path.read_bytes()
     except FileNotFoundError:
         key = SigningKey.generate()
-        write_atomic(path, key.file_bytes(), mode=0o600)
+        write_atomic(path, key.file_bytes(), mode=PRIVATE)
         return key
     except OSError as error:
         raise IdentityError(f"Cannot read the key file {path}: {error.strerror}.") from error
