@@ -79,6 +79,8 @@ class Guard:
             return PlainTextResponse("The address is too long.\n", 414)
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
             return PlainTextResponse("Too many headers.\n", 431)
+        if not all(name.isascii() and value.isascii() for name, value in scope["headers"]):
+            return PlainTextResponse("Headers are ASCII.\n", 400, {"Connection": "close"})
         length = Headers(scope=scope).get("content-length", "0")
         if length != "0" or "transfer-encoding" in Headers(scope=scope):
             return PlainTextResponse("A request to read has no body.\n", 400, {"Connection": "close"})

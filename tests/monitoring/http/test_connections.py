@@ -98,6 +98,17 @@ def test_a_head_has_to_come_in_time_however_it_drips(door: Door, monkeypatch: py
             assert b"HTTP/1.1 408 " in rest(used)
 
 
+@DOORS
+def test_a_header_that_is_no_text_is_refused_without_a_trace(
+    door: Door, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAccept: \xff\xfe\r\n\r\n"
+    with door() as port, connect(port, content=request) as connection:
+        assert rest(connection).startswith(b"HTTP/1.1 400 ")
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
 def test_who_follows_the_page_is_not_cut_off_for_asking_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     with (
