@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ledger.chain import SyntheticRun
+from monitoring.http.server import Server, listening
 from monitoring.metrics.swarm_metrics import swarm_registry
 from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen
@@ -35,7 +36,6 @@ from monitoring.swarm.view import RunPicture
 from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.app import Site
 from monitoring.web.live import Live
-from monitoring.web.server import Server, listening
 from peers.chain.chain import Chain
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic

@@ -28,8 +28,7 @@ from recipes.home import home_folder, lock_home, run_folder
 if TYPE_CHECKING:
     from socket import socket
 
-    from starlette.types import ASGIApp
-
+    from monitoring.http.server import Server
     from monitoring.monitor import Station
     from monitoring.web.live import Live
 
@@ -47,6 +46,7 @@ class Wishes:
     home: Path
     observer_home: Path
     host: str
+    host_names: tuple[str, ...]
     port: int
     announce: str | None
     validate_every: int | None
@@ -111,11 +111,13 @@ async def serve(wishes: Wishes) -> None:
     Raises:
         ManyhandsError: the run cannot be watched, or the port cannot be had.
     """
+    from monitoring.http.hosts import Hosts
+    from monitoring.http.server import Server, listening
     from monitoring.metrics.swarm_metrics import swarm_registry
     from monitoring.web.app import Site
     from monitoring.web.live import Live
-    from monitoring.web.server import listening
 
+    hosts = Hosts(wishes.host_names)
     place = find_run(wishes.run, wishes.home)
     with listening(wishes.host, wishes.port) as door:
         async with watching(wishes, place) as station:
@@ -133,15 +135,12 @@ async def serve(wishes: Wishes) -> None:
                 f"The page is at http://{shown}:{port}/ and the metrics are at http://{shown}:{port}/metrics"
             )
             print("Press Ctrl+C to stop watching.", flush=True)
-            await _until_interrupted(site.app(), door, station, live)
+            await _until_interrupted(Server(site.app(), hosts), door, station, live)
     print("The page is closed. Run the same command again to go on from here.")
 
 
-async def _until_interrupted(app: ASGIApp, door: socket, station: Station, live: Live) -> None:
+async def _until_interrupted(server: Server, door: socket, station: Station, live: Live) -> None:
     """Serve the page and watch the run, until a signal comes or one of the two ends by itself."""
-    from monitoring.web.server import Server
-
-    server = Server(app)
 
     def end() -> None:
         live.close()
@@ -183,6 +182,13 @@ def main(
         str,
         typer.Option(help="IP address of the page. Anybody may read it: 0.0.0.0 shows it to the network."),
     ] = "127.0.0.1",
+    host_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name under which browsers or a reverse proxy ask for the page. Repeat it for more. Its IP "
+            "address and localhost need none; any other name is refused."
+        ),
+    ] = None,
     validate_every: Annotated[
         int | None,
         typer.Option(
@@ -210,6 +216,7 @@ def main(
             home=house,
             observer_home=observer_home.expanduser() if observer_home else house / OBSERVER_FOLDER,
             host=host,
+            host_names=tuple(host_name or ()),
             port=port,
             announce=announce,
             validate_every=validate_every,

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from recipes.errors import HomeInUseError, StorageError
+from recipes.formats.files import private_folder
 
+LOCK = "lock"
+RUNS = "runs"
 OWNER_KEY = "owner.key"
 IDENTITY_KEY = "identity.key"
 
@@ -29,12 +34,12 @@ def home_folder(explicit: Path | None = None) -> Path:
 
 def run_folder(home: Path, run_id: str) -> Path:
     """Return the folder in `home` for everything about one run."""
-    return home / "runs" / run_id
+    return home / RUNS / run_id
 
 
 @contextmanager
 def lock_home(home: Path) -> Iterator[None]:
-    """Keep every other process out of `home` until the block ends.
+    """Keep every other process out of `home` until the block ends, and other users out of what is in it.
 
     The kernel frees the lock with the process, however that dies.
 
@@ -42,9 +47,10 @@ def lock_home(home: Path) -> Iterator[None]:
         HomeInUseError: another process works there.
         StorageError: the folder or the lock file cannot be made.
     """
-    path = home / "lock"
+    path = home / LOCK
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        private_folder(home)
+        _close_to_others(home)
         stream = path.open("a+")
     except OSError as error:
         raise _refused(path, error) from error
@@ -64,6 +70,32 @@ def lock_home(home: Path) -> Iterator[None]:
         except OSError as error:
             raise _refused(path, error) from error
         yield
+
+
+def _close_to_others(home: Path) -> None:
+    """Take away what other users may do in a home folder that an earlier version made, and say so.
+
+    A folder that is more than a home, such as /tmp or the user's own, stays as it is: its `runs` is closed.
+    """
+    found = home.stat()
+    is_home = any((home / name).exists() for name in (LOCK, OWNER_KEY, IDENTITY_KEY)) or not any(
+        home.iterdir()
+    )
+    is_shared = found.st_mode & stat.S_ISVTX or home.resolve() == _user_folder()
+    if is_shared or not is_home or found.st_uid != os.getuid():
+        home = home / RUNS
+        private_folder(home)
+        found = home.stat()
+    if found.st_mode & 0o077 and found.st_uid == os.getuid():
+        home.chmod(0o700)
+        print(f"Other users of this machine could read {home}: now it is open to you alone.", file=sys.stderr)
+
+
+def _user_folder() -> Path | None:
+    try:
+        return Path.home().resolve()
+    except RuntimeError:  # a user without one
+        return None
 
 
 def _refused(path: Path, error: OSError) -> StorageError:

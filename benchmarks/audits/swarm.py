@@ -20,7 +20,7 @@ from peers.credit.rules import CreditRules
 from peers.protocol.rules import Bounds, Rules
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.formats.blake3_tree import digest
-from recipes.keys.keys import PeerId
+from recipes.keys.keys import PeerId, SigningKey
 
 STEPS = 30  # of a window
 TOKENS = STEPS * 1024
@@ -30,7 +30,6 @@ TRUSTED = 400  # passes of an established peer: its audit rate is at the floor
 _ELECTED_AFTER = 4  # rounds
 _RUN = digest(b"audits").hex()
 _TRACE = digest(b"trace").hex()
-_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,8 @@ def credit_rules(*, escrow_rounds: int) -> CreditRules:
 
 
 def peer_name(seed: int, number: int) -> PeerId:
-    """Return a name in the form of a peer id."""
-    letters = (_BASE58[byte % 58] for byte in digest(f"{seed}/{number}".encode()) * 2)
-    return PeerId("12D3Koo" + "".join(letters)[:45])
+    """Return the id of a peer that stays the same from run to run."""
+    return SigningKey(digest(f"{seed}/{number}".encode())).peer_id
 
 
 class LightSwarm:

@@ -1,6 +1,6 @@
 """Metrics for Prometheus, of the swarm and of one volunteer.
 
-It imports from sources and what is below it.
+It imports from http, sources and what is below it.
 
 Read first: spec.py, which declares every metric.
 """

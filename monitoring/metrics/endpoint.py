@@ -5,11 +5,14 @@ Neither a port in use nor anything else that the system refuses here stops the t
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 31380  # below Linux's ephemeral ports, so that no outgoing connection takes it
@@ -30,26 +33,41 @@ def metrics_served(
         The port; None if the system gave none.
     """
     try:
-        server, thread = _start(registry, port, say)
+        door = _door(port, say)
     except OSError as error:
         say(f"No metrics are served: {error.strerror or error}. Training does not need them.")
         yield None
         return
-    try:
-        found = int(server.server_port)
+    with door, _answering(registry, door):
+        found = int(door.getsockname()[1])
         say(f"Metrics: http://{LOOPBACK}:{found}/metrics")
         yield found
+
+
+@contextmanager
+def _answering(registry: CollectorRegistry, door: socket.socket) -> Iterator[None]:
+    """Answer in a thread of its own, so that a busy training does not keep Prometheus waiting."""
+    from prometheus_client import make_asgi_app
+
+    from monitoring.http.server import Server
+
+    server = Server(make_asgi_app(registry))
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[door])), name="metrics", daemon=True
+    )
+    thread.start()
+    try:
+        yield
     finally:
-        server.shutdown()
-        server.server_close()
+        server.should_exit = True
         thread.join()
 
 
-def _start(registry: CollectorRegistry, port: int, say: Callable[[str], None]):  # type: ignore[no-untyped-def]
+def _door(port: int, say: Callable[[str], None]) -> socket.socket:
     try:
-        return start_http_server(port, addr=LOOPBACK, registry=registry)
+        return socket.create_server((LOOPBACK, port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not port:
             raise
         say(f"Port {port}, where the metrics were to be, is in use: taking a free one.")
-        return start_http_server(0, addr=LOOPBACK, registry=registry)
+        return socket.create_server((LOOPBACK, 0))

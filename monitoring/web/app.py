@@ -25,7 +25,6 @@ from pydantic.json_schema import models_json_schema
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
@@ -38,7 +37,6 @@ from monitoring.web import api
 from monitoring.web.api_schema import FORMS, Form, Problem
 from monitoring.web.downloads import Downloads, TooManyDownloadsError
 from monitoring.web.live import Live, TooManyError
-from monitoring.web.middleware import Guard
 from monitoring.web.page import views
 from monitoring.web.page.render import STATIC
 from recipes.errors import ManyhandsError
@@ -79,7 +77,6 @@ class Site:
         """Return the web application."""
         return Starlette(
             routes=list(self._routes()),
-            middleware=[Middleware(Guard)],
             exception_handlers={HTTPException: self._problem, ManyhandsError: self._trouble},
         )
 

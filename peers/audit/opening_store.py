@@ -27,7 +27,7 @@ from peers.protocol.length_prefixed import join_parts
 from peers.protocol.messages import Claim, Signed
 from recipes.errors import MessageError
 from recipes.formats import blake3_tree
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 from recipes.layout import Layout
 
 OPENINGS_FOLDER = "openings"
@@ -79,15 +79,15 @@ class Openings:
         """
         path = self._path(case, "opening")
         if not path.exists() and not case.shows_work:
-            write_atomic(path, b"")
+            write_atomic(path, b"", mode=PRIVATE)
         elif not path.exists() and (work := self._work(case)) is not None:
-            write_atomic(path, join_parts(work.to_parts()))
+            write_atomic(path, join_parts(work.to_parts()), mode=PRIVATE)
         start = self._path(case, "start")
         if with_start and predecessor is not None and not start.exists():
             frames = self._history.frames(predecessor.hash, segments=self._layout.segments)
             whole = join_parts([predecessor.canonical(), *(frame.to_bytes() for frame in frames)])
             if frames and len(whole) <= MOST_START_BYTES:
-                write_atomic(start, whole)
+                write_atomic(start, whole, mode=PRIVATE)
 
     def opening(self, case: Case) -> bytes:
         """Return an opening, as it is sent.

@@ -17,7 +17,7 @@ from pathlib import Path
 from peers.protocol.length_prefixed import join_parts, split_parts
 from recipes.errors import MessageError, Offence
 from recipes.formats.blake3_tree import HASH_BYTES
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 
 MOST_KEPT = 16  # of at most 5 MB each, and in a common case 2 MB
 ROUNDS_KEPT = 64  # as long as authors keep their loss traces
@@ -72,7 +72,7 @@ class OpenedClaims:
         Raises:
             StorageError: the disk refuses.
         """
-        write_atomic(self._folder / f"{round_number}.{opened.claim}.opening", opened.to_bytes())
+        write_atomic(self._folder / f"{round_number}.{opened.claim}.opening", opened.to_bytes(), mode=PRIVATE)
         newest = sorted(self._kept(), reverse=True)
         for place, (number, path) in enumerate(newest):
             if place >= MOST_KEPT or number <= newest[0][0] - ROUNDS_KEPT:

@@ -48,7 +48,7 @@ from peers.exchange.residual_returns import (
 )
 from peers.state.reduced_segments import ReducedSegments
 from recipes.errors import MessageError, StateError
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 from recipes.layout import Layout
 from recipes.schema.sections import HexHash
 
@@ -224,7 +224,7 @@ class ContributionHistory:
         # A crash may have left part of another contribution there.
         shutil.rmtree(self._folder / str(number), ignore_errors=True)
         for segment, frame in enumerate(frames):
-            write_atomic(self._frame_path(number, segment), frame.to_bytes())
+            write_atomic(self._frame_path(number, segment), frame.to_bytes(), mode=PRIVATE)
         newest = Entry(number=number, round=round_number, tokens=tokens, feedback=self._feedback.root().hex())
         self._write_record((*entries, newest), earlier=earlier)
         self._forget_what_is_not_recorded()
@@ -320,7 +320,7 @@ class ContributionHistory:
             # Without the reduced segment it is unknown which values it dropped: then none return.
             dropped = ~np.isin(positions, positions if frame is None else frame.decode().positions)
             packed = np.packbits(dropped)
-            write_atomic(path, packed.tobytes())
+            write_atomic(path, packed.tobytes(), mode=PRIVATE)
         return np.unpackbits(packed, count=positions.size).astype(np.float32)
 
     def _mask_path(self, change: Change, segment: int, reduced: str) -> Path:
@@ -345,7 +345,7 @@ class ContributionHistory:
 
     def _write_record(self, entries: tuple[Entry, ...], *, earlier: tuple[Entry, ...]) -> None:
         record = _Record(feedback_root=self._feedback.root().hex(), entries=entries, earlier=earlier)
-        write_atomic(self._folder / _RECORD, record.model_dump_json().encode())
+        write_atomic(self._folder / _RECORD, record.model_dump_json().encode(), mode=PRIVATE)
         self._record = record
 
     def _forget_what_is_not_recorded(self) -> None:

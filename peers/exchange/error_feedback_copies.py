@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipes.formats import blake3_tree
-from recipes.formats.files import replacing
+from recipes.formats.files import PRIVATE, replacing
 from recipes.layout import CHUNK_VALUES
 
 COPIES_KEPT = 4
@@ -45,7 +45,8 @@ class FeedbackCopies:
         for same in [copy for copy in copies if _root_in(copy) == root.hex()]:
             same.unlink(missing_ok=True)
         number = 1 + max((int(copy.name.partition(".")[0]) for copy in copies), default=0)
-        with replacing(self._folder / f"{number:08d}.{root.hex()}.bf16") as target, file.open("rb") as source:
+        copy = self._folder / f"{number:08d}.{root.hex()}.bf16"
+        with replacing(copy, mode=PRIVATE) as target, file.open("rb") as source:
             shutil.copyfileobj(source, target, _READ_BYTES)
         for old in self._copies()[: -self._kept]:
             old.unlink(missing_ok=True)

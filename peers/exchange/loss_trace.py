@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.formats.blake3_tree import HASH_BYTES, digest
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 
 TRACES_KEPT = 64  # rounds for which a loss trace can be opened
 MOST_STEPS = 1 << 16
@@ -52,7 +52,7 @@ class TraceStore:
             StorageError: the disk refuses.
         """
         path = self._folder / f"{round_number}.{trace.commitment()}.trace"
-        write_atomic(path, trace.salt + trace.losses)
+        write_atomic(path, trace.salt + trace.losses, mode=PRIVATE)
         for other in self._folder.glob("*.trace"):
             number = other.name.partition(".")[0]
             if number.isdecimal() and int(number) <= round_number - TRACES_KEPT:

@@ -31,7 +31,7 @@ from peers.protocol.length_prefixed import join_parts, split_parts
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
 from recipes.errors import MessageError, Offence
 from recipes.formats.blake3_tree import HASH_BYTES, path, root_from_path
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 from recipes.keys.keys import PeerId
 from recipes.slots import total
 
@@ -336,7 +336,7 @@ class ExchangeStore:
 
     def _write(self, round_number: int, root: str, data: bytes) -> None:
         file = self._folder / str(round_number) / root
-        write_atomic(file, data)
+        write_atomic(file, data, mode=PRIVATE)
         self._reduced[root] = file
 
 

@@ -29,6 +29,7 @@ from peers.credit.rfc9162_tree import (
     peaks,
 )
 from recipes.errors import StateError, StorageError
+from recipes.formats.files import private_file
 
 LEDGER_FILE = "ledger.sqlite"
 
@@ -65,7 +66,6 @@ class LedgerStore:
         self._path = path
         self.moved_aside: Path | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._open()
             except sqlite3.OperationalError:
@@ -80,6 +80,7 @@ class LedgerStore:
             raise self._refused(error) from error
 
     def _open(self) -> None:
+        private_file(self._path)
         self._database = sqlite3.connect(self._path)
         try:
             self._database.execute("PRAGMA journal_mode = WAL")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from peers.protocol.key_change import KeyChange, Recovery, Rotation
 from peers.protocol.messages import Message, Signed, sign
 from recipes.errors import IdentityError
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 from recipes.home import IDENTITY_KEY, run_folder
 from recipes.keys.key_backup import must_be_new, read_backup, write_backup
 from recipes.keys.keys import PeerId, SigningKey, load_or_create_key
@@ -117,7 +117,7 @@ def restore(home: Path, path: Path, passphrase: str, *, force: bool = False) -> 
                 remedy="With --force it is kept beside the one that is restored.",
             )
         aside = _keep_aside(home, known)
-    write_atomic(here, key.file_bytes(), mode=0o600)
+    write_atomic(here, key.file_bytes(), mode=PRIVATE)
     return key.peer_id, aside
 
 
@@ -137,7 +137,7 @@ def rotate(home: Path) -> Changed:
     for run in runs:
         _append(home, run, _change(old, new, run=run, old_id=old.peer_id))
     _keep_aside(home, old)
-    write_atomic(home / IDENTITY_KEY, new.file_bytes(), mode=0o600)
+    write_atomic(home / IDENTITY_KEY, new.file_bytes(), mode=PRIVATE)
     (home / _NEXT_KEY).unlink()
     return Changed(old.peer_id, new.peer_id, runs)
 
@@ -189,12 +189,12 @@ def _append(home: Path, run: str, change: KeyChange) -> None:
     body = change.given.body
     if any((one.given.body.old, one.given.body.new) == (body.old, body.new) for one in waiting):
         return
-    write_atomic(run_folder(home, run) / ROTATIONS_FILE, _lines([*waiting, change]))
+    write_atomic(run_folder(home, run) / ROTATIONS_FILE, _lines([*waiting, change]), mode=PRIVATE)
 
 
 def _keep_aside(home: Path, key: SigningKey) -> Path:
     aside = home / f"identity-{key.peer_id}.key"
-    write_atomic(aside, key.file_bytes(), mode=0o600)
+    write_atomic(aside, key.file_bytes(), mode=PRIVATE)
     return aside
 
 

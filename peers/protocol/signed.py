@@ -16,17 +16,24 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema
 
 from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
 from recipes.formats.canonical_models import Writing, with_sorted_fields, writing_of
-from recipes.keys.keys import PeerId, SigningKey, verify
+from recipes.keys.keys import PeerId, SigningKey, known_public_key, verify
+
+
+def _check_peer(peer: PeerId) -> PeerId:
+    if known_public_key(peer) is None:
+        raise ValueError("not the id of an Ed25519 key that may sign")
+    return peer
+
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SignatureHex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
-PeerName = Annotated[PeerId, Field(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$")]
+PeerName = Annotated[PeerId, Field(pattern=r"^12D3Koo[1-9A-HJ-NP-Za-km-z]{45}$"), AfterValidator(_check_peer)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Milliseconds = Annotated[int, Field(ge=0, le=86_400_000)]
 Norm = Annotated[float, Field(ge=0, allow_inf_nan=False)]

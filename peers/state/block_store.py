@@ -22,7 +22,7 @@ from peers.consensus.operation_pool import MAX_OWN_OPERATIONS, Operation
 from peers.credit.rules import CreditRules
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
 from recipes.errors import MessageError, StorageError
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, private_file, write_atomic
 from recipes.keys.keys import PeerId
 
 CHAIN_FILE = "chain.sqlite"
@@ -81,8 +81,6 @@ class ChainStore:
         self.moved_aside: Path | None = None
         self.forgot = False
         try:
-            if not read_only:
-                path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self._database = _open_read_only(path) if read_only else _open(path)
             except sqlite3.OperationalError:
@@ -249,7 +247,7 @@ class ChainStore:
     def save_claim(self, claim: Signed[Claim]) -> None:
         """Keep an own claim, so that no second one is ever made on top of the same block."""
         if self._marker is not None and not self._marker.exists():
-            write_atomic(self._marker, b"")
+            write_atomic(self._marker, b"", mode=PRIVATE)
         row = (claim.hash, claim.body.round, claim.canonical())
         self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
 
@@ -312,6 +310,7 @@ class ChainStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    private_file(path)
     database = sqlite3.connect(path)
     try:
         database.execute("PRAGMA journal_mode = WAL")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipes.errors import StorageError
+from recipes.formats.files import PRIVATE, private_folder
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -33,8 +34,8 @@ class MappedArray(Generic[Scalar]):
         """
         size = count * dtype.itemsize
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            private_folder(path.parent)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
             try:
                 os.ftruncate(handle, size)
                 # A full disk has to be an error here: later, a write to mapped memory would kill the process.

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from recipes.errors import IdentityError
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 from recipes.keys.keys import SigningKey
 
 MAX_BACKUP_BYTES = 1 << 20
@@ -34,7 +34,7 @@ def write_backup(path: Path, key: SigningKey, passphrase: str, *, notes: bytes =
     private = Ed25519PrivateKey.from_private_bytes(key.seed)
     encryption = BestAvailableEncryption(passphrase.encode())
     content = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-    write_atomic(path, content + notes, mode=0o600)
+    write_atomic(path, content + notes, mode=PRIVATE)
 
 
 def must_be_new(path: Path) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from nacl.bindings import crypto_sign_open
 
 from recipes.errors import IdentityError
-from recipes.formats.files import write_atomic
+from recipes.formats.files import PRIVATE, write_atomic
 
 PeerId = NewType("PeerId", str)
 
@@ -28,6 +28,11 @@ PUBLIC_KEY_BYTES = 32
 _PROTOBUF_PRIVATE = bytes.fromhex("08011240")  # key_type = Ed25519, data = 64 bytes: seed, public key
 _LONGEST_PEER_ID = 64  # those with an Ed25519 key have 52 characters
 _PEER_ID_PREFIX = bytes.fromhex("002408011220")  # identity multihash of PublicKey{Ed25519, 32 bytes}
+_FIELD = 2**255 - 19
+_ORDER_8_Y = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+_SMALL_ORDER_Y = frozenset({1, _FIELD - 1, 0, _ORDER_8_Y, _FIELD - _ORDER_8_Y})  # of order 1, 2, 4, 8, 8
 
 
 class SigningKey:
@@ -86,10 +91,10 @@ def verify(peer: PeerId, purpose: str, body: bytes, signature: bytes) -> bool:
     """Say whether `signature` is `peer`'s over `body` for `purpose`. False for a malformed peer id, too.
 
     libsodium takes half of OpenSSL's time, and is as strict or stricter: both compare R with what it has to
-    be byte by byte, and libsodium also refuses keys and R's of small order. So what it takes, OpenSSL takes,
-    and of what it refuses OpenSSL has the last word: every peer has to call the same signatures good.
+    be byte by byte, and libsodium also refuses R's of small order. So what it takes, OpenSSL takes, and of
+    what it refuses OpenSSL has the last word: every peer has to call the same signatures good.
     """
-    public = _known_public_key(peer)
+    public = known_public_key(peer)
     if public is None or len(signature) != SIGNATURE_BYTES:
         return False
     bound = _bound(purpose, body)
@@ -100,9 +105,9 @@ def verify(peer: PeerId, purpose: str, body: bytes, signature: bytes) -> bool:
     return True
 
 
-@lru_cache(maxsize=1024)
-def _known_public_key(peer: PeerId) -> bytes | None:
-    """Return the key in a peer id: to read that takes as long as to verify with it."""
+@lru_cache(maxsize=8192)
+def known_public_key(peer: PeerId) -> bytes | None:
+    """Return what `public_key` does, at once for an id that was read lately. `peer` must not be long."""
     return public_key(peer)
 
 
@@ -116,20 +121,36 @@ def _openssl_verifies(public: bytes, content: bytes, signature: bytes) -> bool:
 
 def verify_note(public: bytes, text: bytes, signature: bytes) -> bool:
     """Say whether `signature` over a note's text is that of the 32-byte Ed25519 key `public`."""
-    if len(public) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES or b"\x00" in text:
+    if not is_sound(public) or len(signature) != SIGNATURE_BYTES or b"\x00" in text:
         return False
     return _openssl_verifies(public, text, signature)
 
 
+def is_sound(public: bytes) -> bool:
+    """Whether 32 bytes may be an Ed25519 public key: canonically encoded, and not of small order.
+
+    For a key of small order, anybody can sign anything, and one signature can hold for many messages. RFC
+    8032 (5.1.3) has y below the field's prime, and no sign where x is 0, which is so at orders 1 and 2 alone
+    (Chalkias, Garillot, Nikolaenko: "Taming the many EdDSAs", 2020). A y that belongs to no point on the
+    curve passes here: no signature holds for it.
+    """
+    if len(public) != PUBLIC_KEY_BYTES:
+        return False
+    y = int.from_bytes(public, "little") & (2**255 - 1)  # the highest bit is the sign of x
+    return y < _FIELD and y not in _SMALL_ORDER_Y
+
+
 def public_key(peer: PeerId) -> bytes | None:
-    """Return the 32 public key bytes inside a peer id, or None if it holds no Ed25519 key."""
-    if len(peer) > _LONGEST_PEER_ID:
+    """Return the 32 public key bytes inside a peer id, or None if it is not the one id of a sound key."""
+    if len(peer) > _LONGEST_PEER_ID or not peer.isalnum():  # b58decode passes over spaces at the end
         return None  # decoding takes time that grows with the square of the length
     try:
         raw = base58.b58decode(peer)
     except ValueError:
         return None
-    return raw[6:] if len(raw) == 38 and raw.startswith(_PEER_ID_PREFIX) else None
+    if not raw.startswith(_PEER_ID_PREFIX) or not is_sound(raw[len(_PEER_ID_PREFIX) :]):
+        return None
+    return raw[len(_PEER_ID_PREFIX) :]
 
 
 def load_or_create_key(path: Path) -> SigningKey:
@@ -142,7 +163,7 @@ def load_or_create_key(path: Path) -> SigningKey:
         content = path.read_bytes()
     except FileNotFoundError:
         key = SigningKey.generate()
-        write_atomic(path, key.file_bytes(), mode=0o600)
+        write_atomic(path, key.file_bytes(), mode=PRIVATE)
         return key
     except OSError as error:
         raise IdentityError(f"Cannot read the key file {path}: {error.strerror}.") from error

@@ -41,6 +41,7 @@ def publication(tmp_path_factory: pytest.TempPathFactory) -> Publication:
 def machine(publication: Publication, tmp_path: Path) -> Machine:
     """The owner's machine, on which nothing has happened yet."""
     home = tmp_path / "home"
+    home.mkdir(mode=0o700)
     adopt_folder(publication.folder, run_folder(home, publication.run_id))
     owner = load_or_create_key(publication.folder.parent / "home" / OWNER_KEY)
     (home / OWNER_KEY).write_bytes(owner.file_bytes())

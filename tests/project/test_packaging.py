@@ -148,6 +148,39 @@ def test_everything_declared_is_pinned() -> None:
     assert (_declared() | _declared_for_development()) - pinned == set()
 
 
+def _pins(content: str) -> set[tuple[str, str, bool | None]]:
+    """The name and version of each pin, and whether it is for Python 3.10 alone (None: for all)."""
+    found = set()
+    for line in content.splitlines():
+        pin = re.match(r"([A-Za-z0-9._-]+)==([^ ;\\]+)(?: ?; ([^\\]*))?", line)
+        if pin is not None:
+            marker = pin[3] or ""
+            old = None if "3.11" not in marker else "<" in marker
+            found.add((_normal(pin[1]), pin[2], old))
+    return found
+
+
+def test_everything_pinned_but_torch_is_locked_by_its_hashes() -> None:
+    locked = (ROOT / "requirements.lock").read_text()
+    pinned = _pins((ROOT / "constraints.txt").read_text())
+    assert {pin for pin in pinned if pin[0] != "torch"} == _pins(locked)  # else run `make lock`
+    for entry in re.split(r"\n(?! )", locked):
+        if not entry.startswith("#") and entry.strip():
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}(\s|$)", entry), entry
+
+
+def test_the_lock_and_the_pins_name_no_index() -> None:
+    for name in ("requirements.lock", "constraints.txt", "Makefile", "setup.cfg"):
+        assert not re.search(r"https?://|--(extra-)?index-url", (ROOT / name).read_text())
+
+
+def test_the_environment_is_installed_by_the_hashes_of_the_lock() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "$(INSTALL_LOCKED) requirements.lock" in makefile
+    assert re.search(r"^INSTALL_LOCKED := .*--require-hashes --no-deps", makefile, re.MULTILINE)
+    assert "--no-build-isolation --editable" in makefile
+
+
 def test_every_dependency_has_its_reason_in_the_documentation() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     explained = set(re.findall(r"^\| ([a-z0-9][a-z0-9-]*) \|", page, re.MULTILINE)) - {"package"}

@@ -118,7 +118,7 @@ def wrap_disk(injector: Injector) -> None:
     write_atomic, fsync = recipes.formats.files.write_atomic, os.fsync
 
     @functools.wraps(write_atomic)
-    def watched(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    def watched(path: Path, content: bytes, *, mode: int | None = None) -> None:
         what = name_of(path)
         injector.passes("before", "write", what)
         write_atomic(path, content, mode=mode)

@@ -28,6 +28,7 @@ LAYERS = (
     "monitoring.swarm",
     "monitoring.evaluation",
     "monitoring.sources",
+    "monitoring.http",
     "monitoring.metrics",
     "monitoring.web",
     "monitoring",

@@ -16,6 +16,8 @@ from credit_rounds import verdict
 from ledgers import ground
 from rounds import Swarm
 
+from monitoring.http.hosts import Hosts
+from monitoring.http.server import Server
 from monitoring.metrics.swarm_metrics import swarm_registry
 from monitoring.swarm.archive import Archive
 from monitoring.swarm.block_times import Seen
@@ -24,7 +26,6 @@ from monitoring.swarm.view import Picture, RunPicture
 from monitoring.swarm.watch import SwarmWatch
 from monitoring.web.app import Site
 from monitoring.web.live import Live
-from monitoring.web.server import Server
 from peers.chain.link import Link
 from peers.credit.rules import MILLION
 from peers.protocol.messages import Block, Pace, Signed, sign
@@ -159,13 +160,15 @@ class OpenPage:
 
 
 @contextmanager
-def open_page(run: Watched, *, most_followers: int = 8, **other: Any) -> Iterator[OpenPage]:
+def open_page(
+    run: Watched, *, most_followers: int = 8, hosts: Hosts | None = None, **other: Any
+) -> Iterator[OpenPage]:
     """Serve the page of a run on a port of its own, in a thread, until the block ends."""
     live = Live(run.picture(), most_followers=most_followers)
     registry = swarm_registry(lambda: live.picture, version="1.2.3")
     site = Site(live, run.watch.archive, registry, timed=run.watch.timed, **other)
     door = socket.create_server(("127.0.0.1", 0))
-    server = Server(site.app())
+    server = Server(site.app(), hosts)
     started = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 

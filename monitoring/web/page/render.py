@@ -1,7 +1,7 @@
 """Turning values into HTML: the templates, and how they write numbers, names and times.
 
 Everything that a template writes is escaped. There is no inline script or style anywhere, for the answers'
-headers allow none (middleware.py).
+headers allow none (monitoring/http/guard.py).
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
+import base58
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,6 +152,15 @@ def test_longer_lists_than_a_claim_may_have_are_refused() -> None:
 def test_a_peer_that_is_none_is_refused(peer: str) -> None:
     with pytest.raises(MessageError):
         parse("claim", altered("claim", lambda document: document["body"].update(peer=peer)), run=RUN)
+
+
+@ALL_KINDS
+def test_a_message_that_names_a_key_for_which_anybody_can_sign_is_malformed(kind: str) -> None:
+    neutral = base58.b58encode(bytes.fromhex("002408011220") + bytes([1]) + bytes(31))
+    content = MESSAGES[kind].canonical()
+    for peer in set(re.findall(rb"12D3Koo[1-9A-HJ-NP-Za-km-z]{45}", content)):
+        with pytest.raises(MessageError, match="malformed"):
+            parse(kind, content.replace(peer, neutral), run=RUN)
 
 
 def test_an_unknown_kind_is_refused() -> None:

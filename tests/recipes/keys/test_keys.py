@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
 
-import base58
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -61,10 +61,19 @@ def test_both_libraries_refuse_what_only_holds_times_eight(signature: str) -> No
 
 
 def test_openssl_has_the_last_word_on_what_libsodium_refuses() -> None:
-    # With the neutral element as key and as R, and s = 0, anything is signed: OpenSSL lets it pass.
-    neutral = bytes([1]) + bytes(31)
-    peer = PeerId(base58.b58encode(bytes.fromhex("002408011220") + neutral).decode())
-    assert verify(peer, "claim", b"body", neutral + bytes(32))
+    # Whoever has the key can take the neutral element for R, by the nonce 0: s is then h times the key.
+    key = SigningKey(bytes(32))
+    neutral, content = bytes([1]) + bytes(31), b"manyhands/1/claim\x00body"
+    public = public_key(key.peer_id)
+    assert public is not None
+    secret = int.from_bytes(hashlib.sha512(bytes(32)).digest()[:32], "little") & (1 << 254) - 8 | 1 << 254
+    h = int.from_bytes(hashlib.sha512(neutral + public + content).digest(), "little")
+    signature = neutral + (h * secret % (2**252 + 27742317777372353535851937790883648493)).to_bytes(
+        32, "little"
+    )
+    with pytest.raises(BadSignatureError):
+        crypto_sign_open(signature + content, public)
+    assert verify(key.peer_id, "claim", b"body", signature)
 
 
 @pytest.mark.parametrize(

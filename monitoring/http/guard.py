@@ -1,10 +1,12 @@
-"""What every request and answer goes through: only reading, within bounds, and headers that are sane."""
+"""What every request and answer goes through: reading alone, under our own names, within bounds."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from monitoring.http.hosts import REFUSAL, Hosts
 
 MOST_PATH_BYTES = 512
 MOST_QUERY_BYTES = 256
@@ -29,8 +31,9 @@ HEADERS = {
 class Guard:
     """Refuses what no reader sends before anything looks at it, and adds the headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app = app
+        self._hosts = hosts
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,8 +65,13 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse(
-                "Only GET and HEAD: nothing can be changed here.\n", 405, {"Allow": "GET, HEAD"}
+                "Only GET and HEAD: nothing can be changed here.\n",
+                405,
+                {"Allow": "GET, HEAD", "Connection": "close"},
             )
+        reached = scope["server"][0] if scope.get("server") else None
+        if not self._hosts.includes(Headers(scope=scope).get("host", ""), reached):
+            return PlainTextResponse(REFUSAL, 421, {"Connection": "close"})
         if self._running >= MOST_REQUESTS:
             return PlainTextResponse("Too many requests at once.\n", 503, {"Retry-After": "5"})
         path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
@@ -71,6 +79,8 @@ class Guard:
             return PlainTextResponse("The address is too long.\n", 414)
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
             return PlainTextResponse("Too many headers.\n", 431)
+        if not all(name.isascii() and value.isascii() for name, value in scope["headers"]):
+            return PlainTextResponse("Headers are ASCII.\n", 400, {"Connection": "close"})
         length = Headers(scope=scope).get("content-length", "0")
         if length != "0" or "transfer-encoding" in Headers(scope=scope):
             return PlainTextResponse("A request to read has no body.\n", 400, {"Connection": "close"})
