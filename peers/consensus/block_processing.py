@@ -213,17 +213,20 @@ class BlockProcessing:
     def _may_start(self) -> bool:
         """Whether this peer, having just come, may take its head for the swarm's.
 
-        Beside a later head that others name, only an elector goes on without them: any other peer would train
-        for nobody.
+        Beside a later head that others name, or as long as they may still name one, only an elector goes on
+        without them: any other peer would train for nobody.
         """
         context = self._context
         if context.started or not context.acquaintances or self._heads.others_stand_at(context.head):
             return True
         here = context.chain.link(context.head).round
         later = self._heads.named_after(here)
-        if later and context.me not in context.chain.electors_at(context.head):
-            self._tell_waiting(here, later)
-            return False
+        if context.me not in context.chain.electors_at(context.head):
+            if later:
+                self._tell_waiting(here, later)
+                return False
+            if not context.reached(self._heads.awaited_until()):
+                return False
         return context.reached(context.round.started + context.deadlines.leader)
 
     def _tell_waiting(self, here: int, later: Sequence[int]) -> None:

@@ -36,7 +36,7 @@ class RoundContext:
         round: the round on top of the head.
         started: whether this peer has begun a round since it was started or its chain was built anew.
         leaving: whether it was asked to leave.
-        acquaintances: peers that are about, the one met first in front.
+        acquaintances: peers that are about, those to ask first in front.
         inbox: messages that came before what they belong to.
         measures: stopwatches for the next claim.
         now: the time of this step, in seconds.
@@ -177,3 +177,8 @@ class RoundContext:
         rostered = self.round.parent.counters.rostered()
         self.acquaintances = {peer: None for peer in rostered if peer != self.me}
         self.acquaintances |= {peer: None for peer in present if peer in met and peer != self.me}
+
+    def put_first(self, peers: Iterable[PeerId]) -> None:
+        """Bring those of the acquaintances to the front that are among `peers`, in this order."""
+        front = {peer: None for peer in peers if peer in self.acquaintances}
+        self.acquaintances = front | self.acquaintances

@@ -30,6 +30,7 @@ from recipes.keys.keys import PeerId
 LOOK_AROUND_SECONDS = 10.0
 PEERS_FILE = "peers.json"
 _CONNECT_SECONDS = 5.0
+_WITH_OTHERS_SECONDS = 0.5  # for which a look around waits for dials if there are others to ask
 _DIALLING_SECONDS = 15.0  # after which a look around begins no more of it
 _MOST_PEERS = 192  # the round engine knows 256, with those of the last roster
 _MOST_MET = 256
@@ -65,6 +66,7 @@ class Crowd:
         self._met = remembered_peers(folder)  # the longest not tried first
         self._seen: dict[PeerId, None] = {}  # on the board while they were connected, the last one last
         self._about: tuple[PeerId, ...] = ()
+        self._dials: asyncio.Task[None] | None = None  # goes on while the rest of the peer does
         self.is_cut_off = False  # others were named to join by, and nobody at all is connected
 
     def peers(self) -> list[PeerId]:
@@ -89,7 +91,7 @@ class Crowd:
         present = await self._transport.roll_call()
         present.pop(self._transport.peer_id, None)
         friends = [peer for peer in self._met if peer not in present][:_OLD_FRIENDS]
-        await self._dial(present, friends)
+        await self._dial_beside(present, friends)
         connected = await self._transport.connected()
         self.is_cut_off = bool(self._transport.introducers()) and not connected
         here = [peer for peer in present if peer in connected]
@@ -103,6 +105,17 @@ class Crowd:
             {peer: self._worth_keeping(peer, present[peer].addresses) for peer in here}, tried=friends
         )
         return self._about
+
+    async def _dial_beside(self, present: Mapping[PeerId, Presence], friends: Sequence[PeerId]) -> None:
+        """Connect to those that are not; who knows peers to ask already does not wait for strangers."""
+        if self._dials is None or self._dials.done():
+            self._dials = asyncio.create_task(self._dial(present, friends))
+            self._dials.add_done_callback(_pass_over)
+        connected = await self._transport.connected()
+        known = self._known([peer for peer in present if peer in connected], connected)
+        await asyncio.wait({self._dials}, timeout=_WITH_OTHERS_SECONDS if known else None)
+        if self._dials.done():
+            self._dials.result()
 
     async def _dial(self, present: Mapping[PeerId, Presence], friends: Sequence[PeerId]) -> None:
         """Connect to those that are not: all whose turn it is, and more as long as they answer."""
@@ -143,14 +156,18 @@ class Crowd:
         self, here: Sequence[PeerId], connected: Mapping[PeerId, tuple[str, ...]]
     ) -> tuple[PeerId, ...]:
         """Return whom to ask, first those to ask first; of too many, as many of each network."""
-        introducers = [peer for peer, named in self._transport.introducers().items() if named.takes_part]
-        known = dict.fromkeys(peer for peer in (*introducers, *here, *self._seen) if peer in connected)
-        found = list(known or connected)
+        introducers = self._transport.introducers()
+        found = self._known(here, connected) or list(connected)
         if len(found) > _MOST_PEERS:
-            first = [peer for peer in introducers if peer in known]
+            first = [peer for peer in found if peer in introducers]
             rest = [peer for peer in found if peer not in first]
             found = [*first, *taking_turns(rest, lambda peer: group_of(_end(connected[peer])), self._chance)]
         return tuple(peer for peer in found if peer != self._transport.peer_id)[:_MOST_PEERS]
+
+    def _known(self, here: Sequence[PeerId], connected: Mapping[PeerId, tuple[str, ...]]) -> list[PeerId]:
+        """Return those of the connected peers that are known to take part in the run."""
+        introducers = [peer for peer, named in self._transport.introducers().items() if named.takes_part]
+        return list(dict.fromkeys(peer for peer in (*introducers, *here, *self._seen) if peer in connected))
 
     def _worth_keeping(self, peer: PeerId, addresses: Sequence[str]) -> tuple[str, ...]:
         """Return where to look for a peer later: where it was, or else where no connection can prove it."""
@@ -178,6 +195,12 @@ class Crowd:
         self._met = dict(list(merged.items())[-_MOST_MET:])
         if self._met != before:  # another order alone is not worth a write
             write_atomic(self._folder / PEERS_FILE, json.dumps(self._met).encode())
+
+
+def _pass_over(dials: asyncio.Task[None]) -> None:
+    """Let a failure be: whoever waits for the task learns of it, and else the next look around fails, too."""
+    if not dials.cancelled():
+        dials.exception()
 
 
 def _end(connections: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ _HASH = re.compile(r"\b[0-9a-f]{64}\b")
 _REQUEST_BYTES = 60
 _AT_ONCE_SECONDS = 0.002  # in which a small message is down a free line: not worth an event of its own
 _BLOCK_BYTES = 20_000  # in an answer of many
+_EMPTY_ANSWER_SECONDS = 0.05  # for a peer to say that it has no head yet
 
 
 def rules(
@@ -310,8 +311,13 @@ class World:
             notice = other.head_notice()
             if notice is not None:
                 self.deliver(other, sender, do.Received(other.id, notice), _REQUEST_BYTES)
+            else:
+                sender.after(_EMPTY_ANSWER_SECONDS, do.HeadNotTold(other.id, answered=True))
 
-        self._ask(sender, other, answer)
+        if self.reachable(sender, other):
+            self._ask(sender, other, answer)
+        else:
+            sender.after(NO_ANSWER_SECONDS, do.HeadNotTold(other.id, answered=False))
 
     def ask_roster(self, sender: Peer, other: Peer, roster: str) -> None:
         """Ask for the roster that a peer exchanges by; the answer comes as a message."""

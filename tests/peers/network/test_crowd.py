@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from random import Random
@@ -120,6 +121,17 @@ async def test_who_was_on_the_board_and_is_still_connected_is_not_forgotten_when
     await crowd.look_around()
     street.notices = {STRANGER: (PLACE,)}
     assert set(await crowd.look_around()) == {FRIEND, STRANGER}
+
+
+async def test_who_has_others_to_ask_does_not_wait_for_strangers_that_do_not_answer(tmp_path: Path) -> None:
+    class Silence(Street):
+        async def connect(self, peer: PeerId, addresses: Iterable[str], *, timeout: float) -> None:
+            await asyncio.Event().wait()
+
+    street = Silence(connected=[FRIEND], present=[STRANGER], named={FRIEND: takes_part()})
+    crowd = crowd_on(street, tmp_path)
+    assert await asyncio.wait_for(crowd.look_around(), 5) == (FRIEND,)
+    assert await asyncio.wait_for(crowd.look_around(), 5) == (FRIEND,)
 
 
 async def test_two_hundred_notices_that_name_a_third_machine_bring_it_two_dials(tmp_path: Path) -> None:
