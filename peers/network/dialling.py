@@ -223,8 +223,9 @@ class Dialling:
 def _may_be_dialled(address: str, came_from: str | None, *, at_home: bool) -> bool:
     """Whether a stranger's address is one to dial at all; `came_from` as in `Candidate`."""
     ip = ip_of(address)
-    if ip is not None and (ip.is_multicast or ip.is_unspecified or ip.is_reserved):
-        return False
-    if is_loopback(address) and not at_home:
+    if ip is not None and ip.is_loopback:
+        if not at_home:
+            return False
+    elif ip is not None and (ip.is_multicast or ip.is_unspecified or ip.is_reserved):
         return False
     return came_from is None or is_circuit(address) or same_ip(address, came_from)

@@ -169,10 +169,12 @@ class NoticeBoard:
         presence = self._reader.read(notice, expires=expires, now=now, leeway=0.0)
         if presence.peer != poster:
             raise MessageError("A notice is brought by another peer than its writer.")
-        before = self._kept.get((presence.run, presence.peer))
-        if before is not None and expires < before.expires + LEAST_PAUSE_SECONDS:
-            raise MessageError("A notice follows too soon on the one before.")
         return presence
+
+    def hangs_already(self, presence: Presence, *, expires: float) -> bool:
+        """Whether a notice of the writer hangs here that is hardly older, and stays in place of this one."""
+        before = self._kept.get((presence.run, presence.peer))
+        return before is not None and expires < before.expires + LEAST_PAUSE_SECONDS
 
     def hang(
         self, presence: Presence, *, came_from: str, expires: float, now: float

@@ -45,6 +45,7 @@ from recipes.keys.keys import PeerId, SigningKey
 _NOTICE_RPC_SECONDS = 5.0
 _INTRODUCTION_SECONDS = 3.0
 _MOST_RECORDS = 8  # of one request: a writer has one notice
+_KEEPERS_NAMED = 4  # of those that one joined by
 _KEEPERS_BY_CHANCE = 3
 _MOST_NOTICES = 512  # that are read at a time
 _WHOLE = DHTProtocol.IS_DICTIONARY  # in a record's place, if it holds everybody's
@@ -124,7 +125,7 @@ class Board:
 
         Args:
             presence: what to post.
-            also: connected peers with whom to post it in any case.
+            also: peers with whom to post it in any case, the first that are connected.
 
         Raises:
             MessageError: the notice is too large.
@@ -200,11 +201,11 @@ class Board:
         await asyncio.sleep(0)  # the tasks that this cancelled close their sockets
 
     async def _some_keepers(self, also: Collection[PeerId]) -> list[PeerId]:
-        """Return those of `also` that are connected, and a few more by chance."""
+        """Return the first of `also` that are connected, and a few more by chance."""
         connected = set(await self._streams.connections())
         others = sorted(connected - set(also))
         by_chance = _CHANCE.sample(others, min(_KEEPERS_BY_CHANCE, len(others)))
-        return [*(peer for peer in also if peer in connected), *by_chance]
+        return [*[peer for peer in also if peer in connected][:_KEEPERS_NAMED], *by_chance]
 
 
 class _Gate(P2P):  # type: ignore[misc]  # hivemind is untyped
@@ -270,6 +271,8 @@ class _Gate(P2P):  # type: ignore[misc]  # hivemind is untyped
         key = DHTID.generate(board_name(presence.run))
         if (record.key, record.subkey) != (key.to_bytes(), MSGPackSerializer.dumps(poster)):
             return False
+        if self.board.hangs_already(presence, expires=record.expiration_time):
+            return True
         gave_way = self.board.hang(presence, came_from=came_from, expires=record.expiration_time, now=now)
         if gave_way is not None:
             run, writer = gave_way

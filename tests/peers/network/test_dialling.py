@@ -106,8 +106,9 @@ def test_a_stranger_cannot_have_a_peer_dial_its_own_machine_or_nobodys(address: 
     assert not Dialling(Random(1)).next([Candidate(ANNA, (address,))], OWN, 0.0)
 
 
-def test_peers_of_one_machine_find_each_other_on_loopback() -> None:
-    assert Dialling(Random(1)).next([Candidate(ANNA, ON_LOOPBACK)], ON_LOOPBACK, 0.0)
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1"])
+def test_peers_of_one_machine_find_each_other_on_loopback(address: str) -> None:
+    assert Dialling(Random(1)).next([Candidate(ANNA, (address,))], ON_LOOPBACK, 0.0)
 
 
 def test_a_silent_address_is_left_alone_for_twice_as_long_each_time_up_to_an_hour() -> None:

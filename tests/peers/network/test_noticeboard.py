@@ -143,12 +143,12 @@ def test_a_notice_is_brought_by_its_writer_alone() -> None:
         board_of().check(notice, poster=STRANGER.peer_id, expires=NOW + 60, now=NOW)
 
 
-def test_a_writer_cannot_post_again_and_again_at_once() -> None:
-    board = board_of()
+def test_a_writers_notice_is_replaced_once_a_second_at_most() -> None:
+    board, presence = board_of(), presence_of(KEY)
+    assert not board.hangs_already(presence, expires=NOW + 60)
     hang(board, KEY, came_from="/ip4/203.0.113.5/tcp/1")
-    with pytest.raises(MessageError, match="too soon"):
-        hang(board, KEY, came_from="/ip4/203.0.113.5/tcp/1")
-    assert hang(board, KEY, came_from="/ip4/203.0.113.5/tcp/1", now=NOW + 10) is None
+    assert board.hangs_already(presence, expires=NOW + 60.9)
+    assert not board.hangs_already(presence, expires=NOW + 61)
 
 
 def test_what_a_reader_finds_may_have_run_out_on_its_way_but_not_long_ago() -> None:
