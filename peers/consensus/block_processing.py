@@ -211,17 +211,20 @@ class BlockProcessing:
     def _may_start(self) -> bool:
         """Whether this peer, which has just started, may take its head for the swarm's.
 
-        If others name a later head, only an elector may go on without them: any other peer's work would count
-        for nobody.
+        If others name a later head, or may still name one, only an elector may go on without them: any other
+        peer's work would count for nobody.
         """
         context = self._context
         if context.started or not context.acquaintances or self._heads.others_stand_at(context.head):
             return True
         here = context.chain.link(context.head).round
         later = self._heads.named_after(here)
-        if later and context.me not in context.chain.electors_at(context.head):
-            self._tell_waiting(here, later)
-            return False
+        if context.me not in context.chain.electors_at(context.head):
+            if later:
+                self._tell_waiting(here, later)
+                return False
+            if not context.reached(self._heads.awaited_until()):
+                return False
         return context.reached(context.round.started + context.deadlines.leader)
 
     def _tell_waiting(self, here: int, later: Sequence[int]) -> None:

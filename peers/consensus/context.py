@@ -38,7 +38,7 @@ class RoundContext:
         round: the round on top of the head.
         started: whether this peer has begun a round since it was started or its chain was rebuilt.
         leaving: whether this peer was asked to leave.
-        acquaintances: peers that are present, in the order in which they were met.
+        acquaintances: peers that are present, those to ask first in front.
         inbox: messages that came before the block or roster to which they belong.
         measures: stopwatches for the next claim.
         now: the time of this step, in seconds.
@@ -182,3 +182,8 @@ class RoundContext:
         rostered = self.round.parent.counters.rostered()
         self.acquaintances = {peer: None for peer in rostered if peer != self.me}
         self.acquaintances |= {peer: None for peer in present if peer in met and peer != self.me}
+
+    def put_first(self, peers: Iterable[PeerId]) -> None:
+        """Bring those of the acquaintances to the front that are among `peers`, in this order."""
+        front = {peer: None for peer in peers if peer in self.acquaintances}
+        self.acquaintances = front | self.acquaintances

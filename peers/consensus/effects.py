@@ -36,9 +36,17 @@ class Tick:
 
 @dataclass(frozen=True)
 class Acquainted:
-    """These peers are present, by the notice board."""
+    """These peers are present: those by whose addresses this one joined, and then those on the board."""
 
     peers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True)
+class HeadNotTold:
+    """A peer that was asked for its head named none: it looks for one itself, or else did not answer."""
+
+    sender: PeerId
+    answered: bool
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,7 @@ class LeaveRequested:
 Input = (
     Tick
     | Acquainted
+    | HeadNotTold
     | Received
     | WindowEnded
     | WindowLost

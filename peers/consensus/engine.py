@@ -51,6 +51,7 @@ from peers.consensus.effects import (
     BlocksFetched,
     ChainReloaded,
     Effect,
+    HeadNotTold,
     Input,
     Leave,
     LeaveRequested,
@@ -218,6 +219,9 @@ class RoundEngine:
                 self.context.forget_all_but(peers)
                 for peer in peers:
                     self._meet(peer)
+                self.context.put_first(peers)
+            case HeadNotTold(sender, answered):
+                self.heads.not_told(sender, answered=answered)
             case WindowEnded():
                 self.claims.claim(happened)
             case WindowLost(parent):

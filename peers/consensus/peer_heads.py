@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from peers.chain.fork_choice import cosignatures_behind
 from peers.chain.link import Link
-from peers.consensus.block_search import BlockSearch
+from peers.consensus.block_search import PATIENCE_SECONDS, BlockSearch
 from peers.consensus.context import RoundContext
 from peers.consensus.cosigning import Cosigning
 from peers.consensus.effects import AskHead, FetchRoster
@@ -17,8 +18,10 @@ from recipes.keys.keys import PeerId
 
 MAX_HEADS = 1024  # named by others: more than there are acquaintances
 _ASKED_AT_THE_START = 8  # peers
+_ALWAYS_ASKED = 4  # of these: those by whose addresses this peer joined are the first of its acquaintances
+_SILENCE_SECONDS = 30.0  # for which a newcomer asks on if nobody at all answers
 _EARLY_WINDOWS = 3  # a message waits so many windows for its block or roster
-_ASKED_FOR = 2  # missing blocks or rosters asked for at once
+_ASKED_FOR = 2  # missing blocks or rosters, at once
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class PeerHeads:
         self._rosters: dict[PeerId, tuple[str, str]] = {}  # a block, and the roster in use on top of it
         self._newer: set[PeerId] = set()  # acquaintances whose build is newer than this one
         self._newer_told = False
+        self._awaited: dict[PeerId, float] = {}  # since when, before this peer has started
+        self._anybody_answered = False
         self._asked = 0
         self._ask_at = context.now
         self._skipped_at = context.now
@@ -63,6 +68,7 @@ class PeerHeads:
         """Note where another peer stands, and look for its head if that is not known here."""
         context, checkpoint = self._context, self._final.checkpoint
         context.measures.answered(sender, context.now)
+        self.not_told(sender, answered=True)
         if checkpoint is not None and notice.checkpoint != checkpoint.body.block:
             context.send([sender], checkpoint)
         if notice.word is not None:
@@ -97,6 +103,20 @@ class PeerHeads:
                     "This one goes on; install the newer one when it suits you."
                 )
             )
+
+    def not_told(self, sender: PeerId, *, answered: bool) -> None:
+        """Wait no longer for a peer that names no head, or cannot be asked."""
+        self._awaited.pop(sender, None)
+        self._anybody_answered = self._anybody_answered or answered
+
+    def awaited_until(self) -> float:
+        """Return until when to wait for what others, asked where they stand, may still say."""
+        if not self._context.acquaintances:
+            return -math.inf
+        if not self._anybody_answered:
+            return self._context.round.started + _SILENCE_SECONDS
+        present = (at for peer, at in self._awaited.items() if peer in self._context.acquaintances)
+        return max(present, default=-math.inf) + PATIENCE_SECONDS
 
     def _note_round(self, sender: PeerId, notice: HeadNotice) -> None:
         for told in (self._window_began, self._rosters):
@@ -173,12 +193,24 @@ class PeerHeads:
         self._ask_at = context.now + context.deadlines.leader
         context.wake_by(self._ask_at)
         self._asked += 1
-        peers = sorted(context.acquaintances)
-        count = 1 if context.started else min(len(peers), _ASKED_AT_THE_START)
-        asked = tuple(peers[(self._asked + turn) % len(peers)] for turn in range(count))
+        asked = self._next_asked()
         for peer in asked:
             context.measures.asked(peer, context.now)
+            if not context.started:
+                self._awaited.setdefault(peer, context.now)
         context.emit(AskHead(asked))
+
+    def _next_asked(self) -> tuple[PeerId, ...]:
+        """Return whom to ask now: others each time, but before this peer has started always the first few."""
+        peers = sorted(self._context.acquaintances)
+        if self._context.started:
+            return (peers[self._asked % len(peers)],)
+        if len(peers) <= _ASKED_AT_THE_START:
+            return tuple(peers[(self._asked + turn) % len(peers)] for turn in range(len(peers)))
+        first = list(self._context.acquaintances)[:_ALWAYS_ASKED]
+        rest = [peer for peer in peers if peer not in first]
+        count = _ASKED_AT_THE_START - _ALWAYS_ASKED
+        return (*first, *(rest[(self._asked * count + turn) % len(rest)] for turn in range(count)))
 
     def ask_for_what_was_skipped(self) -> None:
         """Ask for a block or roster that others' messages name and that did not come by itself.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from peers.network import framing
@@ -23,7 +23,7 @@ from peers.network.discipline import Discipline
 from peers.network.peer_scores import Conduct, ConductStatistics
 from peers.network.presence import LIFETIME_SECONDS, NOTICE_BYTES, Presence
 from peers.network.traffic import REFUSED, TrafficMeter
-from peers.network.transport import CONNECT_SECONDS, Handler, RemoteError, Request
+from peers.network.transport import CONNECT_SECONDS, Handler, Introducer, RemoteError, Request
 from peers.protocol.events import NOBODY_LISTENS, Listener
 from recipes.errors import ManyhandsError, MessageError, NetworkError, Offence, UnreachableError
 from recipes.keys.keys import PeerId
@@ -82,11 +82,15 @@ class LoopbackTransport:
         self._check_alive()
         return (f"/memory/{self.peer_id}/p2p/{self.peer_id}",)
 
-    async def connected(self) -> frozenset[PeerId]:
+    def introducers(self) -> Mapping[PeerId, Introducer]:
+        """Return nobody: who joins such a network is in it."""
+        return {}
+
+    async def connected(self) -> Mapping[PeerId, tuple[str, ...]]:
         """Return the peers that connected to this one, or it to them, and are still there."""
         self._check_alive()
         others = (pair - {self.peer_id} for pair in self._network.connections if self.peer_id in pair)
-        return frozenset(peer for pair in others for peer in pair if peer in self._network.peers)
+        return {peer: (f"/memory/{peer}",) for pair in others for peer in pair if peer in self._network.peers}
 
     async def connect(
         self,
@@ -167,6 +171,10 @@ class LoopbackTransport:
         """Return the notices on the network's board that have not run out, by peer."""
         self._check_alive()
         return {peer: presence for peer, (presence, until) in self._network.board.items() if until > _now()}
+
+    def came_from(self, peer: PeerId) -> str | None:  # noqa: ARG002
+        """Return None: the board is the network's, and nobody brings a notice to anybody."""
+        return None
 
     async def close(self) -> None:
         """Leave the network: handlers that still run are cancelled, and their callers learn of a hang-up."""

@@ -2,7 +2,7 @@
 
 A notice is small, says where its writer can be reached, and runs out by itself. The keepers of the board
 (every peer and every bootstrap peer, through the DHT) take nothing else: known shape, bounded size, valid
-signature, posted under its writer's own id on the board of its own run.
+signature, posted by its writer under the writer's own id on the board of its own run.
 
 Nothing depends on the board but finding a peer: chain, claims and state never go through it.
 """
@@ -10,11 +10,15 @@ Nothing depends on the board but finding a peer: chain, claims and state never g
 from __future__ import annotations
 
 import string
+from collections import OrderedDict
+from dataclasses import dataclass
+from random import Random
 from typing import Annotated
 
 import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from peers.network.network_groups import Places, group_of
 from recipes.errors import MessageError
 from recipes.keys.keys import PeerId, SigningKey, public_key, verify
 
@@ -22,6 +26,9 @@ NOTICE_BYTES = 2048
 MOST_ADDRESSES = 8
 LIFETIME_SECONDS = 75.0  # of a notice that this peer posts
 LONGEST_LIFETIME_SECONDS = 120.0  # of a notice that it keeps: the rest allows for clocks that disagree
+READER_LEEWAY_SECONDS = 30.0
+LEAST_PAUSE_SECONDS = 1.0  # between two notices of one writer
+_MOST_READ = 1024  # notices whose signature is known to hold
 _PURPOSE = "presence"
 _ADDRESS_CHARACTERS = frozenset(string.ascii_letters + string.digits + "/.:-_%")
 
@@ -101,37 +108,95 @@ def board_name(run_id: str) -> str:
     return f"manyhands/{run_id}/peers"
 
 
-class NoticeBoard:
-    """Decides which notices to keep: those of one run, or of any run if `run_id` is None.
+class NoticeReader:
+    """Reads notices that others keep: those of one run, or of any run if `run_id` is None.
 
-    It remembers the writers, and takes at most `capacity` writers at a time: identities cost nothing, so
-    somebody could otherwise fill the memory with well-signed notices.
+    A keeper's clock and this one's may disagree, and what the keepers took is theirs to answer for: hence the
+    leeway. One bad notice spoils all that its keeper gives (hivemind checks answers as wholes).
     """
 
-    def __init__(self, run_id: str | None, *, capacity: int = 4096) -> None:
+    def __init__(self, run_id: str | None) -> None:
         self._run_id = run_id
-        self._capacity = capacity
-        self._expires: dict[PeerId, float] = {}
+        self._read: OrderedDict[bytes, Presence] = OrderedDict()  # each keeper gives the same ones
 
-    def check(self, notice: bytes, *, expires: float, now: float) -> Presence:
-        """Return what the notice says if it may hang on this board until `expires`; times as by time.time().
+    def read(
+        self, notice: bytes, *, expires: float, now: float, leeway: float = READER_LEEWAY_SECONDS
+    ) -> Presence:
+        """Return what the notice says if it may hang until `expires`; times as by time.time().
 
         Raises:
             MessageError: it may not.
         """
-        if not now <= expires <= now + LONGEST_LIFETIME_SECONDS:  # false for NaN, too
+        if not now - leeway <= expires <= now + LONGEST_LIFETIME_SECONDS + leeway:  # false for NaN, too
             raise MessageError("A notice has run out, or wants to stay for too long.")
-        presence = read_presence(notice)
+        presence = self._read.get(notice)
+        if presence is None:
+            presence = self._read[notice] = read_presence(notice)
+            if len(self._read) > _MOST_READ:
+                self._read.popitem(last=False)
         if self._run_id not in (None, presence.run):
             raise MessageError("A notice belongs to another run.")
         if expires > presence.time + LONGEST_LIFETIME_SECONDS:  # or old ones could be hung up again for ever
             raise MessageError("A notice wants to stay for longer than its writer may ask.")
-        self._register(presence.peer, expires, now)
         return presence
 
-    def _register(self, peer: PeerId, expires: float, now: float) -> None:
-        if peer not in self._expires and len(self._expires) >= self._capacity:
-            self._expires = {writer: end for writer, end in self._expires.items() if end >= now}
-            if len(self._expires) >= self._capacity:
-                raise MessageError(f"The notice board is full: {self._capacity} peers.")
-        self._expires[peer] = max(expires, self._expires.get(peer, expires))
+
+@dataclass(frozen=True)
+class _Kept:
+    expires: float
+    came_from: str
+
+
+class NoticeBoard:
+    """Decides which notices this peer keeps for others: those of one run, or of any run if `run_id` is None.
+
+    A notice is hung up by its writer alone, over a connection, and has its place by the network which that
+    connection comes from (network_groups.py): identities cost nothing, so somebody could otherwise fill the
+    board with well-signed notices.
+    """
+
+    def __init__(self, run_id: str | None, *, salt: bytes, chance: Random) -> None:
+        self._reader = NoticeReader(run_id)
+        self._places: Places[tuple[str, PeerId]] = Places(salt=salt, chance=chance)
+        self._kept: dict[tuple[str, PeerId], _Kept] = {}
+
+    def check(self, notice: bytes, *, poster: PeerId, expires: float, now: float) -> Presence:
+        """Return what a notice says that `poster` brings; times as by time.time().
+
+        Raises:
+            MessageError: it may not hang here until `expires`.
+        """
+        presence = self._reader.read(notice, expires=expires, now=now, leeway=0.0)
+        if presence.peer != poster:
+            raise MessageError("A notice is brought by another peer than its writer.")
+        return presence
+
+    def hangs_already(self, presence: Presence, *, expires: float) -> bool:
+        """Whether a notice of the writer hangs here that is hardly older, and stays in place of this one."""
+        before = self._kept.get((presence.run, presence.peer))
+        return before is not None and expires < before.expires + LEAST_PAUSE_SECONDS
+
+    def hang(
+        self, presence: Presence, *, came_from: str, expires: float, now: float
+    ) -> tuple[str, PeerId] | None:
+        """Keep what was checked, which came from the address `came_from`.
+
+        Returns the run and the writer of the notice that had to give way for it, if one had to.
+        """
+        self._take_down_old(now)
+        place = (presence.run, presence.peer)
+        gave_way = self._places.take(place, group_of(came_from))
+        if gave_way is not None:
+            del self._kept[gave_way]
+        self._kept[place] = _Kept(expires, came_from)
+        return gave_way
+
+    def came_from(self, run: str, peer: PeerId) -> str | None:
+        """Return the address from which a peer brought the notice that hangs here; None if none does."""
+        place = self._kept.get((run, peer))
+        return place.came_from if place is not None else None
+
+    def _take_down_old(self, now: float) -> None:
+        for place in [place for place, kept in self._kept.items() if kept.expires < now]:
+            self._places.leave(place)
+            del self._kept[place]

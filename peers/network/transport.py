@@ -14,7 +14,7 @@ sends is banned for a while, and then neither answered nor asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from peers.network.traffic import TrafficMeter
 from recipes.errors import MessageError
 from recipes.keys.keys import PeerId
 
-__all__ = ["CONNECT_SECONDS", "Handler", "RemoteError", "Request", "Transport"]
+__all__ = ["CONNECT_SECONDS", "Handler", "Introducer", "RemoteError", "Request", "Transport"]
 
 CONNECT_SECONDS = 10.0
 
@@ -62,6 +62,20 @@ class Request:
         return self.purpose or self.kind
 
 
+@dataclass(frozen=True)
+class Introducer:
+    """A peer that was named to join by.
+
+    Attributes:
+        addresses: the full ones that were named.
+        takes_part: whether it answers requests of the run, as far as is known: one that only keeps notice
+            boards does not.
+    """
+
+    addresses: tuple[str, ...]
+    takes_part: bool
+
+
 class Transport(Protocol):
     """Requests between the peers of one run."""
 
@@ -93,8 +107,11 @@ class Transport(Protocol):
             NetworkError: the transport died.
         """
 
-    async def connected(self) -> frozenset[PeerId]:
-        """Return the peers to which a connection is open now.
+    def introducers(self) -> Mapping[PeerId, Introducer]:
+        """Return the peers by whose addresses this one joined, connected or not."""
+
+    async def connected(self) -> Mapping[PeerId, tuple[str, ...]]:
+        """Return the peers to which connections are open now, each with the addresses at their other ends.
 
         Raises:
             NetworkError: the transport died.
@@ -147,6 +164,9 @@ class Transport(Protocol):
 
     async def roll_call(self) -> dict[PeerId, Presence]:
         """Return the notices on the run's board, by peer: also this peer's own, once it announced itself."""
+
+    def came_from(self, peer: PeerId) -> str | None:
+        """Return the address from which `peer` brought its notice to this one; None if it did not lately."""
 
     async def close(self) -> None:
         """Take leave: handlers that still run are cancelled."""

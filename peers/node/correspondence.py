@@ -52,9 +52,15 @@ class Correspondence:
     async def ask_head(self, peer: PeerId) -> None:
         """Ask a peer for its head; while it is still finding one, it names none."""
         _, limit = KINDS["head"]
-        content = await self._host.call(peer, Request("head", b"", limit=limit, timeout=MESSAGE_TIMEOUT))
+        try:
+            content = await self._host.call(peer, Request("head", b"", limit=limit, timeout=MESSAGE_TIMEOUT))
+        except (UnreachableError, RemoteError, MessageError) as error:
+            self._host.take(do.HeadNotTold(peer, answered=isinstance(error, RemoteError)))
+            return
         if content:
             self.receive(peer, "head", content)
+        else:
+            self._host.take(do.HeadNotTold(peer, answered=True))
 
     async def fetch_roster(self, peer: PeerId, roster: str) -> None:
         """Fetch a roster that a peer exchanges by."""

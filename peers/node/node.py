@@ -34,7 +34,7 @@ from peers.node.clock import MachineClock
 from peers.node.correspondence import Correspondence
 from peers.node.disk import NodeDisk
 from peers.node.running import RunningTasks
-from peers.protocol.events import Event, Listener
+from peers.protocol.events import Event, Listener, Notice
 from peers.protocol.messages import HeadNotice
 from peers.protocol.requests import SpotCheck
 from peers.training.interface import Trainer
@@ -48,6 +48,10 @@ from recipes.errors import (
 )
 from recipes.keys.keys import PeerId
 
+CUT_OFF = (
+    "No peer is connected any more, and those named with --peer do not answer: trying on. "
+    "To begin a run alone, start without --peer."
+)
 CALLS_PER_PEER = 6  # at once; a peer refuses more than 16
 
 
@@ -152,9 +156,16 @@ class Node:
 
     async def _keep_acquainted(self) -> None:
         """Post this peer's presence on the notice board, and read that of others, again and again."""
+        said = False
         while True:
             round_number = self.engine.chain.link(self.engine.head).round
-            self.take(do.Acquainted(await self._crowd.look_around(announce_round=round_number)))
+            found = await self._crowd.look_around(announce_round=round_number)
+            if self._crowd.is_cut_off and not self.engine.context.started:
+                if not said:
+                    self.tell(Notice(CUT_OFF))  # beginning alone would make another chain beside theirs
+                said = True
+            else:
+                self.take(do.Acquainted(found))
             await asyncio.sleep(LOOK_AROUND_SECONDS)
 
     async def _watch_daemon(self) -> None:

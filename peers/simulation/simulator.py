@@ -51,6 +51,7 @@ _REQUEST_BYTES = 60
 _AT_ONCE_SECONDS = 0.002  # in which a small message is down a free line: not worth an event of its own
 _INSTALL_SECONDS = 5.0  # after a peer stopped because of a rule that its build does not know
 _BLOCK_BYTES = 20_000  # in an answer of many
+_EMPTY_ANSWER_SECONDS = 0.05  # for a peer to say that it has no head yet
 
 
 def rules(
@@ -339,8 +340,13 @@ class World:
             notice = other.head_notice()
             if notice is not None:
                 self.deliver(other, sender, do.Received(other.id, notice), _REQUEST_BYTES)
+            else:
+                sender.after(_EMPTY_ANSWER_SECONDS, do.HeadNotTold(other.id, answered=True))
 
-        self._ask(sender, other, answer)
+        if self.reachable(sender, other):
+            self._ask(sender, other, answer)
+        else:
+            sender.after(NO_ANSWER_SECONDS, do.HeadNotTold(other.id, answered=False))
 
     def ask_roster(self, sender: Peer, other: Peer, roster: str) -> None:
         """Ask for the roster that a peer exchanges by; the answer comes as a message."""

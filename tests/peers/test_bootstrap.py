@@ -51,7 +51,7 @@ async def test_newcomers_reach_it_and_it_leaves_cleanly_when_told(
             bootstrap=[address],
         ) as visitor:
             key = SigningKey.from_file_bytes((home / "bootstrap.key").read_bytes())
-            assert await visitor.connected() == {key.peer_id}
+            assert set(await visitor.connected()) == {key.peer_id}
         process.send_signal(number)
         assert process.wait(timeout=20) == 0
         assert process.stdout is not None

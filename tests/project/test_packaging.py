@@ -188,9 +188,9 @@ def test_every_dependency_has_its_reason_in_the_documentation() -> None:
     assert [name for name in _declared_for_development() if name not in page] == []
 
 
-def test_one_module_alone_imports_hivemind() -> None:
+def test_two_modules_alone_import_hivemind() -> None:
     users = {found.file for found in _imports(*ROOMS) if found.package == "hivemind"}
-    assert users <= {ROOT / "peers" / "network" / "p2pd" / "client.py"}
+    assert users == {ROOT / "peers" / "network" / "p2pd" / f"{name}.py" for name in ("client", "board")}
 
 
 def test_what_is_slow_to_import_is_imported_only_where_it_is_used() -> None:

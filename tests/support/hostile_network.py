@@ -18,7 +18,7 @@ from peers.network import framing
 from peers.network.addresses import by_usefulness, is_loopback, pin_ports, split_peer
 from peers.network.discovery import PEERS_FILE, remembered_peers
 from peers.network.framing import RemoteError, Status
-from peers.network.p2pd import client
+from peers.network.p2pd import board, client
 from peers.network.presence import Presence, read_presence, sign_presence
 from recipes.errors import MessageError, NetworkError
 
@@ -93,7 +93,7 @@ def _dht_record(_: Path) -> Subject:
         return head + content
 
     return Subject(
-        [pack(bytes(300)), pack(b"notice"), pack(b"")], lambda content: pack(client._unpack(content))
+        [pack(bytes(300)), pack(b"notice"), pack(b"")], lambda content: pack(board._unpack(content))
     )
 
 

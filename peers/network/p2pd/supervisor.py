@@ -14,7 +14,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from peers.network.addresses import pin_ports
-from peers.network.p2pd.client import Board, StreamHandler, Streams
+from peers.network.p2pd.board import Board
+from peers.network.p2pd.client import StreamHandler, Streams
 from peers.network.p2pd.process import Daemon, DaemonSettings
 from recipes.errors import ManyhandsError, NetworkError
 from recipes.keys.keys import SigningKey
@@ -104,7 +105,7 @@ class Uplink:
             undo.push_async_callback(daemon.stop)
             streams = Streams(daemon.folder.control_socket, daemon.folder.stream_socket)
             undo.push_async_callback(streams.close)
-            board = await Board.open(daemon.folder.control_socket, self._key, self._run_id)
+            board = await Board.open(daemon.folder.control_socket, streams, self._key, self._run_id)
             undo.push_async_callback(board.close)
             if self._handler is not None:
                 await streams.accept(self._protocol, self._handler)

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +37,7 @@ from peers.network.presence import Presence
 from peers.network.restraint import Restraint
 from peers.network.stall_timeouts import Received, unless_stalled
 from peers.network.traffic import TrafficMeter
-from peers.network.transport import CONNECT_SECONDS, Handler, Request
+from peers.network.transport import CONNECT_SECONDS, Handler, Introducer, Request
 from peers.protocol.events import NOBODY_LISTENS, Listener, Notice
 from recipes.errors import MessageError, NetworkError, UnreachableError
 from recipes.keys.keys import PeerId, load_or_create_key
@@ -93,6 +94,7 @@ class P2pdTransport:
         self._answering = Answering(self._discipline, settings.limits, self.traffic, self._budget)
         # By peer to which this one connected: its addresses.
         self._met: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+        self._introducers: dict[PeerId, Introducer] = {}
 
     @classmethod
     async def open(
@@ -186,13 +188,17 @@ class P2pdTransport:
         """
         return by_usefulness(await self._once_up(lambda: self._uplink.streams.addresses()))
 
-    async def connected(self) -> frozenset[PeerId]:
-        """Return the peers to which a connection is open now.
+    def introducers(self) -> Mapping[PeerId, Introducer]:
+        """Return the peers by whose addresses this one joined, connected or not."""
+        return self._introducers
+
+    async def connected(self) -> Mapping[PeerId, tuple[str, ...]]:
+        """Return the peers to which connections are open now, each with the addresses at their other ends.
 
         Raises:
             NetworkError: p2pd is gone.
         """
-        return await self._once_up(lambda: self._uplink.streams.connected())
+        return await self._once_up(lambda: self._uplink.streams.connections())
 
     async def connect(
         self, peer: PeerId, addresses: Iterable[str], *, timeout: float = CONNECT_SECONDS
@@ -263,25 +269,37 @@ class P2pdTransport:
         Raises:
             MessageError: it is larger than 2 KiB.
         """
-        return await self._once_up(lambda: self._uplink.board.post(presence))
+        return await self._once_up(lambda: self._uplink.board.post(presence, also=self._introducers))
 
     async def roll_call(self) -> dict[PeerId, Presence]:
         """Return the notices on the run's board, by peer."""
-        run = self._run_id
-        return await self._once_up(lambda: self._uplink.board.read(run)) if run is not None else {}
+        run, also = self._run_id, self._introducers
+        return await self._once_up(lambda: self._uplink.board.read(run, also=also)) if run is not None else {}
+
+    def came_from(self, peer: PeerId) -> str | None:
+        """Return the address from which `peer` brought its notice to this one; None if it did not lately."""
+        return self._uplink.board.came_from(self._run_id, peer) if self._run_id is not None else None
 
     async def _join(self, bootstrap: Sequence[str]) -> None:
-        attempts = [
-            self._try_to_connect(split_peer(address)[1], [address], CONNECT_SECONDS) for address in bootstrap
-        ]
-        reasons = await asyncio.gather(*attempts)
-        if bootstrap and all(reasons):
-            tried = (f"  {address}: {reason}" for address, reason in zip(bootstrap, reasons, strict=True))
+        named: dict[PeerId, list[str]] = {}
+        for address in bootstrap:
+            named.setdefault(split_peer(address)[1], []).append(address)
+        self._introducers = {peer: Introducer(tuple(places), True) for peer, places in named.items()}
+        reasons = await asyncio.gather(
+            *(self._try_to_connect(peer, places, CONNECT_SECONDS) for peer, places in named.items())
+        )
+        missing = {peer: reason for peer, reason in zip(named, reasons, strict=True) if reason}
+        tried = "\n".join(
+            f"  {address}: {reason}" for peer, reason in missing.items() for address in named[peer]
+        )
+        if named and len(missing) == len(named):
             raise UnreachableError(
-                "No peer answered. Tried:\n" + "\n".join(tried),
+                f"No peer answered. Tried:\n{tried}",
                 remedy="Check that one of these peers runs, and that no firewall stands between.",
             )
-        if bootstrap:
+        if missing:
+            self._listener.tell(Notice(f"Of the peers to join by, some did not answer:\n{tried}"))
+        if named:
             await self._uplink.board.look_around()
 
     async def _rejoin(self, last_words: str) -> None:
@@ -324,7 +342,22 @@ class P2pdTransport:
         if len(self._met) > _MOST_ADDRESSES:
             self._met.popitem(last=False)
         await self._uplink.board.introduce(peer)
+        if peer in self._introducers and self._run_id is not None:
+            takes_part = await self._takes_part(peer)
+            self._introducers[peer] = dataclasses.replace(self._introducers[peer], takes_part=takes_part)
         return ""
+
+    async def _takes_part(self, peer: PeerId) -> bool:
+        """Whether a connected peer answers requests of the run."""
+        try:
+            opening = self._uplink.streams.open(peer, self._protocol)
+            stream = await asyncio.wait_for(opening, CONNECT_SECONDS)
+        except UnreachableError as error:
+            return "protocol" not in str(error)  # else it went away again, which says nothing
+        except (NetworkError, asyncio.TimeoutError):
+            return True
+        stream.writer.close()
+        return True
 
     async def _request(self, peer: PeerId, request: Request, received: framing.Count) -> bytes:
         try:

@@ -15,8 +15,11 @@ from peers.consensus.effects import (
     Applied,
     Apply,
     ApplyFailed,
+    AskHead,
     BlocksFetched,
+    Effect,
     FetchBlocks,
+    HeadNotTold,
     SaveClaim,
     Train,
 )
@@ -24,6 +27,7 @@ from peers.consensus.engine import RoundEngine
 from peers.consensus.host import Remembered
 from peers.protocol.events import BlockAdopted, Notice
 from peers.protocol.messages import HeadNotice
+from recipes.keys.keys import SigningKey
 
 
 def newcomer(bench: Bench) -> RoundEngine:
@@ -102,6 +106,54 @@ def test_who_is_no_elector_begins_nothing_beside_a_later_head_that_others_name()
     assert 2 <= len(waiting) <= 4  # once a minute
     effects = bench.take(Acquainted(()))  # whoever said so is gone
     assert of(effects + bench.tick(after=5.0), Train)
+
+
+def silent_newcomer(bench: Bench, strangers: int) -> list[Effect]:
+    """Put an engine on the bench that has the first state, with one of the others and strangers about."""
+    newcomer(bench).blocks.begin(state_is_here=True)
+    silent = tuple(SigningKey((5000 + number).to_bytes(32, "big")).peer_id for number in range(strangers))
+    return bench.take(Acquainted((bench.others[0].peer_id, *silent)))
+
+
+def test_the_peer_that_a_newcomer_joined_by_is_asked_each_time_however_many_are_about() -> None:
+    bench = Bench(elected=True)
+    effects = silent_newcomer(bench, 180)
+    for _ in range(5):
+        effects += bench.tick(after=bench.engine.deadlines.leader)
+    asked = [ask.peers for ask in of(effects, AskHead)]
+    assert len(asked) >= 5
+    assert all(bench.others[0].peer_id in peers and len(peers) == 8 for peers in asked)
+    assert len({peer for peers in asked for peer in peers}) >= 20  # the others in turn
+
+
+def test_a_newcomer_begins_nothing_while_those_whom_it_asked_have_not_said_where_they_stand() -> None:
+    bench = Bench(elected=True)
+    effects = silent_newcomer(bench, 180)
+    effects += bench.tick(after=max(5.0, bench.engine.deadlines.leader))
+    assert not of(effects, Train)
+    effects = bench.receive(bench.others[0], notice_of(bench.head))
+    for _ in range(20):
+        effects += bench.tick(after=5.0)
+    assert not of(effects, Train)  # it heard of a chain, and asks for that
+
+
+def test_a_newcomer_begins_once_all_whom_it_asked_are_finding_out_themselves() -> None:
+    bench = Bench(elected=True)
+    silent_newcomer(bench, 0)
+    effects = bench.tick(after=bench.engine.deadlines.leader)
+    assert not of(effects, Train)
+    for peer in bench.engine.acquaintances:
+        effects += bench.take(HeadNotTold(peer, answered=True))
+    assert of(effects + bench.tick(after=bench.engine.deadlines.leader), Train)
+
+
+def test_a_newcomer_whom_nobody_answers_begins_after_half_a_minute() -> None:
+    bench = Bench(elected=True)
+    effects = silent_newcomer(bench, 3)
+    for peer in bench.engine.acquaintances:
+        effects += bench.take(HeadNotTold(peer, answered=False))
+    assert not of(effects + bench.tick(after=25.0), Train)
+    assert of(bench.tick(after=6.0), Train)
 
 
 def test_what_blocks_come_late_is_no_sign_that_a_forgetful_peer_did_not_claim() -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.network.presence import NOTICE_BYTES, NoticeBoard, Presence, read_presence, sign_presence
+from peers.network.presence import (
+    NOTICE_BYTES,
+    NoticeBoard,
+    NoticeReader,
+    Presence,
+    read_presence,
+    sign_presence,
+)
 from recipes.errors import MessageError
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -88,36 +96,95 @@ def test_a_notice_too_large_to_post_is_not_signed() -> None:
         sign_presence(presence_of(KEY, addresses=tuple(f"/{n}" + "x" * 250 for n in range(8))), KEY)
 
 
+def board_of(run: str | None = RUN) -> NoticeBoard:
+    return NoticeBoard(run, salt=bytes(32), chance=Random(1))
+
+
+def check(
+    board: NoticeBoard, key: SigningKey, *, expires: float, run: str = RUN, time: int = NOW
+) -> Presence:
+    notice = sign_presence(presence_of(key, run=run, time=time), key)
+    return board.check(notice, poster=key.peer_id, expires=expires, now=NOW)
+
+
+def hang(board: NoticeBoard, key: SigningKey, *, came_from: str, now: int = NOW) -> PeerId | None:
+    """Bring a notice as a peer does over a connection; return whose had to give way."""
+    notice = sign_presence(presence_of(key, time=now), key)
+    presence = board.check(notice, poster=key.peer_id, expires=now + 60, now=now)
+    gave_way = board.hang(presence, came_from=came_from, expires=now + 60, now=now)
+    return gave_way[1] if gave_way is not None else None
+
+
+def keys(count: int, *, first: int = 0) -> list[SigningKey]:
+    return [SigningKey(number.to_bytes(32, "big")) for number in range(first, first + count)]
+
+
 def test_a_board_keeps_notices_of_its_own_run_and_a_bootstrap_peers_board_those_of_any() -> None:
-    notice = sign_presence(presence_of(KEY, run=OTHER_RUN), KEY)
-    assert NoticeBoard(None).check(notice, expires=NOW + 60, now=NOW).run == OTHER_RUN
+    assert check(board_of(None), KEY, run=OTHER_RUN, expires=NOW + 60).run == OTHER_RUN
     with pytest.raises(MessageError, match="another run"):
-        NoticeBoard(RUN).check(notice, expires=NOW + 60, now=NOW)
+        check(board_of(), KEY, run=OTHER_RUN, expires=NOW + 60)
 
 
 @pytest.mark.parametrize("expires", [NOW - 1, NOW + 121, math.nan, math.inf, -math.inf])
 def test_a_notice_hangs_for_two_minutes_at_most(expires: float) -> None:
     with pytest.raises(MessageError, match="run out"):
-        NoticeBoard(RUN).check(sign_presence(presence_of(KEY), KEY), expires=expires, now=NOW)
+        check(board_of(), KEY, expires=expires)
 
 
 def test_an_old_notice_cannot_be_hung_up_again() -> None:
-    notice = sign_presence(presence_of(KEY, time=NOW - 100), KEY)
-    NoticeBoard(RUN).check(notice, expires=NOW + 20, now=NOW)
+    check(board_of(), KEY, time=NOW - 100, expires=NOW + 20)
     with pytest.raises(MessageError, match="longer than its writer may ask"):
-        NoticeBoard(RUN).check(notice, expires=NOW + 21, now=NOW)
+        check(board_of(), KEY, time=NOW - 100, expires=NOW + 21)
 
 
-def test_a_full_board_takes_new_writers_once_old_notices_have_run_out() -> None:
-    board = NoticeBoard(RUN, capacity=2)
-    keys = [SigningKey(bytes([n]) * 32) for n in range(3)]
+def test_a_notice_is_brought_by_its_writer_alone() -> None:
+    notice = sign_presence(presence_of(KEY), KEY)
+    with pytest.raises(MessageError, match="another peer than its writer"):
+        board_of().check(notice, poster=STRANGER.peer_id, expires=NOW + 60, now=NOW)
 
-    def post(key: SigningKey, now: int) -> None:
-        board.check(sign_presence(presence_of(key, time=now), key), expires=now + 60, now=now)
 
-    post(keys[0], NOW)
-    post(keys[1], NOW + 30)
-    with pytest.raises(MessageError, match="full"):
-        post(keys[2], NOW + 30)
-    post(keys[1], NOW + 31)  # who is on it may post again
-    post(keys[2], NOW + 61)
+def test_a_writers_notice_is_replaced_once_a_second_at_most() -> None:
+    board, presence = board_of(), presence_of(KEY)
+    assert not board.hangs_already(presence, expires=NOW + 60)
+    hang(board, KEY, came_from="/ip4/203.0.113.5/tcp/1")
+    assert board.hangs_already(presence, expires=NOW + 60.9)
+    assert not board.hangs_already(presence, expires=NOW + 61)
+
+
+def test_what_a_reader_finds_may_have_run_out_on_its_way_but_not_long_ago() -> None:
+    notice, reader = sign_presence(presence_of(KEY), KEY), NoticeReader(RUN)
+    assert reader.read(notice, expires=NOW - 29, now=NOW).peer == KEY.peer_id
+    with pytest.raises(MessageError, match="run out"):
+        reader.read(notice, expires=NOW - 31, now=NOW)
+
+
+def test_thousands_of_identities_at_one_address_get_sixteen_places_and_honest_notices_are_all_taken() -> None:
+    board = board_of()
+    honest = {
+        key.peer_id: f"/ip4/198.51.{number}.7/tcp/1" for number, key in enumerate(keys(20, first=10_000))
+    }
+    on_board: set[PeerId] = set()
+
+    def bring(key: SigningKey, came_from: str) -> None:
+        gave_way = hang(board, key, came_from=came_from)
+        on_board.add(key.peer_id)
+        on_board.discard(gave_way or PeerId(""))
+
+    liars = keys(4600)
+    for key in liars[:2300]:
+        bring(key, "/ip4/203.0.113.5/tcp/1")
+    for key in keys(20, first=10_000):
+        bring(key, honest[key.peer_id])
+    for key in liars[2300:]:
+        bring(key, "/ip4/203.0.113.200/tcp/9")
+    assert honest.keys() <= on_board
+    assert len(on_board - honest.keys()) <= 16
+    assert board.came_from(RUN, next(iter(honest))) == honest[next(iter(honest))]
+
+
+def test_a_place_is_free_again_once_its_notice_has_run_out() -> None:
+    board = board_of()
+    for key in keys(16):
+        assert hang(board, key, came_from="/ip4/203.0.113.5/tcp/1") is None
+    assert hang(board, STRANGER, came_from="/ip4/203.0.113.5/tcp/1", now=NOW + 61) is None
+    assert board.came_from(RUN, keys(1)[0].peer_id) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,14 @@ from peers.network.loopback import LoopbackNetwork
 from peers.network.peer_scores import Conduct, ConductStatistics
 from peers.network.presence import Presence
 from peers.network.traffic import TrafficMeter
-from peers.network.transport import CONNECT_SECONDS, Handler, RemoteError, Request, Transport
+from peers.network.transport import (
+    CONNECT_SECONDS,
+    Handler,
+    Introducer,
+    RemoteError,
+    Request,
+    Transport,
+)
 from recipes.errors import DataError, MessageError, UnreachableError
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -164,7 +171,7 @@ async def test_peers_find_each_other_on_the_notice_board(pair: list[Transport]) 
     anna, bert = pair
     assert await anna.announce(await presence_of(anna))
     assert set(await bert.roll_call()) == {anna.peer_id}
-    assert await bert.connected() == {anna.peer_id}
+    assert set(await bert.connected()) == {anna.peer_id}
     await bert.connect(anna.peer_id, (await bert.roll_call())[anna.peer_id].addresses)
     with pytest.raises(UnreachableError, match=f"Cannot reach {NOBODY}"):
         await bert.connect(NOBODY, await anna.addresses())
@@ -193,8 +200,11 @@ class Telegraph:
     async def addresses(self) -> tuple[str, ...]:
         return ()
 
-    async def connected(self) -> frozenset[PeerId]:
-        return frozenset(self._wires) - {self.peer_id}
+    def introducers(self) -> Mapping[PeerId, Introducer]:
+        return {}
+
+    async def connected(self) -> Mapping[PeerId, tuple[str, ...]]:
+        return {peer: () for peer in self._wires if peer != self.peer_id}
 
     async def connect(
         self, peer: PeerId, addresses: Iterable[str], *, timeout: float = CONNECT_SECONDS
@@ -220,6 +230,9 @@ class Telegraph:
 
     async def roll_call(self) -> dict[PeerId, Presence]:
         return {}
+
+    def came_from(self, peer: PeerId) -> str | None:
+        return None
 
     async def close(self) -> None:
         del self._wires[self.peer_id]

@@ -68,7 +68,7 @@ async def test_while_p2pd_is_away_nobody_can_be_reached_and_who_looks_around_wai
     asked = [asyncio.create_task(anna.addresses()), asyncio.create_task(anna.addresses())]
     await told.next(Notice)
     assert await asyncio.gather(*asked) == [addresses, addresses]
-    assert await anna.connected() == frozenset()
+    assert not await anna.connected()
 
 
 async def test_when_p2pd_cannot_be_started_again_calls_say_so(

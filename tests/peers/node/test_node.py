@@ -19,7 +19,7 @@ from peers.chain.finality import VoteLock
 from peers.consensus import effects as do
 from peers.network.transport import Request
 from peers.node.disk import NodeDisk
-from peers.node.node import Node
+from peers.node.node import CUT_OFF, Node
 from peers.protocol.events import BlockAdopted, Event, Notice, RosterAccepted, WindowSpoilt
 from peers.protocol.messages import Ready, Roster, Signed
 from peers.protocol.requests import SpotCheck
@@ -81,8 +81,22 @@ class SilentTransport:
 class EmptyStreet:
     """A crowd of nobody."""
 
+    is_cut_off = False
+
     async def look_around(self, *, announce_round: int) -> tuple[PeerId, ...]:
         return await asyncio.Event().wait() and ()
+
+
+class CutOffStreet:
+    """A crowd of which all that were named have gone, until somebody comes back."""
+
+    def __init__(self) -> None:
+        self.is_cut_off = True
+        self.looked = asyncio.Event()
+
+    async def look_around(self, *, announce_round: int) -> tuple[PeerId, ...]:
+        self.looked.set()
+        return ()
 
 
 class Listening:
@@ -104,12 +118,13 @@ def node_of(
     transport: SilentTransport | None = None,
     listener: Listening | None = None,
     trainer: Any = None,
+    crowd: EmptyStreet | CutOffStreet | None = None,
     **kept: Any,
 ) -> Node:
     """A node of which only the parts are there that a test is about; `kept` are those of its disk."""
     nothing: Any = None
     away: Any = transport or SilentTransport()
-    street: Any = EmptyStreet()
+    street: Any = crowd or EmptyStreet()
     state: Any = kept.pop("state", None) or SimpleNamespace()
     state.keep_for_audits = lambda _: None
     stored: Any = SimpleNamespace(store=kept.pop("store", None))
@@ -168,6 +183,20 @@ async def test_a_spot_check_is_answered_while_the_loop_and_the_averaging_go_on()
     assert not held.done()
     averaging.set()
     assert await held
+    await node.end()
+
+
+async def test_a_peer_that_was_to_join_others_does_not_begin_alone_when_none_of_them_is_there() -> None:
+    engine: Any = ScriptedEngine(do.Tell(Notice("it has begun")))
+    engine.chain = SimpleNamespace(link=lambda _: SimpleNamespace(round=0))
+    engine.context = SimpleNamespace(started=False)
+    listening, street = Listening(), CutOffStreet()
+    node = node_of(engine, listener=listening, crowd=street)
+    acquainting = node.spawn(node._keep_acquainted())
+    await street.looked.wait()
+    await asyncio.sleep(0)
+    assert [event.text for event in listening.events if isinstance(event, Notice)] == [CUT_OFF]
+    acquainting.cancel()
     await node.end()
 
 
