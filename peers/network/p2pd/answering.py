@@ -16,6 +16,7 @@ from peers.network.peer_scores import Limits
 from peers.network.stall_timeouts import unless_slow, while_listening
 from peers.network.traffic import REFUSED, TrafficMeter
 from peers.network.transport import Handler
+from peers.network.versions import encode_versions
 from recipes.errors import ManyhandsError, MessageError, Offence
 from recipes.keys.keys import PeerId, public_key
 
@@ -75,6 +76,14 @@ class Answering:
             self._in_flight[peer] -= 1
             if not self._in_flight[peer]:
                 del self._in_flight[peer]
+
+    async def tell_versions(
+        self, peer: PeerId, _: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer a stream that `peer` opened to learn which versions of the protocol are spoken here."""
+        if not self._discipline.turns_away(peer):
+            writer.write(encode_versions())
+            await asyncio.wait_for(writer.drain(), _FAREWELL_SECONDS)
 
     def _crowding(self, peer: PeerId) -> float:
         """Return how much of what `peer`, or all peers together, may hold is in use; above 1 is too much."""

@@ -91,8 +91,8 @@ class Streams:
             on_failure.pop_all()
         return stream
 
-    async def accept(self, protocol: str, handler: StreamHandler) -> None:
-        """Let `handler` deal with each stream that a peer opens for `protocol`; call this once.
+    async def accept(self, handlers: Mapping[str, StreamHandler]) -> None:
+        """Let the handler of its protocol deal with each stream that a peer opens; call this once.
 
         libp2p has authenticated the peer. The stream is closed when the handler returns or fails.
         """
@@ -101,7 +101,7 @@ class Streams:
             with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 info = p2pd_pb2.StreamInfo()
                 info.ParseFromString(await _read_message(reader))
-                await handler(PeerId(PeerID(info.peer).to_base58()), reader, writer)
+                await handlers[info.proto](PeerId(PeerID(info.peer).to_base58()), reader, writer)
 
         def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.create_task(serve(reader, writer))
@@ -110,7 +110,7 @@ class Streams:
 
         self._server = await asyncio.start_unix_server(start, path=self._stream_socket)
         registration = p2pd_pb2.StreamHandlerRequest(
-            addr=Multiaddr(f"/unix{self._stream_socket}").to_bytes(), proto=[protocol], balanced=False
+            addr=Multiaddr(f"/unix{self._stream_socket}").to_bytes(), proto=list(handlers), balanced=False
         )
         await self._ask(p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_HANDLER, streamHandler=registration))
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from peers.network.addresses import pin_ports
 from peers.network.p2pd.board import Board
@@ -42,22 +42,21 @@ class Uplink:
         self._settings = settings
         self._key = key
         self._run_id = run_id
-        self._protocol = ""
-        self._handler: StreamHandler | None = None
+        self._handlers: Mapping[str, StreamHandler] = {}
         self._tries: list[float] = []
         self._failure = ""
         self._changed = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self.died = asyncio.Event()
 
-    async def open(self, protocol: str, handler: StreamHandler | None) -> None:
-        """Start p2pd, and let `handler` deal with the streams that others open for `protocol`.
+    async def open(self, handlers: Mapping[str, StreamHandler]) -> None:
+        """Start p2pd, and let the handler of its protocol deal with each stream that another peer opens.
 
         Raises:
             NetworkError: it does not start; its own words are inside.
             PlatformError: it is missing or cannot run on this machine.
         """
-        self._protocol, self._handler = protocol, handler
+        self._handlers = handlers
         await self._start(self._settings)
 
     def keep(self, back: Callable[[str], Awaitable[None]]) -> None:
@@ -107,8 +106,7 @@ class Uplink:
             undo.push_async_callback(streams.close)
             board = await Board.open(daemon.folder.control_socket, streams, self._key, self._run_id)
             undo.push_async_callback(board.close)
-            if self._handler is not None:
-                await streams.accept(self._protocol, self._handler)
+            await streams.accept(self._handlers)
             listen = pin_ports(settings.listen, await streams.addresses())
             undo.pop_all()
         self.daemon, self.streams, self.board = daemon, streams, board

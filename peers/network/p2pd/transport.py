@@ -29,7 +29,7 @@ from peers.network.addresses import by_usefulness, places_of, split_peer
 from peers.network.bandwidth import BandwidthLimits, Budget
 from peers.network.discipline import Discipline
 from peers.network.p2pd.answering import Answering
-from peers.network.p2pd.client import check_address
+from peers.network.p2pd.client import StreamHandler, check_address
 from peers.network.p2pd.process import DaemonSettings
 from peers.network.p2pd.supervisor import Uplink
 from peers.network.peer_scores import Conduct, ConductStatistics, Limits
@@ -38,11 +38,12 @@ from peers.network.restraint import Restraint
 from peers.network.stall_timeouts import Received, unless_stalled
 from peers.network.traffic import TrafficMeter
 from peers.network.transport import CONNECT_SECONDS, Handler, Introducer, Request
+from peers.network.versions import MAX_ANSWER_BYTES, SPOKEN, VERSIONS_PROTOCOL, decode_versions, misfit
 from peers.protocol.events import NOBODY_LISTENS, Listener, Notice
-from recipes.errors import MessageError, NetworkError, UnreachableError
+from recipes.errors import MessageError, NetworkError, OutdatedError, UnreachableError
 from recipes.keys.keys import PeerId, load_or_create_key
 
-_PROTOCOL = "/manyhands/3"
+_PROTOCOL = f"/manyhands/{max(SPOKEN)}"
 _MOST_ADDRESSES = 256  # peers whose addresses are kept, to find back to them with a new p2pd
 
 Outcome = TypeVar("Outcome")
@@ -86,6 +87,7 @@ class P2pdTransport:
         self.traffic = TrafficMeter()
         self._run_id = run_id
         self._protocol = f"{_PROTOCOL}/{run_id}"
+        self._misfits: set[frozenset[int]] = set()  # versions of others that were told of
         self._uplink = uplink
         self._budget = Budget(settings.bandwidth)
         self._restraint = settings.restraint
@@ -125,6 +127,7 @@ class P2pdTransport:
             IdentityError: the key is malformed or readable by others.
             NetworkError: an address is malformed or taken, or p2pd does not start; its own words are inside.
             UnreachableError: no bootstrap address answers; each is named with the reason.
+            OutdatedError: all that answer speak another version of the protocol.
         """
         key = load_or_create_key(key_path)
         for address in (*listen, *announce):
@@ -142,14 +145,19 @@ class P2pdTransport:
                 settings=settings or TransportSettings(),
                 listener=listener,
             )
-            await uplink.open(
-                transport._protocol, transport._answering.answer if run_id is not None else None
-            )
+            await uplink.open(transport._handlers())
             undo.push_async_callback(uplink.close)
             await transport._join(bootstrap)
             uplink.keep(transport._rejoin)
             undo.pop_all()
         return transport
+
+    def _handlers(self) -> dict[str, StreamHandler]:
+        """Return what deals with streams of other peers, by protocol."""
+        handlers: dict[str, StreamHandler] = {VERSIONS_PROTOCOL: self._answering.tell_versions}
+        if self._run_id is not None:
+            handlers[self._protocol] = self._answering.answer
+        return handlers
 
     async def __aenter__(self) -> P2pdTransport:
         return self
@@ -299,8 +307,47 @@ class P2pdTransport:
             )
         if missing:
             self._listener.tell(Notice(f"Of the peers to join by, some did not answer:\n{tried}"))
+        if named and self._run_id is not None:
+            await self._check_versions([peer for peer in named if peer not in missing])
         if named:
             await self._uplink.board.look_around()
+
+    async def _check_versions(self, peers: Sequence[PeerId]) -> None:
+        """Check that one of these connected peers, at least, speaks this build's version of the protocol.
+
+        Raises:
+            OutdatedError: all of them speak others.
+        """
+        told = await asyncio.gather(*map(self.versions_of, peers))
+        reasons = [misfit(versions) for versions in told]
+        if peers and all(reasons):
+            lines = "\n".join(f"  {peer} {reason}" for peer, reason in zip(peers, reasons, strict=True))
+            raise OutdatedError(f"No peer of this run understands this build:\n{lines}")
+
+    async def versions_of(self, peer: PeerId) -> frozenset[int]:
+        """Return the versions of the protocol that a connected peer speaks; none if it does not say."""
+
+        async def ask() -> frozenset[int]:
+            reader, writer = await self._uplink.streams.open(peer, VERSIONS_PROTOCOL)
+            answer = b""
+            with contextlib.closing(writer):
+                while len(answer) <= MAX_ANSWER_BYTES and (more := await reader.read(MAX_ANSWER_BYTES + 1)):
+                    answer += more
+            return decode_versions(answer)
+
+        try:
+            return await asyncio.wait_for(ask(), CONNECT_SECONDS)
+        except (NetworkError, MessageError, OSError, asyncio.TimeoutError):
+            return frozenset()
+
+    async def _tell_misfit(self, peer: PeerId) -> str:
+        """Return why a peer that does not speak this build's protocol does not; told once of each version."""
+        versions = await self.versions_of(peer)
+        reason = misfit(versions)
+        if reason and versions not in self._misfits:
+            self._misfits.add(versions)
+            self._listener.tell(Notice(f"A peer, {peer}, {reason}"))
+        return reason
 
     async def _rejoin(self, last_words: str) -> None:
         """Find back to the others with a new p2pd, which knows nobody, and tell of it."""
@@ -363,7 +410,9 @@ class P2pdTransport:
         try:
             reader, writer = await self._uplink.streams.open(peer, self._protocol)
         except UnreachableError as error:
-            raise UnreachableError(f"Cannot reach {peer}: {error}.") from error
+            reason = await self._tell_misfit(peer) if "protocol" in str(error) else ""
+            why = f"{peer} {reason}" if reason else f"Cannot reach {peer}: {error}."
+            raise UnreachableError(why) from error
         with contextlib.closing(writer):
             # A refusal may come before the body is through, so listen while sending.
             sent = self.traffic.count_sent(request.counted_as)
