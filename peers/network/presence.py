@@ -54,7 +54,12 @@ class _Record(BaseModel):
 
 
 class Presence(_Record):
-    """One peer's statement that it takes part in a run, and where it can be reached."""
+    """One peer's statement that it takes part in a run, and where it can be reached.
+
+    Fields of later builds are carried along and signed over, as in messages (peers/protocol/signed.py).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     run: str = Field(pattern=r"^[0-9a-f]{64}$", description="run id")
     peer: Writer = Field(description="the peer's own id")
@@ -95,7 +100,11 @@ def read_presence(notice: bytes) -> Presence:
     except ValidationError as error:
         raise MessageError(f"A notice is malformed: {error.error_count()} problems.") from error
     presence = parsed.presence
-    if rfc8785.dumps(parsed.model_dump(mode="json")) != notice:
+    try:
+        written = rfc8785.dumps(parsed.model_dump(mode="json"))
+    except rfc8785.CanonicalizationError as error:
+        raise MessageError("A notice holds what has no canonical form.") from error
+    if written != notice:
         raise MessageError("A notice is not in canonical form.")
     signed = rfc8785.dumps(presence.model_dump(mode="json"))
     if not verify(presence.peer, _PURPOSE, signed, bytes.fromhex(parsed.signature)):

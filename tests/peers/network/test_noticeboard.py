@@ -188,3 +188,16 @@ def test_a_place_is_free_again_once_its_notice_has_run_out() -> None:
         assert hang(board, key, came_from="/ip4/203.0.113.5/tcp/1") is None
     assert hang(board, STRANGER, came_from="/ip4/203.0.113.5/tcp/1", now=NOW + 61) is None
     assert board.came_from(RUN, keys(1)[0].peer_id) is None
+
+
+def test_a_notice_of_a_later_build_is_read_with_what_it_adds() -> None:
+    record = json.loads(sign_presence(presence(), KEY))["presence"] | {"reachability": "relayed", "zz": [1]}
+    signature = KEY.sign("presence", rfc8785.dumps(record)).hex()
+    notice = rfc8785.dumps({"presence": record, "signature": signature})
+    assert read_presence(notice).addresses == presence().addresses
+    spoilt = notice.replace(b'"relayed"', b'"nowhere"')
+    with pytest.raises(MessageError, match="not signed"):
+        read_presence(spoilt)
+    for value in (b"1e999", b"1.0", b"9007199254740993"):
+        with pytest.raises(MessageError, match=r"canonical|malformed"):
+            read_presence(notice.replace(b'"relayed"', value))
