@@ -275,7 +275,7 @@ def _read(file: Path, signed: SignedRecipe, *, partly: bool = False) -> Vouched:
         ) from error
     again = "Ask an owner of the run for the file again, unchanged."
     try:
-        checkpoint: Vouched = parse(_KIND, content, run=signed.run_id)  # type: ignore[assignment]
+        checkpoint: Vouched = parse(_KIND, content.strip(b"\r\n"), run=signed.run_id)  # type: ignore[assignment]
     except MessageError as error:
         raise DataError(f"{file} holds no checkpoint of this run: {error}.", remedy=again) from error
     owners = signed.recipe.run.owners

@@ -22,6 +22,7 @@ from peers.consensus.operation_pool import MAX_OWN_OPERATIONS, Operation
 from peers.credit.rules import CreditRules
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
 from recipes.errors import MessageError, StorageError
+from recipes.formats.canonical import canonical_json
 from recipes.formats.files import PRIVATE, private_file, write_atomic
 from recipes.keys.keys import PeerId
 
@@ -215,7 +216,7 @@ class ChainStore:
         """Return the owners' newest checkpoint, or None if none is here."""
         kept = self._recall("checkpoint")
         try:
-            content = json.dumps(kept).encode()
+            content = canonical_json(kept)
             return parse("checkpoint", content, run=run) if kept else None  # type: ignore[return-value]
         except MessageError:
             return None  # damaged on disk: other peers have it

@@ -51,7 +51,7 @@ def test_honest_work_is_audited_passes_and_vests() -> None:
 
 def test_who_opens_nothing_loses_what_it_has_pending_and_disputes_in_vain() -> None:
     world = swarm(5, p3=Manner.SHUT)
-    world.run(until_round=25)
+    world.run(until_round=32)
     found = account(world, "p3")
     assert (found.passes, found.vested) == (0, 0)
     assert set(found.lost) == {"not reachable for audit"}
