@@ -104,7 +104,10 @@ def test_who_comes_from_elsewhere_moves_and_who_leaves_makes_room() -> None:
     assert len(board) == 0
 
 
-def test_groups_take_turns() -> None:
-    order = list(taking_turns(["a1", "a2", "a3", "b1"], lambda item: item[0], Random(1)))
-    assert {item[0] for item in order[:2]} == {"a", "b"}
-    assert sorted(order) == ["a1", "a2", "a3", "b1"]
+def test_groups_take_turns_however_many_one_of_them_has() -> None:
+    items = [*(f"a{number}" for number in range(50)), "b1", "b2", "c1"]
+    for seed in range(20):
+        order = list(taking_turns(items, lambda item: item[0], Random(seed)))
+        assert {item[0] for item in order[:3]} == {"a", "b", "c"}
+        assert {item[0] for item in order[3:5]} == {"a", "b"}
+        assert sorted(order) == sorted(items)
