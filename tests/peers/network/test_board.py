@@ -151,3 +151,17 @@ async def test_which_of_the_peers_to_join_by_did_not_answer_is_said(
         notice = await told.next(Notice)
         assert gone in notice.text
         assert set(bert.introducers()) == {anna.peer_id, NOBODY}
+
+
+async def test_a_crowd_of_one_network_leaves_room_for_another_where_the_board_is_read(
+    open_peer: OpenPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peers.network.p2pd.board._MOST_NOTICES", 4)
+    anna = await open_peer("anna")
+    *crowd, alone = STRANGERS
+    for key in crowd:
+        keep(anna, key, ["/ip4/203.0.113.5/tcp/1"])
+    keep(anna, alone, ["/ip4/198.51.100.5/tcp/1"])
+    found = await anna.roll_call()
+    assert len(found) == 4
+    assert alone.peer_id in found
