@@ -18,11 +18,12 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except ManyhandsError as error:
-        print(f"Error: {_printable(str(error))}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return the text with all that steers a terminal escaped; lines stay lines."""
     return "".join(
         character
         if character.isprintable() or character == "\n"

@@ -180,7 +180,7 @@ def test_the_demos_result_names_each_peer_and_its_bytes(tmp_path: Path) -> None:
         bigram=3.1,
         agreed=True,
         export=tmp_path / "model",
-        sample="def f():",
+        sample="def f():\n\x1b[2J",  # what a model writes may steer a terminal
         plot=tmp_path / "loss.png",
     )
     result = as_json([peer], figures)
@@ -195,6 +195,7 @@ def test_the_demos_result_names_each_peer_and_its_bytes(tmp_path: Path) -> None:
     console = Console(file=text, width=80)
     console.print(live_view([peer], rounds=1, headline="Training."), summary([peer], figures))
     assert "It ends below that of a bigram model" in text.getvalue()
+    assert "It writes:\ndef f():\n\\x1b[2J" in text.getvalue()
     assert "All survivors hold the same state after round 1, bit for bit." in " ".join(
         text.getvalue().split()
     )

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from recipes.command import printable
 from trainer.demo.peer import DemoPeer
 from trainer.screen import short_count
 
@@ -180,7 +181,7 @@ def summary(peers: Sequence[DemoPeer], figures: Figures) -> RenderableType:
         f"A round's mean seconds: {phases}. The trainers computed in {utilisation(peers):.0%} of their time.",
         f"Model: {figures.export}",
         f"Curve: {figures.plot}",
-        f"It writes:\n{figures.sample}",
+        f"It writes:\n{printable(figures.sample)}",
     ]
     return Group(table, Text("\n".join(lines)))
 
