@@ -140,10 +140,13 @@ class LightSwarm:
 
     def _facts(self, number: int) -> RoundFacts:
         open_audits = [audit for audit in self.accounts.audits if audit.open]
+        electors = frozenset(p.name for p in self._people if number - p.since >= _ELECTED_AFTER)
         return RoundFacts(
             round=number,
             beacon=digest(f"{self._seed}/{number}".encode()).hex(),
-            electors=frozenset(p.name for p in self._people if number - p.since >= _ELECTED_AFTER),
+            electors=electors,
+            drawing=electors,
+            shown={peer: digest(f"{self._seed}/{number}/{peer}".encode()).hex() for peer in electors},
             claims=tuple(
                 RosteredClaim(_work(person.name, number), None, 1)
                 for person in self._people

@@ -11,7 +11,8 @@ from peers.chain.chain import Chain
 from peers.chain.link import Link
 from peers.credit.rules import CreditRules
 from peers.ledger.derive import Ground
-from peers.protocol.assignment import assign_reducers, leaders
+from peers.protocol.assignment import assign_reducers
+from peers.protocol.counters import show_next
 from peers.protocol.messages import Block, Claim, CoSignature, Pace, Reduction, Roster, Signed, sign
 from peers.protocol.rules import Bounds, Rules
 from recipes.formats.blake3_tree import digest
@@ -83,7 +84,7 @@ class SyntheticRun:
 
     def _block(self, chain: Chain, parent: Link) -> Signed[Block]:
         claims = self._claims(parent)
-        order = leaders(parent.counters, self.rules)
+        order = parent.leaders
         leader = next((self._by_id[peer] for peer in order if peer in self._by_id), self.keys[0])
         attempt = order.index(leader.peer_id) if leader.peer_id in order else len(order)
         place = {"run": self.rules.run, "round": parent.round + 1, "parent": parent.hash}
@@ -115,8 +116,7 @@ class SyntheticRun:
         return claims
 
     def _claim(self, key: SigningKey, parent: Link, slots: Sequence[tuple[int, int]]) -> Signed[Claim]:
-        standing = parent.counters.peers.get(key.peer_id)
-        owed = standing is not None and standing.nonce_commitment is not None
+        shown = show_next(key, parent.counters, self.rules)
         body = Claim(
             run=self.rules.run,
             peer=key.peer_id,
@@ -133,8 +133,8 @@ class SyntheticRun:
             feedback_reset=False,
             predecessor=self._newest.get(key.peer_id),
             loss_commitment=_name("losses"),
-            nonce_commitment=digest(_nonce(key, parent.hash)).hex(),
-            nonce=_nonce(key, parent.parent).hex() if owed else None,
+            preimage=shown.preimage,
+            anchor=shown.anchor,
             pace=Pace(claims_late_ms=200, transfer_ms=1500, reply_ms=80),
         )
         signed = sign(key, body)
@@ -143,7 +143,9 @@ class SyntheticRun:
 
     def _reductions(self, roster: Signed[Roster], parent: Link) -> Iterator[Signed[Reduction]]:
         claimants = [claim.body.peer for claim in roster.body.claims]
-        for segment, assigned in enumerate(assign_reducers(claimants, parent.counters, self.rules)):
+        for segment, assigned in enumerate(
+            assign_reducers(claimants, parent.counters, parent.say, self.rules)
+        ):
             body = Reduction(
                 run=self.rules.run,
                 peer=assigned.reducer,
@@ -167,7 +169,3 @@ class SyntheticRun:
 
 def _name(text: str) -> str:
     return digest(text.encode()).hex()
-
-
-def _nonce(key: SigningKey, parent: str) -> bytes:
-    return digest(f"{key.peer_id}/{parent}".encode())

@@ -68,7 +68,7 @@ def tell(before: Chronicle, link: Link, parent: Link, *, rules: CreditRules, par
     contributions = _contributions(
         block, entries, segments=rules.protocol.segments, escrow_rounds=rules.escrow_rounds
     )
-    short = missed_reducers(block, parent.counters, rules.protocol)
+    short = missed_reducers(block, parent.counters, parent.say, rules.protocol)
     counted, joins = _follow(before.records, contributions, block, short)
     records, leaves = _leave(counted, accounts, block.round)
     totals = _totals(before.totals, picture, entries, tokens=link.counters.tokens, joins=joins, leaves=leaves)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from peers.chain.chain import Chain
 from peers.chain.link import Link
 from peers.credit.audit import Audit
-from peers.credit.sampling import audit_seed, chunks_to_open
+from peers.credit.sampling import chunks_to_open
 from peers.exchange.lineage import Source, has_strayed, is_anchored, shows_source, source_of
 from peers.protocol.messages import Claim, Roster, Signed
 from recipes.keys.keys import PeerId
@@ -23,8 +23,8 @@ class Case:
         start: the block after whose state its window starts: `parent`, or the one before if it ran ahead.
         source: the author's newest claim below, from which an anchored one goes on (lineage.py).
         may_stray: whether the claim may go on from one that is in no block below it.
-        electors: of the rounds on top of `start`.
-        seed: of the round's audits; empty if nothing is drawn.
+        established: those whose word counted after `start`.
+        seed: of the audit; empty if nothing is drawn.
         steps: that are replayed.
         places: the chunks that are opened, ascending; none unless all steps are replayed.
     """
@@ -34,7 +34,7 @@ class Case:
     start: Link
     source: Source | None
     may_stray: bool
-    electors: frozenset[PeerId]
+    established: frozenset[PeerId]
     seed: bytes
     steps: int
     places: tuple[int, ...]
@@ -78,18 +78,17 @@ def case_of(chain: Chain, head: str, audit: Audit, *, chunks: int) -> Case | Non
         chunks: of the model.
     """
     link: Link | None = chain.links.get(head)
-    drawn = counting = None
+    counting = None
     while link is not None and link.round >= audit.work.round:
-        drawn = link if link.round == audit.drawn else drawn
         counting = link if link.round == audit.work.round else counting
         link = chain.links.get(link.parent)
-    if drawn is None or counting is None or counting.block is None or counting.parent not in chain:
+    if counting is None or counting.block is None or counting.parent not in chain:
         return None
     claim = _claim_in(counting.block.body.roster.body, audit.work.claim)
     bare = bare_case(chain, claim, counting.parent, steps=audit.steps) if claim is not None else None
     if bare is None:
         return None
-    seed = audit_seed(beacon=drawn.counters.beacon, run=chain.rules.run, round_number=audit.work.round)
+    seed = bytes.fromhex(audit.seed)
     whole = audit.steps == audit.work.steps
     places = chunks_to_open(seed, audit.work.claim, chunks) if whole else ()
     return replace(bare, seed=seed, places=places)
@@ -110,7 +109,7 @@ def bare_case(chain: Chain, claim: Signed[Claim], parent: str, *, steps: int) ->
         start=start,
         source=source_of(chain, parent, peer),
         may_stray=not has_strayed(chain, parent, peer),
-        electors=chain.electors_at(start.hash),
+        established=start.say.established,
         seed=b"",
         steps=steps,
         places=(),

@@ -122,7 +122,7 @@ class OpeningCheck:
             raise _false("a window ahead starts from the claim of the round right before")
         block = self.case.start.block
         roster = block.body.roster.body if block is not None else None
-        return self._contribution(claim, frames), own_share(claim.body, roster, self.case.electors)
+        return self._contribution(claim, frames), own_share(claim.body, roster, self.case.established)
 
     def _contribution(self, claim: Signed[Claim], frames: Sequence[bytes]) -> tuple[SegmentFrame, ...]:
         """Return the frames of the contribution that a window ahead started from, if these are all of it.

@@ -15,11 +15,13 @@ from dataclasses import replace
 
 from peers.chain.finality import Finality, begin, show
 from peers.chain.link import Link, genesis_hash
+from peers.credit.electors import say_after
 from peers.credit.ledger import Ledger
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import advance, initial
 from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Signed
+from peers.protocol.say import Say, alike
 from recipes.keys.keys import PeerId
 
 
@@ -32,8 +34,9 @@ class Chain:
         self.genesis_digest = genesis_digest
         genesis = genesis_hash(rules.run)
         counters = initial(rules)
-        finality = begin(genesis, 0, counters.electors(rules))
-        root = Link(genesis, "", counters, None, finality, Ledger())
+        ledger = Ledger()
+        say = say_after(counters, ledger.accounts, rules)
+        root = Link(genesis, "", counters, None, begin(genesis, 0, say), ledger, say)
         self.root = root.hash
         self.links: dict[str, Link] = {root.hash: root}
         self.final = root.hash  # the newest final block
@@ -42,7 +45,6 @@ class Chain:
         self._decreed: tuple[int, str] | None = None  # a trusted checkpoint's block that is not here yet
         self._children: dict[str, list[str]] = {}
         self._at_round: dict[int, set[str]] = {}  # the blocks of each round
-        self._electors: dict[str, frozenset[PeerId]] = {}  # as `electors_at` found them
         self._cosignatures: dict[str, dict[PeerId, Signed[CoSignature]]] = {}
         self._latest: dict[PeerId, CoSignature] = {}
         self.equivocations: dict[PeerId, tuple[Signed[CoSignature], Signed[CoSignature]]] = {}
@@ -62,10 +64,11 @@ class Chain:
 
     def electors_at(self, block: str) -> frozenset[PeerId]:
         """Return the electors that choose between the children of `block`."""
-        known = self._electors.get(block)
-        if known is None:
-            known = self._electors[block] = self.links[block].counters.electors(self.rules)
-        return known
+        return frozenset(self.links[block].say.weights)
+
+    def _say_below(self, link: Link) -> Say:
+        """Return who had a say in `link`'s round; nobody, if the block below is not here any more."""
+        return self.links[link.parent].say if link.parent in self.links else alike(())
 
     def tokens_at(self, block: str) -> int:
         """Return how many tokens were trained on by `block`; the next round's density follows from it."""
@@ -91,13 +94,16 @@ class Chain:
         return decreed is not None and signed.body.round == decreed[0] and signed.hash != decreed[1]
 
     def agreed_digest(self, link: Link, cosignatures: Iterable[Signed[CoSignature]]) -> str | None:
-        """Return the state digest after `link` that the largest group of its electors co-signed.
+        """Return the state digest after `link` that electors of the greatest weight co-signed.
 
-        If no elector co-signed, all co-signers count; ties go to the lower digest.
+        If no elector co-signed, all co-signers count alike; ties go to the lower digest.
         """
         signatures = list(cosignatures)
-        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        votes = Counter(s.body.digest for s in signatures if s.body.peer in electors)
+        weights = self._say_below(link).weights
+        votes = Counter[str]()
+        for signed in signatures:
+            if signed.body.peer in weights:
+                votes[signed.body.digest] += weights[signed.body.peer]
         votes = votes or Counter(s.body.digest for s in signatures)
         return min(votes, key=lambda value: (-votes[value], value)) if votes else None
 
@@ -105,7 +111,7 @@ class Chain:
         """Return the state digest after `link` that its electors agree on; None if none co-signed."""
         if link.block is None:
             return self.genesis_digest
-        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
+        electors = self._say_below(link).weights
         words = [signed for signed in self._single_cosignatures(link.hash) if signed.body.peer in electors]
         return self.agreed_digest(link, words)
 
@@ -138,7 +144,7 @@ class Chain:
         return self._cosignatures.get(block, {}).get(peer)
 
     def admissible_cosignatures(self, link: Link) -> list[Signed[CoSignature]]:
-        """Return the known co-signatures of `link` that a block on top may carry, electors' first.
+        """Return the known co-signatures of `link` that a block on top may carry, the weightiest first.
 
         Those of an equivocator are left out, unless the others agree with the state digest in them.
         """
@@ -148,16 +154,17 @@ class Chain:
             for word in self.cosignatures(link.hash)
             if word.body.peer not in self.equivocations or agreed in (None, word.body.digest)
         ]
-        electors = self.electors_at(link.parent) if link.parent in self.links else frozenset[PeerId]()
-        weighty = electors | link.finality.electorate.members
-        by_weight = sorted(words, key=lambda signed: signed.body.peer not in weighty)
+        electorate = link.finality.electorate
+        terms = (electorate.current, electorate.previous, self._say_below(link).weights)
+        weight = {w.body.peer: max(term.get(w.body.peer, 0) for term in terms) for w in words}
+        by_weight = sorted(words, key=lambda signed: -weight[signed.body.peer])
         return by_weight[:MAX_COSIGNATURES]
 
     def may_cosign(self, link: Link) -> frozenset[PeerId]:
         """Return the peers with a say in `link`: its electorate, its parent's electors, and its roster."""
         if link.block is None:
             return frozenset()
-        return link.finality.electorate.members.union(self._parents_electors(link), link.claimants)
+        return link.finality.electorate.members.union(self._say_below(link).weights, link.claimants)
 
     def _has_a_say(self, peer: PeerId, link: Link) -> bool:
         """Whether a peer is among those of `may_cosign`, without computing all of them."""
@@ -166,20 +173,18 @@ class Chain:
             peer in electorate.current
             or peer in electorate.previous
             or peer in link.claimants
-            or peer in self._parents_electors(link)
+            or peer in self._say_below(link).weights
         )
-
-    def _parents_electors(self, link: Link) -> frozenset[PeerId]:
-        return self.electors_at(link.parent) if link.parent in self.links else frozenset()
 
     def add(self, signed: Signed[Block]) -> Link:
         """Put a valid block (see `block_fault`) into the tree, with the co-signatures that it carries."""
         block = signed.body
         parent = self.links[block.parent]
-        missed = missed_reducers(block, parent.counters, self.rules)
-        counters = advance(parent.counters, block, missed, self.rules)
+        missed = missed_reducers(block, parent.counters, parent.say, self.rules)
+        counters = advance(parent.counters, block, missed, parent.say, self.rules)
         ledger = parent.ledger.after(block, counters, self.credit)
-        link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block), ledger)
+        say = say_after(counters, ledger.accounts, self.rules)
+        link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block), ledger, say)
         self.links[link.hash] = link
         self._children.setdefault(parent.hash, []).append(link.hash)
         self._at_round.setdefault(link.round, set()).add(link.hash)
@@ -199,7 +204,7 @@ class Chain:
             round_number=block.round,
             signers=frozenset(signed.body.peer for signed in block.cosignatures),
             known=len(parent.counters.peers),
-            electors_at=self.electors_at,
+            say_at=lambda block: self.links[block].say,
         )
 
     def _note(self, link: Link) -> None:
@@ -247,7 +252,8 @@ class Chain:
         if self.justified == link.hash and (not finalises or link.parent in self._finals):
             return  # a quorum was seen before
         honest = self._cosignatures.get(link.hash, {}).keys() - self.equivocations.keys()
-        agree = link.finality.electorate.agrees(honest, known=len(link.counters.peers))
+        known = len(link.counters.peers)
+        agree = link.finality.electorate.agrees(honest, known=known, excluded=link.say.excluded)
         if agree and self.stands_on(link.hash, self.final):
             if finalises and link.parent in self.links:
                 self._make_final(self.links[link.parent])
@@ -322,9 +328,7 @@ class Chain:
 
     def _renew(self, link: Link) -> None:
         """Let a final block's electors be the ones that make its descendants final."""
-        self.links[link.hash] = replace(
-            link, finality=begin(link.hash, link.round, self.electors_at(link.hash))
-        )
+        self.links[link.hash] = replace(link, finality=begin(link.hash, link.round, link.say))
         self.justified = self.final
         for other in self.after(link.round):
             if other.block is not None and self.stands_on(other.hash, link.hash):
@@ -398,7 +402,6 @@ class Chain:
             self._at_round.get(self.links.pop(block).round, set()).discard(block)
             self._children.pop(block, None)
             self._cosignatures.pop(block, None)
-            self._electors.pop(block, None)
             self._finals.discard(block)
         self.root = trunk
         self._at_round = {number: blocks for number, blocks in self._at_round.items() if blocks}

@@ -9,9 +9,10 @@ and the source of a vote read off the chain, as in chained BFT protocols (HotStu
 - An elector co-signs one block a height, heights only upwards, and no block whose chain's justified block is
   older than the newest one under any block that it co-signed before.
 
-A quorum is three quarters. Two quorums then share at least half of the electors, so two blocks that
-contradict each other are both final only if half of an electorate broke those rules: no minority can bring
-it about.
+A quorum is three quarters of an electorate's weight (peers/protocol/say.py). Two quorums then share at least
+half of it, so two blocks that contradict each other are both final only if half of an electorate broke those
+rules: no minority can bring it about. Those whom the chain itself expels, or shows to have broken them, count
+neither in a quorum nor in the whole from that block on: with a weight of w they take 3/4 w from that half.
 
 Electors come and go, so the electorate is renewed in terms. A term begins with a block that shows a new
 block to be final, not older than the term before; its electors are those at that final block. Until the
@@ -22,9 +23,10 @@ the other cannot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from peers.protocol.say import Say, is_three_quarters, without
 from recipes.keys.keys import PeerId
 
 MANY_ELECTORS = 4  # with so many electors, their quorum alone shows that enough peers hold a block's state
@@ -62,23 +64,31 @@ class VoteLock:
 class Electorate:
     """The peers whose co-signatures make a quorum in one term, which began at the block of round `since`."""
 
-    previous: frozenset[PeerId]
-    current: frozenset[PeerId]
+    previous: Mapping[PeerId, int]  # with each peer's weight, as at the final block that began the term
+    current: Mapping[PeerId, int]
     since: int
+
+    @property
+    def terms(self) -> tuple[Mapping[PeerId, int], Mapping[PeerId, int]]:
+        """The weights of the last term and of this one."""
+        return self.previous, self.current
 
     @property
     def members(self) -> frozenset[PeerId]:
         """All peers with a say."""
-        return self.previous | self.current
+        return frozenset(self.previous.keys() | self.current.keys())
 
-    def agrees(self, signers: Collection[PeerId], *, known: int) -> bool:
-        """Whether `signers` are a quorum of this term's electors, and of the last term's.
+    def agrees(self, signers: Collection[PeerId], *, known: int, excluded: Collection[PeerId] = ()) -> bool:
+        """Whether `signers` are a quorum of this term's electors, and of the last term's, by weight.
+
+        Those that are `excluded` by now count nowhere.
 
         A peer that co-signed a block holds its state, and a final block's state must not be on one disk only.
         So while there are fewer than four electors, four of the `known` peers that the chain counts have to
         co-sign; all of them if they are fewer, but at least two.
         """
-        quorums = _is_quorum(self.current, signers) and _is_quorum(self.previous, signers)
+        terms = [without(weights, excluded) for weights in self.terms]
+        quorums = all(_is_quorum(weights, signers) for weights in terms)
         few = len(self.current) < MANY_ELECTORS
         return quorums and (not few or len(signers) >= max(2, min(MANY_ELECTORS, known)))
 
@@ -97,9 +107,10 @@ class Finality:
     final_round: int
 
 
-def begin(block: str, round_number: int, electors: frozenset[PeerId]) -> Finality:
+def begin(block: str, round_number: int, say: Say) -> Finality:
     """Return the finality at a block that is final by itself: genesis, or one that was settled."""
-    return Finality(Electorate(electors, electors, round_number), block, round_number, block, round_number)
+    electorate = Electorate(say.weights, say.weights, round_number)
+    return Finality(electorate, block, round_number, block, round_number)
 
 
 def show(
@@ -110,7 +121,7 @@ def show(
     round_number: int,
     signers: Collection[PeerId],
     known: int,
-    electors_at: Callable[[str], frozenset[PeerId]],
+    say_at: Callable[[str], Say],
 ) -> Finality:
     """Return the finality at a block of `round_number` that carries co-signatures of its parent.
 
@@ -121,19 +132,19 @@ def show(
         round_number: the block's round.
         signers: the peers whose co-signatures of the parent the block carries.
         known: how many peers the chain counts at the parent.
-        electors_at: returns the electors at a block, by its hash.
+        say_at: returns the say after a block, by its hash.
     """
-    if not before.electorate.agrees(signers, known=known):
+    if not before.electorate.agrees(signers, known=known, excluded=say_at(parent).excluded):
         return before
     final, final_round = before.final, before.final_round
     electorate = before.electorate
     if before.justified == grandparent and before.justified_round > final_round:
         final, final_round = before.justified, before.justified_round
         if final_round >= electorate.since:
-            electorate = Electorate(electorate.current, electors_at(final), round_number)
+            electorate = Electorate(electorate.current, say_at(final).weights, round_number)
     return Finality(electorate, parent, round_number - 1, final, final_round)
 
 
-def _is_quorum(electors: frozenset[PeerId], signers: Collection[PeerId]) -> bool:
-    """Whether at least three quarters of `electors` are among `signers`."""
-    return 4 * len(electors.intersection(signers)) >= 3 * len(electors) > 0
+def _is_quorum(weights: Mapping[PeerId, int], signers: Collection[PeerId]) -> bool:
+    """Whether at least three quarters of the weight is among `signers`."""
+    return is_three_quarters(sum(weights.get(peer, 0) for peer in set(signers)), sum(weights.values()))

@@ -1,19 +1,20 @@
 """Fork choice: which branch of the chain a peer follows.
 
 Fork choice starts at the newest block known to be justified (finality.py). From there, between two branches
-from an ancestor A, the one with more of A's electors behind it wins, each elector counted where its latest
+from an ancestor A, the one with more of A's electors behind it, by weight, wins, each where its latest
 co-signature stands (GHOST: Sompolinsky and Zohar 2015, with the latest message of each voter: Buterin et
 al. 2020, Gasper). Peers that joined the electors after A weigh nothing at A. Deeper than `rewind_depth`, a
 peer leaves its branch only for one that is justified, or that more than half of the last final block's
-electors stand on.
+electors, by weight, stand on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 from peers.chain.chain import Chain
 from peers.protocol.messages import CoSignature, Signed
+from peers.protocol.say import without
 from recipes.keys.keys import PeerId
 
 
@@ -54,27 +55,34 @@ def _branch_of(chain: Chain, head: str, floor: int) -> dict[int, str]:
 
 def _prevailing(chain: Chain, ancestor: str, children: list[str]) -> str | None:
     """Return the branch on which over half of the last final block's electors stand; None without one."""
-    electors = chain.electors_at(chain.final) - chain.equivocations.keys()
+    electors = _say_of_honest(chain, chain.final)
     weight = _weights(chain, ancestor, children, electors)
     best = max(children, key=lambda child: weight[child])
-    return best if 2 * weight[best] > len(electors) else None
+    return best if 2 * weight[best] > sum(electors.values()) else None
 
 
-def _weights(chain: Chain, ancestor: str, children: list[str], electors: Iterable[PeerId]) -> dict[str, int]:
+def _say_of_honest(chain: Chain, block: str) -> dict[PeerId, int]:
+    """Return the weights of the electors at a block, without those that contradicted themselves."""
+    return without(chain.link(block).say.weights, chain.equivocations)
+
+
+def _weights(
+    chain: Chain, ancestor: str, children: list[str], electors: Mapping[PeerId, int]
+) -> dict[str, int]:
     weight = dict.fromkeys(children, 0)
-    for elector in electors:
+    for elector, own in electors.items():
         latest = chain.latest_cosignature(elector)
         if latest is not None and (branch := _branch(chain, latest.block, ancestor)) in weight:
-            weight[branch] += 1
+            weight[branch] += own
     return weight
 
 
 def _heaviest(chain: Chain, ancestor: str, children: list[str]) -> str:
-    electors = chain.electors_at(ancestor) - chain.equivocations.keys()
-    weight = _weights(chain, ancestor, children, electors)
-    # If as many electors stand on two branches, or none on any, all peers that the chain knows decide.
-    known = chain.links[ancestor].counters.peers.keys() - chain.equivocations.keys()
-    following = _weights(chain, ancestor, children, known)
+    weight = _weights(chain, ancestor, children, _say_of_honest(chain, ancestor))
+    # If as many stand on two branches by weight, or none on any, all peers that the chain knows decide.
+    link = chain.links[ancestor]
+    known = link.counters.peers.keys() - chain.equivocations.keys() - link.say.excluded
+    following = _weights(chain, ancestor, children, dict.fromkeys(known, 1))
     return min(children, key=lambda child: (-weight[child], -following[child], _attempt(chain, child), child))
 
 

@@ -8,15 +8,17 @@ from functools import cached_property
 from peers.chain.finality import Finality
 from peers.credit.accounts import Accounts
 from peers.credit.ledger import Ledger
+from peers.protocol.assignment import leaders
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block, Signed
+from peers.protocol.say import Say
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
 
 @dataclass(frozen=True)
 class Link:
-    """A block in its place, with the counters, finality and ledger after it. Genesis has no block."""
+    """A block in its place, with the counters, finality, ledger and say after it. Genesis has no block."""
 
     hash: str
     parent: str
@@ -24,6 +26,12 @@ class Link:
     block: Signed[Block] | None
     finality: Finality
     ledger: Ledger
+    say: Say
+
+    @cached_property
+    def leaders(self) -> tuple[PeerId, ...]:
+        """The leaders of the round on top of it whom the chain ranks, in the order of their turn."""
+        return tuple(leaders(self.counters, self.say))
 
     @property
     def accounts(self) -> Accounts:

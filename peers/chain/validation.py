@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.protocol import counters
-from peers.protocol.assignment import assign_reducers, leaders
+from peers.protocol.assignment import assign_reducers
 from peers.protocol.messages import Block, Claim, Reduction, Roster
 from peers.protocol.rules import Rules
-from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
     from peers.chain.chain import Chain
     from peers.chain.link import Link
 
+EXCLUDED = "made by a peer that is expelled, or whose key is retired"
 RULED_OUT = "on a branch that a final block rules out here"
 
 
@@ -33,11 +33,13 @@ def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
     until = parent.accounts.expelled_until(claim.peer)
     if claim.round <= until:
         return f"expelled until round {until}, because the audit of a claim failed"
-    return counters.quota_or_nonce_fault(claim, parent.counters, rules)
+    return counters.quota_or_preimage_fault(claim, parent.counters, rules)
 
 
 def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
     """Return what is wrong with a roster on top of `parent`, or None."""
+    if roster.peer in parent.say.excluded:
+        return EXCLUDED
     if roster.round != parent.round + 1 or roster.parent != parent.hash:
         return "the roster is for another place in the chain"
     claims = [signed.body for signed in roster.claims]
@@ -49,7 +51,7 @@ def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
         if fault := claim_fault(claim, parent, chain.rules):
             return f"{claim.peer}: {fault}"
     peers = [claim.peer for claim in claims]
-    if is_in_force(parent.counters.rules, SORTED_ROSTERS, roster.round) and peers != sorted(peers):
+    if peers != sorted(peers):
         return "the claims are not in the order of their peers' names"
     used = [slots for claim in claims for slots in claim.slots]
     if total(merge(used)) != total(used):
@@ -70,13 +72,13 @@ def block_fault(chain: Chain, block: Block) -> str | None:
     if block.ledger != parent.ledger.head:
         return "another ledger than follows from the chain"
     return (
-        _leader_fault(chain, block, parent)
+        _leader_fault(block, parent)
         or _reductions_fault(chain, block, parent)
         or _agreement_fault(chain, block, parent)
     )
 
 
-def _leader_fault(chain: Chain, block: Block, parent: Link) -> str | None:
+def _leader_fault(block: Block, parent: Link) -> str | None:
     """Return why this block was not its leader's to make, or None.
 
     A leader that the chain ranks has one attempt, that of its rank; all others come after those.
@@ -84,7 +86,9 @@ def _leader_fault(chain: Chain, block: Block, parent: Link) -> str | None:
     roster = block.roster.body
     if block.attempt < roster.attempt:
         return "an attempt before its own roster's"
-    order = leaders(parent.counters, chain.rules)
+    order = parent.leaders
+    if block.peer in parent.say.excluded:
+        return EXCLUDED
     for led in (roster, block):
         rank = order.index(led.peer) if led.peer in order else len(order)
         if led.attempt != rank and min(led.attempt, rank) < len(order):
@@ -96,7 +100,8 @@ def _reductions_fault(chain: Chain, block: Block, parent: Link) -> str | None:
     roster = block.roster.body
     if len(block.reductions) != chain.rules.segments:
         return "wrong number of segments"
-    assignments = assign_reducers((c.body.peer for c in roster.claims), parent.counters, chain.rules)
+    claimants = [signed.body.peer for signed in roster.claims]
+    assignments = assign_reducers(claimants, parent.counters, parent.say, chain.rules)
     for segment, (reduction, assigned) in enumerate(zip(block.reductions, assignments, strict=True)):
         if reduction is None:
             continue

@@ -109,7 +109,9 @@ class Allreduce:
         settled = context.now - context.deadlines.grace / 2
         self._state.accept(
             signed,
-            assign_reducers(claimants, context.round.parent.counters, context.rules),
+            assign_reducers(
+                claimants, context.round.parent.counters, context.round.parent.say, context.rules
+            ),
             context.now,
             refused=self.leaves_out_too_many(roster, until=settled),
         )

@@ -91,7 +91,7 @@ class AuditDuties:
     def take_operation(self, operation: Operation) -> None:
         """Keep another peer's verdict or dispute for a block."""
         link = self._context.round.parent
-        self._operations.keep(operation, link, link.counters.electors(self._context.rules))
+        self._operations.keep(operation, link, frozenset(link.say.weights))
 
     def take_rotation(self, change: KeyChange) -> None:
         """Keep a key change for a block."""

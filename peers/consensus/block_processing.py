@@ -15,7 +15,6 @@ from peers.consensus.context import RoundContext
 from peers.consensus.effects import Applied, Apply, ApplyFailed, FetchBlocks, SaveBlock
 from peers.consensus.final_blocks import FinalBlocks
 from peers.consensus.peer_heads import PeerHeads
-from peers.protocol.assignment import leaders
 from peers.protocol.events import Notice, Refused
 from peers.protocol.messages import Block, Signed
 from recipes.keys.keys import PeerId
@@ -146,8 +145,7 @@ class BlockProcessing:
 
     def _is_ranked(self, block: Block) -> bool:
         """Whether the chain itself ranks the block's leader."""
-        context = self._context
-        return block.peer in leaders(context.chain.link(block.parent).counters, context.rules)
+        return block.peer in self._context.chain.link(block.parent).leaders
 
     # ------------------------------------------------------------ the best branch
 

@@ -3,7 +3,7 @@
 With overlap, the next round's window begins as soon as the claim is made: the block before has given out its
 slots, and the block under which it will count is named later (windows.py).
 
-The nonce to which a claim commits follows from this peer's key and the block, so a restart cannot lose it.
+What a claim shows of this peer's hash chain follows from its key and the chain, so a restart cannot lose it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from peers.consensus.block_processing import BlockProcessing
 from peers.consensus.context import RoundContext
 from peers.consensus.effects import SaveClaim, Train, WindowEnded
 from peers.consensus.leader import Leader
+from peers.protocol.counters import show_next
 from peers.protocol.events import Claimed, Waiting, WindowStarted
 from peers.protocol.messages import Claim, Signed, sign
 from peers.protocol.round_reasons import WaitReason
 from peers.protocol.rules import CLAIM_LEADERS
-from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import total
 
@@ -103,13 +103,14 @@ class Claims:
         names = [name for name in work.__dataclass_fields__ if name in Claim.model_fields]
         fields: dict[str, Any] = {name: getattr(work, name) for name in names} | dict(context.build.adds)
         newest = next(reversed(self._own_claims.values()), None)
+        shown = show_next(context.key, context.round.parent.counters, context.rules)
         body = Claim(
             run=context.rules.run,
             peer=context.me,
             round=context.round.parent.round + 1,
             predecessor=newest.hash if newest is not None else None,
-            nonce_commitment=digest(self._nonce(context.head)).hex(),
-            nonce=self._owed_nonce(),
+            preimage=shown.preimage,
+            anchor=shown.anchor,
             pace=context.measures.take_pace(compute_seconds=work.compute_seconds),
             signals=self._signals(),
             **fields,
@@ -120,19 +121,6 @@ class Claims:
         """Return the rules that this build would go by, and that the run has not put into force yet."""
         locked_in = self._context.round.parent.counters.rules or {}
         return tuple(name for name in self._context.build.signals if name not in locked_in) or None
-
-    def _nonce(self, parent: str) -> bytes:
-        """Return this peer's nonce for the round after `parent`: secret, and the same after a restart."""
-        context = self._context
-        return digest(context.key.sign("nonce", f"{context.rules.run}/{parent}".encode()))
-
-    def _owed_nonce(self) -> str | None:
-        """Return the nonce that the chain expects this peer to reveal, if its last claim was included."""
-        parent = self._context.round.parent
-        record = parent.counters.peers.get(self._context.me)
-        if record is None or record.nonce_commitment is None:
-            return None
-        return self._nonce(parent.parent).hex()
 
     def _train_ahead(self) -> None:
         """Begin the next round's window ahead, unless the state is about to change or this peer leaves."""

@@ -12,7 +12,6 @@ from peers.consensus.effects import Effect, Send, Tell
 from peers.consensus.inbox import Inbox
 from peers.consensus.measurements import Measures
 from peers.consensus.round_state import RoundState
-from peers.protocol.assignment import leaders
 from peers.protocol.events import Event
 from peers.protocol.messages import AnyMessage, Signed
 from peers.protocol.rules import FANOUT, Rules
@@ -140,11 +139,11 @@ class RoundContext:
 
     def leaders(self) -> list[PeerId]:
         """Return the leaders of this round in the order of their turn."""
-        return self.round.leaders(self.me, self.rules)
+        return self.round.leaders(self.me)
 
     def chain_leaders(self) -> list[PeerId]:
         """Return the leaders whose rank follows from the chain alone."""
-        return leaders(self.round.parent.counters, self.rules)
+        return list(self.round.parent.leaders)
 
     # ------------------------------------------------------------ what changes
 

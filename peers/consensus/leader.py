@@ -25,7 +25,7 @@ from peers.protocol.messages import (
     SlotRange,
     sign,
 )
-from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
@@ -125,7 +125,8 @@ class Leader:
     def _compatible_claims(self) -> list[Signed[Claim]]:
         """Return the claims that start from the agreed state and share no slots.
 
-        They are sorted by peer id, peers that the chain knows first: newcomers cannot crowd those out.
+        Peers that the chain knows go first: newcomers cannot crowd those out. Of two newcomers that drew the
+        same lane, chance chooses, by what nobody else knew before: no name can be made up for it.
         """
         context = self._context
         current = context.round
@@ -133,7 +134,10 @@ class Leader:
         chosen: list[Signed[Claim]] = []
         used: list[SlotRange] = []
         known = current.parent.counters.peers
-        for peer in sorted(current.pool.held, key=lambda peer: (peer not in known, peer)):
+        own = current.window.claim
+        chance = (own.body.preimage if own is not None else None) or current.parent.counters.beacon
+        lots = {peer: digest(f"lane/{chance}/{peer}".encode()) for peer in current.pool.held}
+        for peer in sorted(lots, key=lambda peer: (peer not in known, lots[peer])):
             signed, _ = current.pool.held[peer]
             slots = list(signed.body.slots)
             if signed.body.start_digest != start:
@@ -143,9 +147,7 @@ class Leader:
             elif len(chosen) < MAX_PEERS:
                 chosen.append(signed)
                 used += slots
-        if is_in_force(current.parent.counters.rules, SORTED_ROSTERS, current.parent.round + 1):
-            chosen.sort(key=lambda signed: signed.body.peer)
-        return chosen
+        return sorted(chosen, key=lambda signed: signed.body.peer)
 
     def make_block(self) -> bool:
         """Make the block, if it is this peer's turn and the segments are here; return whether it did."""

@@ -14,7 +14,6 @@ from enum import Enum
 from peers.chain.link import Link
 from peers.protocol.assignment import Assignment, leaders
 from peers.protocol.messages import Claim, Reduction, Roster, Signed
-from peers.protocol.rules import Rules
 from recipes.keys.keys import PeerId
 
 
@@ -129,10 +128,10 @@ class RoundState:
     led_blocks: set[int] = field(default_factory=set)
     _order: tuple[int, list[PeerId]] = (-1, [])  # of the leaders, and how many others it knew of
 
-    def leaders(self, me: PeerId, rules: Rules) -> list[PeerId]:
+    def leaders(self, me: PeerId) -> list[PeerId]:
         """Return the round's leaders in the order of their turn."""
         known = len(self.pool.ready) + len(self.pool.held)  # neither ever shrinks
         if self._order[0] != known:
             others = self.pool.ready | self.pool.held.keys() | {me}
-            self._order = (known, leaders(self.parent.counters, rules, others))
+            self._order = (known, leaders(self.parent.counters, self.parent.say, others))
         return self._order[1]

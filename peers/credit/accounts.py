@@ -6,7 +6,7 @@ chain derives the same ledger, and a branch that is given up takes its entries w
 
 In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes go to
 their audits; double claims are punished; audits are decided, or the next auditor is asked; this block's
-beacon draws claims of the block before; credit that is due vests; and accounts move to new keys.
+block draws claims of the last block but one; credit that is due vests; and accounts move to new keys.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peers.credit.accounts_draft import Page
-from peers.credit.audit import Audit, Work
+from peers.credit.audit import Audit, Drawing, Work
 from peers.credit.audit_transitions import decide, draw_audits, hear, punish_double_claims
 from peers.credit.block_facts import RosteredClaim, RoundFacts, facts_of
 from peers.credit.entries import ClaimCounted, Entry, Join, Vest
 from peers.credit.escrow import Account, vest
 from peers.credit.rotation import Holdings, Retired, rotate
 from peers.credit.rules import CreditRules
+from peers.credit.sampling import DRAWN_AFTER
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block
 from peers.protocol.reasons import CreditReason
 from recipes.formats.values import changed
 from recipes.keys.keys import PeerId
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Counts up whenever the same blocks come to give other entries: ledgers on disk are then derived again."""
 
 
@@ -39,7 +40,8 @@ class Accounts:
     Attributes:
         round: the block's round; 0 at genesis.
         peers: an account for each peer that was ever included, or paid for an audit.
-        counted: the claims that the block included, from which the next block's beacon draws.
+        counted: the claims that the last two blocks included: audits are drawn from them two blocks later.
+        drawings: what those draws go by, one for each of the last two blocks.
         audits: open audits, and decided ones that may still be disputed.
         claims: number of claims credited so far.
         claimed: FLOPs credited for them in all; the mean claim is the unit of an auditor's weight.
@@ -49,6 +51,7 @@ class Accounts:
     round: int = 0
     peers: Mapping[PeerId, Account] = field(default_factory=dict)
     counted: tuple[Work, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
     audits: tuple[Audit, ...] = ()
     claims: int = 0
     claimed: int = 0
@@ -62,6 +65,15 @@ class Accounts:
         gone = self.retired.get(peer)
         account = self.peers.get(gone.successor if gone is not None else peer)
         return account.expelled_until if account is not None else 0
+
+    def is_excluded(self, peer: PeerId) -> bool:
+        """Whether a peer's word counts for nothing after this block: it is expelled, or its key retired."""
+        return peer in self.retired or self.expelled_until(peer) > self.round
+
+    @property
+    def mean_claim(self) -> int:
+        """FLOPs of a mean claim so far; 0 before there is one."""
+        return self.claimed // max(1, self.claims)
 
     @property
     def under_audit(self) -> frozenset[PeerId]:
@@ -96,12 +108,20 @@ def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tu
     audits = hear(page, accounts.audits, facts)
     punish_double_claims(page, facts)
     audits = decide(page, audits)
-    mean_claim = accounts.claimed // max(1, accounts.claims)
-    audits += draw_audits(page, accounts.counted, facts, accounts.peers, mean_claim=mean_claim)
+    due = facts.round - DRAWN_AFTER
+    for drawing in (one for one in accounts.drawings if one.round == due):
+        works = [work for work in accounts.counted if work.round == due]
+        mean = accounts.mean_claim
+        audits += draw_audits(page, works, drawing, facts.shown, accounts.peers, mean_claim=mean)
+    newest = (one.work for one in facts.claims if one.segments and one.work.peer not in page.retired)
     after = Accounts(
         round=facts.round,
         peers=page.peers,
-        counted=tuple(one.work for one in facts.claims if one.segments and one.work.peer not in page.retired),
+        counted=(*(work for work in accounts.counted if work.round > due), *newest),
+        drawings=(
+            *(one for one in accounts.drawings if one.round > due),
+            Drawing(facts.round, facts.beacon, facts.drawing),
+        ),
         audits=tuple(audits),
         claims=accounts.claims + sum(amount > 0 for amount in amounts),
         claimed=accounts.claimed + sum(amounts),

@@ -39,6 +39,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """What the draw of a round's claims goes by, as the block that counts them leaves it.
+
+    `beacon` is the one after that block; `auditors` are the electors that will draw.
+    """
+
+    round: int
+    beacon: str
+    auditors: frozenset[PeerId]
+
+
+@dataclass(frozen=True)
 class Asked:
     """An auditor that was asked, the round of the block that asked it, and its verdict."""
 
@@ -53,7 +65,8 @@ class Audit:
 
     Attributes:
         work: the claim that is audited.
-        drawn: round of the block whose beacon drew it.
+        drawn: round of the block that drew it.
+        seed: from which follow the steps and chunks that are replayed, hex.
         auditors: the auditors, in the order in which they are asked.
         steps: number of steps that each of them replays.
         repeated: whether a pass takes two auditors.
@@ -67,6 +80,7 @@ class Audit:
 
     work: Work
     drawn: int
+    seed: str
     auditors: tuple[PeerId, ...]
     steps: int
     repeated: bool

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from peers.credit.accounts_draft import Page
-from peers.credit.audit import Audit, Work, ask, contradicted, may_speak, rest, ruling, speak
+from peers.credit.audit import Audit, Drawing, Work, ask, contradicted, may_speak, rest, ruling, speak
 from peers.credit.block_facts import RoundFacts
 from peers.credit.entries import AuditDrawn, Decided, Disputed, VerdictCounted
 from peers.credit.escrow import Account, Penalty
 from peers.credit.rotation import answers_for
-from peers.credit.sampling import audit_order, audit_seed, is_drawn, is_repeated, steps_to_replay, weigh
+from peers.credit.sampling import Lottery, is_repeated, steps_to_replay
+from peers.protocol.say import weigh
 from peers.protocol.verdicts import Decision
 from recipes.formats.values import changed
 from recipes.keys.keys import PeerId
@@ -90,50 +91,65 @@ def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:
 
 def draw_audits(
     page: Page,
-    counted: Sequence[Work],
-    facts: RoundFacts,
+    works: Iterable[Work],
+    drawing: Drawing,
+    shown: Mapping[PeerId, str],
     before: Mapping[PeerId, Account],
     *,
     mean_claim: int,
 ) -> list[Audit]:
-    """Draw from the claims of the block before, and ask each audit's first auditor.
+    """Draw from the claims of the last block but one, and ask each audit's first auditor.
 
     Args:
         page: the page of the block at hand.
-        counted: the claims that the block before included.
-        facts: the facts of the block at hand, whose beacon draws.
-        before: the accounts before this block, whose vested credit weighs the auditors.
+        works: these claims.
+        drawing: what their draw goes by.
+        shown: what electors showed of their hash chains for the round after these claims', hex.
+        before: the accounts before the block at hand, whose vested credit weighs the auditors.
         mean_claim: FLOPs that count as one unit of weight.
     """
+    able = sorted(drawing.auditors & shown.keys() - page.retired.keys())
+    vested = {p: before[p].vested if p in before else 0 for p in able if not page.expelled(p)}
     drawn = []
-    seed = audit_seed(beacon=facts.beacon, run=page.rules.protocol.run, round_number=page.round - 1)
-    electors = frozenset(peer for peer in facts.electors - page.retired.keys() if not page.expelled(peer))
-    vested = {peer: before[peer].vested for peer in electors if peer in before}
-    weights = weigh(vested, electors, mean_claim=mean_claim)
-    for work in counted:
+    for work in works:
+        others = {peer: amount for peer, amount in vested.items() if peer != work.peer}
+        lottery = Lottery(
+            run=page.rules.protocol.run,
+            beacon=drawing.beacon,
+            author=work.peer,
+            shown=shown,
+            weights=weigh(others, mean_claim=mean_claim),
+        )
         rate = page.rules.audit_rate(passes=page.account(work.peer).passes, numeric_class=work.numeric_class)
-        if not is_drawn(seed, work.claim, rate=rate):
-            continue
-        others = {peer: weight for peer, weight in weights.items() if peer != work.peer}
-        audit = Audit(
-            work=work,
-            drawn=page.round,
-            auditors=audit_order(seed, work.claim, others),
-            steps=steps_to_replay(seed, work.claim, work.steps, page.rules),
-            repeated=is_repeated(seed, work.claim, page.rules),
-        )
-        drawn.append(ask(audit, round_number=page.round, rules=page.rules))
-        page.entries.append(
-            AuditDrawn(
-                round=page.round,
-                claim=work.claim,
-                peer=work.peer,
-                auditors=audit.auditors,
-                steps=audit.steps,
-                repeated=audit.repeated,
-            )
-        )
+        if lottery.is_drawn(rate):
+            drawn.append(_drawn(page, work, lottery))
     return drawn
+
+
+def _drawn(page: Page, work: Work, lottery: Lottery) -> Audit:
+    """Open the audit of a claim that was drawn."""
+    auditors = lottery.order()
+    seed = lottery.seed(work.claim, auditors)
+    audit = Audit(
+        work=work,
+        drawn=page.round,
+        seed=seed.hex(),
+        auditors=auditors,
+        steps=steps_to_replay(seed, work.claim, work.steps, page.rules),
+        repeated=is_repeated(seed, work.claim, page.rules),
+    )
+    page.entries.append(
+        AuditDrawn(
+            round=page.round,
+            claim=work.claim,
+            peer=work.peer,
+            auditors=audit.auditors,
+            steps=audit.steps,
+            seed=audit.seed,
+            repeated=audit.repeated,
+        )
+    )
+    return ask(audit, round_number=page.round, rules=page.rules)
 
 
 def _carry_out(page: Page, audit: Audit, decision: Decision) -> Audit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from peers.credit.audit import Work
 from peers.credit.rules import CreditRules
@@ -35,12 +36,16 @@ class DoubleClaim:
 class RoundFacts:
     """A block's facts: claims in roster order, and the operations that it carries, each with its body's hash.
 
-    `beacon` and `electors` are those after the block.
+    `beacon` and `electors` are those after the block. `drawing` are the electors in its roster that will draw
+    its claims: their hash chains were anchored before. `shown` is what the electors showed of theirs for the
+    round before this block: it draws the claims of the round before that.
     """
 
     round: int
     beacon: str
     electors: frozenset[PeerId]
+    drawing: frozenset[PeerId] = frozenset()
+    shown: Mapping[PeerId, str] = field(default_factory=dict)
     claims: tuple[RosteredClaim, ...] = ()
     verdicts: tuple[tuple[str, Verdict], ...] = ()
     disputes: tuple[Dispute, ...] = ()
@@ -57,10 +62,16 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
     )
     double_claims = (double_claim(one) for one in block.evidence)
     moved = (one.moved() for one in block.rotations)
+    electors = counters.electors(rules.protocol)
+    records = {peer: counters.peers[peer] for peer in electors if peer in counters.peers}
+    shown = {peer: record.shown_for(block.round - 1) for peer, record in records.items()}
+    drawing = (peer for peer, one in records.items() if one.shown == block.round > one.anchored)
     return RoundFacts(
         round=block.round,
         beacon=counters.beacon,
-        electors=counters.electors(rules.protocol),
+        electors=electors,
+        drawing=frozenset(drawing),
+        shown={peer: preimage for peer, preimage in shown.items() if preimage is not None},
         claims=tuple(claims),
         verdicts=tuple((signed.hash, signed.body) for signed in block.verdicts),
         disputes=tuple(signed.body for signed in block.disputes),

@@ -69,6 +69,7 @@ class AuditDrawn(Closed):
     peer: PeerName
     auditors: Annotated[tuple[PeerName, ...], Field(max_length=MOST_AUDITORS)]
     steps: Count
+    seed: Hash  # of the chunks that are opened
     repeated: bool  # a pass takes two auditors
 
 

@@ -1,48 +1,72 @@
 """The sampling of audits: which claims, which auditors, how many steps; drawn by hash, the same for all.
 
-The seed for the claims that block r includes is the beacon after block r + 1. It mixes nonces to which the
-claims of r committed and which those of r + 1 reveal, so when a peer commits to its work, nobody knows
-whether it will be drawn. All arithmetic is on whole numbers, so every machine draws the same.
-
-Auditors are ranked by weighted rendezvous hashing: each elector has a uniform number u from a hash, and those
-with the lowest -log(u) / weight come first. An elector's chance to be the first is in proportion to its
-weight (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005).
+Auditors draw by themselves. An elector in the roster of round r has a number of its own for each claim of
+that round: a hash of what its hash chain shows for round r + 1, of the beacon after block r, and of the
+claim's author. By these numbers the electors' turns come (weighted_order.py), and the claim is drawn if one
+comes in the time within which one does with the chance of the audit rate. What a chain shows was fixed
+before, and nobody else knew it when the claims and the beacon of round r were; so there is nothing that a
+leader, an author or a crowd could choose. Who is left out of one roster shows the same in the next:
+so the draw is two blocks after the claim. Who shows nothing does not draw, and the others draw the more.
+All arithmetic is on whole numbers, so every machine draws the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
-from math import log2
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION, CreditRules
+from peers.protocol.weighted_order import anybody_in_time, in_order, uniform
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
+DRAWN_AFTER = 2  # blocks after the one that counts a claim
 MOST_OPENED = 128  # chunks, in one audit
-
-_FRACTION_BITS = 32  # in a logarithm
-_LOGARITHM_ERROR = 4e-9  # more than ten times the error of two logarithms
-_FLOAT_ERROR = 1e-12  # relative error of floats: thousands of times the real one
-_MANTISSA_BITS = 63
-_LARGEST_SHARE = 10  # no peer has more than a tenth of all weight, or an even share where that is more
+_SEED_BY = 2  # first auditors whose numbers the seed takes: with one of them honest, nobody knew it
 
 
-def audit_seed(*, beacon: str, run: str, round_number: int) -> bytes:
-    """Return the seed of the audits of the claims that block `round_number` included.
+@dataclass(frozen=True)
+class Lottery:
+    """The draw of one claim's audit.
 
-    Args:
-        beacon: the beacon after the next block, hex.
+    Attributes:
         run: the run's id, hex.
-        round_number: the claims' round.
+        beacon: the beacon after the block that counts the claim, hex.
+        author: the claim's.
+        shown: what each elector that draws showed for the round after the claim's, hex.
+        weights: of these electors, above 0; the author is not among them.
     """
-    return digest(f"audit/{beacon}/{run}/{round_number}".encode())
 
+    run: str
+    beacon: str
+    author: PeerId
+    shown: Mapping[PeerId, str]
+    weights: Mapping[PeerId, int]
 
-def is_drawn(seed: bytes, claim: str, *, rate: int) -> bool:
-    """Whether a claim is audited, at a rate of `rate` in a million."""
-    return _chance(seed, f"drawn/{claim}", rate)
+    @cached_property
+    def _numbers(self) -> dict[PeerId, int]:
+        label = f"audit/{self.run}/{self.beacon}/{self.author}/"
+        return {peer: uniform(f"{label}{self.shown[peer]}/{peer}") for peer in self.weights}
+
+    def is_drawn(self, rate: int) -> bool:
+        """Whether the claim is audited, at a rate of `rate` in a million."""
+        return anybody_in_time(self._numbers, self.weights, millionths=rate)
+
+    def order(self) -> tuple[PeerId, ...]:
+        """Return the auditors, the first `MOST_AUDITORS` in order; the first one drew the claim."""
+        return tuple(in_order(self._numbers, self.weights)[:MOST_AUDITORS])
+
+    def seed(self, claim: str, auditors: Sequence[PeerId]) -> bytes:
+        """Return the seed of what is replayed, from the numbers of the first two auditors.
+
+        Args:
+            claim: hash of the claim's body.
+            auditors: in order.
+        """
+        first = "/".join(self.shown[peer] for peer in auditors[:_SEED_BY])
+        return digest(f"audited/{self.run}/{self.beacon}/{claim}/{first}".encode())
 
 
 def is_repeated(seed: bytes, claim: str, rules: CreditRules) -> bool:
@@ -69,89 +93,10 @@ def chunks_to_open(seed: bytes, claim: str, chunks: int) -> tuple[int, ...]:
     return tuple(sorted(drawn))
 
 
-def audit_order(seed: bytes, claim: str, weights: Mapping[PeerId, int]) -> tuple[PeerId, ...]:
-    """Return the auditors of a claim, the first `MOST_AUDITORS` in order.
-
-    Args:
-        seed: the seed of the round's audits.
-        claim: hash of the claim's body.
-        weights: weights of the electors other than the claim's author; all above 0. They are capped here.
-    """
-    capped = capped_weights(weights)
-    start = seed + f"auditor/{claim}/".encode()
-    drawn = {peer: _first_bits(start + peer.encode()) for peer in capped}
-    order = order_by_floats(drawn, capped)
-    if order is None:
-        rank = {peer: (negative_log2(drawn[peer]) << 64) // weight for peer, weight in capped.items()}
-        order = sorted(rank, key=lambda peer: (rank[peer], peer))[:MOST_AUDITORS]
-    return tuple(order)
-
-
-def order_by_floats(drawn: Mapping[PeerId, int], weights: Mapping[PeerId, int]) -> list[PeerId] | None:
-    """Return the first auditors in order, or None if floats cannot tell which of two comes first.
-
-    `negative_log2` is within 2^-32 of the logarithm, and floats are much nearer to it on every machine. So
-    where two ranks lie further apart than that, both computations agree on their order.
-    """
-    if not drawn:
-        return []
-    near = sorted(((64 - log2(drawn[peer] + 1)) / weight, peer) for peer, weight in weights.items())
-    first = near[: MOST_AUDITORS + 1]
-    apart = _LOGARITHM_ERROR / min(weights.values()) + _FLOAT_ERROR * first[-1][0]
-    if any(after - before <= apart for (before, _), (after, _) in pairwise(first)):
-        return None
-    return [peer for _, peer in first[:MOST_AUDITORS]]
-
-
-def weigh(vested: Mapping[PeerId, int], electors: Iterable[PeerId], *, mean_claim: int) -> dict[PeerId, int]:
-    """Return the electors' weights: 1 + vested credit, in whole units of one mean claim."""
-    return {peer: 1 + vested.get(peer, 0) // max(1, mean_claim) for peer in sorted(electors)}
-
-
-def capped_weights(weights: Mapping[PeerId, int]) -> dict[PeerId, int]:
-    """Return the weights capped at the highest level at which no peer has more than a tenth of their sum.
-
-    With fewer than ten peers, no peer has more than an even share: all weigh the same.
-    """
-    if not weights:
-        return {}
-    shares = min(_LARGEST_SHARE, len(weights))
-    low, high = 1, max(weights.values())
-    while low < high:  # all levels up to the highest one fit, since the sum is concave in the level
-        level = (low + high + 1) // 2
-        if shares * level <= sum(min(weight, level) for weight in weights.values()):
-            low = level
-        else:
-            high = level - 1
-    return {peer: min(weight, low) for peer, weight in weights.items()}
-
-
-def negative_log2(number: int) -> int:
-    """Return -log2((number + 1) / 2^64) in units of 2^-32, rounded up, for a number of 64 bits.
-
-    Digit by digit: squaring a value between 1 and 2 doubles its logarithm, whose next binary digit is 1 when
-    the square reaches 2 (Knuth, "The Art of Computer Programming", section 1.2.2, exercise 28).
-    """
-    value = number + 1
-    whole = value.bit_length() - 1
-    mantissa = value << _MANTISSA_BITS >> whole
-    logarithm = whole
-    for _ in range(_FRACTION_BITS):
-        mantissa = mantissa * mantissa >> _MANTISSA_BITS
-        digit = mantissa >> (_MANTISSA_BITS + 1)
-        mantissa >>= digit
-        logarithm = logarithm << 1 | digit
-    return (64 << _FRACTION_BITS) - logarithm
-
-
 def _chance(seed: bytes, label: str, rate: int) -> bool:
     return _number(seed, label) * MILLION < rate << 64
 
 
 def _number(seed: bytes, label: str) -> int:
     """Return a 64-bit number that follows from the seed and the label."""
-    return _first_bits(seed + label.encode())
-
-
-def _first_bits(content: bytes) -> int:
-    return int.from_bytes(digest(content)[:8], "big")
+    return int.from_bytes(digest(seed + label.encode())[:8], "big")

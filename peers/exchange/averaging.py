@@ -25,16 +25,20 @@ from recipes.layout import CHUNK_VALUES
 # and sum clear of subnormal numbers, which some processors and settings flush to zero (`Codec` has bounds).
 _SMALLEST_COEFFICIENT = 2.0**-64
 
-NEWCOMERS_SHARE = 0.2  # of the weight in one average, all newcomers together
+NEWCOMERS_SHARE = 0.1  # of the weight in one average, all newcomers together
 
 
-def newcomers_in(roster: Roster, electors: Collection[PeerId]) -> frozenset[int]:
-    """Return the places in a roster of the claimants that are not electors; none, if no claimant is one.
+def newcomers_in(roster: Roster, established: Collection[PeerId]) -> frozenset[int]:
+    """Return the places in a roster of the claimants that are not established; none, if no claimant is.
 
     A thousand new identities cost nothing. So newcomers have no say in how long a contribution may be, and
     together hold at most `NEWCOMERS_SHARE` of the weight.
+
+    Args:
+        roster: the round's roster.
+        established: the peers whose word counts after the block below it (`Say.established`).
     """
-    places = [place for place, claim in enumerate(roster.claims) if claim.body.peer not in electors]
+    places = [place for place, claim in enumerate(roster.claims) if claim.body.peer not in established]
     return frozenset(places) if len(places) < len(roster.claims) else frozenset()
 
 

@@ -36,13 +36,13 @@ class Source:
         claim: the claim.
         link: the block whose roster holds it.
         tokens: trained on below its round, from which its contribution's density follows.
-        electors: of its round.
+        established: those whose word counted in its round.
     """
 
     claim: Signed[Claim]
     link: Link
     tokens: int
-    electors: frozenset[PeerId]
+    established: frozenset[PeerId]
 
     def counted(self, *, clip_factor: float, return_dropped: bool) -> dict[int, IncludedSegment]:
         """Return the segments of its contribution that its block includes, by index.
@@ -56,7 +56,7 @@ class Source:
         return counted_in(
             self.link.block.body,
             self.claim.hash,
-            electors=self.electors,
+            established=self.established,
             clip_factor=clip_factor,
             return_dropped=return_dropped,
         )
@@ -84,10 +84,11 @@ class TrunkOutcomes:
         link = self._trunk.get(round_number)
         if link is None or link.block is None:
             return None
+        below = self._chain.links.get(link.parent)
         return counted_in(
             link.block.body,
             claim,
-            electors=self._chain.electors_at(link.parent) if link.parent in self._chain else frozenset(),
+            established=below.say.established if below is not None else frozenset(),
             clip_factor=self._clip_factor,
             return_dropped=self._return_dropped,
         )
@@ -97,7 +98,7 @@ def source_of(chain: Chain, parent: str, peer: PeerId) -> Source | None:
     """Return the newest claim of a peer in the rosters of the last few blocks up to `parent`, if any."""
     for link, below in _going_down(chain, parent, MOST_BLOCKS_BETWEEN):
         if (claim := _claim_of(link, peer)) is not None:
-            return Source(claim, link, below.counters.tokens, chain.electors_at(below.hash))
+            return Source(claim, link, below.counters.tokens, below.say.established)
     return None
 
 
@@ -132,20 +133,20 @@ def shows_source(chain: Chain, parent: str) -> bool:
 
 
 def counted_in(
-    block: Block, claim: str, *, electors: frozenset[PeerId], clip_factor: float, return_dropped: bool
+    block: Block, claim: str, *, established: frozenset[PeerId], clip_factor: float, return_dropped: bool
 ) -> dict[int, IncludedSegment]:
     """Return the segments of a claim's contribution that a block includes, by index.
 
     Args:
         block: the block.
         claim: hash of the claim, hex.
-        electors: of the block's round.
+        established: those whose word counted in the block's round.
         clip_factor: of the run.
         return_dropped: whether the values that reduced segments dropped return.
     """
     claims = block.roster.body.claims
     place = next((place for place, signed in enumerate(claims) if signed.hash == claim), None)
-    newcomers = newcomers_in(block.roster.body, electors)
+    newcomers = newcomers_in(block.roster.body, established)
     counted: dict[int, IncludedSegment] = {}
     for segment, reduction in enumerate(block.reductions):
         if place is None or reduction is None or place not in reduction.body.included:

@@ -80,7 +80,7 @@ class ExchangeTasks:
 
     def _terms_of(self, roster: Roster) -> _Terms:
         chain = self._engine.chain
-        newcomers = newcomers_in(roster, chain.electors_at(roster.parent))
+        newcomers = newcomers_in(roster, chain.link(roster.parent).say.established)
         return _Terms(chain.tokens_at(roster.parent), newcomers)
 
     def take_checked(self, roots: set[str]) -> bool:

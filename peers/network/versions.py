@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from recipes.errors import MessageError
 
-SPOKEN = (3,)
+SPOKEN = (4,)
 VERSIONS_PROTOCOL = "/manyhands/versions"
 MAX_ANSWER_BYTES = 64
 _MAX_VERSION = 9999

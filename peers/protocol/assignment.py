@@ -1,7 +1,7 @@
 """The order of leaders and the reducers of segments: drawn by hash, the same for every peer.
 
-No peer chooses any of it. Both follow from the chain (its beacon, its counters) and from the roster, so a
-leader cannot favour any peer.
+Leaders follow from the chain alone, each elector's turn from its own hash chain. Reducers follow from the
+beacon and the roster.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import lru_cache
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block
 from peers.protocol.rules import Rules
+from peers.protocol.say import Say
+from peers.protocol.weighted_order import in_order, uniform
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 
@@ -27,32 +29,56 @@ class Assignment:
     backup: PeerId | None
 
 
-def ranked(peers: Iterable[PeerId], counters: Counters) -> list[PeerId]:
-    """Return `peers` in the order in which they lead the round after `counters`."""
-    seed = f"leader/{counters.beacon}/{counters.round + 1}/"
-    return sorted(set(peers), key=lambda peer: digest((seed + peer).encode()))
+def leaders(counters: Counters, say: Say, others: Iterable[PeerId] = ()) -> list[PeerId]:
+    """Return the leaders of the round after `counters`: electors, then the last roster, then `others`.
 
-
-def leaders(counters: Counters, rules: Rules, others: Iterable[PeerId] = ()) -> list[PeerId]:
-    """Return the leaders of the next round: the electors, then the last roster, then `others` at the head."""
-    order: list[PeerId] = []
-    for group in (counters.electors(rules), counters.rostered(), others):
-        order += [peer for peer in ranked(group, counters) if peer not in order]
+    Electors come by weighted chance, each by a number of its own: what its hash chain showed for the round
+    before the last block. Nobody else has a part in that number, and a preimage that one leader leaves out
+    is shown by the next. Its salt keeps it from being chosen with the chain. Those without one come after.
+    """
+    drawn = {peer: number for peer in say.weights if (number := _ticket(peer, counters)) is not None}
+    order = in_order(drawn, say.weights)
+    late = {peer: _lot(peer, counters) for peer in say.weights.keys() - drawn.keys()}
+    order += in_order(late, say.weights)
+    placed = {*order, *say.excluded}
+    for group in (counters.rostered(), others):
+        fresh = sorted(set(group) - placed, key=lambda peer: (_lot(peer, counters), peer))
+        order += fresh
+        placed.update(fresh)
     return order
 
 
-def assign_reducers(claimants: Iterable[PeerId], counters: Counters, rules: Rules) -> tuple[Assignment, ...]:
+def _ticket(peer: PeerId, counters: Counters) -> int | None:
+    """Return an elector's own number for the round after `counters`; None without an old enough chain."""
+    record = counters.peers.get(peer)
+    if record is None or record.salt is None or counters.round < 1:
+        return None
+    shown = record.shown_for(counters.round - 1)
+    if shown is None:
+        return None
+    return uniform(f"leader/{record.salt}/{shown}/{counters.round + 1}/{peer}")
+
+
+def _lot(peer: PeerId, counters: Counters) -> int:
+    """Return a peer's number for the round after `counters`, by the beacon."""
+    return uniform(f"leader/{counters.beacon}/{counters.round + 1}/{peer}")
+
+
+def assign_reducers(
+    claimants: Iterable[PeerId], counters: Counters, say: Say, rules: Rules
+) -> tuple[Assignment, ...]:
     """Give each segment to a claimant, as evenly as can be, and a different one as backup.
 
-    Where two electors or more claim, they reduce and step in: identities cost nothing, and an attacker with
-    many could leave most of a round empty. Peers that lately failed to deliver are asked last of their kind.
+    Where two established electors or more claim, they reduce and step in: identities cost nothing, and an
+    attacker with many could leave most of a round empty. Peers that lately failed to deliver are asked last
+    of their kind.
 
     With R claimants, no peer gets more than 2/R of the segments. Electors that are fewer than half get their
     even share, up to 4/R; the segments beyond that go to the others, with electors as backups: a swarm that
     grows fast must not wait for a few.
     """
     peers = sorted(claimants)
-    electors = counters.electors(rules) & set(peers)
+    electors = say.established & set(peers)
     if len(electors) < _FEWEST_ELECTORS:
         electors = frozenset()
     failed = (peer for peer in peers if (known := counters.peers.get(peer)) is not None and known.misses)
@@ -96,9 +122,9 @@ def _share(times: int, segments: int, peers: int) -> int:
     return -(-times * segments // peers)
 
 
-def missed_reducers(block: Block, counters: Counters, rules: Rules) -> frozenset[PeerId]:
+def missed_reducers(block: Block, counters: Counters, say: Say, rules: Rules) -> frozenset[PeerId]:
     """Return the reducers whose segments `block` leaves empty, or has from the backup."""
-    assignments = assign_reducers((c.body.peer for c in block.roster.body.claims), counters, rules)
+    assignments = assign_reducers((c.body.peer for c in block.roster.body.claims), counters, say, rules)
     return frozenset(
         assignment.reducer
         for assignment, reduction in zip(assignments, block.reductions, strict=True)

@@ -16,12 +16,14 @@ out one block earlier, and pass through `upcoming` on their way to `quota`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
+from peers.protocol.hash_chain import RENEWED_FROM, descend, may_renew, own_chain
+from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
@@ -33,11 +35,12 @@ from peers.protocol.rules import (
     QUOTA_RANGES,
     Rules,
 )
+from peers.protocol.say import Say
 from peers.protocol.signed import later
 from peers.protocol.timeouts import Deadlines, first_deadlines, next_deadlines
 from peers.protocol.upgrades import RuleName, lock_in
 from recipes.formats.blake3_tree import digest
-from recipes.keys.keys import PeerId
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import merge, subtract, take, total
 
 
@@ -49,7 +52,10 @@ class PeerRecord(Message):
     best_slots: Count  # most slots used in one included claim
     quota: tuple[SlotRange, ...]  # slots for the next round
     upcoming: tuple[SlotRange, ...] = ()  # slots for the round after, where windows begin a round ahead
-    nonce_commitment: Hash | None  # hash of the nonce that its next claim must reveal
+    preimage: Hash | None = None  # the newest one that it showed in a roster, or its anchor (hash_chain.py)
+    shown: Count = 0  # the round in which it showed that
+    anchored: Count = 0  # the round whose roster has its anchor
+    salt: Hash | None = None  # the beacon D rounds after the anchor
     signals: tuple[RuleName, ...] | None = later()  # the rules that its newest included claim named
 
     @property
@@ -57,8 +63,15 @@ class PeerRecord(Message):
         """Whether it was included in enough of the last blocks to lead, reduce and co-sign."""
         return self.included.bit_count() >= ELECTOR_MINIMUM
 
+    def shown_for(self, round_number: int) -> str | None:
+        """Return what a chain anchored before has for this round, if shown in it or the next one; or None."""
+        if self.preimage is None or self.anchored >= round_number or self.shown < round_number:
+            return None
+        late = self.shown - round_number
+        return descend(self.preimage, late) if late < 2 else None
 
-_STRANGER = PeerRecord(included=0, misses=0, best_slots=0, quota=(), nonce_commitment=None)
+
+_STRANGER = PeerRecord(included=0, misses=0, best_slots=0, quota=())
 
 
 class Counters(Message):
@@ -73,6 +86,7 @@ class Counters(Message):
         SlotRange, ...
     ] = ()  # those of the round after, where windows begin a round ahead
     beacon: Hash
+    earlier_beacon: Hash  # the one before
     deadlines: Deadlines  # of the next round
     peers: Annotated[dict[PeerName, PeerRecord], Field(max_length=4096)]
     rules: dict[RuleName, Count] | None = later()  # locked in, each with its first round in force
@@ -89,25 +103,27 @@ class Counters(Message):
     def slots_for(self, peer: PeerId, rules: Rules) -> tuple[SlotRange, ...]:
         """Return the slots that `peer` may use in the next round.
 
-        A peer without a quota draws one of the newcomers' lanes by hash: two that draw the same lane
-        collide, and the leader keeps the first.
+        A peer without a quota draws one of the newcomers' lanes by a hash of the beacon and its name: two
+        that draw the same lane collide, and the leader keeps one.
         """
         standing = self.peers.get(peer)
         if standing is not None and standing.quota:
             return standing.quota
-        return _lane(self.newcomers, peer, self.round + 1, rules)
+        beacon = self.earlier_beacon if rules.trains_ahead else self.beacon
+        return _lane(self.newcomers, peer, beacon, rules)
 
     def slots_ahead(self, peer: PeerId, rules: Rules) -> tuple[SlotRange, ...]:
         """Return the slots that `peer` may use in the round after the next, whatever the next block holds."""
         standing = self.peers.get(peer)
         if standing is not None and standing.upcoming:
             return standing.upcoming
-        return _lane(self.upcoming_newcomers, peer, self.round + 2, rules)
+        return _lane(self.upcoming_newcomers, peer, self.beacon, rules)
 
 
 def initial(rules: Rules) -> Counters:
     """Return the counters at genesis."""
     region = rules.newcomer_slots * rules.newcomer_lanes
+    beacon = digest(f"genesis/{rules.run}".encode()).hex()
     return Counters(
         round=0,
         tokens=0,
@@ -115,21 +131,22 @@ def initial(rules: Rules) -> Counters:
         leftovers=(),
         newcomers=((0, region),),
         upcoming_newcomers=((region, region),) if rules.trains_ahead else (),
-        beacon=digest(f"genesis/{rules.run}".encode()).hex(),
+        beacon=beacon,
+        earlier_beacon=beacon,
         deadlines=first_deadlines(rules),
         peers={},
     )
 
 
-def _lane(lanes: Sequence[SlotRange], peer: PeerId, round_number: int, rules: Rules) -> tuple[SlotRange, ...]:
-    """Return the lane that a newcomer draws in a round; it depends on no block, so it is known ahead."""
-    seed = f"lane/{rules.run}/{round_number}/{peer}"
+def _lane(lanes: Sequence[SlotRange], peer: PeerId, beacon: str, rules: Rules) -> tuple[SlotRange, ...]:
+    """Return the lane that a newcomer draws by the beacon after the block that handed the lanes out."""
+    seed = f"lane/{beacon}/{peer}"
     draw = int.from_bytes(digest(seed.encode())[:8], "big") % rules.newcomer_lanes
     lanes_from_there = take(lanes, draw * rules.newcomer_slots)[1]
     return take(lanes_from_there, rules.newcomer_slots)[0]
 
 
-def quota_or_nonce_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
+def quota_or_preimage_fault(claim: Claim, counters: Counters, rules: Rules) -> str | None:
     """Return what is wrong with a claim on top of `counters`, or None if a roster may list it."""
     if claim.round != counters.round + 1:
         return "wrong round"
@@ -143,13 +160,42 @@ def quota_or_nonce_fault(claim: Claim, counters: Counters, rules: Rules) -> str 
     allowed = counters.slots_for(claim.peer, rules)
     if used > total(allowed) or claim.slots != take(allowed, used)[0]:
         return "slots beyond its quota"
-    standing = counters.peers.get(claim.peer)
-    owed = standing.nonce_commitment if standing is not None else None
-    if owed is not None and (claim.nonce is None or digest(bytes.fromhex(claim.nonce)).hex() != owed):
-        return "does not reveal the x that it committed to"
-    if owed is None and claim.nonce is not None:
-        return "reveals an x that it never committed to"  # a nonce chosen late would steer the beacon
+    return _preimage_fault(claim, counters.peers.get(claim.peer), rules)
+
+
+def _preimage_fault(claim: Claim, record: PeerRecord | None, rules: Rules) -> str | None:
+    """Return what is wrong with what a claim shows of its author's hash chain, or None."""
+    if record is None or record.preimage is None:
+        if claim.preimage is not None:
+            return "shows a preimage of a chain that it never anchored"
+        return "anchors no hash chain" if claim.anchor is None else None
+    if claim.preimage is None or descend(claim.preimage, claim.round - record.shown) != record.preimage:
+        return "does not show the preimage that its hash chain has for this round"
+    age = claim.round - record.anchored
+    if claim.anchor is not None and age * RENEWED_FROM[1] < rules.hash_chain * RENEWED_FROM[0]:
+        return "anchors another hash chain before its time"
     return None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a claim shows of its author's hash chain."""
+
+    preimage: str | None
+    anchor: str | None
+
+
+def show_next(key: SigningKey, counters: Counters, rules: Rules) -> Shown:
+    """Return what a peer's claim on top of `counters` has to show of its hash chain."""
+    record, number = counters.peers.get(key.peer_id), counters.round + 1
+    preimage = anchor = None
+    if record is not None and record.preimage is not None:
+        chain = own_chain(key, run=rules.run, anchored=record.anchored, length=rules.hash_chain)
+        preimage = chain.shown_after(number - record.anchored)
+    age = number - record.anchored if record is not None else 0
+    if preimage is None or may_renew(key.peer_id, rounds=age, length=rules.hash_chain):
+        anchor = own_chain(key, run=rules.run, anchored=number, length=rules.hash_chain).shown_after(0)
+    return Shown(preimage, anchor)
 
 
 def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
@@ -163,10 +209,20 @@ def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
     return {peer: frozenset(segments) for peer, segments in zip(peers, counted, strict=True)}
 
 
-def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Rules) -> Counters:
-    """Return the counters after `block`. `missed` are reducers whose segments they did not deliver."""
+def advance(before: Counters, block: Block, missed: frozenset[PeerId], say: Say, rules: Rules) -> Counters:
+    """Return the counters after a block.
+
+    Args:
+        before: the counters after the block's parent.
+        block: a block that is valid on its chain.
+        missed: reducers whose segments they did not deliver.
+        say: who had a say after the parent.
+        rules: the rules of the run.
+    """
     counted = counted_segments(block)
+    rostered = {signed.body.peer: signed.body for signed in block.roster.body.claims}
     claims = {s.body.peer: s for s in block.roster.body.claims if counted[s.body.peer]}
+    beacon = _mixed(before.beacon, rostered, say)
     used = merge([slots for signed in claims.values() for slots in signed.body.slots])
     handed_out = [*before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
     free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
@@ -197,7 +253,7 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
             best_slots=best,
             quota=old.upcoming if rules.trains_ahead else allotted or (),
             upcoming=allotted or () if rules.trains_ahead else (),
-            nonce_commitment=signed.body.nonce_commitment if signed is not None else None,
+            **_chain_after(old, rostered.get(peer), before.round + 1, beacon, rules),
             signals=(signed.body.signals if signed is not None else old.signals) or None,
         )
         if standing.included:  # if not, it is forgotten, after ELECTOR_WINDOW blocks of absence
@@ -207,9 +263,8 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
     taken = take(_longest(free, LANE_RANGES), region)[0]
     free = subtract(free, taken)
     lanes = fill(taken, region)
-    electors = before.electors(rules)
-    # New identities cost nothing, so newcomers have no say in how long a round waits.
-    heard = [signed.body for peer, signed in claims.items() if peer in electors]
+    # Identities cost nothing, so only those whose word counts have a say in how long a round waits.
+    heard = [signed.body for peer, signed in claims.items() if peer in say.established]
     heard = heard or [signed.body for signed in claims.values()]
     return Counters(
         round=before.round + 1,
@@ -218,25 +273,50 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], rules: Ru
         leftovers=_longest(free, MOST_LEFTOVERS),
         newcomers=before.upcoming_newcomers if rules.trains_ahead else lanes,
         upcoming_newcomers=lanes if rules.trains_ahead else (),
-        beacon=_mixed(before.beacon, claims.values()),
+        beacon=beacon,
+        earlier_beacon=before.beacon,
         deadlines=next_deadlines(before.deadlines, heard, rules, rostered=len(claims)),
         peers=peers,
-        rules=_rules_after(before, peers, rules),
+        rules=_rules_after(before, peers, say, rules),
     )
 
 
-def _mixed(beacon: str, claims: Iterable[Signed[Claim]]) -> str:
-    """Return the beacon after a block, with the nonces that its included claims reveal mixed in."""
-    reveals = "".join(signed.body.nonce or "" for signed in claims)
-    return digest(f"beacon/{beacon}/{reveals}".encode()).hex()
+def _mixed(beacon: str, rostered: Mapping[PeerId, Claim], say: Say) -> str:
+    """Return the beacon after a block: what its electors show is mixed in, in the order of their names.
+
+    All count that the roster lists, whatever was averaged. So neither order nor empty segments change it.
+    """
+    shown = (rostered[peer].preimage or "" for peer in sorted(say.weights.keys() & rostered.keys()))
+    return digest("/".join(["beacon", beacon, *shown]).encode()).hex()
 
 
-def _rules_after(before: Counters, peers: Mapping[PeerId, PeerRecord], rules: Rules) -> dict[str, int] | None:
-    """Return the rules that are locked in after a block, by the signals of those who are electors then."""
-    electors = [record for record in peers.values() if record.is_elector]
-    signals = [record.signals or () for record in electors]
+def _chain_after(
+    old: PeerRecord, claim: Claim | None, round_number: int, beacon: str, rules: Rules
+) -> dict[str, Any]:
+    """Return the fields of a peer's record that tell of its hash chain, after a block."""
+    fields: dict[str, Any] = {
+        "preimage": old.preimage,
+        "shown": old.shown,
+        "anchored": old.anchored,
+        "salt": old.salt,
+    }
+    if claim is not None and claim.anchor is not None:
+        fields = {"preimage": claim.anchor, "shown": round_number, "anchored": round_number, "salt": None}
+    elif claim is not None:
+        fields |= {"preimage": claim.preimage, "shown": round_number}
+    if fields["preimage"] is not None and round_number == fields["anchored"] + rules.rewind_depth:
+        fields["salt"] = beacon
+    return fields
+
+
+def _rules_after(
+    before: Counters, peers: Mapping[PeerId, PeerRecord], say: Say, rules: Rules
+) -> dict[str, int] | None:
+    """Return the rules that are locked in after a block, by the signals of the electors at its parent."""
+    signals = {peer: peers[peer].signals or () for peer in say.weights if peer in peers}
+    weights = {peer: say.weights[peer] for peer in signals}
     in_force_from = before.round + 2 + rules.upgrade_rounds
-    return lock_in(before.rules or {}, signals, in_force_from=in_force_from) or None
+    return lock_in(before.rules or {}, signals, weights, in_force_from=in_force_from) or None
 
 
 def _longest(ranges: Sequence[SlotRange], most: int) -> tuple[SlotRange, ...]:

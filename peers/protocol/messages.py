@@ -113,8 +113,8 @@ class Claim(Body):
     feedback_reset: bool  # the error feedback was lost and started from zero
     predecessor: Hash | None  # this peer's claim before this one
     loss_commitment: Hash  # BLAKE3 of salt and loss trace
-    nonce_commitment: Hash  # BLAKE3 of a nonce that the next claim reveals
-    nonce: Hash | None  # the nonce behind the predecessor's commitment
+    preimage: Hash | None  # what the author's hash chain has for this round (hash_chain.py); None without one
+    anchor: Hash | None  # of its first chain, or of one that replaces it
     pace: Pace
     # Of later builds than the first; what is reserved means nothing yet, and is carried along.
     signals: Annotated[tuple[RuleName, ...], Field(max_length=MAX_SIGNALS)] | None = later()  # upgrades.py

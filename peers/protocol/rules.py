@@ -56,6 +56,7 @@ class Rules:
     owner_threshold: int = 1  # so many of them have to
     overlap: Overlap = "none"
     upgrade_lead: int = 0  # rounds from a rule's lock-in until it is in force; 0: 2 D
+    hash_chain: int = 1 << 16  # preimages in a peer's hash chain, one a round
 
     @classmethod
     def of(cls, recipe: Recipe, run_id: str) -> Rules:

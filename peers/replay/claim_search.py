@@ -15,7 +15,7 @@ from peers.audit.audit_case import Case, bare_case
 from peers.chain.chain import Chain
 from peers.chain.link import Link
 from peers.credit.entries import AuditDrawn, Decided, Entry, VerdictCounted
-from peers.credit.sampling import audit_seed, chunks_to_open
+from peers.credit.sampling import DRAWN_AFTER, chunks_to_open
 from peers.ledger.derive import Derivation, Settled
 from peers.protocol.messages import Claim, Signed
 from peers.state.past_state import Step, Way, step_of
@@ -32,7 +32,7 @@ class FoundClaim:
         bare: the case of a replay of all steps that follow from its slots, without chunks.
         way: to the state from which its window started.
         state_said: the digest of the state after `parent`, as the block that counts the claim has it.
-        beacon: after the block that draws audits of its round; None if the export ends before.
+        drawable: whether the export has the block that draws audits of its round.
         drawn: its audit.
         said: the auditors' verdicts on it.
         decided: the decisions on it, a dispute's decision last.
@@ -42,7 +42,7 @@ class FoundClaim:
     way: Way
     state_said: str
     run: str
-    beacon: str | None = None
+    drawable: bool = False
     drawn: AuditDrawn | None = None
     said: list[VerdictCounted] = field(default_factory=list)
     decided: list[Decided] = field(default_factory=list)
@@ -74,9 +74,9 @@ class FoundClaim:
         """
         seed = b""
         places: tuple[int, ...] = ()
-        if self.beacon is not None:
-            seed = audit_seed(beacon=self.beacon, run=self.run, round_number=self.claim.body.round)
-            if self.drawn is not None and self.drawn.steps == self.steps:
+        if self.drawn is not None:
+            seed = bytes.fromhex(self.drawn.seed)
+            if self.drawn.steps == self.steps:
                 places = chunks_to_open(seed, self.claim.hash, chunks)
         return replace(self.bare, seed=seed, places=places)
 
@@ -118,8 +118,8 @@ class ClaimSearch:
             if signed.hash.startswith(self._prefix):
                 self._take(signed, chain, link)
         if self.found is not None:
-            if link.round == self.found.claim.body.round + 1:
-                self.found.beacon = link.counters.beacon
+            if link.round == self.found.claim.body.round + DRAWN_AFTER:
+                self.found.drawable = True
             self.found.hear(settled.entries)
         self._go_on(step_of(link))
 

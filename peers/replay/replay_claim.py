@@ -266,7 +266,7 @@ def _not_compared(found: FoundClaim, shown: ShownOpening | None, gap: ChunkGap |
         return ["The losses are not compared: no opening of them is here."]
     if gap is not None:
         return []
-    if found.beacon is None:
+    if not found.drawable:
         why = "the export ends before the block that draws which chunks are opened"
     elif found.drawn is None:
         why = "the claim was not drawn for an audit, so none are opened"

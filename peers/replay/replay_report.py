@@ -97,7 +97,7 @@ def conclude(done: Replayed) -> str:
 
 
 def _audit_words(found: FoundClaim) -> Iterator[str]:
-    if found.beacon is None:
+    if not found.drawable:
         yield "the export ends before the block that could draw it"
         return
     if found.drawn is None:

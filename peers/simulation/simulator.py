@@ -53,6 +53,8 @@ _INSTALL_SECONDS = 5.0  # after a peer stopped because of a rule that its build 
 _BLOCK_BYTES = 20_000  # in an answer of many
 _EMPTY_ANSWER_SECONDS = 0.05  # for a peer to say that it has no head yet
 
+HASH_CHAIN = 64  # so short that worlds see chains replaced
+
 
 def rules(
     *,
@@ -81,6 +83,7 @@ def rules(
         owners=owners,
         overlap=overlap,
         upgrade_lead=UPGRADE_LEAD,
+        hash_chain=HASH_CHAIN,
     )
 
 

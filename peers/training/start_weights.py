@@ -34,17 +34,17 @@ from recipes.slots import total
 START_FILE = "window/start.f32"
 
 
-def own_share(claim: Claim, last_roster: Roster | None, electors: Collection[PeerId]) -> float:
+def own_share(claim: Claim, last_roster: Roster | None, established: Collection[PeerId]) -> float:
     """Return a claim's weight in its round's averages, should it and all others of the last roster count.
 
     Args:
         claim: the own one.
         last_roster: of the round before; None before the first block.
-        electors: of the claim's round.
+        established: those whose word counts in the claim's round (`Say.established`).
     """
     others = last_roster.claims if last_roster is not None else ()
     bodies = [claim, *(signed.body for signed in others if signed.body.peer != claim.peer)]
-    known = [body.peer in electors for body in bodies]
+    known = [body.peer in established for body in bodies]
     newcomers = [any(known) and not is_known for is_known in known]
     weights = weights_of([total(body.slots) for body in bodies], newcomers)
     return weights[0] / sum(weights)

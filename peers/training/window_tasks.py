@@ -127,7 +127,7 @@ class WindowTasks:
         if order.ahead and rules.overlap == "eager":
             claim, block = self._engine.own_claims[order.parent].body, chain.link(order.parent).block
             roster = block.body.roster.body if block is not None else None
-            window.share = own_share(claim, roster, chain.electors_at(order.parent))
+            window.share = own_share(claim, roster, chain.link(order.parent).say.established)
             window.contribution = claim.contribution
         window.task = self._host.spawn(self._run(window, previous.task if previous is not None else None))
 

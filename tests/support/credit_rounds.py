@@ -77,6 +77,8 @@ class Book:
             round=number,
             beacon=name(f"beacon {number}"),
             electors=self.electors if electors is None else electors,
+            drawing=self.electors if electors is None else electors,
+            shown={peer: name(f"shown/{peer}/{number}") for peer in PEERS},
             claims=tuple(
                 RosteredClaim(self.work(peer, number, numeric_class=numeric_class), None, segments)
                 for peer in claimants

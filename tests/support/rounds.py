@@ -10,7 +10,8 @@ from peers.chain.chain import Chain
 from peers.chain.link import Link
 from peers.chain.validation import block_fault
 from peers.credit.rules import CreditRules
-from peers.protocol.assignment import assign_reducers, leaders
+from peers.protocol.assignment import assign_reducers
+from peers.protocol.counters import show_next
 from peers.protocol.key_change import KeyChange, Rotation
 from peers.protocol.messages import (
     Block,
@@ -119,17 +120,12 @@ class Swarm:
 
     # ------------------------------------------------------------ what a round is made of
 
-    def nonce(self, key: SigningKey, parent: str) -> bytes:
-        """The x of a peer's claim on top of `parent`, as its engine would choose it."""
-        return digest(key.sign("nonce", f"{self.rules.run}/{parent}".encode()))
-
     def claim(
         self, key: SigningKey, parent: Link, /, *, slots: int | None = None, **other: Any
     ) -> Signed[Claim]:
         """A claim that may be rostered; `slots` of its quota are used, all if not said."""
         allowed = parent.counters.slots_for(key.peer_id, self.rules)
-        standing = parent.counters.peers.get(key.peer_id)
-        owed = standing is not None and standing.nonce_commitment is not None
+        shown = show_next(key, parent.counters, self.rules)
         used: Sequence[SlotRange] = allowed if slots is None else take(allowed, slots)[0]
         fields: dict[str, Any] = {
             "run": self.rules.run,
@@ -147,15 +143,15 @@ class Swarm:
             "feedback_reset": False,
             "predecessor": None,
             "loss_commitment": name("losses"),
-            "nonce_commitment": digest(self.nonce(key, parent.hash)).hex(),
-            "nonce": self.nonce(key, parent.parent).hex() if owed else None,
+            "preimage": shown.preimage,
+            "anchor": shown.anchor,
             "pace": self.pace,
         }
         return sign(key, Claim(**{**fields, **self.claimed, **other}))
 
     def order(self, parent: Link) -> list[PeerId]:
         """Who leads on top of `parent`, as far as the chain says."""
-        return leaders(parent.counters, self.rules)
+        return list(parent.leaders)
 
     def leader(self, parent: Link, among: Iterable[SigningKey]) -> tuple[SigningKey, int]:
         """The first of some peers to lead on top of `parent`, and the attempt that is its own."""
@@ -179,7 +175,7 @@ class Swarm:
             "round": parent.round + 1,
             "parent": parent.hash,
             "attempt": attempt,
-            "claims": tuple(claims),
+            "claims": tuple(sorted(claims, key=lambda claim: claim.body.peer)),
         }
         return sign(leader, Roster(**{**fields, **other}))
 
@@ -188,7 +184,7 @@ class Swarm:
     ) -> Signed[Reduction]:
         """A segment's reduction of all claims by its reducer, or by its backup."""
         claimants = [claim.body.peer for claim in roster.body.claims]
-        assignment = assign_reducers(claimants, parent.counters, self.rules)[segment]
+        assignment = assign_reducers(claimants, parent.counters, parent.say, self.rules)[segment]
         peer = assignment.backup if backup else assignment.reducer
         assert peer is not None
         fields: dict[str, Any] = {
@@ -324,7 +320,11 @@ class Swarm:
         """Write rounds of everybody onto genesis until all of them alone make the quorums of two terms."""
         link = self.genesis
         everybody = frozenset(self.by_id)
-        while not link.finality.electorate.previous == link.finality.electorate.current == everybody:
+        while (
+            not link.finality.electorate.previous.keys()
+            == link.finality.electorate.current.keys()
+            == everybody
+        ):
             link = self.grow(link, self.keys)
         return link
 

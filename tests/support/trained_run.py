@@ -170,8 +170,7 @@ class TrainedRun:
         swarm, parent = self.swarm, self.head
         claims = [self._claim(number, parent, misused.get(number)) for number in range(len(self.members))]
         roster = swarm.roster(claims, parent)
-        electors = swarm.chain.electors_at(parent.hash)
-        newcomers = newcomers_in(roster.body, electors)
+        newcomers = newcomers_in(roster.body, parent.say.established)
         self.exchange.begin(roster, tokens=parent.counters.tokens, newcomers=newcomers)
         reductions = []
         everybody = tuple(range(len(claims)))
@@ -220,7 +219,7 @@ class TrainedRun:
         """Return where an eager window starts: after a block, with the own newest contribution put in."""
         claim = member.claims[-1]
         roster = start.block.body.roster.body if start.block is not None else None
-        share = own_share(claim.body, roster, self.swarm.chain.electors_at(start.hash))
+        share = own_share(claim.body, roster, start.say.established)
         frames = member.history.frames(claim.hash, segments=self.layout.segments)
         rate = self.recipe.outer.learning_rate
         starts = StartWeights(member.folder, layout=self.layout, learning_rate=rate)

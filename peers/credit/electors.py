@@ -1,0 +1,19 @@
+"""Who has a say after a block: electors, by their vested credit, but for those whose word counts no more."""
+
+from __future__ import annotations
+
+from peers.credit.accounts import Accounts
+from peers.protocol.counters import Counters
+from peers.protocol.rules import Rules
+from peers.protocol.say import Say, alike, weigh
+
+
+def say_after(counters: Counters, accounts: Accounts, rules: Rules) -> Say:
+    """Return the say after the block to which counters and accounts belong."""
+    excluded = frozenset(peer for peer in counters.peers if accounts.is_excluded(peer))
+    electors = counters.electors(rules) - excluded
+    vested = {peer: account.vested for peer in electors if (account := accounts.peers.get(peer)) is not None}
+    if not any(vested.values()):
+        return Say(alike(electors).weights, electors, excluded)
+    weights = weigh({peer: vested.get(peer, 0) for peer in electors}, mean_claim=accounts.mean_claim)
+    return Say(weights, frozenset(peer for peer, amount in vested.items() if amount), excluded)

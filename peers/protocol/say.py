@@ -1,0 +1,91 @@
+"""Say: which peers' word counts after a block, and how much. Identities cost nothing, so work weighs.
+
+A peer weighs 1 + its vested credit in mean claims. Once any elector has vested credit, all those without
+together weigh at most a tenth. Where ten or more have some, no one of them has more than a tenth of what they
+weigh together: among fewer, a cap would hand what it takes to whoever comes with many names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from recipes.keys.keys import PeerId
+
+UNIT = 1 << 20  # the weight of a peer without vested credit among its like: whole numbers, yet divisible
+LARGEST_SHARE = 10  # no peer has more than a tenth, where so many have vested credit
+WITHOUT_WORK = (1, 9)  # weight of all without vested credit, over that of the others: a tenth of all
+
+
+@dataclass(frozen=True)
+class Say:
+    """Who has a say after one block.
+
+    Attributes:
+        weights: each elector's weight, above 0, by name in ascending order.
+        established: the electors with vested credit; while there are none, all electors.
+        excluded: peers that the chain knows and whose word counts for nothing: expelled, or contradicted.
+    """
+
+    weights: Mapping[PeerId, int]
+    established: frozenset[PeerId]
+    excluded: frozenset[PeerId] = field(default_factory=frozenset)
+
+    @property
+    def total(self) -> int:
+        """All weights together."""
+        return sum(self.weights.values())
+
+    def of(self, peers: Iterable[PeerId]) -> int:
+        """Return what some peers weigh together; each counts once."""
+        return sum(self.weights.get(peer, 0) for peer in set(peers))
+
+
+def alike(peers: Iterable[PeerId]) -> Say:
+    """Return the say where all electors weigh the same, as at genesis."""
+    names = sorted(set(peers))
+    return Say(dict.fromkeys(names, UNIT), frozenset(names))
+
+
+def weigh(vested: Mapping[PeerId, int], *, mean_claim: int) -> dict[PeerId, int]:
+    """Return the weight of each of some peers, above 0, by name in ascending order.
+
+    Args:
+        vested: the vested credit of each, in FLOPs; 0 for one without.
+        mean_claim: FLOPs of a mean claim.
+    """
+    worked = {peer: 1 + amount // max(1, mean_claim) for peer, amount in vested.items() if amount > 0}
+    if not worked:
+        return dict.fromkeys(sorted(vested), UNIT)
+    capped = capped_weights(worked)
+    together = UNIT * sum(capped.values()) * WITHOUT_WORK[0] // WITHOUT_WORK[1]
+    others = len(vested) - len(worked)
+    each = max(1, min(UNIT, together // max(1, others)))
+    return {peer: UNIT * capped[peer] if peer in capped else each for peer in sorted(vested)}
+
+
+def capped_weights(weights: Mapping[PeerId, int]) -> dict[PeerId, int]:
+    """Return the weights capped at the highest level at which no peer has more than a tenth of their sum.
+
+    Fewer than ten peers are not capped.
+    """
+    if len(weights) < LARGEST_SHARE:
+        return dict(weights)
+    low, high = 1, max(weights.values())
+    while low < high:  # all levels up to the highest one fit, since the sum is concave in the level
+        level = (low + high + 1) // 2
+        if LARGEST_SHARE * level <= sum(min(weight, level) for weight in weights.values()):
+            low = level
+        else:
+            high = level - 1
+    return {peer: min(weight, low) for peer, weight in weights.items()}
+
+
+def is_three_quarters(part: int, whole: int) -> bool:
+    """Whether a weight is a quorum of another: three quarters, and not nothing."""
+    return 4 * part >= 3 * whole > 0
+
+
+def without(weights: Mapping[PeerId, int], excluded: Collection[PeerId]) -> dict[PeerId, int]:
+    """Return the weights of all but some peers."""
+    return {peer: weight for peer, weight in weights.items() if peer not in excluded}
