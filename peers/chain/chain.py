@@ -21,6 +21,7 @@ from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.counters import advance, initial
 from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Signed
+from peers.protocol.rules import MIXED_LEADERS
 from peers.protocol.say import Say, alike
 from recipes.keys.keys import PeerId
 
@@ -181,7 +182,8 @@ class Chain:
         block = signed.body
         parent = self.links[block.parent]
         missed = missed_reducers(block, parent.counters, parent.say, self.rules)
-        counters = advance(parent.counters, block, missed, parent.say, self.rules)
+        first = parent.leaders[:MIXED_LEADERS]
+        counters = advance(parent.counters, block, missed, parent.say, first, self.rules)
         ledger = parent.ledger.after(block, counters, self.credit)
         say = say_after(counters, ledger.accounts, self.rules)
         link = Link(signed.hash, block.parent, counters, signed, self._finality(parent, block), ledger, say)

@@ -209,7 +209,9 @@ def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
     return {peer: frozenset(segments) for peer, segments in zip(peers, counted, strict=True)}
 
 
-def advance(before: Counters, block: Block, missed: frozenset[PeerId], say: Say, rules: Rules) -> Counters:
+def advance(
+    before: Counters, block: Block, missed: frozenset[PeerId], say: Say, first: Sequence[PeerId], rules: Rules
+) -> Counters:
     """Return the counters after a block.
 
     Args:
@@ -217,12 +219,13 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], say: Say,
         block: a block that is valid on its chain.
         missed: reducers whose segments they did not deliver.
         say: who had a say after the parent.
+        first: the leaders whom the chain ranked first on top of the parent (`MIXED_LEADERS`).
         rules: the rules of the run.
     """
     counted = counted_segments(block)
     rostered = {signed.body.peer: signed.body for signed in block.roster.body.claims}
     claims = {s.body.peer: s for s in block.roster.body.claims if counted[s.body.peer]}
-    beacon = _mixed(before.beacon, rostered, say)
+    beacon = _mixed(before.beacon, rostered, first)
     used = merge([slots for signed in claims.values() for slots in signed.body.slots])
     handed_out = [*before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
     free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
@@ -281,12 +284,13 @@ def advance(before: Counters, block: Block, missed: frozenset[PeerId], say: Say,
     )
 
 
-def _mixed(beacon: str, rostered: Mapping[PeerId, Claim], say: Say) -> str:
-    """Return the beacon after a block: what its electors show is mixed in, in the order of their names.
+def _mixed(beacon: str, rostered: Mapping[PeerId, Claim], first: Sequence[PeerId]) -> str:
+    """Return the beacon after a block: what the first leaders show in its roster is mixed in.
 
-    All count that the roster lists, whatever was averaged. So neither order nor empty segments change it.
+    Only theirs: each claim that counted here would be one more that a leader might leave out, so as to choose.
+    Whatever was averaged, in whichever order, changes nothing.
     """
-    shown = (rostered[peer].preimage or "" for peer in sorted(say.weights.keys() & rostered.keys()))
+    shown = (rostered[peer].preimage or "" for peer in first if peer in rostered)
     return digest("/".join(["beacon", beacon, *shown]).encode()).hex()
 
 

@@ -18,6 +18,7 @@ LANE_RANGES = 32  # leftover ranges that the newcomers' lanes are pieced togethe
 MOST_LEFTOVERS = 1024  # ranges of unused slots that the counters remember
 MOST_EXCHANGE = (3, 5)  # share of a window that an exchange may take before windows stop following it
 MISS_MEMORY = 8  # a reducer that failed is asked last for so many blocks
+MIXED_LEADERS = 2  # of a round, whose preimages go into its beacon
 FANOUT = 8  # each peer hands a roster or a block on to so many others
 
 
