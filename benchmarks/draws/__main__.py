@@ -36,7 +36,7 @@ _PENALTY_ROUNDS = 32  # in which a peer that held a claim back is no elector, in
 
 @dataclass(frozen=True)
 class Case:
-    """A coalition of some peers; `vested` are everybody's mean claims of vested credit, the coalition first."""
+    """A coalition of some peers; `vested` are everybody's mean claims of vested credit, its own first."""
 
     name: str
     members: int
@@ -121,10 +121,10 @@ def schemes(rate: float) -> list[tuple[str, float, float, float]]:
     found = []
     sizes = ((1, 4), (5, 20), (16, 64))
     most = 1024  # choices: more make no difference that this model shows
-    row = [
-        modelled(min(most, math.factorial(total)), one, rate, share_of_rounds=one / total)
-        for one, total in sizes
-    ]
+    row = []
+    for one, total in sizes:
+        orders = min(most, math.factorial(total))
+        row.append(modelled(orders, one, rate, share_of_rounds=one / total))
     found.append(("one beacon, in the order that the leader chose", *row))
     row = [modelled(min(most, 2**one), one, rate) for one, _ in sizes]
     found.append(("one beacon, sorted; whoever holds back pays nothing", *row))
@@ -139,17 +139,8 @@ def schemes(rate: float) -> list[tuple[str, float, float, float]]:
 def table(results: Sequence[Result]) -> Table:
     """Return the results as a table."""
     made = Table(title="Draws of a coalition's claims, and its leads, over what the rules say")
-    for title in (
-        "coalition",
-        "rate",
-        "plays",
-        "claims",
-        "drawn",
-        "± 5 errors",
-        "first by others",
-        "led",
-        "held back, left out",
-    ):
+    titles = ("coalition", "rate", "plays", "claims", "drawn", "± 5 errors", "first by others", "led")
+    for title in (*titles, "held back, left out"):
         made.add_column(title, justify="left" if title in ("coalition", "plays") else "right")
     for one in results:
         made.add_row(

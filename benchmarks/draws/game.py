@@ -198,8 +198,8 @@ class Game:
     ) -> tuple[frozenset[PeerId], Position]:
         """Return whom the coalition lets into the roster, and the position after it.
 
-        Whoever is left out or held back without being one of the first leaders, and without drawing a claim of
-        the coalition, changes nothing but how many draw.
+        Whoever is left out or held back without being one of the first leaders, and without drawing a claim
+        of the coalition, changes nothing but how many draw.
         """
         everybody = frozenset(self.by_id)
         best = (self._cost(plain, everybody), everybody, plain)
@@ -241,9 +241,8 @@ class Game:
         """Return the others who would be the first to draw a claim of the coalition, of those who showed."""
         shown = {peer: value for peer, value in known.items() if value is not None}
         found = []
-        for peer in {
-            work.peer for work in at.accounts.counted if work.round == round_number
-        } & self.coalition:
+        authors = {work.peer for work in at.accounts.counted if work.round == round_number}
+        for peer in authors & self.coalition:
             lottery = self._lottery(at, self._drawing(at, round_number), peer, shown)
             if lottery.is_drawn(self.rules.least_rate) and lottery.order()[0] not in self.coalition:
                 found.append(lottery.order()[0])
