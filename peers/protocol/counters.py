@@ -287,7 +287,7 @@ def advance(
 def _mixed(beacon: str, rostered: Mapping[PeerId, Claim], first: Sequence[PeerId]) -> str:
     """Return the beacon after a block: what the first leaders show in its roster is mixed in.
 
-    Only theirs: each claim more that counted here would be one more for a leader to leave out, so as to choose.
+    Only theirs: each claim more that counted here would be one more for a leader to leave out by choice.
     Whatever was averaged, in whichever order, changes nothing.
     """
     shown = (rostered[peer].preimage or "" for peer in first if peer in rostered)
