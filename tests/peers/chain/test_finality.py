@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 
 import pytest
@@ -147,7 +147,8 @@ class Line:
                 round_number=number,
                 signers=signers,
                 known=4,
-                say_at=lambda block: replace(self.say.get(block, alike(peers(4))), excluded=self.excluded),
+                excluded=self.excluded,
+                say_at=lambda block: self.say.get(block, alike(peers(4))),
             )
         )
         return self.at[-1]
@@ -309,6 +310,7 @@ class Game:
             round_number=parent.round + 1,
             signers=carried,
             known=len(parent.say.weights),
+            excluded=parent.say.excluded,
             say_at=lambda block: self.nodes[block].say,
         )
         name = str(len(self.nodes))
