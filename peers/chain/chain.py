@@ -206,6 +206,7 @@ class Chain:
             round_number=block.round,
             signers=frozenset(signed.body.peer for signed in block.cosignatures),
             known=len(parent.counters.peers),
+            excluded=parent.silenced,
             say_at=lambda block: self.links[block].say,
         )
 
@@ -255,7 +256,7 @@ class Chain:
             return  # a quorum was seen before
         honest = self._cosignatures.get(link.hash, {}).keys() - self.equivocations.keys()
         known = len(link.counters.peers)
-        agree = link.finality.electorate.agrees(honest, known=known, excluded=link.say.excluded)
+        agree = link.finality.electorate.agrees(honest, known=known, excluded=link.silenced)
         if agree and self.stands_on(link.hash, self.final):
             if finalises and link.parent in self.links:
                 self._make_final(self.links[link.parent])

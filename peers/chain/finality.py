@@ -121,6 +121,7 @@ def show(
     round_number: int,
     signers: Collection[PeerId],
     known: int,
+    excluded: Collection[PeerId],
     say_at: Callable[[str], Say],
 ) -> Finality:
     """Return the finality at a block of `round_number` that carries co-signatures of its parent.
@@ -132,9 +133,10 @@ def show(
         round_number: the block's round.
         signers: the peers whose co-signatures of the parent the block carries.
         known: how many peers the chain counts at the parent.
+        excluded: the peers whose word counts for nothing after the parent.
         say_at: returns the say after a block, by its hash.
     """
-    if not before.electorate.agrees(signers, known=known, excluded=say_at(parent).excluded):
+    if not before.electorate.agrees(signers, known=known, excluded=excluded):
         return before
     final, final_round = before.final, before.final_round
     electorate = before.electorate

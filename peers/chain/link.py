@@ -38,6 +38,14 @@ class Link:
         """Every peer's credit after the block."""
         return self.ledger.accounts
 
+    @cached_property
+    def silenced(self) -> frozenset[PeerId]:
+        """The peers of its electorate whose word counts for nothing after it.
+
+        The counters may have forgotten them by then; accounts forget no expulsion.
+        """
+        return frozenset(peer for peer in self.finality.electorate.members if self.accounts.is_excluded(peer))
+
     @property
     def round(self) -> int:
         """The block's round; 0 for genesis."""

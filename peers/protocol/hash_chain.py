@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from peers.protocol.rules import ELECTOR_WINDOW
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -61,7 +62,10 @@ def own_chain(key: SigningKey, *, run: str, anchored: int, length: int) -> HashC
 
 
 def may_renew(peer: PeerId, *, rounds: int, length: int) -> bool:
-    """Whether honest software replaces a chain that was anchored so many rounds ago: not all in one round."""
-    least = length * RENEWED_FROM[0] // RENEWED_FROM[1]
-    spread = max(1, length // 8)
+    """Whether honest software replaces a chain that was anchored so many rounds ago: not all in one round.
+
+    Whoever misses its turn by a window of absence is still remembered, and has to have something to show.
+    """
+    least = -(-length * RENEWED_FROM[0] // RENEWED_FROM[1])
+    spread = max(1, min(length // 8, length - least - ELECTOR_WINDOW))
     return rounds >= least + int.from_bytes(digest(peer.encode())[:4], "big") % spread

@@ -9,6 +9,8 @@ from typing import Any
 from peers.chain.chain import Chain
 from peers.chain.link import Link
 from peers.chain.validation import block_fault
+from peers.credit.electors import say_after
+from peers.credit.escrow import Account
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import assign_reducers
 from peers.protocol.counters import show_next
@@ -48,6 +50,7 @@ __all__ = [
     "copied",
     "cosign",
     "credit_of",
+    "credited",
     "elected",
     "fork",
     "keys_of",
@@ -337,6 +340,36 @@ def elected(peers: int = 5) -> tuple[Swarm, Link]:
     assert swarm.chain.justified == link.hash
     assert swarm.chain.final == link.parent
     return swarm, link
+
+
+def credited(
+    chain: Chain,
+    link: Link,
+    *,
+    vested: Mapping[PeerId, int] | None = None,
+    expelled: Mapping[PeerId, int] | None = None,
+) -> Link:
+    """The link in a chain with other accounts after it, which the blocks that are added on top go by.
+
+    Args:
+        chain: holds the link, and from now on what is returned instead.
+        link: has nothing on top of it.
+        vested: the vested credit of peers, in mean claims.
+        expelled: until which round peers are expelled.
+    """
+    before = link.accounts
+    peers = {
+        peer: before.peers.get(peer, Account())
+        for peer in {*before.peers, *(vested or {}), *(expelled or {})}
+    }
+    for peer, claims in (vested or {}).items():
+        peers[peer] = replace(peers[peer], vested=claims * before.mean_claim)
+    for peer, until in (expelled or {}).items():
+        peers[peer] = replace(peers[peer], expelled={name("the claim that failed"): until})
+    accounts = replace(before, peers=peers)
+    say = say_after(link.counters, accounts, chain.rules)
+    chain.links[link.hash] = replace(link, ledger=replace(link.ledger, accounts=accounts), say=say)
+    return chain.links[link.hash]
 
 
 def cosign(swarm: Swarm, link: Link, keys: Sequence[SigningKey], *, chain: Chain | None = None) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from rounds import GENESIS_DIGEST, Swarm, copied, cosign, elected, fork, keys_of, name, trunk
+from rounds import GENESIS_DIGEST, Swarm, copied, cosign, credited, elected, fork, keys_of, name, trunk
 
 from peers.chain.fork_choice import best_head
 from peers.chain.link import Link
-from peers.chain.validation import block_fault, roster_fault
+from peers.chain.validation import EXCLUDED, block_fault, roster_fault
 from peers.protocol.assignment import missed_reducers
 from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed
 from peers.protocol.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
@@ -50,8 +50,15 @@ def claim_at_fault(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
     return swarm.roster(claims, parent), f"{swarm.keys[1].peer_id}: no work"
 
 
+def claims_out_of_order(swarm: Swarm, parent: Link) -> tuple[Signed[Roster], str]:
+    claims = sorted((swarm.claim(key, parent) for key in swarm.keys), key=lambda claim: claim.body.peer)
+    turned = (claims[1], claims[0], *claims[2:])
+    return swarm.roster(claims, parent, claims=turned), "not in the order of their peers' names"
+
+
 @pytest.mark.parametrize(
-    "case", [foreign_place, foreign_parent, peer_twice, claim_from_elsewhere, claim_at_fault]
+    "case",
+    [foreign_place, foreign_parent, peer_twice, claim_from_elsewhere, claim_at_fault, claims_out_of_order],
 )
 def test_a_roster_at_fault_is_refused_with_its_reason(case: RosterCase) -> None:
     swarm = Swarm(3)
@@ -60,6 +67,42 @@ def test_a_roster_at_fault_is_refused_with_its_reason(case: RosterCase) -> None:
     assert reason in (roster_fault(swarm.chain, roster.body, parent) or "")
     block = swarm.block(parent, (), roster=roster)
     assert reason in (block_fault(swarm.chain, block.body) or "")
+
+
+@pytest.mark.parametrize("gone", ["expelled", "retired"])
+def test_nothing_is_led_by_whom_the_chain_excludes(gone: str) -> None:
+    """A peer that is not ranked leads after all others: so without a rule of its own, it would in the end."""
+    swarm, head = elected()
+    leader, other, *rest = swarm.keys
+    if gone == "expelled":
+        head = credited(swarm.chain, head, expelled={leader.peer_id: head.round + 20})
+    else:
+        successor = keys_of(1, seed="successor")[0]
+        head = swarm.grow(head, [other, *rest], rotations=(swarm.rotation(leader, successor),))
+    assert leader.peer_id not in swarm.order(head)
+    claims = [swarm.claim(key, head) for key in (other, *rest)]
+    roster = swarm.roster(claims, head, key=leader)
+    assert roster_fault(swarm.chain, roster.body, head) == EXCLUDED
+    assert block_fault(swarm.chain, swarm.block(head, (), roster=roster).body) == EXCLUDED
+    good = swarm.roster(claims, head)
+    last = len(swarm.order(head))
+    taken_over = swarm.block(head, (), roster=good, key=leader, attempt=last)
+    assert block_fault(swarm.chain, taken_over.body) == EXCLUDED
+    assert block_fault(swarm.chain, swarm.block(head, (), roster=good).body) is None
+
+
+def test_an_expulsion_ends_with_its_last_round() -> None:
+    swarm, head = elected()
+    expelled, *others = swarm.keys
+    head = credited(swarm.chain, head, expelled={expelled.peer_id: head.round + 2})
+    for _ in range(2):
+        assert expelled.peer_id in head.say.excluded
+        claims = [swarm.claim(key, head) for key in swarm.keys]
+        assert "expelled until" in (roster_fault(swarm.chain, swarm.roster(claims, head).body, head) or "")
+        head = swarm.grow(head, others)
+    assert head.say.excluded == frozenset()
+    assert expelled.peer_id in swarm.chain.electors_at(head.hash)
+    swarm.grow(head, swarm.keys)
 
 
 def test_two_newcomers_in_one_lane_cannot_both_be_rostered() -> None:
@@ -176,7 +219,7 @@ def test_empty_segments_and_those_of_a_backup_are_fine() -> None:
     backup = swarm.reduction(roster, 1, head, backup=True)
     block = swarm.block(head, (), roster=roster, reductions=(None, backup))
     assert block_fault(swarm.chain, block.body) is None
-    missed = missed_reducers(block.body, head.counters, swarm.rules)
+    missed = missed_reducers(block.body, head.counters, head.say, swarm.rules)
     assert missed == {swarm.reduction(roster, segment, head).body.peer for segment in (0, 1)}
     after = swarm.add(block)
     assert {peer for peer, standing in after.counters.peers.items() if standing.misses} == missed
@@ -208,6 +251,29 @@ def test_the_largest_group_of_electors_decides_which_digest_is_right() -> None:
     for claimed, reason in ((right, None), (wrong, "another digest than its co-signatures agree on")):
         block = changed_block(swarm, head, cosignatures=tuple(signatures), digest_before=claimed)
         assert block_fault(swarm.chain, block) == reason
+
+
+def test_weight_decides_which_digest_is_right_not_heads() -> None:
+    swarm, head = elected(5)
+    heavy, *others = swarm.keys
+    vested = {heavy.peer_id: 9} | {key.peer_id: 1 for key in others}
+    head = credited(swarm.chain, head, vested=vested)
+    link = swarm.grow(head, swarm.keys, cosigned=False)
+    signatures = [swarm.cosign(heavy, link)]
+    signatures += [swarm.cosign(key, link, state=name("another")) for key in others]
+    assert swarm.chain.agreed_digest(link, signatures) == swarm.digests[link.hash]
+    assert swarm.chain.agreed_digest(link, signatures[1:]) == name("another")
+
+
+def test_the_weightiest_co_signatures_come_first() -> None:
+    """A block has room for so many only: it has to carry those that make a quorum."""
+    swarm, head = elected(5)
+    vested = {key.peer_id: number for number, key in enumerate(swarm.keys)}
+    head = credited(swarm.chain, head, vested=vested)
+    link = swarm.grow(head, swarm.keys[1:], cosigned=False)
+    cosign(swarm, link, swarm.keys)
+    carried = [signed.body.peer for signed in swarm.chain.admissible_cosignatures(link)]
+    assert carried[:4] == [key.peer_id for key in reversed(swarm.keys[1:])]
 
 
 def test_the_word_of_electors_on_a_digest_outweighs_that_of_newcomers() -> None:

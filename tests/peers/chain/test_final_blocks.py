@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rounds import Swarm, copied, cosign, elected, fork, trunk
+from rounds import Swarm, copied, cosign, credited, elected, fork, trunk
 
 from peers.chain.chain import Chain
 from peers.chain.fork_choice import best_head
 from peers.chain.link import Link
-from peers.chain.validation import RULED_OUT, block_fault
+from peers.chain.validation import EXCLUDED, RULED_OUT, block_fault
 from peers.protocol.messages import Block, Signed
 from peers.protocol.rules import ELECTOR_WINDOW
 from recipes.keys.keys import SigningKey
@@ -82,6 +82,60 @@ def test_of_a_pair_both_must_agree() -> None:
     assert swarm.chain.final == head.parent
     cosign(swarm, one, swarm.keys[1:])
     assert swarm.chain.final == head.hash
+
+
+def test_weight_makes_a_block_final_not_heads() -> None:
+    swarm, link = elected(5)
+    heavy, *others = swarm.keys
+    vested = {heavy.peer_id: 1000, **dict.fromkeys((key.peer_id for key in others), 1)}
+    for _ in range(8):  # both terms' electors have the weights by then
+        link = swarm.grow(credited(swarm.chain, link, vested=vested), swarm.keys)
+    middle = carrying(swarm, link, swarm.keys, swarm.keys)
+    without_it = carrying(swarm, middle, swarm.keys, others)
+    assert without_it.finality.justified == link.hash
+    cosign(swarm, without_it, others)
+    assert swarm.chain.final == link.parent
+    tip = carrying(swarm, middle, swarm.keys, [heavy])
+    assert tip.finality.justified == middle.hash
+    assert swarm.chain.final == link.hash
+    cosign(swarm, tip, [heavy])
+    assert swarm.chain.final == middle.hash
+
+
+def test_an_expelled_elector_counts_neither_for_nor_against_a_block() -> None:
+    swarm, head = elected(5)
+    expelled, one, two, three, four = swarm.keys
+    link = credited(swarm.chain, head, expelled={expelled.peer_id: head.round + 20})
+    there = [one, two, three, four]
+    middle = carrying(swarm, link, there, swarm.keys)
+    tip = carrying(swarm, middle, there, [expelled, one, two])  # three of five, and two of four
+    assert tip.finality.justified == link.hash
+    shown = carrying(swarm, middle, there, [one, two, three])  # three of five, and of four
+    assert shown.finality.justified == middle.hash
+    cosign(swarm, shown, [expelled, one, two])
+    assert swarm.chain.final == link.hash
+    cosign(swarm, shown, [three])
+    assert swarm.chain.final == middle.hash
+
+
+def test_whoever_is_expelled_stays_so_where_nothing_becomes_final_until_it_is_forgotten() -> None:
+    """The counters forget a peer after a window of absence; its term goes on, and so does its expulsion."""
+    swarm, head = elected(8)
+    there, expelled = swarm.keys[:6], swarm.keys[6:]
+    until = dict.fromkeys((key.peer_id for key in expelled), head.round + 10 * ELECTOR_WINDOW)
+    link = credited(swarm.chain, head, expelled=until)
+    for _ in range(ELECTOR_WINDOW + 1):  # no quorum: four of six
+        ones = dict.fromkeys(swarm.by_id, 1)
+        link = swarm.add(swarm.block(link, there, cosigners=there[:4], slots=ones))
+    assert not {key.peer_id for key in expelled} & link.counters.peers.keys()
+    assert link.finality.electorate == head.finality.electorate
+    outvoted = carrying(swarm, link, there, [*there[:4], *expelled])  # six of eight
+    assert outvoted.finality.justified_round < link.round
+    agreed = carrying(swarm, link, there, there[:5])  # five of six
+    assert agreed.finality.justified == link.hash
+    claims = [swarm.claim(key, link) for key in there]
+    led = swarm.block(link, (), roster=swarm.roster(claims, link, key=expelled[0]))
+    assert block_fault(swarm.chain, led.body) == EXCLUDED
 
 
 def test_a_first_elector_alone_finalises_nothing_once_others_are_electors() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rounds import copied, cosign, elected, fork, keys_of, name, trunk
+import pytest
+from rounds import copied, cosign, credited, elected, fork, keys_of, name, trunk
 
 from peers.chain.fork_choice import best_head
 from peers.chain.link import Link
@@ -34,6 +35,38 @@ def test_the_branch_with_more_electors_behind_it_wins() -> None:
     cosign(swarm, early, order[:1])
     cosign(swarm, late, order[1:3])
     assert best_head(swarm.chain, early.hash) == late.hash
+
+
+@pytest.mark.parametrize(("claims", "wins"), [(0, False), (4, False), (6, True)])
+def test_weight_decides_between_branches_not_heads(claims: int, wins: bool) -> None:
+    """One elector with 1 + `claims` against three with 1 + 1 each."""
+    swarm, head = elected()
+    heavy, *others = (swarm.by_id[peer] for peer in swarm.order(head))
+    vested = {heavy.peer_id: claims, **dict.fromkeys((key.peer_id for key in others), 1)}
+    head = credited(swarm.chain, head, vested=vested)
+    first = swarm.by_id[swarm.order(head)[0]]
+    behind_it, against = fork(swarm, head, swarm.keys, [key for key in swarm.keys if key is not first])
+    if wins:  # whoever wins has the later attempt
+        behind_it, against = against, behind_it
+    cosign(swarm, behind_it, [heavy])
+    cosign(swarm, against, others[:3])
+    assert best_head(swarm.chain, head.hash) == (behind_it if wins else against).hash
+
+
+def test_whom_the_chain_expelled_decides_between_no_branches() -> None:
+    swarm, head = elected()
+    expelled, one, other = swarm.keys[:3]
+    head = credited(swarm.chain, head, expelled={expelled.peer_id: head.round + 20})
+    first = swarm.by_id[swarm.order(head)[0]]
+    there = [key for key in swarm.keys if key is not expelled]
+    early, late = fork(swarm, head, there, [key for key in there if key is not first])
+    cosign(swarm, late, [expelled])
+    assert best_head(swarm.chain, head.hash) == early.hash
+    cosign(swarm, early, [one])
+    cosign(swarm, late, [other])
+    assert best_head(swarm.chain, head.hash) == early.hash  # nor where as many stand on both
+    cosign(swarm, late, there[2:])
+    assert best_head(swarm.chain, head.hash) == late.hash
 
 
 def test_a_longer_branch_is_no_better_for_its_length() -> None:
@@ -115,7 +148,7 @@ def test_a_co_signature_counts_once_and_only_for_the_round_of_its_block() -> Non
     signed = swarm.cosign(swarm.keys[0], link)
     assert swarm.chain.add_cosignature(signed)
     assert not swarm.chain.add_cosignature(signed)
-    unknown = Link(name("unknown"), head.hash, link.counters, None, link.finality, link.ledger)
+    unknown = Link(name("unknown"), head.hash, link.counters, None, link.finality, link.ledger, link.say)
     assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], unknown))
-    wrong = Link(link.hash, head.hash, head.counters, None, head.finality, head.ledger)
+    wrong = Link(link.hash, head.hash, head.counters, None, head.finality, head.ledger, head.say)
     assert not swarm.chain.add_cosignature(swarm.cosign(swarm.keys[1], wrong))

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from rounds import Swarm, keys_of, name
 
 from peers.chain.link import Link
-from peers.protocol.counters import Counters, advance, counted_segments, initial, quota_or_nonce_fault
-from peers.protocol.messages import Claim, SlotRange
+from peers.protocol.counters import (
+    Counters,
+    PeerRecord,
+    advance,
+    counted_segments,
+    initial,
+    quota_or_preimage_fault,
+    show_next,
+)
+from peers.protocol.hash_chain import descend, own_chain
+from peers.protocol.messages import Claim, Pace, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
@@ -19,8 +30,9 @@ from peers.protocol.rules import (
     QUOTA_GROWTH,
     QUOTA_RANGES,
 )
+from peers.protocol.say import Say, alike
 from peers.state.snapshots import MAX_COUNTERS_BYTES
-from recipes.keys.keys import SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.schema.sections import Overlap
 from recipes.slots import merge, total
 
@@ -52,8 +64,9 @@ def follow(
                 chosen.append(claim)
                 used |= slots_in(claim.body.slots)
         block = swarm.block(link, (), roster=swarm.roster(chosen, link))
-        counters = advance(link.counters, block.body, frozenset(), swarm.rules)
-        link = Link(block.hash, link.hash, counters, block, link.finality, link.ledger)
+        counters = advance(link.counters, block.body, frozenset(), link.say, swarm.rules)
+        say = alike(counters.electors(swarm.rules))
+        link = Link(block.hash, link.hash, counters, block, link.finality, link.ledger, say)
         history.append((link, used))
     return history
 
@@ -120,14 +133,15 @@ def test_slots_of_a_peer_that_did_not_show_up_go_to_others() -> None:
 
 def test_the_slots_of_a_contribution_that_counts_nowhere_are_used_again() -> None:
     swarm = Swarm(2)
-    claims = [swarm.claim(key, swarm.genesis, slots=5) for key in swarm.keys]
+    keys = sorted(swarm.keys, key=lambda key: key.peer_id)  # as a roster lists them
+    claims = [swarm.claim(key, swarm.genesis, slots=5) for key in keys]
     roster = swarm.roster(claims, swarm.genesis)
     only_first = tuple(swarm.reduction(roster, segment, swarm.genesis, included=(0,)) for segment in (0, 1))
     block = swarm.block(swarm.genesis, (), roster=roster, reductions=only_first)
-    after = advance(swarm.genesis.counters, block.body, frozenset(), swarm.rules)
+    after = advance(swarm.genesis.counters, block.body, frozenset(), swarm.genesis.say, swarm.rules)
     assert after.tokens == 5 * swarm.rules.tokens_per_slot
-    assert swarm.keys[1].peer_id not in after.peers
-    given = [*after.newcomers, *after.leftovers, *after.peers[swarm.keys[0].peer_id].quota]
+    assert keys[1].peer_id not in after.peers
+    given = [*after.newcomers, *after.leftovers, *after.peers[keys[0].peer_id].quota]
     assert slots_in(claims[1].body.slots) <= slots_in(tuple(given))
     assert not slots_in(claims[0].body.slots) & slots_in(tuple(given))
 
@@ -169,7 +183,7 @@ def test_the_corpus_is_covered_before_it_repeats(overlap: Overlap) -> None:
 def test_a_newcomer_has_a_lane_of_its_own_and_draws_another_each_round() -> None:
     swarm = Swarm(40)
     counters = initial(swarm.rules)
-    later = counters.model_copy(update={"round": 1})
+    later = counters.model_copy(update={"beacon": name("the next beacon")})
     lanes = [counters.slots_for(key.peer_id, swarm.rules) for key in swarm.keys]
     ((start, length),) = counters.newcomers
     for ((first, count),) in lanes:
@@ -179,6 +193,20 @@ def test_a_newcomer_has_a_lane_of_its_own_and_draws_another_each_round() -> None
     assert len(set(lanes)) > 20
     again = [later.slots_for(key.peer_id, swarm.rules) for key in swarm.keys]
     assert sum(one == other for one, other in zip(lanes, again, strict=True)) < 5
+
+
+def test_no_name_can_be_sought_for_a_lane_before_the_block_that_hands_the_lanes_out() -> None:
+    """With overlap, that is the block before the last: its beacon draws, and the last one's does not."""
+    swarm = Swarm(40, overlap="eager")
+    counters = initial(swarm.rules)
+    other = {"beacon": name("the next beacon")}
+    for update, changed in ((other, False), ({"earlier_beacon": name("the next beacon")}, True)):
+        later = counters.model_copy(update=update)
+        same = sum(
+            counters.slots_for(key.peer_id, swarm.rules) == later.slots_for(key.peer_id, swarm.rules)
+            for key in swarm.keys
+        )
+        assert (same < 10) if changed else (same == 40)
 
 
 def test_a_peer_counted_last_time_has_a_quota_and_one_that_was_not_is_a_newcomer() -> None:
@@ -251,7 +279,7 @@ def test_a_reducer_that_failed_is_remembered_for_a_while() -> None:
     swarm = Swarm(2)
     failed = swarm.keys[0].peer_id
     block = swarm.block(swarm.genesis, swarm.keys)
-    after = advance(swarm.genesis.counters, block.body, frozenset({failed}), swarm.rules)
+    after = advance(swarm.genesis.counters, block.body, frozenset({failed}), swarm.genesis.say, swarm.rules)
     assert after.peers[failed].misses == 1
     assert after.peers[swarm.keys[1].peer_id].misses == 0
 
@@ -259,18 +287,89 @@ def test_a_reducer_that_failed_is_remembered_for_a_while() -> None:
 def test_everybody_computes_the_same_counters() -> None:
     swarm = Swarm(4)
     block = swarm.block(swarm.genesis, swarm.keys)
-    one, other = (advance(swarm.genesis.counters, block.body, frozenset(), swarm.rules) for _ in range(2))
+    one, other = (
+        advance(swarm.genesis.counters, block.body, frozenset(), swarm.genesis.say, swarm.rules)
+        for _ in range(2)
+    )
     assert one.canonical() == other.canonical()
     assert Counters.model_validate_json(one.canonical()) == one
 
 
-def test_the_beacon_follows_from_what_the_claims_reveal() -> None:
-    swarm = Swarm(2)
-    (first, _), (second, _) = follow(swarm, 2)
-    assert first.counters.beacon != second.counters.beacon != initial(swarm.rules).beacon
-    again = advance(first.counters, second.block.body, frozenset(), swarm.rules) if second.block else None
-    assert again is not None
-    assert again.beacon == second.counters.beacon
+# ---------------------------------------------------------------- the beacon
+
+
+def after_a_round(
+    swarm: Swarm,
+    parent: Link,
+    members: Sequence[SigningKey],
+    /,
+    *,
+    shown: Mapping[PeerId, str] | None = None,
+    electors: Sequence[SigningKey] | None = None,
+    **other: Any,
+) -> Counters:
+    """The counters after a round of some members; some claims show something else, as `shown` says."""
+    no_change: dict[str, Any] = {}
+    instead: Mapping[PeerId, dict[str, Any]] = {
+        peer: {"preimage": preimage} for peer, preimage in (shown or {}).items()
+    }
+    claims = [swarm.claim(key, parent, **instead.get(key.peer_id, no_change)) for key in members]
+    block = swarm.block(parent, (), roster=swarm.roster(claims, parent), **other).body
+    say = parent.say if electors is None else alike(key.peer_id for key in electors)
+    return advance(parent.counters, block, frozenset(), say, swarm.rules)
+
+
+def test_the_beacon_takes_up_what_each_elector_of_the_roster_shows() -> None:
+    swarm = Swarm(4)
+    link = swarm.grow(swarm.genesis, swarm.keys)
+    beacons = {after_a_round(swarm, link, swarm.keys, electors=swarm.keys).beacon}
+    for key in swarm.keys:
+        shown = {key.peer_id: name("another preimage")}
+        beacons.add(after_a_round(swarm, link, swarm.keys, shown=shown, electors=swarm.keys).beacon)
+        others = [other for other in swarm.keys if other is not key]
+        beacons.add(after_a_round(swarm, link, others, electors=swarm.keys).beacon)
+    assert len(beacons) == 9
+    assert link.counters.beacon not in beacons
+
+
+def test_peers_that_are_no_electors_have_no_part_in_the_beacon() -> None:
+    """Names cost nothing: who may add one to a roster or not would choose between beacons."""
+    swarm = Swarm(4)
+    link = swarm.grow(swarm.genesis, swarm.keys)
+    electors, others = swarm.keys[:2], swarm.keys[2:]
+    shown = {key.peer_id: name("another preimage") for key in others}
+    beacons = {
+        after_a_round(swarm, link, members, electors=electors, shown=what).beacon
+        for members in (swarm.keys, electors, [*electors, others[0]])
+        for what in (None, shown)
+    }
+    assert len(beacons) == 1
+
+
+def test_neither_empty_segments_nor_parts_left_out_change_the_beacon() -> None:
+    swarm = Swarm(3)
+    link = swarm.grow(swarm.genesis, swarm.keys, ELECTOR_MINIMUM)
+    claims = [swarm.claim(key, link) for key in swarm.keys]
+    roster = swarm.roster(claims, link)
+    reductions = [
+        (swarm.reduction(roster, 0, link), swarm.reduction(roster, 1, link)),
+        (swarm.reduction(roster, 0, link, included=(0, 1)), None),
+        (None, None),
+    ]
+    after = [
+        advance(
+            link.counters,
+            swarm.block(link, (), roster=roster, reductions=some).body,
+            frozenset(),
+            link.say,
+            swarm.rules,
+        )
+        for some in reductions
+    ]
+    assert len({one.beacon for one in after}) == 1
+    assert {one.earlier_beacon for one in after} == {link.counters.beacon}
+    assert len({len(one.peers) for one in after}) == 1
+    assert after[0].tokens > after[1].tokens > after[2].tokens == link.counters.tokens
 
 
 def test_counted_segments_name_each_claimants_place() -> None:
@@ -280,7 +379,7 @@ def test_counted_segments_name_each_claimants_place() -> None:
     reductions = (swarm.reduction(roster, 0, swarm.genesis, included=(0, 2)), None)
     block = swarm.block(swarm.genesis, (), roster=roster, reductions=reductions)
     counted = counted_segments(block.body)
-    assert [counted[key.peer_id] for key in swarm.keys] == [{0}, frozenset(), {0}]
+    assert [counted[peer] for peer in sorted(swarm.by_id)] == [{0}, frozenset(), {0}]
 
 
 # ---------------------------------------------------------------- claims
@@ -293,7 +392,7 @@ def second_round() -> tuple[Swarm, Link]:
 
 def fault(swarm: Swarm, parent: Link, number: int = 0, **other: object) -> str | None:
     claim: Claim = swarm.claim(swarm.keys[number], parent, **other).body  # type: ignore[arg-type]
-    return quota_or_nonce_fault(claim, parent.counters, swarm.rules)
+    return quota_or_preimage_fault(claim, parent.counters, swarm.rules)
 
 
 def test_a_claim_within_its_quota_stands() -> None:
@@ -331,13 +430,127 @@ def test_a_claim_to_other_slots_than_its_quota_is_refused(how: str) -> None:
         "an empty range": ((start, count), (start + count, 0)),
     }
     claim = swarm.claim(swarm.keys[0], parent).body.model_copy(update={"slots": used[how]})
-    assert quota_or_nonce_fault(claim, parent.counters, swarm.rules) == "slots beyond its quota"
+    assert quota_or_preimage_fault(claim, parent.counters, swarm.rules) == "slots beyond its quota"
 
 
-def test_a_claim_must_reveal_the_x_behind_the_last_one() -> None:
-    swarm, parent = second_round()
-    for nonce in (None, name("something else")):
-        assert fault(swarm, parent, nonce=nonce) == "does not reveal the x that it committed to"
+DOES_NOT_SHOW = "does not show the preimage that its hash chain has for this round"
+
+
+def test_a_claim_shows_what_its_authors_hash_chain_has_for_the_round_and_nothing_else() -> None:
+    swarm = Swarm(2)
+    first = swarm.grow(swarm.genesis, swarm.keys)
+    parent = swarm.grow(first, swarm.keys)
+    good, last = (show_next(swarm.keys[0], link.counters, swarm.rules).preimage for link in (parent, first))
+    assert good is not None
+    assert last == parent.counters.peers[swarm.keys[0].peer_id].preimage == descend(good, 1)
+    for preimage in (None, name("something else"), last, descend(good, 2)):
+        assert fault(swarm, parent, preimage=preimage) == DOES_NOT_SHOW
+    assert fault(swarm, parent, preimage=good) is None
+
+
+def test_after_rounds_away_a_claim_shows_what_its_chain_has_for_the_round_at_hand() -> None:
+    swarm = Swarm(3)
+    there = swarm.grow(swarm.genesis, swarm.keys, 2)
+    parent = swarm.grow(there, swarm.keys[:2], 5)
+    for number in range(3):
+        assert fault(swarm, parent, number) is None
+    next_one = show_next(swarm.keys[2], there.counters, swarm.rules).preimage
+    assert fault(swarm, parent, 2, preimage=next_one) == DOES_NOT_SHOW
+    back = swarm.grow(parent, swarm.keys)
+    assert back.counters.peers[swarm.keys[2].peer_id].shown == back.round
+
+
+def test_a_newcomer_anchors_a_chain_and_has_nothing_to_show_so_that_it_cannot_steer_the_beacon() -> None:
+    swarm = Swarm(1)
+    assert fault(swarm, swarm.genesis) is None
+    assert fault(swarm, swarm.genesis, anchor=None) == "anchors no hash chain"
+    for anchor in (None, name("an anchor")):
+        assert fault(swarm, swarm.genesis, preimage=name("ground until it suits"), anchor=anchor) == (
+            "shows a preimage of a chain that it never anchored"
+        )
+
+
+def test_a_chain_is_replaced_only_once_most_of_it_is_used_up() -> None:
+    """Who might replace it at will would choose what it shows after some rounds."""
+    swarm = Swarm(1)
+    swarm.rules = replace(swarm.rules, hash_chain=40)
+    parent = swarm.grow(swarm.genesis, swarm.keys)
+    record = parent.counters.peers[swarm.keys[0].peer_id]
+    for age, allowed in ((1, False), (29, False), (30, True), (40, True)):
+        top = name("what is shown")
+        shown = {swarm.keys[0].peer_id: record.model_copy(update={"preimage": descend(top, age)})}
+        later = {"round": parent.round + age - 1, "peers": shown}
+        counters = parent.counters.model_copy(update=later)
+        for anchor in (None, name("another anchor")):
+            body = swarm.claim(swarm.keys[0], parent).body
+            claim = body.model_copy(update={"round": counters.round + 1, "preimage": top, "anchor": anchor})
+            found = quota_or_preimage_fault(claim, counters, swarm.rules)
+            late = None if allowed or anchor is None else "anchors another hash chain before its time"
+            assert found == late
+
+
+# ---------------------------------------------------------------- hash chains over the rounds
+
+
+def test_the_chain_remembers_of_each_peer_what_it_showed_last_and_draws_a_salt_after_its_anchor() -> None:
+    swarm = Swarm(2)
+    me, depth = swarm.keys[0], swarm.rules.rewind_depth
+    history = follow(swarm, depth + 4, portion=lambda _: 0.1)
+    chain = own_chain(me, run=swarm.rules.run, anchored=1, length=swarm.rules.hash_chain)
+    for link, _ in history:
+        record = link.counters.peers[me.peer_id]
+        assert (record.anchored, record.shown) == (1, link.round)
+        assert record.preimage == chain.shown_after(link.round - 1)
+        assert record.salt == (history[depth][0].counters.beacon if link.round > depth else None)
+
+
+def test_a_claim_that_is_rostered_shows_its_preimage_whether_or_not_it_is_averaged() -> None:
+    swarm = Swarm(2)
+    parent = swarm.grow(swarm.genesis, swarm.keys, 2)
+    left_out = parent.counters.peers[swarm.keys[0].peer_id]
+    after = after_a_round(swarm, parent, swarm.keys, reductions=(None, None))
+    record = after.peers[swarm.keys[0].peer_id]
+    assert (record.shown, record.included & 1) == (parent.round + 1, 0)
+    assert record.preimage is not None
+    assert descend(record.preimage, 1) == left_out.preimage
+
+
+def test_what_was_shown_for_a_round_is_known_from_the_next_ones_roster_too_and_no_later() -> None:
+    top = name("shown in round 9")
+    record = PeerRecord(included=1, misses=0, best_slots=1, quota=(), preimage=top, shown=9, anchored=3)
+    assert record.shown_for(9) == top
+    assert record.shown_for(8) == descend(top, 1)
+    assert record.shown_for(7) is None  # shown too late to draw by
+    assert record.shown_for(10) is None  # not shown yet
+    fresh = record.model_copy(update={"anchored": 8})
+    assert fresh.shown_for(9) == top
+    assert fresh.shown_for(8) is None  # the anchor itself: nothing that was fixed before
+    assert record.model_copy(update={"preimage": None}).shown_for(9) is None
+
+
+def test_chains_are_replaced_in_time_and_every_round_shows_one() -> None:
+    swarm = Swarm(4)
+    swarm.rules = replace(swarm.rules, hash_chain=40)
+    ones = dict.fromkeys(swarm.by_id, 1)
+    link, replaced = swarm.genesis, dict.fromkeys(swarm.by_id, 0)
+    for _ in range(130):
+        claims = [swarm.claim(key, link, slots=ones[key.peer_id]) for key in swarm.keys]
+        for claim in claims:
+            assert quota_or_preimage_fault(claim.body, link.counters, swarm.rules) is None
+            replaced[claim.body.peer] += claim.body.anchor is not None
+        block = swarm.block(link, (), roster=swarm.roster(claims, link))
+        counters = advance(link.counters, block.body, frozenset(), link.say, swarm.rules)
+        link = Link(block.hash, link.hash, counters, block, link.finality, link.ledger, link.say)
+        for peer, record in counters.peers.items():
+            anchored_now = next(claim.body.anchor for claim in claims if claim.body.peer == peer)
+            assert record.shown == link.round
+            assert (record.preimage == anchored_now) == (record.anchored == link.round)
+            if record.anchored == link.round:
+                assert record.salt is None
+    assert set(replaced.values()) == {len(range(1, 131, 30))}  # three quarters of a chain apart
+
+
+# ---------------------------------------------------------------- what claims may be
 
 
 def test_a_window_ahead_of_its_block_needs_a_run_with_overlap_and_a_claim_that_it_stands_on() -> None:
@@ -350,11 +563,25 @@ def test_a_window_ahead_of_its_block_needs_a_run_with_overlap_and_a_claim_that_i
     assert fault(swarm, parent, ahead=True, predecessor=name("the claim before")) is None
 
 
-def test_a_newcomer_has_nothing_to_reveal_so_that_it_cannot_steer_the_beacon() -> None:
-    swarm = Swarm(1)
-    assert fault(swarm, swarm.genesis, nonce=name("ground until it suits")) == (
-        "reveals an x that it never committed to"
+def test_only_those_whose_word_counts_have_a_say_in_how_long_a_round_waits() -> None:
+    swarm = Swarm(4)
+    parent = swarm.grow(swarm.genesis, swarm.keys)
+    slow = Pace(claims_late_ms=86_400_000, transfer_ms=86_400_000, reply_ms=86_400_000)
+    claims = [
+        swarm.claim(key, parent, pace=slow if number else swarm.pace) for number, key in enumerate(swarm.keys)
+    ]
+    block = swarm.block(parent, (), roster=swarm.roster(claims, parent)).body
+    weights = alike(swarm.by_id).weights
+    quick, all_of_them, slow_ones = (
+        advance(parent.counters, block, frozenset(), Say(weights, established), swarm.rules).deadlines
+        for established in (
+            frozenset({swarm.keys[0].peer_id}),
+            frozenset(swarm.by_id),
+            frozenset(key.peer_id for key in swarm.keys[1:]),
+        )
     )
+    assert quick != slow_ones == all_of_them
+    assert quick.grace < slow_ones.grace
 
 
 # ---------------------------------------------------------------- what remembering costs
@@ -406,6 +633,7 @@ def test_strangers_that_come_once_cannot_make_everybody_remember_crumbs() -> Non
             counters,
             block.model_copy(update={"roster": roster, "reductions": reductions}),
             frozenset(),
+            swarm.genesis.say,
             swarm.rules,
         )
         assert len(counters.leftovers) <= MOST_LEFTOVERS

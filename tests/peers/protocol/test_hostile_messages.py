@@ -32,7 +32,7 @@ from peers.consensus.effects import (
     SegmentStored,
     Train,
 )
-from peers.protocol.counters import quota_or_nonce_fault
+from peers.protocol.counters import quota_or_preimage_fault
 from peers.protocol.events import Refused, RosterAccepted
 from peers.protocol.messages import (
     MAX_PEERS,
@@ -158,7 +158,7 @@ def test_a_strangers_block_before_its_turn_is_refused() -> None:
 def test_claims_of_no_work_are_refused() -> None:
     bench = Bench()
     claim = bench.swarm.claim(bench.others[0], bench.head, slots=0)
-    assert quota_or_nonce_fault(claim.body, bench.head.counters, bench.swarm.rules)
+    assert quota_or_preimage_fault(claim.body, bench.head.counters, bench.swarm.rules)
     assert told(bench.receive(bench.others[0], claim), Refused)
     assert bench.engine.round.pool.held == {}
 
@@ -205,7 +205,8 @@ class Hostility:
             start_digest=self.hash,
             slots=lambda: slots,
             norms=lambda: self.dice.choice([(), (0.0, 0.0), (1e308, 1e308), (1.0,) * 1024]),
-            nonce=lambda: self.dice.choice([None, self.hash()]),
+            preimage=lambda: self.dice.choice([None, self.hash()]),
+            anchor=lambda: self.dice.choice([None, self.hash()]),
             contribution_bytes=self.number,
         )
         key = self.key()
