@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from peers.protocol.hash_chain import RENEWED_FROM, descend, may_renew, own_chain
+from peers.protocol.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
 from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
@@ -56,6 +56,8 @@ class PeerRecord(Message):
     shown: Count = 0  # the round in which it showed that
     anchored: Count = 0  # the round whose roster has its anchor
     salt: Hash | None = None  # the beacon D rounds after the anchor
+    next_anchor: Hash | None = None  # of the chain that takes its place, once that is D rounds old
+    next_anchored: Count = 0
     signals: tuple[RuleName, ...] | None = later()  # the rules that its newest included claim named
 
     @property
@@ -165,16 +167,22 @@ def quota_or_preimage_fault(claim: Claim, counters: Counters, rules: Rules) -> s
 
 def _preimage_fault(claim: Claim, record: PeerRecord | None, rules: Rules) -> str | None:
     """Return what is wrong with what a claim shows of its author's hash chain, or None."""
-    if record is None or record.preimage is None:
+    if record is None or record.preimage is None or not _lasts(record, claim.round, rules):
         if claim.preimage is not None:
-            return "shows a preimage of a chain that it never anchored"
+            return "shows a preimage of a chain that it never anchored, or that is used up"
         return "anchors no hash chain" if claim.anchor is None else None
     if claim.preimage is None or descend(claim.preimage, claim.round - record.shown) != record.preimage:
         return "does not show the preimage that its hash chain has for this round"
     age = claim.round - record.anchored
-    if claim.anchor is not None and age * RENEWED_FROM[1] < rules.hash_chain * RENEWED_FROM[0]:
+    early = age * RENEWED_FROM[1] < rules.hash_chain * RENEWED_FROM[0]
+    if claim.anchor is not None and (early or record.next_anchor is not None):
         return "anchors another hash chain before its time"
     return None
+
+
+def _lasts(record: PeerRecord, round_number: int, rules: Rules) -> bool:
+    """Whether a peer's chain has something to show in a round."""
+    return round_number - record.anchored <= rules.hash_chain
 
 
 @dataclass(frozen=True)
@@ -188,13 +196,16 @@ class Shown:
 def show_next(key: SigningKey, counters: Counters, rules: Rules) -> Shown:
     """Return what a peer's claim on top of `counters` has to show of its hash chain."""
     record, number = counters.peers.get(key.peer_id), counters.round + 1
-    preimage = anchor = None
-    if record is not None and record.preimage is not None:
-        chain = own_chain(key, run=rules.run, anchored=record.anchored, length=rules.hash_chain)
-        preimage = chain.shown_after(number - record.anchored)
-    age = number - record.anchored if record is not None else 0
-    if preimage is None or may_renew(key.peer_id, rounds=age, length=rules.hash_chain):
-        anchor = own_chain(key, run=rules.run, anchored=number, length=rules.hash_chain).shown_after(0)
+
+    def chain(anchored: int) -> HashChain:
+        return own_chain(key, run=rules.run, anchored=anchored, length=rules.hash_chain)
+
+    if record is None or record.preimage is None or not _lasts(record, number, rules):
+        return Shown(preimage=None, anchor=chain(number).shown_after(0))
+    age = number - record.anchored
+    renews = record.next_anchor is None and is_to_be_renewed(key.peer_id, rounds=age, length=rules.hash_chain)
+    preimage = chain(record.anchored).shown_after(age)
+    anchor = chain(number).shown_after(0) if renews else None
     return Shown(preimage, anchor)
 
 
@@ -298,18 +309,19 @@ def _chain_after(
     old: PeerRecord, claim: Claim | None, round_number: int, beacon: str, rules: Rules
 ) -> dict[str, Any]:
     """Return the fields of a peer's record that tell of its hash chain, after a block."""
-    fields: dict[str, Any] = {
-        "preimage": old.preimage,
-        "shown": old.shown,
-        "anchored": old.anchored,
-        "salt": old.salt,
-    }
-    if claim is not None and claim.anchor is not None:
-        fields = {"preimage": claim.anchor, "shown": round_number, "anchored": round_number, "salt": None}
+    names = ("preimage", "shown", "anchored", "salt", "next_anchor", "next_anchored")
+    fields: dict[str, Any] = {name: getattr(old, name) for name in names}
+    if claim is not None and claim.preimage is None:
+        fields = {"preimage": claim.anchor, "shown": round_number, "anchored": round_number}
     elif claim is not None:
         fields |= {"preimage": claim.preimage, "shown": round_number}
+        if claim.anchor is not None:
+            fields |= {"next_anchor": claim.anchor, "next_anchored": round_number}
     if fields["preimage"] is not None and round_number == fields["anchored"] + rules.rewind_depth:
         fields["salt"] = beacon
+    if (anchor := fields.get("next_anchor")) and round_number == old.next_anchored + rules.rewind_depth:
+        since = old.next_anchored
+        fields = {"preimage": anchor, "shown": since, "anchored": since, "salt": beacon}
     return fields
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from peers.protocol.rules import ELECTOR_WINDOW
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 
-RENEWED_FROM = (3, 4)  # of its length: from there on a chain may be replaced
+RENEWED_FROM = (1, 2)  # of its length: from there on a chain may be replaced
 _MARKS_APART = 256
 
 
@@ -61,11 +60,8 @@ def own_chain(key: SigningKey, *, run: str, anchored: int, length: int) -> HashC
     return _chain_of(digest(key.sign("hash chain", f"{run}/{anchored}".encode())), length)
 
 
-def may_renew(peer: PeerId, *, rounds: int, length: int) -> bool:
-    """Whether honest software replaces a chain that was anchored so many rounds ago: not all in one round.
-
-    Whoever misses its turn by a window of absence is still remembered, and has to have something to show.
-    """
+def is_to_be_renewed(peer: PeerId, *, rounds: int, length: int) -> bool:
+    """Whether honest software replaces a chain that was anchored so many rounds ago: not all in one round."""
     least = -(-length * RENEWED_FROM[0] // RENEWED_FROM[1])
-    spread = max(1, min(length // 8, length - least - ELECTOR_WINDOW))
+    spread = max(1, length // 8)
     return rounds >= least + int.from_bytes(digest(peer.encode())[:4], "big") % spread

@@ -53,7 +53,7 @@ _INSTALL_SECONDS = 5.0  # after a peer stopped because of a rule that its build 
 _BLOCK_BYTES = 20_000  # in an answer of many
 _EMPTY_ANSWER_SECONDS = 0.05  # for a peer to say that it has no head yet
 
-HASH_CHAIN = 144  # so short that long worlds see chains replaced; the last quarter outlasts ELECTOR_WINDOW
+HASH_CHAIN = 64  # so short that worlds see chains replaced
 
 
 def rules(

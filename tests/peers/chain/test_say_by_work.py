@@ -22,7 +22,7 @@ MEAN_CLAIM = 10**18
 
 
 class Worked(Swarm):
-    """A swarm whose first peers have vested credit from the beginning, and in which all elect at its `head`."""
+    """A swarm whose first peers have vested credit from the beginning, and in which all elect at `head`."""
 
     def __init__(self, vested: Sequence[int], *, crowd: int) -> None:
         """Begin.

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import RUN, keys_of, name, rules
 
-from peers.protocol.hash_chain import RENEWED_FROM, HashChain, descend, may_renew, own_chain
-from peers.protocol.rules import ELECTOR_WINDOW, Rules
+from peers.protocol.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
+from peers.protocol.rules import Rules
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey
 
@@ -60,7 +60,9 @@ def test_a_chain_follows_from_the_key_the_run_and_the_round_of_its_anchor_alone(
 
 def replaced_at(key: SigningKey, length: int) -> int:
     """The age at which a peer's software replaces a chain."""
-    return bisect(range(length), False, key=lambda age: may_renew(key.peer_id, rounds=age, length=length))
+    return bisect(
+        range(length), False, key=lambda age: is_to_be_renewed(key.peer_id, rounds=age, length=length)
+    )
 
 
 @pytest.mark.parametrize("length", [4096, 2050, 2049, 2047])
@@ -72,8 +74,6 @@ def test_nobody_replaces_a_chain_before_it_may_and_not_all_in_one_round(length: 
 
 
 @pytest.mark.parametrize("length", [Rules.hash_chain, rules(electors=(KEY.peer_id,)).hash_chain])
-def test_whoever_is_still_remembered_has_something_to_show(length: int) -> None:
-    """Rostered last right before it was to replace its chain, a peer may be away for a window."""
-    for key in keys_of(200):
-        last_rostered = replaced_at(key, length) - 1
-        assert last_rostered + ELECTOR_WINDOW <= length
+def test_the_next_chain_is_old_enough_before_the_old_one_is_used_up(length: int) -> None:
+    depth = rules(electors=(KEY.peer_id,)).rewind_depth
+    assert all(replaced_at(key, length) + depth <= length for key in keys_of(200))
