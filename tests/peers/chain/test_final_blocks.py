@@ -112,7 +112,7 @@ def test_an_expelled_elector_counts_neither_for_nor_against_a_block() -> None:
     assert tip.finality.justified == link.hash
     shown = carrying(swarm, middle, there, [one, two, three])  # three of five, and of four
     assert shown.finality.justified == middle.hash
-    cosign(swarm, shown, [expelled, one, two])
+    cosign(swarm, shown, [one, two])
     assert swarm.chain.final == link.hash
     cosign(swarm, shown, [three])
     assert swarm.chain.final == middle.hash
@@ -208,6 +208,20 @@ def test_a_branch_with_most_electors_of_the_last_final_block_is_followed_from_an
     cosign(swarm, favoured, swarm.keys[1:3], chain=chain)
     assert best_head(chain, tip.hash) == tip.hash
     cosign(swarm, favoured, swarm.keys[3:4], chain=chain)
+    assert best_head(chain, tip.hash) == favoured.hash
+
+
+def test_most_electors_of_the_last_final_block_are_most_by_weight() -> None:
+    swarm, head = elected(5)
+    lone, heavy, *others = swarm.keys
+    chain, tip = lonely_tip(swarm, head)
+    vested = {heavy.peer_id: 9, **dict.fromkeys((key.peer_id for key in (lone, *others)), 1)}
+    credited(chain, chain.link(chain.final), vested=vested)
+    favoured = swarm.grow(head, swarm.keys[1:], cosigned=False)
+    chain.add(blocks_of([favoured])[0])
+    cosign(swarm, favoured, others, chain=chain)  # three heads of five, and a third of the weight
+    assert best_head(chain, tip.hash) == tip.hash
+    cosign(swarm, favoured, [heavy], chain=chain)
     assert best_head(chain, tip.hash) == favoured.hash
 
 
