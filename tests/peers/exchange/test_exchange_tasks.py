@@ -16,6 +16,7 @@ from peers.exchange.transfers import ExchangeTasks
 from peers.network.transport import RemoteError, Request
 from peers.protocol.assignment import Assignment
 from peers.protocol.length_prefixed import join_parts
+from peers.protocol.say import alike
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys.keys import PeerId
 
@@ -44,7 +45,10 @@ class Bench:
             assignments=[Assignment(reducer=self.ids[REDUCER], backup=None)] * FORM.segments,
             reductions_of={SEGMENT: [signed]}.get,
             deadlines=SimpleNamespace(transfer=0.01),
-            chain=SimpleNamespace(electors_at=lambda _: frozenset(), tokens_at=lambda _: 0),
+            chain=SimpleNamespace(
+                link=lambda _: SimpleNamespace(say=alike(())),  # nobody is established: all weigh by work
+                tokens_at=lambda _: 0,
+            ),
             me=self.ids[me],
         )
         nothing: Any = None
