@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ SEGMENT = 1
 class Bench:
     """One claimant's exchange tasks, and what they told."""
 
-    def __init__(self, folder: Path, *, me: int) -> None:
+    def __init__(self, folder: Path, *, me: int, established: Sequence[int] = ()) -> None:
         self.exchange = Exchange(folder)
         self.me = me
         self.ids = [key.peer_id for key in self.exchange.keys]
@@ -46,7 +47,7 @@ class Bench:
             reductions_of={SEGMENT: [signed]}.get,
             deadlines=SimpleNamespace(transfer=0.01),
             chain=SimpleNamespace(
-                link=lambda _: SimpleNamespace(say=alike(())),  # nobody is established: all weigh by work
+                link=lambda _: SimpleNamespace(say=alike(self.ids[number] for number in established)),
                 tokens_at=lambda _: 0,
             ),
             me=self.ids[me],
@@ -120,6 +121,16 @@ async def test_a_reduced_segment_that_holds_is_fetched_and_nobody_blamed(tmp_pat
     await bench.fetch()
     assert bench.host.taken == [ReducedFetched(bench.reduction.root)]
     assert bench.host.blamed == []
+
+
+async def test_a_reduced_segment_in_which_newcomers_weigh_too_much_is_none(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, me=CHECKER, established=(SENDER,))  # as if all were, in the average
+    await bench.fetch()
+    [lost] = bench.host.taken
+    assert isinstance(lost, ReducedLost)
+    assert "not the average" in lost.reason
 
 
 @pytest.mark.parametrize(("kind", "offence"), [("reduced", Offence.FALSE), ("check", Offence.MALFORMED)])
