@@ -144,7 +144,7 @@ def test_what_is_replayed_depends_on_the_claim_the_round_and_the_run() -> None:
 
 
 def work(author: PeerId, claim: str = "claim") -> Work:
-    return replace(Book().work(PEERS[0], 1), claim=name(f"{claim} of {author}"), peer=author)
+    return replace(Book().work(PEERS[0], 1), claim=name(f"{claim} of {author}"), peer=author, signer=author)
 
 
 WORKS = [work(key.peer_id) for key in keys_of(3000, seed="author")]

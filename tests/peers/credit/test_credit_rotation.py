@@ -139,6 +139,20 @@ def test_an_audit_of_the_old_ids_claim_takes_from_the_new_one(after: int) -> Non
     assert book.of(NEW).in_escrow == 0
 
 
+@pytest.mark.parametrize("chained", [False, True])
+def test_who_audits_a_claim_is_not_chosen_by_a_rotation_after_it(chained: bool) -> None:
+    """Who sees what the electors show in the round after could else try names until none draws the claim."""
+    drawn = []
+    for moves in ([], [move()], [move(new=FRESH[1])]):
+        book = Book(RULES, passes=1)
+        book.play(OLD)
+        further = [move(one.new, FRESH[2]) for one in moves] if chained else []
+        book.play(rotations=[*moves, *further])
+        book.play()
+        drawn.append((book.audit.auditors, book.audit.seed))
+    assert drawn[1:] == drawn[:1] * 2
+
+
 def test_what_a_decision_took_may_be_disputed_by_the_new_key_and_comes_back_to_it() -> None:
     book = Book(RULES, passes=1)
     book.play(OLD)
