@@ -13,7 +13,7 @@
     ├── StorageError         12         the disk refused: full, read-only, or failing
     ├── TrainingError        13         training on this machine gives no numbers
     ├── ReplayError          14         a claim can be neither confirmed nor refuted here
-    ├── OutdatedError        15         the run goes by a rule that this build does not know
+    ├── OutdatedError        15         the run goes by rules that this build does not know, or knows no more
     └── MessageError         -          a peer sent something that it must not: it is dropped, never fatal
 
 Each message says what happened and why; `remedy` says what to do. Commands print both and exit with
@@ -112,7 +112,7 @@ class ReplayError(ManyhandsError):
 
 
 class OutdatedError(ManyhandsError):
-    """The run goes by a rule, or speaks a version of the protocol, that this build does not know."""
+    """A run, or an export, goes by a rule or a version of the protocol that is not this build's."""
 
     exit_code = 15
 

@@ -222,6 +222,7 @@ def _work(peer: PeerId, number: int) -> Work:
     return Work(
         claim=digest(f"{peer}/{number}".encode()).hex(),
         peer=peer,
+        signer=peer,
         round=number,
         tokens=TOKENS,
         steps=STEPS,

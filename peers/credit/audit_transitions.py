@@ -116,7 +116,7 @@ def draw_audits(
         lottery = Lottery(
             run=page.rules.protocol.run,
             beacon=drawing.beacon,
-            author=work.peer,
+            author=work.signer,
             shown=shown,
             weights=weigh(others, mean_claim=mean_claim),
         )

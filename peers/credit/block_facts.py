@@ -87,6 +87,7 @@ def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
     return Work(
         claim=signed.hash,
         peer=claim.peer,
+        signer=claim.peer,
         round=claim.round,
         tokens=slots * rules.protocol.tokens_per_slot,
         steps=-(-slots // rules.batch_slots),

@@ -34,7 +34,7 @@ class Lottery:
     Attributes:
         run: the run's id, hex.
         beacon: the beacon after the block that counts the claim, hex.
-        author: the claim's.
+        author: the id that signed the claim.
         shown: what each elector that draws showed for the round after the claim's, hex.
         weights: of these electors, above 0; the author is not among them.
     """

@@ -28,12 +28,12 @@ from peers.protocol.messages import (
     SignatureHex,
     Signed,
 )
-from recipes.errors import DataError
+from recipes.errors import DataError, OutdatedError
 from recipes.formats.canonical import canonical_json
 from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES
 from recipes.signature import MAXIMUM_SIGNATURE_BYTES, MAXIMUM_SIGNATURES, OwnerSignature
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_LINE_BYTES = MAX_BLOCK_BYTES + 1024  # a block's is the longest
 MAX_HEADER_BYTES = (
     2 * MAXIMUM_RECIPE_BYTES + MAXIMUM_SIGNATURE_BYTES
@@ -130,6 +130,27 @@ def block_in(line: bytes) -> bytes:
     if not (line.startswith(_BLOCK_START) and line.endswith(_BLOCK_END)):
         raise DataError("This is no line of a block.")
     return line[len(_BLOCK_START) : -len(_BLOCK_END)]
+
+
+def check_version(line: bytes) -> None:
+    """Check that a first line is not that of an export of another version.
+
+    Raises:
+        OutdatedError: it is.
+    """
+    try:
+        found = json.loads(line[:MAX_HEADER_BYTES])
+    except (ValueError, RecursionError):
+        return
+    version = found.get("version") if isinstance(found, dict) and found.get("kind") == "header" else None
+    if isinstance(version, int) and version > 0 and version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        raise OutdatedError(
+            f"This export is of version {version}, and this build reads version {FORMAT_VERSION}.",
+            remedy="Install a newer build of Manyhands, and run the same command again."
+            if newer
+            else "Use the build that wrote it: the runs of that time go on with it alone.",
+        )
 
 
 def parse_line(line: bytes, form: type[Header] | type[CheckpointLine] | type[End]) -> Message:

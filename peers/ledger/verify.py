@@ -30,6 +30,7 @@ from peers.ledger.lines import (
     Header,
     Sums,
     block_in,
+    check_version,
     entry_line,
     kind_of,
     parse_line,
@@ -153,10 +154,12 @@ def verify_export(
 
     Raises:
         DataError: something in it is not as it must be; the message names the line and what.
+        OutdatedError: it is of another version.
         ModelError: the recipe's model cannot be built here, so its first state is not known.
     """
     lines = _Lines(stream)
     line = lines.take()
+    check_version(line)
     try:
         header = cast(Header, parse_line(line, Header))
         ground = (grounds or grounds_of_recipe)(header)

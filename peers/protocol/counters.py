@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from peers.protocol.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
-from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, SlotRange
+from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
     ELECTOR_WINDOW,
@@ -220,6 +220,32 @@ def counted_segments(block: Block) -> dict[PeerId, frozenset[int]]:
     return {peer: frozenset(segments) for peer, segments in zip(peers, counted, strict=True)}
 
 
+@dataclass
+class _Slots:
+    """The slots that a block may hand out: the free ranges first, then from the cursor on."""
+
+    free: tuple[SlotRange, ...]
+    cursor: int
+
+    def quota(self, count: int) -> tuple[SlotRange, ...]:
+        """Take a peer's slots."""
+        taken, rest = take(self.free[:QUOTA_RANGES], count)
+        self.free = (*rest, *self.free[QUOTA_RANGES:])
+        return self._filled(taken, count)
+
+    def lanes(self, count: int) -> tuple[SlotRange, ...]:
+        """Take the newcomers' from the longest ranges: the short ones go into quotas, a few at a time."""
+        taken = take(_longest(self.free, LANE_RANGES), count)[0]
+        self.free = subtract(self.free, taken)
+        return self._filled(taken, count)
+
+    def _filled(self, taken: tuple[SlotRange, ...], count: int) -> tuple[SlotRange, ...]:
+        if missing := count - total(taken):
+            taken = (*taken, (self.cursor, missing))
+            self.cursor += missing
+        return merge(taken)
+
+
 def advance(
     before: Counters, block: Block, missed: frozenset[PeerId], say: Say, first: Sequence[PeerId], rules: Rules
 ) -> Counters:
@@ -240,16 +266,7 @@ def advance(
     used = merge([slots for signed in claims.values() for slots in signed.body.slots])
     handed_out = [*before.newcomers, *(r for standing in before.peers.values() for r in standing.quota)]
     free = merge([*before.leftovers, *subtract(merge(handed_out), used)])
-    cursor = before.cursor
-
-    def fill(taken: tuple[SlotRange, ...], count: int) -> tuple[SlotRange, ...]:
-        """Return slots from some of the leftover ranges, filled up from the cursor."""
-        nonlocal cursor
-        if missing := count - total(taken):
-            taken = (*taken, (cursor, missing))
-            cursor += missing
-        return merge(taken)
-
+    slots = _Slots(free, before.cursor)
     peers = {}
     for peer in sorted(before.peers.keys() | claims.keys()):
         old, signed = before.peers.get(peer, _STRANGER), claims.get(peer)
@@ -258,9 +275,7 @@ def advance(
             best = max(best, total(signed.body.slots))
             wish = max(rules.minimum_slots, int(best * QUOTA_GROWTH), 2)  # 1 and a half would be 1 for ever
             wish = min(wish, max(1, MOST_WINDOW_TOKENS // rules.tokens_per_slot))
-            taken, rest = take(free[:QUOTA_RANGES], wish)
-            free = (*rest, *free[QUOTA_RANGES:])
-            allotted = fill(taken, wish)
+            allotted = slots.quota(wish)
         standing = PeerRecord(
             included=((old.included << 1) | (signed is not None)) & ((1 << ELECTOR_WINDOW) - 1),
             misses=((old.misses << 1) | (peer in missed)) & ((1 << MISS_MEMORY) - 1),
@@ -272,27 +287,29 @@ def advance(
         )
         if standing.included:  # if not, it is forgotten, after ELECTOR_WINDOW blocks of absence
             peers[peer] = standing
-    # The lanes come from the longest ranges: the short ones go into quotas, a few at a time.
-    region = rules.newcomer_slots * rules.newcomer_lanes
-    taken = take(_longest(free, LANE_RANGES), region)[0]
-    free = subtract(free, taken)
-    lanes = fill(taken, region)
-    # Identities cost nothing, so only those whose word counts have a say in how long a round waits.
-    heard = [signed.body for peer, signed in claims.items() if peer in say.established]
-    heard = heard or [signed.body for signed in claims.values()]
+    lanes = slots.lanes(rules.newcomer_slots * rules.newcomer_lanes)
     return Counters(
         round=before.round + 1,
         tokens=min(before.tokens + total(used) * rules.tokens_per_slot, 2**53 - 1),
-        cursor=cursor,
-        leftovers=_longest(free, MOST_LEFTOVERS),
+        cursor=slots.cursor,
+        leftovers=_longest(slots.free, MOST_LEFTOVERS),
         newcomers=before.upcoming_newcomers if rules.trains_ahead else lanes,
         upcoming_newcomers=lanes if rules.trains_ahead else (),
         beacon=beacon,
         earlier_beacon=before.beacon,
-        deadlines=next_deadlines(before.deadlines, heard, rules, rostered=len(claims)),
+        deadlines=next_deadlines(before.deadlines, _heard(claims, say), rules, rostered=len(claims)),
         peers=peers,
         rules=_rules_after(before, peers, say, rules),
     )
+
+
+def _heard(claims: Mapping[PeerId, Signed[Claim]], say: Say) -> list[Claim]:
+    """Return the claims by which the next deadlines go: of those whose word counts, if any.
+
+    Identities cost nothing, so others have no say in how long a round waits.
+    """
+    heard = [signed.body for peer, signed in claims.items() if peer in say.established]
+    return heard or [signed.body for signed in claims.values()]
 
 
 def _mixed(beacon: str, rostered: Mapping[PeerId, Claim], first: Sequence[PeerId]) -> str:

@@ -1,7 +1,8 @@
 """The chain on disk, with what a peer must remember of its own part: claims, verdicts, disputes, vote lock.
 
 An SQLite database in WAL mode (sqlite.org/wal.html). Each write is one transaction, so that a crash leaves
-all of it or nothing. A damaged database is moved aside, and the chain is fetched again.
+all of it or nothing. A damaged database is moved aside, and the chain is fetched again. One whose blocks are
+of another version of the protocol (`PRAGMA user_version`) is left as it is, and not read.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal, build_chain
 from peers.consensus.operation_pool import MAX_OWN_OPERATIONS, Operation
 from peers.credit.rules import CreditRules
+from peers.network.versions import SPOKEN
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, parse
-from recipes.errors import MessageError, StorageError
+from recipes.errors import MessageError, OutdatedError, StorageError
 from recipes.formats.canonical import canonical_json
 from recipes.formats.files import PRIVATE, private_file, write_atomic
 from recipes.keys.keys import PeerId
@@ -29,6 +31,7 @@ from recipes.keys.keys import PeerId
 CHAIN_FILE = "chain.sqlite"
 
 CLAIMS_KEPT = 64
+_VERSION = max(SPOKEN)  # of the protocol that what is written here is of; 0 in databases of versions up to 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS trunk (round INTEGER PRIMARY KEY, hash TEXT NOT NULL);
@@ -77,6 +80,7 @@ class ChainStore:
                 SQLite's two files beside `path`.
 
         Raises:
+            OutdatedError: what it holds is of another version of the protocol.
             StorageError: the database can be neither opened nor made.
         """
         self.moved_aside: Path | None = None
@@ -322,7 +326,9 @@ def _open(path: Path) -> sqlite3.Connection:
         (verdict,) = database.execute("PRAGMA quick_check").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-    except sqlite3.Error:
+        _check_version(path, database)
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+    except (sqlite3.Error, OutdatedError):
         database.close()
         raise
     return database
@@ -331,11 +337,31 @@ def _open(path: Path) -> sqlite3.Connection:
 def _open_read_only(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        database.execute("SELECT count(*) FROM blocks").fetchone()
-    except sqlite3.Error:
+        _check_version(path, database)
+    except (sqlite3.Error, OutdatedError):
         database.close()
         raise
     return database
+
+
+def _check_version(path: Path, database: sqlite3.Connection) -> None:
+    """Check that a database holds nothing of another version of the protocol.
+
+    Raises:
+        OutdatedError: it does.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    tables = " UNION ALL ".join(f"SELECT 1 FROM {table}" for table in ("blocks", "claims", "words"))
+    if version == _VERSION or database.execute(f"{tables} LIMIT 1").fetchone() is None:
+        return
+    theirs = f"version {version}" if version else "version 3, or an earlier one,"
+    raise OutdatedError(
+        f"The chain in {path} is of {theirs} of the protocol, and this build speaks version {_VERSION}. "
+        "Nothing in it was changed.",
+        remedy="Install a newer build of Manyhands, and run the same command again."
+        if version > _VERSION
+        else "This build cannot go on with that run: use the build that wrote it, or begin another run.",
+    )
 
 
 def _refused(path: Path, error: Exception) -> StorageError:

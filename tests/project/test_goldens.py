@@ -21,6 +21,7 @@ from peers.protocol.messages import parse
 from peers.protocol.rules import Rules
 from peers.state.block_store import CHAIN_FILE, ChainStore, load_chain
 from peers.state.genesis import open_state, start_digest
+from recipes.errors import OutdatedError
 from recipes.home import run_folder
 from recipes.layout import layout_of
 from recipes.publication import load_publication
@@ -90,3 +91,19 @@ def test_an_export_of_before_is_verified_and_written_the_same(tmp_path: Path) ->
     exported = CliRunner().invoke(ledger.app, words)
     assert exported.exit_code == 0, exported.output
     assert again.read_bytes() == (home / EXPORT).read_bytes()
+
+
+def test_a_run_of_an_earlier_version_of_the_protocol_is_left_alone_and_its_owner_told_what_to_do(
+    tmp_path: Path,
+) -> None:
+    home, run = goldens.unpacked_as_of_protocol_3(tmp_path), json.loads(FACTS.read_text())["run"]
+    chain = run_folder(home, run) / CHAIN_FILE
+    before = chain.read_bytes()
+    words = ["export", run, "--home", str(home), "--out", str(tmp_path / "export.jsonl"), "--tip"]
+    refused = CliRunner().invoke(ledger.app, words)
+    assert refused.exit_code == OutdatedError.exit_code == 15
+    assert "is of version 3, or an earlier one, of the protocol" in refused.output
+    assert "use the build that wrote it, or begin another run" in refused.output
+    with pytest.raises(OutdatedError):
+        ChainStore(chain)  # as a peer opens it
+    assert chain.read_bytes() == before

@@ -18,6 +18,7 @@ from peers.audit.opening_store import Openings
 from peers.codec.round_codec import ExchangeFormat
 from peers.credit.audit import Audit
 from peers.credit.rules import MILLION
+from peers.credit.sampling import DRAWN_AFTER
 from peers.exchange.contribution_store import ContributionHistory
 from peers.exchange.contributor import Contributor
 from peers.exchange.segment_store import ExchangeStore
@@ -85,19 +86,30 @@ class Author:
             return
         others = [swarm.claim(key, parent) for key in swarm.keys[1:]]
         roster = swarm.roster([claim, *others], parent)
+        place = roster.body.claims.index(claim)
         self.exchange.begin(roster, tokens=parent.counters.tokens)
         reductions = []
         for segment in range(LAYOUT.segments):
             push = self.exchange.push_content(claim.body, segment, roster.hash)
             self.exchange.take_push(self.key.peer_id, push)
-            root, size = self.exchange.reduce(roster.hash, segment, (0,))
-            reduction = swarm.reduction(roster, segment, parent, root=root, bytes=size, included=(0,))
+            root, size = self.exchange.reduce(roster.hash, segment, (place,))
+            reduction = swarm.reduction(roster, segment, parent, root=root, bytes=size, included=(place,))
             reductions.append(reduction if segment in counted else None)
         self.head = swarm.add(swarm.block(parent, (), roster=roster, reductions=tuple(reductions)))
 
+    def until_drawn(self) -> None:
+        """Go through the rounds after which the newest claim is under audit."""
+        for _ in range(DRAWN_AFTER):
+            self.go_through_a_round()
+
+    @property
+    def audited(self) -> Signed[Claim]:
+        """The claim that the newest block drew."""
+        return self.claims[-1 - DRAWN_AFTER]
+
     def audit(self) -> Audit:
-        """The audit of the claim before the newest, which the newest block drew."""
-        wanted = self.claims[-2].hash
+        """The audit that the newest block drew."""
+        wanted = self.audited.hash
         return next(audit for audit in self.head.accounts.audits if audit.work.claim == wanted)
 
     def case(self) -> Case:
@@ -112,6 +124,7 @@ class Author:
 
     def opened(self, case: Case) -> bytes:
         """Keep what an auditor may ask for, and return it."""
-        before = self.claims[-3] if len(self.claims) > 2 else None
+        earlier = self.claims[: self.claims.index(self.audited)]
+        before = earlier[-1] if earlier else None
         self.openings.keep(case, before, with_start=False)
         return self.openings.opening(case)

@@ -103,6 +103,7 @@ class Book:
         return Work(
             claim=name(f"claim/{peer}/{number}"),
             peer=peer,
+            signer=peer,
             round=number,
             tokens=SLOTS * self.rules.protocol.tokens_per_slot,
             steps=SLOTS // self.rules.batch_slots,

@@ -36,7 +36,10 @@ def contribution(
 
 
 class Exchange:
-    """One round's claims, each with its contribution, their roster, and a store for each claimant."""
+    """One round's claims, each with its contribution, their roster, and a store for each claimant.
+
+    Claimants are numbered as the roster lists them: by name.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class Exchange:
         """Make them in `folder`; contributions are encoded as in `sends`, if that is another form."""
         self.form = form
         self.swarm = swarm or Swarm(peers, segments=form.segments)
-        self.keys: list[SigningKey] = self.swarm.keys[:peers]
+        self.keys: list[SigningKey] = sorted(self.swarm.keys[:peers], key=lambda key: key.peer_id)
         self.parent = parent or self.swarm.genesis
         self.frames = [
             contribution(seed + number, scale=scale, form=sends or form, tokens=self.parent.counters.tokens)

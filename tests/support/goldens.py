@@ -42,6 +42,7 @@ FOLDER = TESTS / "goldens"
 MESSAGES, FRAMES, TRACES = FOLDER / "messages.json", FOLDER / "frames.json", FOLDER / "traces.json"
 HOME, FACTS = FOLDER / "home.tar.xz", FOLDER / "home.json"
 EXPORT = "export.jsonl"  # within the home
+OLD_CHAIN = FOLDER / "chain_of_protocol_3.sqlite.xz"  # what version 3 wrote: never written anew
 OVERLAPS: tuple[Overlap, ...] = ("none", "delayed", "eager")
 SEEDS = range(1, 401)
 _PEERS, _ROUNDS = 7, 5
@@ -119,6 +120,14 @@ def unpacked(folder: Path) -> Path:
     with lzma.open(HOME) as packed, tarfile.open(fileobj=packed) as archive:
         archive.extractall(folder, filter="data")
     return folder / "home"
+
+
+def unpacked_as_of_protocol_3(folder: Path) -> Path:
+    """Unpack the home folder, with the chain of a run that version 3 of the protocol wrote in its place."""
+    home = unpacked(folder)
+    [chain] = home.glob(f"runs/*/{CHAIN_FILE}")
+    chain.write_bytes(lzma.decompress(OLD_CHAIN.read_bytes()))
+    return home
 
 
 def _keep(run: TrainedRun) -> None:

@@ -100,10 +100,13 @@ class Watched:
 
 
 def watched(peers: int = 4, *, path: Path | None = None, audited: bool = False, **other: Any) -> Watched:
-    """A swarm without a block, and somebody who watches it. If `audited`, each claim is audited."""
+    """A swarm without a block, and somebody who watches it.
+
+    If `audited`, each claim is audited, and its credit is in escrow for longer than that takes.
+    """
     swarm = Swarm(peers)
     rules = replace(swarm.credit, protocol=replace(swarm.rules, window_seconds=WINDOW_SECONDS))
-    swarm.play_by(replace(rules, newcomer_rate=MILLION) if audited else rules)
+    swarm.play_by(replace(rules, newcomer_rate=MILLION, escrow_rounds=8) if audited else rules)
     swarm.pace = Pace(compute_ms=round(1000 * WINDOW_SECONDS))
     watch = SwarmWatch(
         run_picture(swarm, **other),

@@ -83,7 +83,7 @@ def test_peers_that_depart_vanish_from_the_metrics() -> None:
 
 
 def test_there_are_as_many_series_however_many_peers_take_part() -> None:
-    few, many = watched(2, goal_tokens=10**15), watched(14, goal_tokens=10**15)
+    few, many = watched(2, goal_tokens=10**15), watched(11, goal_tokens=10**15)
     for run in (few, many):
         run.grow(run.swarm.keys, 3)
     lines = [

@@ -25,7 +25,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.author = author = Author(folder)
-        for _ in range(3):
+        for _ in range(4):
             author.go_through_a_round()
         engine: Any = SimpleNamespace(
             me=author.key.peer_id,
@@ -41,7 +41,7 @@ class Desk:
         self.other = next(key for peer, key in keys.items() if peer not in (asked, author.key.peer_id))
 
     def request(self, key: SigningKey, **other: Any) -> bytes:
-        fields = {"run": RUN, "peer": key.peer_id, "claim": self.author.claims[-2].hash, "trace": name("t")}
+        fields = {"run": RUN, "peer": key.peer_id, "claim": self.author.audited.hash, "trace": name("t")}
         return sign(key, AuditRequest(**{**fields, **other})).canonical()
 
     async def ask(self, key: SigningKey, content: bytes) -> bytes:

@@ -35,7 +35,7 @@ class Bench:
         self, folder: Path, *, willing: bool = True, thresholds: Thresholds | None = THRESHOLDS
     ) -> None:
         self.author = author = Author(folder)
-        for _ in range(4):
+        for _ in range(5):
             author.go_through_a_round()
         self.case, audit = author.case(), author.audit()
         author.opened(self.case)

@@ -42,7 +42,7 @@ def test_opened_chunks_imply_the_pseudo_gradient_of_the_window(
     for _ in range(rounds - 2):
         author.go_through_a_round(counted=counted)
     author.go_through_a_round()  # the audited one
-    author.go_through_a_round()
+    author.until_drawn()
     case = author.case()
     opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert opened.losses == LOSSES
@@ -61,7 +61,7 @@ def test_after_a_few_missed_rounds_the_feedback_goes_on_and_is_opened(tmp_path: 
     author.go_through_a_round(counted=(1,))
     author.head = author.swarm.grow(author.head, author.swarm.keys[1:], missed)
     author.go_through_a_round()
-    author.go_through_a_round()
+    author.until_drawn()
     case = author.case()
     opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert not case.claim.body.feedback_reset
@@ -79,7 +79,7 @@ def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_t
     author.go_through_a_round()
     author.go_through_a_round(listed=False)
     author.go_through_a_round()
-    author.go_through_a_round()
+    author.until_drawn()
     case = author.case()
     opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert case.whole
@@ -89,7 +89,7 @@ def test_once_in_a_while_a_claim_may_go_on_from_one_in_no_roster_and_opens_its_t
 
     author.go_through_a_round(listed=False)
     author.go_through_a_round()
-    author.go_through_a_round()
+    author.until_drawn()
     case = author.case()
     opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert case.claim.body.feedback_reset  # for it had done so just before
@@ -101,7 +101,7 @@ def test_who_goes_on_again_from_a_claim_in_no_roster_does_not_fit_its_claim(tmp_
     author.go_through_a_round()
     author.go_through_a_round(listed=False)
     author.go_through_a_round()
-    author.go_through_a_round()
+    author.until_drawn()
     case = dataclasses.replace(author.case(), may_stray=False)
     with pytest.raises(MessageError, match="once more"):
         author.check(case).check(author.opened(case), reduced=author.exchange)
@@ -109,7 +109,7 @@ def test_who_goes_on_again_from_a_claim_in_no_roster_does_not_fit_its_claim(tmp_
 
 def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path) -> None:
     author = Author(tmp_path)
-    for _ in range(3):
+    for _ in range(4):
         author.go_through_a_round()
     case = author.case()
     first = author.opened(case)
@@ -125,7 +125,7 @@ def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path
 
 def test_a_claim_whose_feedback_is_gone_is_not_opened_at_all(tmp_path: Path) -> None:
     author = Author(tmp_path)
-    for _ in range(3):
+    for _ in range(4):
         author.go_through_a_round()
     case = author.case()
     for copy in (tmp_path / "contributions" / "before").iterdir():
@@ -136,7 +136,7 @@ def test_a_claim_whose_feedback_is_gone_is_not_opened_at_all(tmp_path: Path) -> 
 
 def test_without_the_reduced_segment_an_auditor_cannot_say_what_came_back(tmp_path: Path) -> None:
     author = Author(tmp_path, return_dropped=True)
-    for _ in range(3):
+    for _ in range(4):
         author.go_through_a_round()
     case = author.case()
     opened = author.opened(case)
@@ -151,7 +151,7 @@ def test_without_the_reduced_segment_an_auditor_cannot_say_what_came_back(tmp_pa
 @pytest.mark.parametrize("content", [b"", bytes(4), bytes(8), b"no parts"])
 def test_a_start_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     author = Author(tmp_path)
-    for _ in range(3):
+    for _ in range(4):
         author.go_through_a_round()
     with pytest.raises(MessageError):
         author.check(author.case()).start(content)
@@ -199,7 +199,7 @@ LIES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.fixture(scope="module")
 def author(tmp_path_factory: pytest.TempPathFactory) -> Author:
     made = Author(tmp_path_factory.mktemp("author"))
-    for _ in range(4):
+    for _ in range(5):
         made.go_through_a_round()
     return made
 

@@ -17,6 +17,7 @@ from peers.chain.link import Link
 from peers.credit.accounts import Accounts, close_round, entries_after
 from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rules import MILLION
+from peers.credit.sampling import DRAWN_AFTER
 from peers.credit.statement import unvested
 from peers.protocol.messages import Evidence
 from peers.protocol.reasons import CreditReason
@@ -142,8 +143,7 @@ def test_what_has_vested_is_never_taken_back() -> None:
 def test_vesting_stands_still_while_an_audit_is_open_and_catches_up_after_it() -> None:
     book = Book(replace(RULES, escrow_rounds=2), passes=1)
     book.play(PEERS[1])
-    book.play()
-    book.idle(3)
+    book.idle(1 + 3)
     assert book.of(PEERS[1]).vested == 0
     assert reasons(book, PEERS[1]) == ["audit pending"]
     book.play(verdicts=[verdict(book.audit, book.asked()[0], "pass")])
@@ -186,7 +186,7 @@ def test_a_peer_joins_once_when_it_is_first_counted() -> None:
 def test_a_claim_that_was_not_counted_is_not_drawn() -> None:
     book = Book()
     book.play(PEERS[1], segments=0)
-    book.play()
+    book.idle(DRAWN_AFTER)
     assert book.entries_of("audit") == []
 
 
@@ -211,12 +211,14 @@ def test_entries_follow_from_the_blocks_of_a_real_chain() -> None:
     swarm = Swarm(3)
     credit = replace(RULES, protocol=swarm.rules, newcomer_rate=MILLION)
     accounts, kinds = Accounts(), Counter[str]()
+    drawn: set[tuple[int, PeerId]] = set()
     link: Link = swarm.genesis
-    for _ in range(3):
+    for _ in range(6):
         link = swarm.grow(link, swarm.keys)
         assert link.block is not None
         accounts, entries = entries_after(accounts, link.block.body, link.counters, credit)
         kinds.update(entry.kind for entry in entries)
+        drawn |= {(e.round, e.peer) for e in entries if e.kind == "audit"}
         claims: dict[str, Any] = {e.claim: e for e in entries if e.kind == "claim"}
         for signed in link.block.body.roster.body.claims:
             slots = sum(count for _, count in signed.body.slots)
@@ -224,9 +226,12 @@ def test_entries_follow_from_the_blocks_of_a_real_chain() -> None:
             assert entry.tokens == slots * swarm.rules.tokens_per_slot
             assert entry.amount == entry.tokens * credit.flops_per_token
             assert entry.steps == -(-slots // credit.batch_slots)  # whatever its author says
-    assert kinds["claim"] == 9
+    assert kinds["claim"] == 18
     assert kinds["join"] == 3
-    assert kinds["audit"] == 6  # all of the first two rounds' claims
+    # Genesis' elector draws from the second round on, since its hash chain was anchored in the first one; and
+    # all draw from the fourth on, which makes them electors.
+    first, *others = (key.peer_id for key in swarm.keys)
+    assert drawn == {*((n, peer) for n in (4, 5, 6) for peer in others), (6, first)}
     assert accounts.claimed == sum(account.earned for account in accounts.peers.values())
 
 

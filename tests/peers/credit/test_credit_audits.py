@@ -9,16 +9,18 @@ from credit_rounds import AMOUNT, PEERS, RULES, Book, verdict
 
 from peers.credit.block_facts import DoubleClaim
 from peers.credit.rules import MILLION, CreditRules
+from peers.credit.sampling import DRAWN_AFTER
+from recipes.keys.keys import PeerId
 
 AUTHOR = PEERS[1]
 REPEATED = replace(RULES, repeat_rate=MILLION)
 
 
 def drawn(credit: CreditRules = RULES, *, numeric_class: str = "cpu-fp32", electors: int = 8) -> Book:
-    """A round in which the author was counted, and the one after it, which drew its claim."""
+    """A round in which the author was counted, and the two after it, the second of which drew its claim."""
     book = Book(credit, passes=3, electors=electors)
     book.play(AUTHOR, numeric_class=numeric_class)
-    book.play()
+    book.idle(DRAWN_AFTER)
     return book
 
 
@@ -34,9 +36,10 @@ def decisions(book: Book) -> list[str]:
     return [entry.decision for entry in book.entries_of("decision")]
 
 
-def test_a_claim_is_drawn_by_the_block_after_its_own_and_its_first_auditor_asked() -> None:
+def test_a_claim_is_drawn_two_blocks_after_its_own_and_its_first_auditor_asked() -> None:
     book = Book()
     book.play(AUTHOR)
+    book.play()
     assert book.accounts.audits == ()
     book.play()
     [entry] = book.entries_of("audit")
@@ -202,12 +205,13 @@ def test_silent_auditors_do_not_cost_the_author_its_credit() -> None:
     assert book.of(AUTHOR).lost == {}
 
 
-@pytest.mark.parametrize("retention_rounds", [1, 4])
-def test_where_nobody_can_audit_nothing_is_decided(retention_rounds: int) -> None:
-    book = drawn(replace(RULES, retention_rounds=retention_rounds), electors=0)
-    book.idle(1)
-    assert decisions(book) == ["undecided"]
-    assert book.of(AUTHOR).lost == {}
+@pytest.mark.parametrize("electors", [frozenset[PeerId](), frozenset({AUTHOR})])
+def test_where_nobody_can_audit_nothing_is_drawn_at_any_rate(electors: frozenset[PeerId]) -> None:
+    book = Book(passes=3)
+    book.play(AUTHOR, electors=electors)
+    book.idle(DRAWN_AFTER)
+    assert book.accounts.audits == ()
+    assert book.of(AUTHOR).in_escrow == AMOUNT
 
 
 @pytest.mark.parametrize("word", ["fail", "not opened"])
@@ -254,7 +258,7 @@ def test_a_dispute_that_is_won_ends_the_expulsion_for_that_claim_alone() -> None
     book = Book(passes=3)
     book.play(AUTHOR)
     book.play(AUTHOR)
-    book.play()
+    book.idle(DRAWN_AFTER)
     first, second = book.accounts.audits
     for audit in (first, second):
         say(book, audit.work.claim, "fail")
@@ -271,12 +275,12 @@ def test_who_is_expelled_is_asked_for_no_audit() -> None:
     book = drawn()
     book.hear("fail", "fail")
     book.play(PEERS[2])
-    book.play()
+    book.idle(DRAWN_AFTER)
     [entry] = [entry for entry in book.entries_of("audit") if entry.peer == PEERS[2]]
     assert AUTHOR not in entry.auditors
     book.idle(RULES.expulsion_rounds)
     book.play(PEERS[2])
-    book.play()
+    book.idle(DRAWN_AFTER)
     assert AUTHOR in book.entries_of("audit")[-1].auditors
 
 

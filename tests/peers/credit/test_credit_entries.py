@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rounds import keys_of, name
 
 from peers.credit.entries import MAX_ENTRY_BYTES, AuditDrawn, Entry, Vest, parse_entry
+from peers.credit.sampling import DRAWN_AFTER
 from peers.protocol.key_change import Moved
 from peers.protocol.messages import Signed, sign
 from peers.protocol.reasons import CREDIT_SENTENCES, VERDICT_SENTENCES, CreditReason, VerdictReason, sentence
@@ -23,7 +24,7 @@ from recipes.keys.keys import PeerId
 def some_verdict(word: str = "pass", **other: Any) -> Verdict:
     book = Book()
     book.play(PEERS[0])
-    book.play()
+    book.idle(DRAWN_AFTER)
     return verdict(book.audit, PEERS[1], word, **other)
 
 
@@ -35,14 +36,14 @@ def one_of_each() -> list[Entry]:
     """Entries of every kind, from rounds in which everything happens."""
     book = Book(passes=1)
     book.play(PEERS[1])
-    book.play()
+    book.idle(DRAWN_AFTER)
     claim = book.audit.work.claim
     book.hear("fail", "fail")
     book.play(disputes=[(PEERS[1], claim)])
     book.hear("pass", "pass")
     book.idle(10)
     book.play(PEERS[2])
-    book.play()
+    book.idle(DRAWN_AFTER)
     book.hear("not opened", "not opened")
     book.idle(4)
     book.play(rotations=[Moved(name("change"), PEERS[1], newcomer(), 0, recovered=False)])
@@ -99,6 +100,7 @@ def test_the_longest_entry_fits_its_bound() -> None:
         peer=PEERS[0],
         auditors=tuple(key.peer_id for key in keys_of(10)),
         steps=2**53 - 1,
+        seed=name("seed"),
         repeated=False,
     )
     assert len(entry.canonical()) < MAX_ENTRY_BYTES / 2

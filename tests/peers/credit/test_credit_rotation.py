@@ -15,6 +15,7 @@ from rounds import RUN, Swarm, keys_of, name
 from peers.credit.accounts import Accounts, close_round
 from peers.credit.block_facts import DoubleClaim, facts_of
 from peers.credit.rotation import Retired
+from peers.credit.sampling import DRAWN_AFTER
 from peers.credit.tally import Tally, totals_of
 from peers.protocol.key_change import KeyChange, Moved, Recovery, Rotation
 from peers.protocol.messages import Signed, sign
@@ -71,13 +72,13 @@ def test_a_retired_id_earns_nothing_and_gets_no_account() -> None:
     entry = book.entries_of("claim")[-1]
     assert (entry.amount, entry.missed, entry.reason) == (0, AMOUNT, "key retired")
     assert book.accounts.peers == before
-    assert book.accounts.counted == ()  # so it is not audited, either
+    assert OLD not in {work.peer for work in book.accounts.counted}  # so it is not audited, either
 
 
 def test_a_retired_elector_is_drawn_for_no_audit() -> None:
     book = rotated(credit=RULES)
     book.play(PEERS[3])
-    book.play()
+    book.idle(DRAWN_AFTER)
     newest = book.entries_of("audit")[-1]
     assert len(newest.auditors) == len(PEERS) - 2
     assert OLD not in newest.auditors
@@ -98,7 +99,7 @@ def test_a_rotation_to_a_retired_id_is_refused() -> None:
 def test_a_rotation_to_an_auditor_without_an_account_is_refused() -> None:
     book = Book(RULES)
     book.play(OLD)
-    book.play()
+    book.idle(DRAWN_AFTER)
     assert book.play(rotations=[move(OLD, PEERS[4])], electors=frozenset({PEERS[0]})) == []
 
 
@@ -126,20 +127,36 @@ def test_a_chain_of_rotations_is_followed_to_its_end(apart: bool) -> None:
     assert book.of(FRESH[1]).in_escrow == AMOUNT
 
 
-def test_an_audit_of_the_old_ids_claim_takes_from_the_new_one() -> None:
+@pytest.mark.parametrize("after", range(1, DRAWN_AFTER + 1), ids=["before the draw", "as it is drawn"])
+def test_an_audit_of_the_old_ids_claim_takes_from_the_new_one(after: int) -> None:
     book = Book(RULES, passes=1)
     book.play(OLD)
-    book.play(rotations=[move()])
+    for number in range(1, DRAWN_AFTER + 1):
+        book.play(rotations=[move()] if number == after else [])
     book.hear("fail", "fail")
     [entry] = book.entries_of("forfeit")
     assert (entry.peer, entry.reason, entry.amount) == (NEW, "audit failed", AMOUNT)
     assert book.of(NEW).in_escrow == 0
 
 
+@pytest.mark.parametrize("chained", [False, True])
+def test_who_audits_a_claim_is_not_chosen_by_a_rotation_after_it(chained: bool) -> None:
+    """Who sees what the electors show in the round after could else try names until none draws the claim."""
+    drawn = []
+    for moves in ([], [move()], [move(new=FRESH[1])]):
+        book = Book(RULES, passes=1)
+        book.play(OLD)
+        further = [move(one.new, FRESH[2]) for one in moves] if chained else []
+        book.play(rotations=[*moves, *further])
+        book.play()
+        drawn.append((book.audit.auditors, book.audit.seed))
+    assert drawn[1:] == drawn[:1] * 2
+
+
 def test_what_a_decision_took_may_be_disputed_by_the_new_key_and_comes_back_to_it() -> None:
     book = Book(RULES, passes=1)
     book.play(OLD)
-    book.play()
+    book.idle(DRAWN_AFTER)
     book.hear("fail", "fail")
     book.play(rotations=[move()])
     book.play(disputes=[(NEW, book.audit.work.claim)])
@@ -152,7 +169,7 @@ def test_what_a_decision_took_may_be_disputed_by_the_new_key_and_comes_back_to_i
 def test_an_auditor_that_was_asked_speaks_with_its_new_key() -> None:
     book = Book(RULES, passes=1)
     book.play(PEERS[3])
-    book.play()
+    book.idle(DRAWN_AFTER)
     auditor = book.asked()[0]
     book.play(rotations=[move(auditor)])
     audit = book.audit
@@ -243,7 +260,7 @@ def test_parts_that_do_not_belong_together_move_nothing() -> None:
 def test_an_expulsion_binds_the_new_key_and_the_one_that_it_left() -> None:
     book = Book(RULES, passes=3)
     book.play(OLD)
-    book.play()
+    book.idle(DRAWN_AFTER)
     book.hear("fail", "fail")
     until = book.accounts.expelled_until(OLD)
     book.play(rotations=[move()])

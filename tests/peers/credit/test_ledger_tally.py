@@ -7,6 +7,7 @@ from dataclasses import replace
 from credit_rounds import AMOUNT, PEERS, RULES, UNAUDITED, Book
 
 from peers.credit.block_facts import DoubleClaim
+from peers.credit.sampling import DRAWN_AFTER
 from peers.credit.tally import Tally, Totals, totals_of
 
 AUTHOR, OTHER = PEERS[:2]
@@ -33,7 +34,7 @@ def test_what_vests_is_moved_and_nothing_is_made_or_lost() -> None:
 def test_what_an_audit_takes_and_a_dispute_gives_back_is_counted_once() -> None:
     book = Book(passes=3)
     book.play(AUTHOR)
-    book.play()
+    book.idle(DRAWN_AFTER)
     audit = book.audit
     book.hear("fail", "fail")
     taken = summed(book)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from peers.exchange.transfers import ExchangeTasks
 from peers.network.transport import RemoteError, Request
 from peers.protocol.assignment import Assignment
 from peers.protocol.length_prefixed import join_parts
+from peers.protocol.say import alike
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys.keys import PeerId
 
@@ -26,7 +28,7 @@ SEGMENT = 1
 class Bench:
     """One claimant's exchange tasks, and what they told."""
 
-    def __init__(self, folder: Path, *, me: int) -> None:
+    def __init__(self, folder: Path, *, me: int, established: Sequence[int] = ()) -> None:
         self.exchange = Exchange(folder)
         self.me = me
         self.ids = [key.peer_id for key in self.exchange.keys]
@@ -44,7 +46,10 @@ class Bench:
             assignments=[Assignment(reducer=self.ids[REDUCER], backup=None)] * FORM.segments,
             reductions_of={SEGMENT: [signed]}.get,
             deadlines=SimpleNamespace(transfer=0.01),
-            chain=SimpleNamespace(electors_at=lambda _: frozenset(), tokens_at=lambda _: 0),
+            chain=SimpleNamespace(
+                link=lambda _: SimpleNamespace(say=alike(self.ids[number] for number in established)),
+                tokens_at=lambda _: 0,
+            ),
             me=self.ids[me],
         )
         nothing: Any = None
@@ -116,6 +121,16 @@ async def test_a_reduced_segment_that_holds_is_fetched_and_nobody_blamed(tmp_pat
     await bench.fetch()
     assert bench.host.taken == [ReducedFetched(bench.reduction.root)]
     assert bench.host.blamed == []
+
+
+async def test_a_reduced_segment_in_which_newcomers_weigh_too_much_is_none(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, me=CHECKER, established=(SENDER,))  # as if all were, in the average
+    await bench.fetch()
+    [lost] = bench.host.taken
+    assert isinstance(lost, ReducedLost)
+    assert "not the average" in lost.reason
 
 
 @pytest.mark.parametrize(("kind", "offence"), [("reduced", Offence.FALSE), ("check", Offence.MALFORMED)])

@@ -57,6 +57,7 @@ def test_a_claim_goes_on_from_the_newest_one_in_the_blocks_right_below() -> None
         assert source is not None
         assert source.claim == second
         assert source.tokens == chain.link(source.link.parent).counters.tokens
+        assert source.established == chain.link(source.link.parent).say.established
         author.miss()
     assert source_of(chain, author.head.hash, me) is None
 

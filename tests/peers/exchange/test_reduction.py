@@ -15,10 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from places import IMPORTING
+from rounds import Swarm
 
 from peers.codec.segment import SegmentFrame
 from peers.codec.sparse_codec import SparseCodec
-from peers.exchange.averaging import clip_bound, clip_factors, exceeds_bound, reduce_chunk, reduce_segment
+from peers.exchange.averaging import (
+    clip_bound,
+    clip_factors,
+    exceeds_bound,
+    newcomers_in,
+    reduce_chunk,
+    reduce_segment,
+    weights_of,
+)
 from recipes.errors import MessageError
 
 IN = SparseCodec(keep=64, level_bits=1)
@@ -194,3 +203,29 @@ def test_the_result_does_not_depend_on_the_processors_vector_instructions(disabl
         cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert plain.stdout.strip() == reduction_hash()
+
+
+# ------------------------------------------------------------ newcomers
+
+
+def test_those_not_established_are_newcomers_unless_nobody_is() -> None:
+    swarm = Swarm(4)
+    roster = swarm.roster([swarm.claim(key, swarm.genesis) for key in swarm.keys], swarm.genesis).body
+    peers = [signed.body.peer for signed in roster.claims]
+    assert newcomers_in(roster, {peers[1], peers[3]}) == {0, 2}
+    assert newcomers_in(roster, peers) == newcomers_in(roster, ()) == frozenset()
+
+
+@pytest.mark.parametrize("slots", [[4, 5, 10], [4, 5, 1, 10, 300]])
+def test_all_newcomers_together_weigh_a_tenth_of_an_average_by_their_slots(slots: list[int]) -> None:
+    weights = weights_of(slots, [place >= 2 for place in range(len(slots))])
+    assert weights[:2] == [4.0, 5.0]
+    assert sum(weights[2:]) / sum(weights) == pytest.approx(0.1)
+    assert [weight / weights[2] for weight in weights[2:]] == pytest.approx(
+        [count / slots[2] for count in slots[2:]]
+    )
+
+
+def test_newcomers_who_did_less_than_a_tenth_weigh_what_they_did() -> None:
+    assert weights_of([40, 50, 9], [False, False, True]) == [40.0, 50.0, 9.0]
+    assert weights_of([40, 50], [True, True]) == [40.0, 50.0]

@@ -23,7 +23,7 @@ from peers.ledger.store import LedgerStore
 from peers.protocol.messages import Block, Signed, sign
 from peers.simulation.simulator import World
 from peers.simulation.virtual_disk import RUN
-from recipes.errors import DataError
+from recipes.errors import DataError, OutdatedError
 from recipes.formats.canonical import canonical_json
 from recipes.schema.recipe import MAXIMUM_RECIPE_BYTES
 
@@ -225,7 +225,7 @@ TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "No checkpoint was signed": without_last_checkpoint,
     "where a block, checkpoint or end may be": lambda lines: [*lines[:-1], b"{}", lines[-1]],
     "of kind 'header'": lambda lines: [*lines[:-1], lines[0], lines[-1]],
-    "Malformed: version": lambda lines: [lines[0].replace(b'"version":2', b'"version":1'), *lines[1:]],
+    "Malformed: version": lambda lines: [lines[0].replace(b'"version":3', b'"version":0'), *lines[1:]],
     "No owner of this recipe": lambda lines: [lines[0].replace(b"simulated", b"Simulated"), *lines[1:]],
 }
 
@@ -236,6 +236,15 @@ def test_a_tampered_export_is_refused_with_the_reason(reason: str) -> None:
     lines = TAMPERED[reason](content.splitlines())
     with pytest.raises(DataError, match=rf"(?s)^Line \d+: .*({reason.rstrip()})"):
         verified(b"\n".join(lines) + b"\n", on)
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(2, "the build that wrote it"), (4, "Install a newer build")]
+)
+def test_an_export_of_another_version_is_not_called_tampered_with(version: int, remedy: str) -> None:
+    _, on, _, content = made(4, 2)
+    with pytest.raises(OutdatedError, match=rf"of version {version}, .*reads version 3\.\n.*{remedy}"):
+        verified(content.replace(b'"version":3', b'"version":%d' % version, 1), on)
 
 
 def test_a_block_that_the_rules_do_not_allow_is_refused_though_it_is_signed() -> None:

@@ -23,6 +23,7 @@ from peers.node.node import CUT_OFF, Node
 from peers.protocol.events import BlockAdopted, Event, Notice, RosterAccepted, WindowSpoilt
 from peers.protocol.messages import Ready, Roster, Signed
 from peers.protocol.requests import SpotCheck
+from peers.protocol.say import alike
 from peers.training.interface import MOST_SPOILT_WINDOWS, TrainOrder
 from peers.training.window_tasks import NodeSettings
 from recipes.errors import MessageError, StorageError, TrainingError
@@ -32,8 +33,7 @@ KEY = SigningKey(bytes(32))
 OTHER = SigningKey(bytes([1] * 32)).peer_id
 RUN = "ab" * 32
 EMPTY_CHAIN = SimpleNamespace(
-    link=lambda _: SimpleNamespace(round=0, accounts=SimpleNamespace(audits=())),
-    electors_at=lambda _: frozenset(),
+    link=lambda _: SimpleNamespace(round=0, accounts=SimpleNamespace(audits=()), say=alike(())),
     tokens_at=lambda _: 0,
 )
 FULL = StorageError("No space left on device.")

@@ -17,6 +17,7 @@ import trainer.replay
 from peers.audit.comparing import FARTHEST, TraceGap
 from peers.audit.judging import Judgement
 from peers.audit.received_openings import OpenedClaim, OpenedClaims
+from peers.credit.sampling import DRAWN_AFTER
 from peers.ledger import __main__ as ledger
 from peers.ledger.derive import Derivation, Ground
 from peers.replay.claim_search import ClaimSearch, FoundClaim
@@ -312,6 +313,7 @@ def test_a_claim_that_is_unknown_ambiguous_or_no_hash_is_a_usage_error(bench: Be
 
 def test_the_way_to_a_state_begins_where_the_last_segment_that_is_missing_was_applied() -> None:
     swarm, head = elected(3)
+    head = swarm.grow(head, swarm.keys, DRAWN_AFTER)
     links = swarm.chain.path(swarm.genesis.hash, head.hash) or []
     lost = links[4]
     assert lost.block is not None
@@ -328,7 +330,7 @@ def test_the_way_to_a_state_begins_where_the_last_segment_that_is_missing_was_ap
     assert found is not None
     assert [step.round for step in found.way.steps] == [5, 6, 7]
     assert found.way.digest == found.state_said == claim.body.start_digest
-    assert found.beacon is not None
+    assert found.drawable
 
 
 # ------------------------------------------------------------ what auditors keep
@@ -359,6 +361,6 @@ def test_the_numbers_of_a_claim_mean_the_same_to_auditors_and_to_a_replay(bench:
     run = bench.run
     claim = run.claim_of(HONEST, AUDITED)
     case, known = search_in(run, claim.hash).case(chunks=run.layout.chunks), run.case(claim)
-    for name in ("claim", "seed", "steps", "places", "electors", "start_digest", "tokens"):
+    for name in ("claim", "seed", "steps", "places", "established", "start_digest", "tokens"):
         assert getattr(case, name) == getattr(cast(Any, known), name), name
     assert (case.start.hash, case.parent.hash) == (known.start.hash, known.parent.hash)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from peers.consensus.operation_pool import MAX_OWN_OPERATIONS, Operation
 from peers.protocol.messages import Block, Checkpoint, Evidence, Signed, Vouched, parse, sign, vouch
 from peers.protocol.verdicts import Dispute
 from peers.state.block_store import ChainStore
-from recipes.errors import StorageError
+from recipes.errors import OutdatedError, StorageError
 
 
 def blocks(rounds: int = 3) -> list[Signed[Block]]:
@@ -346,3 +347,47 @@ def given_again(folder: Path) -> int:
     found = len(store.contents(after_round=0, most_bytes=10**7))
     store.close()
     return found
+
+
+# ------------------------------------------------------------ another version of the protocol
+
+
+def of_version(path: Path, version: int) -> Path:
+    """Let a database say that its content is of this version of the protocol."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    return path
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        (0, "version 3, or an earlier one, .* this build speaks version 4.*\n.*use the build that wrote it"),
+        (5, "version 5 .* this build speaks version 4.*\nInstall a newer build"),
+    ],
+)
+def test_a_chain_of_another_version_is_left_alone_and_its_owner_told(
+    tmp_path: Path, version: int, told: str, read_only: bool
+) -> None:
+    filled(tmp_path / "chain.sqlite", blocks()).close()
+    path = of_version(tmp_path / "chain.sqlite", version)
+    before = path.read_bytes()
+    with pytest.raises(OutdatedError, match=told):
+        ChainStore(path, read_only=read_only)
+    assert path.read_bytes() == before
+
+
+def test_own_claims_without_blocks_are_of_a_version_too(tmp_path: Path) -> None:
+    store = ChainStore(tmp_path / "chain.sqlite")
+    store.save_claim(blocks(1)[0].body.roster.body.claims[0])
+    store.close()
+    with pytest.raises(OutdatedError):
+        ChainStore(of_version(tmp_path / "chain.sqlite", 0))
+
+
+def test_an_empty_chain_is_of_no_version(tmp_path: Path) -> None:
+    ChainStore(tmp_path / "chain.sqlite").close()
+    again = filled(of_version(tmp_path / "chain.sqlite", 0), blocks())
+    again.close()
+    assert len(list(ChainStore(tmp_path / "chain.sqlite").blocks(run=RUN))) == 3

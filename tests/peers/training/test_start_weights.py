@@ -88,5 +88,5 @@ def test_a_newcomers_share_is_scaled_down_as_in_the_average() -> None:
     roster = swarm.roster([swarm.claim(elector, swarm.genesis, slots=4)], swarm.genesis).body
     claim = swarm.claim(newcomer, swarm.genesis, slots=8).body
     assert total(claim.slots) == 8
-    assert own_share(claim, roster, [elector.peer_id]) == pytest.approx(0.2)
+    assert own_share(claim, roster, [elector.peer_id]) == pytest.approx(0.1)
     assert own_share(claim, roster, [key.peer_id for key in keys_of(1, seed="gone")]) == 8 / 12
