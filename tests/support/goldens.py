@@ -1,29 +1,38 @@
 """What earlier code wrote: messages, frames, a chain, a home folder, an export, traces of simulated worlds.
 
-    python tests/support/goldens.py    writes them anew: only where a format or a rule was meant to change
+    PYTHONPATH=. python tests/support/goldens.py           writes all of them anew
+    PYTHONPATH=. python tests/support/goldens.py traces    only the traces; likewise messages, frames, home
+    PYTHONPATH=. python tests/support/goldens.py traces --out /tmp/goldens    elsewhere, to compare
 
-The files lie in tests/goldens/. Whatever reads or writes them must go on doing so, byte for byte.
+Only where a format or a rule was meant to change. The files lie in tests/goldens/. Whatever reads or writes
+them must go on doing so, byte for byte. The traces take six minutes of CPU time, on all cores. Each file is
+replaced whole, or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import lzma
-import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from exchange import FORM
-from places import TESTS
+from places import ROOT, TESTS
+from rich.console import Console
 from rounds import one_of_each
 from trained_run import TrainedRun
 
+import peers
 from peers.chain.finality import VoteLock
 from peers.chain.rebuild import KeptFinal
 from peers.codec.segment import SegmentFrame
@@ -35,6 +44,7 @@ from peers.simulation.faults import Fault
 from peers.simulation.scenario import Plan, prepare
 from peers.simulation.virtual_peer import VirtualPeer
 from peers.state.block_store import CHAIN_FILE, ChainStore
+from recipes.formats.files import write_atomic
 from recipes.home import run_folder
 from recipes.schema.sections import Overlap
 
@@ -47,6 +57,16 @@ OVERLAPS: tuple[Overlap, ...] = ("none", "delayed", "eager")
 SEEDS = range(1, 401)
 _PEERS, _ROUNDS = 7, 5
 _TRACED_SECONDS = 150.0  # of virtual time
+_WORLDS_A_LINE = 50  # of progress
+
+
+class Golden(str, Enum):
+    """The kinds of golden files."""
+
+    MESSAGES = "messages"
+    FRAMES = "frames"
+    TRACES = "traces"
+    HOME = "home"
 
 
 def frames() -> dict[str, str]:
@@ -109,10 +129,10 @@ def _named(value: object) -> str:
     return value.hash if isinstance(value, Signed) else repr(value)
 
 
-def traces(overlap: Overlap, seeds: Iterable[int] = SEEDS) -> list[str]:
-    """Return the traces of these worlds, in the order of their seeds."""
+def traces(overlap: Overlap, seeds: Iterable[int] = SEEDS) -> Iterator[str]:
+    """Yield the traces of these worlds, in the order of their seeds, computed on all cores."""
     with ProcessPoolExecutor() as pool:
-        return list(pool.map(partial(trace_of, overlap=overlap), seeds, chunksize=8))
+        yield from pool.map(partial(trace_of, overlap=overlap), seeds, chunksize=8)
 
 
 def unpacked(folder: Path) -> Path:
@@ -147,12 +167,20 @@ def _keep(run: TrainedRun) -> None:
     ledger.close()
 
 
-def write() -> None:
-    """Write all goldens anew."""
-    FOLDER.mkdir(exist_ok=True)
-    MESSAGES.write_text(json.dumps(messages(), indent=1))
-    FRAMES.write_text(json.dumps(frames(), indent=1))
-    TRACES.write_text(json.dumps({overlap: traces(overlap) for overlap in OVERLAPS}, indent=0))
+def _all_traces(console: Console) -> dict[Overlap, list[str]]:
+    """Return the traces of all worlds; progress goes line by line, so that it can be logged."""
+    found: dict[Overlap, list[str]] = {}
+    for overlap in OVERLAPS:
+        found[overlap] = []
+        for trace in traces(overlap):
+            found[overlap].append(trace)
+            if len(found[overlap]) % _WORLDS_A_LINE == 0:
+                console.print(f"traces, overlap {overlap}: {len(found[overlap])} of {len(SEEDS)} worlds")
+    return found
+
+
+def _write_home(out: Path) -> None:
+    """Write a home folder after six rounds, and the facts about it."""
     with tempfile.TemporaryDirectory() as folder:
         run = TrainedRun(Path(folder))
         run.train(6)
@@ -165,12 +193,34 @@ def write() -> None:
             "ledger": run.head.ledger.head.root,
             "entries": run.head.ledger.head.size,
         }
-        FACTS.write_text(json.dumps(facts, indent=1))
         assert run_folder(run.home, run.run).is_dir()
-        with lzma.open(HOME, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as archive:
-            archive.add(run.home, "home")
+        archive = io.BytesIO()
+        with lzma.open(archive, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(run.home, "home")
+    write_atomic(out / HOME.name, archive.getvalue())
+    write_atomic(out / FACTS.name, json.dumps(facts, indent=1).encode())
+
+
+def write(
+    which: Annotated[list[Golden] | None, typer.Argument(help="Which to write; all if none.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = FOLDER,
+) -> None:
+    """Write goldens anew."""
+    code = Path(peers.__file__).parent.parent
+    if code != ROOT:
+        raise typer.BadParameter(f"this would be of the code in {code}; run it with PYTHONPATH={ROOT}")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for golden in which or Golden:
+        console.print(f"writing {golden.value} to {out}")
+        if golden is Golden.MESSAGES:
+            write_atomic(out / MESSAGES.name, json.dumps(messages(), indent=1).encode())
+        elif golden is Golden.FRAMES:
+            write_atomic(out / FRAMES.name, json.dumps(frames(), indent=1).encode())
+        elif golden is Golden.TRACES:
+            write_atomic(out / TRACES.name, json.dumps(_all_traces(console), indent=0).encode())
+        else:
+            _write_home(out)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    write()
+    typer.run(write)

@@ -6,6 +6,7 @@ import pytest
 
 from peers.protocol.events import BlockAdopted, Notice
 from peers.protocol.upgrades import SORTED_ROSTERS, is_in_force
+from peers.simulation.faults import QUIET_SECONDS, Fault, draw
 from peers.simulation.simulator import NEXT_BUILD, UPGRADE_LEAD, World, WorldForm
 from recipes.schema.sections import Overlap
 
@@ -38,6 +39,29 @@ def test_no_round_is_lost_while_the_peers_are_upgraded_in_turn(overlap: Overlap)
     assert in_force[0].keys() == {SORTED_ROSTERS, "trial"}
     digests = {e.digest for _, _, e in world.events if isinstance(e, BlockAdopted) and e.round == 24}
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("peers", [1, 3, 12, 30])
+@pytest.mark.parametrize("seconds", [14.0, 140.0])
+def test_drawn_upgrades_come_in_turn_each_peer_back_before_the_next_goes(
+    peers: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down: list[tuple[float, float, str]] = []
+    monkeypatch.setattr(World, "upgrade", lambda _, name, *, at, until: down.append((at, until, name)))
+    until, orders = QUIET_SECONDS + seconds, set()
+    for seed in range(8):
+        world = World(seed=seed, peers=peers)
+        down.clear()
+        for mishap in draw({Fault.UPGRADE}, seed=seed, names=list(world.peers), until=until):
+            mishap.write(world)
+        down.sort()
+        assert sorted(name for _, _, name in down) == sorted(world.peers)
+        assert all(0 < again - at <= 5.0 for at, again, _ in down)
+        ends = [QUIET_SECONDS, *(again for _, again, _ in down)]
+        begins = [*(at for at, _, _ in down), until]
+        assert all(again < at for again, at in zip(ends, begins, strict=True))
+        orders.add(tuple(name for _, _, name in down))
+    assert len(orders) > 1 or peers == 1
 
 
 def test_a_rule_is_in_force_three_rounds_after_three_quarters_named_it_and_not_before() -> None:
