@@ -17,7 +17,7 @@ from recipes.formats.values import changed
 from recipes.keys.keys import PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pending:
     """The credit that was earned in one round and has not vested, in FLOPs."""
 
