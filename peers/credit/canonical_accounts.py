@@ -10,18 +10,28 @@ is to join and to hash.
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter, ValidationError
+
 from peers.credit.accounts import Accounts
+from peers.protocol.messages import PeerName
 from recipes.errors import MessageError, Offence
 from recipes.formats import blake3_tree
 from recipes.formats.canonical_values import CanonicalForm
-from recipes.keys.keys import PeerId, known_public_key
+from recipes.keys.keys import PeerId
 from recipes.layout import PIECE_BYTES
 
 MOST_ACCOUNTS_PIECES = 256  # about a million accounts
 
 
+_PEER_NAME: TypeAdapter[PeerId] = TypeAdapter(PeerName)
+
+
 def _is_peer(name: str) -> bool:
-    return known_public_key(PeerId(name)) is not None
+    try:
+        _PEER_NAME.validate_python(name)
+    except ValidationError:
+        return False
+    return True
 
 
 _FORM = CanonicalForm(Accounts, checks={PeerId: _is_peer})

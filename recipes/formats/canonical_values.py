@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from json.encoder import encode_basestring
 from typing import (
@@ -136,11 +136,20 @@ class CanonicalForm(Generic[Value]):
 
 
 class _Codec:
-    """How one type is written and read. What `read` is given is parsed JSON."""
+    """How one type is written and read.
 
-    def __init__(self, write: Callable[[Any], str], read: Callable[[Any], Any]) -> None:
+    `read` is given parsed JSON. `write_all` writes many values of the type, at less than `write` for each.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Any], str],
+        read: Callable[[Any], Any],
+        write_all: Callable[[Iterable[Any]], list[str]] | None = None,
+    ) -> None:
         self.write = write
         self.read = read
+        self.write_all = write_all or (lambda values: list(map(write, values)))
 
 
 class _FieldCodec:
@@ -183,12 +192,15 @@ def _dataclass(kind: type, codecs: list[_FieldCodec]) -> _Codec:
             text = kept[_KEPT] = _object(value, codecs)
         return text
 
-    return _Codec(write, lambda parsed: _read_object(kind, codecs, parsed))
+    def write_all(values: Iterable[Any]) -> list[str]:
+        return [value.__dict__.get(_KEPT) or write(value) for value in values]
+
+    return _Codec(write, lambda parsed: _read_object(kind, codecs, parsed), write_all)
 
 
 def _array(inner: _Codec) -> _Codec:
     def write(values: Any) -> str:
-        return "[" + ",".join(map(inner.write, values)) + "]"
+        return "[" + ",".join(inner.write_all(values)) + "]"
 
     return _Codec(write, lambda parsed: tuple(map(inner.read, _list(parsed))))
 
@@ -207,11 +219,13 @@ def _row(inner: list[_Codec]) -> _Codec:
 
 def _mapping(key: _Codec, inner: _Codec) -> _Codec:
     def write(values: Any) -> str:
-        texts = {str(name): inner.write(value) for name, value in values.items()}
-        names = sorted(texts)
-        if not "".join(names).isascii():
-            names.sort(key=lambda name: name.encode("utf-16-be"))
-        return "{" + ",".join(f"{encode_basestring(name)}:{texts[name]}" for name in names) + "}"
+        names = dict(zip(map(str, values), values, strict=True))
+        order = sorted(names)
+        if not "".join(order).isascii():
+            order.sort(key=lambda name: name.encode("utf-16-be"))
+        texts = inner.write_all([values[names[name]] for name in order])
+        labels = map(encode_basestring, order)
+        return "{" + ",".join([f"{label}:{text}" for label, text in zip(labels, texts, strict=True)]) + "}"
 
     def read(parsed: Any) -> Any:
         if not isinstance(parsed, dict):

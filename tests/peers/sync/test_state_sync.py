@@ -13,6 +13,7 @@ from peers.chain.link import Link
 from peers.codec.segment import SegmentFrame
 from peers.protocol.events import Diverged, Notice, Refused
 from peers.protocol.requests import StatePiece, encode_round
+from peers.state.chain_memory import memory_after
 from recipes.errors import MessageError, StateError, UnreachableError
 
 HUGE = 2**40  # announced for a reduced segment, it makes a snapshot the cheaper way
@@ -305,7 +306,7 @@ async def test_a_diverged_state_that_was_snapshot_heals_by_the_pieces_that_diffe
     links += await world.rounds(links[-1], writer, 1, seed=6)
     await other.bring_to(links[-1])
     corrupt(other, links, segment=1)
-    other.state.save_snapshot(links[-1].counters.canonical())
+    other.state.save_snapshot(memory_after(links[-1]))
     links.append(await world.round(links[-1], writer, seed=60))
     writer.pieces_asked.clear()
     assert await other.bring_to(links[-1]) == digest(world, links[-1])
