@@ -170,7 +170,7 @@ def _object(value: Any, codecs: list[_FieldCodec]) -> str:
         held = getattr(value, field.name)
         if field.required or held != field.default:
             parts.append(field.label + field.write(held))
-    return "{" + ",".join(parts) + "}"
+    return f"{{{','.join(parts)}}}"
 
 
 def _read_object(kind: type, codecs: list[_FieldCodec], parsed: Any) -> Any:
@@ -186,21 +186,23 @@ def _read_object(kind: type, codecs: list[_FieldCodec], parsed: Any) -> Any:
 
 def _dataclass(kind: type, codecs: list[_FieldCodec]) -> _Codec:
     def write(value: Any) -> str:
-        kept: dict[str, Any] = value.__dict__
-        text: str | None = kept.get(_KEPT)
+        text: str | None = value._canonical_text
         if text is None:
-            text = kept[_KEPT] = _object(value, codecs)
+            text = _object(value, codecs)
+            object.__setattr__(value, _KEPT, text)
         return text
 
     def write_all(values: Iterable[Any]) -> list[str]:
-        return [value.__dict__.get(_KEPT) or write(value) for value in values]
+        return [value._canonical_text or write(value) for value in values]
+
+    setattr(kind, _KEPT, None)  # of a value that was not written yet
 
     return _Codec(write, lambda parsed: _read_object(kind, codecs, parsed), write_all)
 
 
 def _array(inner: _Codec) -> _Codec:
     def write(values: Any) -> str:
-        return "[" + ",".join(inner.write_all(values)) + "]"
+        return f"[{','.join(inner.write_all(values))}]"
 
     return _Codec(write, lambda parsed: tuple(map(inner.read, _list(parsed))))
 
@@ -225,7 +227,8 @@ def _mapping(key: _Codec, inner: _Codec) -> _Codec:
             order.sort(key=lambda name: name.encode("utf-16-be"))
         texts = inner.write_all([values[names[name]] for name in order])
         labels = map(encode_basestring, order)
-        return "{" + ",".join([f"{label}:{text}" for label, text in zip(labels, texts, strict=True)]) + "}"
+        pairs = [f"{label}:{text}" for label, text in zip(labels, texts, strict=True)]
+        return f"{{{','.join(pairs)}}}"
 
     def read(parsed: Any) -> Any:
         if not isinstance(parsed, dict):
