@@ -91,8 +91,8 @@ def test_a_part_that_names_peers_in_another_order_has_the_same_bytes() -> None:
     accounts = full_accounts()
     turned = replace(
         accounts,
-        peers=dict(reversed(accounts.peers.items())),
-        retired=dict(reversed(accounts.retired.items())),
+        peers=dict(sorted(accounts.peers.items(), reverse=True)),
+        retired=dict(sorted(accounts.retired.items(), reverse=True)),
     )
     assert canonical_accounts(turned) == canonical_accounts(accounts)
 
