@@ -23,6 +23,7 @@ from peers.codec.sparse_codec import SparseCodec
 from peers.exchange.averaging import averages, clip_factors
 from peers.exchange.error_feedback import Returned, from_bfloat16, to_bfloat16
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import ChainMemory
 from recipes.formats.blake3_tree import leaf_hash, root
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import CHUNK_VALUES, Layout
@@ -302,7 +303,9 @@ def _canonical_state(arm: Arm, layout: Layout, weights: Values, folder: Path) ->
     pieces = [content[start : start + (1 << 20)] for start in range(0, len(content), 1 << 20)]
     outer = OuterSection(learning_rate=arm.outer_rate, momentum=arm.outer_momentum, nesterov=arm.nesterov)
     state = CanonicalState(folder, layout=layout, outer=outer)
-    state.adopt_genesis(b"{}", block="00" * 32, weights_root=root([leaf_hash(piece) for piece in pieces]))
+    state.adopt_genesis(
+        ChainMemory(b"{}", b"{}"), block="00" * 32, weights_root=root([leaf_hash(piece) for piece in pieces])
+    )
     return state
 
 

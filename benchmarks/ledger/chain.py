@@ -100,6 +100,7 @@ class SyntheticRun:
             digest_before=chain.digest_after(parent.hash) or self.ground.genesis_digest,
             cosignatures=tuple(chain.admissible_cosignatures(parent)),
             ledger=parent.ledger.head,
+            accounts=parent.ledger.accounts_hash,
             **place,  # type: ignore[arg-type]
         )
         return sign(leader, body)

@@ -71,6 +71,8 @@ def block_fault(chain: Chain, block: Block) -> str | None:
         return fault
     if block.ledger != parent.ledger.head:
         return "another ledger than follows from the chain"
+    if block.accounts != parent.ledger.accounts_hash:
+        return "other accounts than follow from the chain"
     return (
         _leader_fault(block, parent)
         or _reductions_fault(chain, block, parent)

@@ -201,6 +201,7 @@ class Leader:
             digest_before=chain.agreed_digest(parent, cosignatures) or context.digest,
             cosignatures=tuple(cosignatures),
             ledger=parent.ledger.head,
+            accounts=parent.ledger.accounts_hash,
         )
 
     def _obtained(self, segment: int) -> Signed[Reduction] | None:

@@ -17,7 +17,7 @@ from recipes.formats.values import changed
 from recipes.keys.keys import PeerId
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pending:
     """The credit that was earned in one round and has not vested, in FLOPs."""
 
@@ -158,7 +158,8 @@ def give_back(account: Account, penalty: Penalty) -> Account:
 def vest(account: Account, *, due: int, allowed: bool) -> tuple[Account, int]:
     """Vest the credit earned up to round `due`, if that is allowed; return the account and the amount.
 
-    If it is not, credit that is due becomes one amount, so that an account stays small.
+    If it is not, credit that is due becomes one amount, so that an account stays small. Where nothing
+    more is due, the account stays the very same: it need not be written out again in each block.
     """
     if not account.pending or account.pending[0].round > due:
         return account, 0
@@ -167,6 +168,8 @@ def vest(account: Account, *, due: int, allowed: bool) -> tuple[Account, int]:
     rest = account.pending[len(ripening) :]
     if allowed:
         return changed(account, pending=rest, vested=account.vested + ripe), ripe
+    if len(ripening) == 1:
+        return account, 0
     return changed(account, pending=(Pending(due, ripe), *rest)), 0
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from peers.credit.accounts import Accounts, entries_after
+from peers.credit.canonical_accounts import canonical_accounts, leaves_of
 from peers.credit.entries import Entry
 from peers.credit.rfc9162_tree import Frontier, leaf_hash
 from peers.credit.rules import CreditRules
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block, LedgerHead
+from recipes.formats import blake3_tree
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Ledger:
     def head(self) -> LedgerHead:
         """The ledger's head, as the next block carries it."""
         return LedgerHead(size=self.size, root=self.root.hex())
+
+    @cached_property
+    def accounts_leaves(self) -> tuple[bytes, ...]:
+        """The leaf hash of each piece of the accounts' bytes, as snapshots list them."""
+        return leaves_of(canonical_accounts(self.accounts))
+
+    @cached_property
+    def accounts_hash(self) -> str:
+        """The hash of the accounts, hex, as the next block carries it."""
+        return blake3_tree.root(self.accounts_leaves).hex()
 
     def after(self, block: Block, counters: Counters, rules: CreditRules) -> Ledger:
         """Return the ledger after a block on top of this one's.

@@ -31,6 +31,7 @@ from peers.protocol.messages import Claim, Signed
 from peers.protocol.rules import Rules
 from peers.state.block_store import CHAIN_FILE, ChainStore, StoredChain
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import leaves_after
 from peers.state.genesis import start_digest
 from peers.state.past_state import AUDIT_FOLDER, PastState
 from peers.sync.run_download import Run
@@ -229,7 +230,7 @@ def _engine(
 def _digest_at(state: CanonicalState, chain: Chain, head: str) -> str | None:
     if not state.clean or state.block != head:
         return None
-    return state.digest(chain.link(head).counters.canonical()).hex()
+    return state.digest(leaves_after(chain.link(head))).hex()
 
 
 def _state_sync(

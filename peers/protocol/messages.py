@@ -197,11 +197,11 @@ class Block(Body):
         tuple[Signed[CoSignature], ...], Field(max_length=MAX_COSIGNATURES, fail_fast=True)
     ]  # of the parent
     ledger: LedgerHead  # after the parent
+    accounts: Hash  # of every peer's credit after the parent
     verdicts: Annotated[tuple[Signed[Verdict], ...], Field(max_length=MAX_VERDICTS, fail_fast=True)] = ()
     disputes: Annotated[tuple[Signed[Dispute], ...], Field(max_length=MAX_DISPUTES, fail_fast=True)] = ()
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=MAX_EVIDENCE, fail_fast=True)] = ()
     rotations: Annotated[tuple[KeyChange, ...], Field(max_length=MAX_ROTATIONS, fail_fast=True)] = ()
-    accounts: Hash | None = later()  # reserved: of every peer's credit after the parent
     electorate: Hash | None = later()  # reserved: of the next electors and their weights
     receipts: Hash | None = later()  # reserved: of the reducers' receipts for segments
 

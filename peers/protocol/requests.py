@@ -10,9 +10,9 @@ from typing import Any, Literal
 from peers.protocol.messages import MAX_PEERS
 from recipes.errors import MessageError, Offence
 
-PieceKind = Literal["weights", "momentum", "counters"]
+PieceKind = Literal["weights", "momentum", "counters", "accounts"]
 
-PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters")
+PIECE_KINDS: tuple[PieceKind, ...] = ("weights", "momentum", "counters", "accounts")
 _ROUNDS = 2**53  # the bound of messages.Count
 _ROUND = struct.Struct("<Q")
 _PIECE = struct.Struct("<QBI")

@@ -18,6 +18,7 @@ from peers.credit.entries import AuditDrawn, Decided, Entry, VerdictCounted
 from peers.credit.sampling import DRAWN_AFTER, chunks_to_open
 from peers.ledger.derive import Derivation, Settled
 from peers.protocol.messages import Claim, Signed
+from peers.state.chain_memory import leaves_after
 from peers.state.past_state import Step, Way, step_of
 from recipes.slots import total
 
@@ -137,7 +138,7 @@ class ClaimSearch:
         digest = below.body.digest_before if bare.start is not bare.parent and below is not None else said
         self.found = FoundClaim(
             bare=bare,
-            way=Way(self._up_to(bare.start), bare.start.counters.canonical(), digest),
+            way=Way(self._up_to(bare.start), leaves_after(bare.start), digest),
             state_said=said,
             run=chain.rules.run,
         )

@@ -17,9 +17,9 @@ from pathlib import Path
 from peers.chain.link import genesis_hash
 from peers.codec.round_codec import exchange_format
 from peers.codec.segment import SegmentFrame
-from peers.protocol.counters import initial
 from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import first_memory
 from peers.state.past_state import AUDIT_FOLDER, PastState
 from peers.state.snapshots import SnapshotStore
 from recipes.corpus import PartName, TokenArray
@@ -117,7 +117,7 @@ class RunData:
                 scratch / AUDIT_FOLDER, layout=self.layout, outer=outer, snapshots=snapshots
             )
             root = bytes.fromhex(published(self.recipe).weights_root)
-            state.adopt_genesis(initial(rules).canonical(), block=genesis_hash(rules.run), weights_root=root)
+            state.adopt_genesis(first_memory(rules), block=genesis_hash(rules.run), weights_root=root)
         return PastState(scratch, snapshots, self, layout=self.layout, outer=outer)
 
     def _borrow_snapshots(self, scratch: Path) -> bool:

@@ -161,4 +161,5 @@ def roots_of(link: Link) -> set[str]:
 def next_digest(before: str, link: Link) -> str:
     """Return the digest of the state after `link`, which stands on one with the digest `before`."""
     roots = [r.body.root if r is not None else "-" for r in link.block.body.reductions] if link.block else []
-    return digest(f"{before}/{roots}/{link.counters.canonical()!r}".encode()).hex()
+    memory = f"{link.counters.canonical()!r}/{link.ledger.accounts_hash}"
+    return digest(f"{before}/{roots}/{memory}".encode()).hex()

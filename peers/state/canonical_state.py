@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from peers.codec.segment import SegmentFrame
 from peers.protocol.requests import PieceKind, StatePiece
+from peers.state.chain_memory import ChainLeaves, ChainMemory
 from peers.state.manifest import SnapshotManifest, piece_count
 from peers.state.memmap import MappedArray
 from peers.state.snapshots import SnapshotStore
@@ -139,41 +140,41 @@ class CanonicalState:
             self._release()
         self._end_change()
 
-    def digest(self, counters: bytes) -> bytes:
-        """Return the digest of this state with these counters, 32 bytes.
+    def digest(self, chain: ChainLeaves) -> bytes:
+        """Return the digest of this state with what the chain holds there, 32 bytes.
 
         Raises:
             StateError: the state is not clean.
         """
-        return self.manifest(counters).digest()
+        return self.manifest(chain).digest()
 
-    def manifest(self, counters: bytes) -> SnapshotManifest:
-        """Return the manifest that a snapshot of this state with these counters would have.
+    def manifest(self, chain: ChainLeaves) -> SnapshotManifest:
+        """Return the manifest that a snapshot of this state, with what the chain holds there, would have.
 
         Raises:
             StateError: the state is not clean.
         """
         self._must_be_clean()
-        return self._manifest(counters)
+        return self._manifest(chain)
 
-    def save_snapshot(self, counters: bytes) -> SnapshotManifest:
-        """Write a snapshot of this state with these counters, and return its manifest.
+    def save_snapshot(self, memory: ChainMemory) -> SnapshotManifest:
+        """Write a snapshot of this state with what the chain holds there, and return its manifest.
 
         Raises:
             StateError: the state is not clean.
             StorageError: the disk refuses. The snapshots are unchanged.
         """
-        manifest = self.manifest(counters)
+        manifest = self.manifest(memory.leaves)
         pieces = {kind: self._pieces(kind) for kind in self._arrays}
-        self.snapshots.save(manifest, counters=counters, arrays=pieces)
+        self.snapshots.save(manifest, memory=memory, arrays=pieces)
         self._release()
         return manifest
 
-    def adopt_genesis(self, counters: bytes, *, block: str, weights_root: bytes) -> None:
+    def adopt_genesis(self, memory: ChainMemory, *, block: str, weights_root: bytes) -> None:
         """Set the genesis state: the genesis weights, which are in snapshots/0, and a momentum of zeros.
 
         Args:
-            counters: the counters at genesis.
+            memory: what the chain holds at genesis.
             block: the genesis hash, hex, which stands for the block before the first.
             weights_root: the root over the weights' pieces, from the recipe.
 
@@ -190,7 +191,7 @@ class CanonicalState:
             )
         if "momentum" in self._arrays:
             self._arrays["momentum"].array[:] = 0.0
-        self.snapshots.adopt_genesis(self._manifest(counters), counters=counters)
+        self.snapshots.adopt_genesis(self._manifest(memory.leaves), memory=memory)
         self._end_change()
 
     def restore(self, round_number: int) -> list[StatePiece]:
@@ -256,14 +257,15 @@ class CanonicalState:
         self._forget_leaves()
         self._release()
 
-    def _manifest(self, counters: bytes) -> SnapshotManifest:
+    def _manifest(self, chain: ChainLeaves) -> SnapshotManifest:
         weights, momentum = self._manifest_leaves()
         return SnapshotManifest(
             round=self.round,
             block=self.block,
             weights=weights,
             momentum=momentum,
-            counters=blake3_tree.leaf_hash(counters).hex(),
+            counters=chain.counters.hex(),
+            accounts=tuple(map(bytes.hex, chain.accounts)),
         )
 
     def _manifest_leaves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from peers.chain.link import genesis_hash
-from peers.protocol.counters import initial
 from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
-from peers.state.manifest import piece_count
+from peers.state.chain_memory import ChainMemory, first_memory
+from peers.state.manifest import piece_count, state_digest
 from recipes.formats import blake3_tree
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.layout import PIECE_BYTES, Layout
@@ -28,7 +28,7 @@ def open_state(folder: Path, signed: SignedRecipe, layout: Layout) -> CanonicalS
     state = CanonicalState(folder, layout=layout, outer=recipe.outer)
     if not state.clean and not state.snapshots.rounds() and (folder / GENESIS_WEIGHTS).exists():
         root = bytes.fromhex(published(recipe).weights_root)
-        state.adopt_genesis(initial(rules).canonical(), block=genesis_hash(rules.run), weights_root=root)
+        state.adopt_genesis(first_memory(rules), block=genesis_hash(rules.run), weights_root=root)
     return state
 
 
@@ -36,18 +36,18 @@ def start_digest(recipe: Recipe, rules: Rules, layout: Layout) -> str:
     """Return the digest of a recipe's genesis state, hex."""
     return genesis_digest(
         weights_root=bytes.fromhex(published(recipe).weights_root),
-        counters=initial(rules).canonical(),
+        memory=first_memory(rules),
         layout=layout,
         has_momentum=bool(recipe.outer.momentum),
     )
 
 
-def genesis_digest(*, weights_root: bytes, counters: bytes, layout: Layout, has_momentum: bool) -> str:
+def genesis_digest(*, weights_root: bytes, memory: ChainMemory, layout: Layout, has_momentum: bool) -> str:
     """Return the digest of a genesis state, hex: weights with this root, and a momentum of zeros."""
     momentum = []
     if has_momentum:
         size = 4 * layout.padded
         lengths = [min(PIECE_BYTES, size - index * PIECE_BYTES) for index in range(piece_count(layout))]
         momentum = [blake3_tree.leaf_hash(bytes(length)) for length in lengths]
-    counters_leaf = blake3_tree.leaf_hash(counters)
-    return blake3_tree.root([weights_root, blake3_tree.root(momentum), counters_leaf]).hex()
+    momentum_root = blake3_tree.root(momentum)
+    return state_digest(weights_root=weights_root, momentum_root=momentum_root, chain=memory.leaves).hex()

@@ -1,24 +1,27 @@
 """The manifest of a snapshot: the hash of each of its pieces, from which the state digest follows.
 
-The snapshot's weights and momentum are cut into pieces of 1 MiB; its counters are one more piece. A manifest
-from another peer is checked against the digest that the swarm agreed on, and each piece against the manifest,
-so that nothing in a snapshot has to be trusted.
+The snapshot's weights, momentum and accounts are cut into pieces of 1 MiB; its counters are one more piece.
+A manifest from another peer is checked against the digest that the swarm agreed on, and each piece against
+the manifest, so that nothing in a snapshot has to be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from peers.protocol.requests import StatePiece
+from peers.credit.canonical_accounts import MOST_ACCOUNTS_PIECES
+from peers.protocol.requests import PieceKind, StatePiece
+from peers.state.chain_memory import ChainLeaves
 from recipes.errors import MessageError, Offence
 from recipes.formats import blake3_tree
 from recipes.layout import PIECE_BYTES, Layout
 from recipes.schema.sections import HexHash
 
+_IN_PIECES: tuple[PieceKind, ...] = ("accounts", "weights", "momentum")
 _HASH_JSON_BYTES = 67  # a hash in a manifest: 64 digits, two quotes, a comma
 
 
@@ -32,11 +35,12 @@ class SnapshotManifest(BaseModel):
         weights: hash of each piece of the weights.
         momentum: hash of each piece of the momentum; empty if the recipe has none.
         counters: hash of the counters.
+        accounts: hash of each piece of the accounts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     round: int = Field(ge=0, lt=2**53)
     block: HexHash
     weights: tuple[HexHash, ...] = Field(
@@ -44,14 +48,20 @@ class SnapshotManifest(BaseModel):
     )  # a list of all problems would be larger than the input
     momentum: tuple[HexHash, ...] = Field(fail_fast=True)
     counters: HexHash
+    accounts: tuple[HexHash, ...] = Field(min_length=1, max_length=MOST_ACCOUNTS_PIECES, fail_fast=True)
 
     def digest(self) -> bytes:
         """Return the digest of the state in the snapshot, 32 bytes."""
         return state_digest(
-            weights=[bytes.fromhex(leaf) for leaf in self.weights],
-            momentum=[bytes.fromhex(leaf) for leaf in self.momentum],
-            counters=bytes.fromhex(self.counters),
+            weights_root=blake3_tree.root([bytes.fromhex(leaf) for leaf in self.weights]),
+            momentum_root=blake3_tree.root([bytes.fromhex(leaf) for leaf in self.momentum]),
+            chain=self.chain_leaves(),
         )
+
+    def chain_leaves(self) -> ChainLeaves:
+        """Return the hashes of what the snapshot holds of the chain."""
+        accounts = tuple(bytes.fromhex(leaf) for leaf in self.accounts)
+        return ChainLeaves(bytes.fromhex(self.counters), accounts)
 
     def leaf(self, piece: StatePiece) -> bytes:
         """Return the leaf hash of a piece, 32 bytes.
@@ -65,21 +75,21 @@ class SnapshotManifest(BaseModel):
         return bytes.fromhex(leaves[piece.index])
 
     def pieces(self) -> Iterator[StatePiece]:
-        """Yield all pieces: the counters, those of the weights, those of the momentum."""
+        """Yield all pieces: the counters, those of the accounts, of the weights, and of the momentum."""
         yield StatePiece("counters", 0)
-        for index in range(len(self.weights)):
-            yield StatePiece("weights", index)
-        for index in range(len(self.momentum)):
-            yield StatePiece("momentum", index)
+        for kind in _IN_PIECES:
+            for index in range(len(getattr(self, kind))):
+                yield StatePiece(kind, index)
 
     def to_bytes(self) -> bytes:
         """Return the manifest as canonical JSON (RFC 8785)."""
         return rfc8785.dumps(self.model_dump(mode="json"))
 
 
-def state_digest(*, weights: Sequence[bytes], momentum: Sequence[bytes], counters: bytes) -> bytes:
-    """Return the digest of a state from the leaf hashes of its pieces and of its counters, 32 bytes."""
-    return blake3_tree.root([blake3_tree.root(weights), blake3_tree.root(momentum), counters])
+def state_digest(*, weights_root: bytes, momentum_root: bytes, chain: ChainLeaves) -> bytes:
+    """Return the digest of a state, 32 bytes. The roots are those over each array's pieces."""
+    accounts_root = blake3_tree.root(chain.accounts)
+    return blake3_tree.root([weights_root, momentum_root, chain.counters, accounts_root])
 
 
 def piece_count(layout: Layout) -> int:
@@ -89,7 +99,7 @@ def piece_count(layout: Layout) -> int:
 
 def manifest_limit(layout: Layout) -> int:
     """Return the length that no manifest of a model exceeds, in bytes."""
-    return 1024 + 2 * piece_count(layout) * _HASH_JSON_BYTES
+    return 1024 + (2 * piece_count(layout) + MOST_ACCOUNTS_PIECES) * _HASH_JSON_BYTES
 
 
 def parse_manifest(content: bytes, *, layout: Layout, has_momentum: bool) -> SnapshotManifest:

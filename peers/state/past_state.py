@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from peers.chain.chain import Chain
 from peers.chain.link import Link
 from peers.state.canonical_state import WEIGHTS_FILE, CanonicalState
+from peers.state.chain_memory import ChainLeaves, leaves_after
 from peers.state.reduced_segments import ReducedSegments
 from peers.state.snapshots import SnapshotStore
 from recipes.errors import MessageError, StateError
@@ -60,12 +61,12 @@ class Way:
 
     Attributes:
         steps: of the blocks, oldest first. The first may be genesis.
-        counters: the state's counters after the last step.
+        memory: the hashes of what the state holds of the chain after the last step.
         digest: of the state after the last step, hex.
     """
 
     steps: tuple[Step, ...]
-    counters: bytes
+    memory: ChainLeaves
     digest: str
 
     @property
@@ -86,7 +87,7 @@ def way_to(block: str, chain: Chain, *, digest: str) -> Way:
     while link is not None:
         steps.append(step_of(link))
         link = chain.links.get(link.parent)
-    return Way(tuple(reversed(steps)), chain.link(block).counters.canonical(), digest)
+    return Way(tuple(reversed(steps)), leaves_after(chain.link(block)), digest)
 
 
 class PastState:
@@ -131,7 +132,7 @@ class PastState:
                 self._apply(state, step, tokens=_tokens_below(step, way))
         except MessageError as error:
             raise StateError(f"The state after round {way.round} cannot be recomputed: {error}.") from error
-        if state.digest(way.counters).hex() != way.digest:
+        if state.digest(way.memory).hex() != way.digest:
             raise StateError(f"The recomputed state after round {way.round} has another digest.")
         return state.weights
 

@@ -4,6 +4,7 @@
     snapshots/ROUND/weights.f32     the padded weights, little-endian
     snapshots/ROUND/momentum.f32    the outer optimizer's momentum, if the recipe has any
     snapshots/ROUND/counters.json   the chain's counters
+    snapshots/ROUND/accounts.json   every peer's credit, and the audits
     snapshots/ROUND.partial/        a snapshot that is being fetched or written
 
 A whole snapshot appears by one rename. Its pieces are still checked whenever they are used: disks fail.
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peers.protocol.requests import PieceKind, StatePiece
+from peers.state.chain_memory import ChainMemory
 from peers.state.manifest import SnapshotManifest, parse_manifest
 from peers.state.snapshot_pin import SnapshotPin
 from recipes.errors import MessageError, StateError, StorageError
@@ -34,6 +36,7 @@ _FILES: dict[PieceKind, str] = {
     "weights": "weights.f32",
     "momentum": "momentum.f32",
     "counters": "counters.json",
+    "accounts": "accounts.json",
 }
 
 
@@ -77,19 +80,23 @@ class SnapshotStore:
         """Return the manifest of a whole snapshot, or None if it is missing or malformed."""
         return self._read_manifest(self._whole(round_number))
 
-    def counters(self, round_number: int) -> bytes:
-        """Return the counters of a whole snapshot.
+    def memory(self, round_number: int) -> ChainMemory:
+        """Return what a whole snapshot holds of the chain.
 
         Raises:
-            StateError: there is no such snapshot, or its counters are damaged.
+            StateError: there is no such snapshot, or this part of it is damaged.
         """
         manifest = self.manifest(round_number)
         if manifest is None:
             raise StateError(f"There is no snapshot of round {round_number} here.")
-        content = self._read(self._whole(round_number), StatePiece("counters", 0))
-        if blake3_tree.leaf_hash(content) != manifest.leaf(StatePiece("counters", 0)):
-            raise StateError(f"The counters in the snapshot of round {round_number} are damaged.")
-        return content
+        folder = self._whole(round_number)
+        accounts = (
+            self._read(folder, StatePiece("accounts", index)) for index in range(len(manifest.accounts))
+        )
+        memory = ChainMemory(self._read(folder, StatePiece("counters", 0)), b"".join(accounts))
+        if memory.leaves != manifest.chain_leaves():
+            raise StateError(f"Counters or accounts in the snapshot of round {round_number} are damaged.")
+        return memory
 
     def begin(self, manifest: SnapshotManifest) -> None:
         """Make a partial snapshot, to be fetched. Pieces of the same snapshot that are here already are kept.
@@ -144,11 +151,15 @@ class SnapshotStore:
             return
         path = folder / _FILES[piece.kind]
         with _storage_errors(path):
-            if not path.exists():
+            if piece.kind == "accounts":
+                path.touch()
+            elif not path.exists():
                 self._make_array_file(folder, piece.kind)
             with path.open("r+b") as stream:
                 stream.seek(piece.index * PIECE_BYTES)
                 stream.write(data)
+                if piece == StatePiece("accounts", len(manifest.accounts) - 1):
+                    stream.truncate()  # a damaged file may have been longer
 
     def complete(self, manifest: SnapshotManifest) -> None:
         """Make a partial snapshot a whole one, once no piece is missing.
@@ -186,7 +197,7 @@ class SnapshotStore:
         return content if blake3_tree.leaf_hash(content) == manifest.leaf(piece) else None
 
     def save(
-        self, manifest: SnapshotManifest, *, counters: bytes, arrays: Mapping[PieceKind, Iterable[bytes]]
+        self, manifest: SnapshotManifest, *, memory: ChainMemory, arrays: Mapping[PieceKind, Iterable[bytes]]
     ) -> None:
         """Write a whole snapshot, and delete older ones.
 
@@ -194,7 +205,7 @@ class SnapshotStore:
 
         Args:
             manifest: of the snapshot.
-            counters: the counters' bytes.
+            memory: what the chain holds there.
             arrays: the pieces of the weights, and of the momentum if there is any.
 
         Raises:
@@ -211,7 +222,7 @@ class SnapshotStore:
                     os.fsync(stream.fileno())
                     # It is read again only if a peer fetches it: leave the memory to the training.
                     os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        write_atomic(folder / _FILES["counters"], counters)
+        self._write_memory(folder, memory)
         write_atomic(folder / _MANIFEST, manifest.to_bytes())
         self._publish(manifest.round)
         superseded = [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]
@@ -221,14 +232,14 @@ class SnapshotStore:
             if old not in (pinned, needed):
                 shutil.rmtree(self._whole(old), ignore_errors=True)
 
-    def adopt_genesis(self, manifest: SnapshotManifest, *, counters: bytes) -> None:
+    def adopt_genesis(self, manifest: SnapshotManifest, *, memory: ChainMemory) -> None:
         """Complete snapshots/0, which has only the genesis weights so far, to a whole snapshot.
 
         Raises:
             StorageError: the disk refuses.
         """
         folder = self._whole(0)
-        write_atomic(folder / _FILES["counters"], counters)
+        self._write_memory(folder, memory)
         if self._has_momentum:
             with _storage_errors(folder):
                 self._make_array_file(folder, "momentum")
@@ -249,6 +260,10 @@ class SnapshotStore:
                 f"The snapshot of round {round_number} has no {kind}: {error.strerror}.",
                 remedy="Join again: the missing file is fetched.",
             ) from error
+
+    def _write_memory(self, folder: Path, memory: ChainMemory) -> None:
+        write_atomic(folder / _FILES["counters"], memory.counters)
+        write_atomic(folder / _FILES["accounts"], memory.accounts)
 
     def _whole(self, round_number: int) -> Path:
         return self._folder / str(round_number)

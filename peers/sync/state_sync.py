@@ -24,9 +24,9 @@ from peers.network.discovery import Sources
 from peers.network.transport import RemoteError, Request, Transport
 from peers.protocol.events import Diverged, Listener, Notice
 from peers.protocol.messages import Block, Reduction
-from peers.protocol.requests import StatePiece
 from peers.protocol.rules import Rules
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import leaves_after, memory_after
 from peers.state.manifest import SnapshotManifest
 from peers.sync.piece_download import PieceDownload
 from peers.sync.rate_control import Flow
@@ -250,12 +250,23 @@ class StateSync:
         return found
 
     async def _fetch_pieces(self, manifest: SnapshotManifest, chain: Chain) -> int:
-        """Fetch what is missing of a snapshot, verified piece by piece; return how many pieces came."""
+        """Fetch what is missing of a snapshot, verified piece by piece; return how many pieces came.
+
+        What it holds of the chain is known here, and is not fetched.
+
+        Raises:
+            MessageError: the snapshot holds other counters or accounts than follow from the chain.
+            UnreachableError: nobody is left to ask.
+        """
         snapshots = self.state.snapshots
+        memory = memory_after(chain.link(manifest.block))
+        if manifest.chain_leaves() != memory.leaves:  # as long as whoever co-signs computes them, it is so
+            raise MessageError(
+                f"The snapshot of round {manifest.round} holds other counters or accounts than its chain."
+            )
         await asyncio.to_thread(snapshots.begin, manifest)
-        snapshots.write_piece(
-            manifest, StatePiece("counters", 0), chain.link(manifest.block).counters.canonical()
-        )
+        for piece, content in memory.pieces():
+            snapshots.write_piece(manifest, piece, content)
         pieces = SnapshotPieces(snapshots, manifest, self._layout)
         await asyncio.to_thread(pieces.reuse_own)
         missing = await asyncio.to_thread(pieces.missing)
@@ -286,11 +297,11 @@ class StateSync:
             await asyncio.to_thread(self.state.apply, frames, round_number=link.round, block=link.hash)
             digest = await asyncio.to_thread(self._digest, link)
             if link.round % self._rules.snapshot_interval == 0:
-                await asyncio.to_thread(self.state.save_snapshot, link.counters.canonical())
+                await asyncio.to_thread(self.state.save_snapshot, memory_after(link))
         return digest
 
     def _digest(self, link: Link) -> str:
-        return self.state.digest(link.counters.canonical()).hex()
+        return self.state.digest(leaves_after(link)).hex()
 
     async def _frames(self, link: Link, tokens: int) -> dict[int, SegmentFrame]:
         """Return the block's reduced segments, fetching those that are not here, a few at a time.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
+from functools import lru_cache
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -10,7 +12,8 @@ Value = TypeVar("Value")
 def changed(value: Value, **fields: Any) -> Value:
     """Return a frozen dataclass's value with other `fields`: `dataclasses.replace` in a third of its time.
 
-    It goes around `__init__`: only for classes without slots, `__post_init__` and cached properties.
+    It goes around `__init__`: only for classes without slots and `__post_init__`. What a value has beside its
+    fields, such as cached properties, followed from the old fields, and is not taken over.
 
     Raises:
         TypeError: there is no such field.
@@ -18,6 +21,15 @@ def changed(value: Value, **fields: Any) -> Value:
     before = value.__dict__
     if not before.keys() >= fields.keys():
         raise TypeError(f"{type(value).__name__} has no {', '.join(sorted(fields.keys() - before.keys()))}")
-    after = object.__new__(type(value))
+    kind: Any = type(value)
+    names = _names(kind)
+    if len(before) > len(names):
+        before = {name: before[name] for name in names}
+    after: Value = object.__new__(kind)
     after.__dict__.update(before, **fields)
     return after
+
+
+@lru_cache(maxsize=256)
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields_of(kind))

@@ -179,7 +179,9 @@ def _requests(_: Path) -> Subject:
 
 def _snapshot_manifest(_: Path) -> Subject:
     leaves = tuple(f"{number:064x}" for number in range(piece_count(LAYOUT)))
-    manifest = SnapshotManifest(round=8, block=RUN, weights=leaves, momentum=leaves, counters=RUN)
+    manifest = SnapshotManifest(
+        round=8, block=RUN, weights=leaves, momentum=leaves, counters=RUN, accounts=(RUN, RUN)
+    )
 
     def read(content: bytes) -> bytes:
         found = parse_manifest(content, layout=LAYOUT, has_momentum=True)

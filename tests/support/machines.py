@@ -13,6 +13,7 @@ from peers.chain.rebuild import KeptFinal
 from peers.protocol.messages import Vouched
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import ChainMemory
 from recipes.home import run_folder
 from recipes.keys.keys import SigningKey
 from recipes.layout import layout_of
@@ -65,7 +66,7 @@ class Machine:
         recipe = self.publication.recipe
         state = CanonicalState(self.folder, layout=layout_of(recipe), outer=recipe.outer)
         root = bytes.fromhex(recipe.genesis.weights_root) if recipe.genesis else b""
-        state.adopt_genesis(b"", block=link.hash, weights_root=root)
+        state.adopt_genesis(ChainMemory(b"", b"{}"), block=link.hash, weights_root=root)
 
 
 def in_lanes_of_their_own(keys: Sequence[SigningKey], swarm: Swarm) -> list[SigningKey]:

@@ -17,10 +17,10 @@ from peers.exchange.segment_store import ExchangeStore
 from peers.network.loopback import LoopbackNetwork
 from peers.network.transport import Handler, RemoteError, Transport
 from peers.node.serving import serve_state
-from peers.protocol.counters import initial
 from peers.protocol.events import Event
 from peers.protocol.requests import StatePiece, decode_piece
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import first_memory
 from peers.state.genesis import genesis_digest
 from peers.state.snapshots import SnapshotStore
 from peers.sync.state_sync import StateSync
@@ -69,7 +69,7 @@ class World:
         rules = replace(self.swarm.rules, snapshot_interval=snapshot_interval)
         genesis = genesis_digest(
             weights_root=weights_root(),
-            counters=initial(rules).canonical(),
+            memory=first_memory(rules),
             layout=LAYOUT,
             has_momentum=False,
         )
@@ -139,8 +139,8 @@ class Replica:
             (folder / "snapshots" / "0" / "weights.f32").write_bytes(first_weights())
         self.open()
         if genesis:
-            counters = initial(world.swarm.rules).canonical()
-            self.state.adopt_genesis(counters, block=world.chain.root, weights_root=weights_root())
+            memory = first_memory(world.swarm.rules)
+            self.state.adopt_genesis(memory, block=world.chain.root, weights_root=weights_root())
 
     def open(self) -> None:
         """Open what is on disk, as after a restart."""

@@ -234,6 +234,7 @@ class Swarm:
             "digest_before": self.digests.get(parent.hash, name("some state")),
             "cosignatures": tuple(cosignatures),
             "ledger": parent.ledger.head,
+            "accounts": parent.ledger.accounts_hash,
         }
         return sign(leader, Block(**{**fields, **other}))
 

@@ -27,6 +27,7 @@ from peers.ledger.derive import Ground, derive
 from peers.ledger.export import header_of, write_export
 from peers.protocol.messages import Claim, Signed
 from peers.protocol.rules import Rules
+from peers.state.chain_memory import leaves_after, memory_after
 from peers.state.genesis import open_state, start_digest
 from peers.sync.run_download import adopt_folder
 from peers.training.interface import SharedBuffer, TrainOrder
@@ -234,10 +235,9 @@ class TrainedRun:
         }
         self.state.apply(frames, round_number=link.round, block=link.hash)
         self._weights[link.hash] = np.array(self.state.weights)
-        counters = link.counters.canonical()
-        self.swarm.digests[link.hash] = self.state.digest(counters).hex()
+        self.swarm.digests[link.hash] = self.state.digest(leaves_after(link)).hex()
         if link.round % self.swarm.rules.snapshot_interval == 0:
-            self.state.save_snapshot(counters)
+            self.state.save_snapshot(memory_after(link))
         for key in self.swarm.keys:
             self.swarm.chain.add_cosignature(self.swarm.cosign(key, link))
 

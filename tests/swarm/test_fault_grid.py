@@ -34,7 +34,7 @@ IN_EVERY_ROUND = (
 WHEN_JOINING = ("recipe", "tokenizer", "manifest", "data", "blocks", "snapshot", "piece")
 IN_TRANSIT: tuple[Act, ...] = ("send", "receive")
 WRITTEN = ("block", "claim", "promise", "feedback", "frame", "record", "trace", "reduced", "weights", "state")
-WITH_A_SNAPSHOT = ("snapshot", "manifest", "counters")
+WITH_A_SNAPSHOT = ("snapshot", "manifest", "counters", "accounts")
 LONGEST_ROUND_SECONDS = 90.0  # with every deadline of the recipe used up, on a machine that does much else
 
 
@@ -177,6 +177,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
         "snapshots/*/manifest.json",
         "snapshots/*/weights.f32",
         "snapshots/*/counters.json",
+        "snapshots/*/accounts.json",
         "contributions/record.json",
         "contributions/feedback.bf16",
         "contributions/*/*.frame",

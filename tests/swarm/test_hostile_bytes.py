@@ -185,6 +185,7 @@ def test_the_largest_block_that_honest_peers_make_is_read() -> None:
         digest_before=RUN,
         cosignatures=cosignatures * 2,
         ledger=swarm.genesis.ledger.head,
+        accounts=swarm.genesis.ledger.accounts_hash,
     )
     content = sign(author, block).canonical()
     assert content.count(b",") > 130_000

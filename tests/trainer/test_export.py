@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from peers.codec.segment import SegmentFrame
 from peers.codec.sparse_codec import SparseCodec
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import ChainMemory
 from recipes.errors import DataError, RecipeError, StateError, StorageError
 from recipes.genesis import GENESIS_WEIGHTS
 from recipes.home import run_folder
@@ -28,6 +29,7 @@ from trainer.export import export_model, find_run, main
 from trainer.sample import generate
 
 BLOCK = "ab" * 32
+MEMORY = ChainMemory(b"{}", b"{}")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def run(original: Publication, tmp_path: Path) -> Publication:
 def _state(run: Publication) -> CanonicalState:
     state = CanonicalState(run.folder, layout=layout_of(run.recipe), outer=run.recipe.outer)
     root = bytes.fromhex(published(run.recipe).weights_root)
-    state.adopt_genesis(b"{}", block="00" * 32, weights_root=root)
+    state.adopt_genesis(MEMORY, block="00" * 32, weights_root=root)
     return state
 
 
@@ -138,7 +140,7 @@ def test_a_torn_state_falls_back_to_the_newest_whole_snapshot(run: Publication, 
     state = _state(run)
     for round_number in (1, 2):
         _apply(state, run, round_number=round_number)
-        state.save_snapshot(b"{}")
+        state.save_snapshot(MEMORY)
     _apply(state, run, round_number=3)
     assert export_model(run.folder, tmp_path / "state").round == 3
     _damage(run.folder / "state" / "weights.f32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ from peers.chain.fork_choice import best_head
 from peers.chain.link import Link
 from peers.chain.validation import EXCLUDED, block_fault, roster_fault
 from peers.protocol.assignment import missed_reducers
-from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed
+from peers.protocol.messages import MAX_COSIGNATURES, Block, Roster, Signed, parse
 from peers.protocol.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
+from recipes.errors import MessageError
+from recipes.formats.canonical import canonical_json
 from recipes.keys.keys import SigningKey
 from recipes.slots import total
 
@@ -403,6 +406,26 @@ def test_a_block_that_says_something_else_of_the_ledger_than_the_chain_is_refuse
     false = link.ledger.head.model_copy(update=change)
     fault = block_fault(swarm.chain, swarm.block(link, swarm.keys, ledger=false).body)
     assert fault == "another ledger than follows from the chain"
+
+
+def test_a_block_with_other_accounts_than_the_chains_is_refused() -> None:
+    swarm = Swarm(2)
+    links = [swarm.genesis, swarm.grow(swarm.genesis, swarm.keys)]
+    for link, false in ((links[1], links[0]), (links[0], links[1])):
+        assert false.ledger.accounts_hash != link.ledger.accounts_hash
+        other = swarm.block(link, swarm.keys, accounts=false.ledger.accounts_hash)
+        assert block_fault(swarm.chain, other.body) == "other accounts than follow from the chain"
+        assert block_fault(swarm.chain, swarm.block(link, swarm.keys).body) is None
+
+
+def test_a_block_that_says_nothing_of_the_accounts_is_none() -> None:
+    swarm = Swarm(1)
+    content = swarm.block(swarm.genesis, swarm.keys).canonical()
+    parse("block", content, run=swarm.rules.run)
+    without = json.loads(content)
+    del without["body"]["accounts"]
+    with pytest.raises(MessageError, match="Field required"):
+        parse("block", canonical_json(without), run=swarm.rules.run)
 
 
 def test_the_ledger_after_a_block_is_the_same_in_every_chain_that_holds_it() -> None:

@@ -47,6 +47,19 @@ def test_a_newcomer_asks_how_old_a_head_is_as_soon_as_it_stands_there() -> None:
     assert [train.parent for train in of(answered, Train)] == [block.hash]
 
 
+def test_a_leaders_block_with_other_accounts_is_refused_and_not_followed() -> None:
+    bench = Bench(elected=True)
+    acquainted(bench)
+    false = bench.swarm.block(bench.head, bench.others, accounts="00" * 32)
+    effects = bench.receive(bench.swarm.by_id[false.body.peer], false)
+    [refused] = told(effects, Refused)
+    assert refused.fault == "other accounts than follow from the chain"
+    assert false.hash not in bench.engine.chain
+    true = bench.swarm.block(bench.head, bench.others)
+    bench.receive(bench.swarm.by_id[true.body.peer], true)
+    assert true.hash in bench.engine.chain
+
+
 def say_heads(bench: Bench, *heads: str) -> None:
     for key, head in zip(bench.others, heads, strict=False):
         bench.receive(key, HeadNotice(round=bench.head.round + 4, block=head, age_seconds=1.0))

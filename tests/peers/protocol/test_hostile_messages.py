@@ -263,6 +263,7 @@ class Hostility:
             digest_before=self.dice.choice([GENESIS_DIGEST, self.hash()]),
             cosignatures=tuple(self.cosignature() for _ in range(self.dice.randrange(4))),
             ledger=parent.ledger.head,
+            accounts=parent.ledger.accounts_hash,
         )
         self.blocks.append(sign(key, body))
         return self.blocks[-1]

@@ -59,7 +59,13 @@ def test_a_round_survives_the_way(round_number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", [StatePiece("weights", 7), StatePiece("momentum", 2**32 - 1), StatePiece("counters", 0)]
+    "piece",
+    [
+        StatePiece("weights", 7),
+        StatePiece("momentum", 2**32 - 1),
+        StatePiece("counters", 0),
+        StatePiece("accounts", 255),
+    ],
 )
 def test_a_request_for_a_piece_survives_the_way(piece: StatePiece) -> None:
     span = Span(65536, 2**32 - 1)
@@ -103,8 +109,8 @@ def test_a_round_that_no_chain_reaches_is_refused() -> None:
 
 
 def test_pieces_of_an_unknown_kind_are_refused() -> None:
-    with pytest.raises(MessageError, match="kind 3"):
-        decode_piece(bytes(8) + b"\x03" + bytes(4))
+    with pytest.raises(MessageError, match="kind 4"):
+        decode_piece(bytes(8) + b"\x04" + bytes(4))
 
 
 @given(body=st.binary(max_size=220))

@@ -32,7 +32,7 @@ def told(world: World, kind: type[object]) -> Counter[str]:
 
 
 def test_honest_work_is_audited_passes_and_vests() -> None:
-    world = swarm(5)
+    world = swarm(6)
     world.run(until_round=25)
     assert set(told(world, AuditAsked)) == set(told(world, CreditChanged)) == set(world.peers)
     for name in world.peers:

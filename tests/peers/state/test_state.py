@@ -14,8 +14,10 @@ from places import IMPORTING
 
 from peers.codec.segment import SegmentFrame
 from peers.codec.sparse_codec import SparseCodec
+from peers.credit.canonical_accounts import MOST_ACCOUNTS_PIECES
 from peers.protocol.requests import StatePiece
 from peers.state.canonical_state import CanonicalState
+from peers.state.chain_memory import ChainLeaves, ChainMemory
 from peers.state.manifest import SnapshotManifest, manifest_limit, parse_manifest, piece_count, state_digest
 from recipes.errors import MessageError, StateError, StorageError
 from recipes.formats import blake3_tree
@@ -24,6 +26,9 @@ from recipes.schema.sections import OuterSection
 
 CODEC = SparseCodec(keep=256, level_bits=3)
 COUNTERS = b'{"round":0}'
+ACCOUNTS = b'{"round":"7"}'
+MEMORY = ChainMemory(COUNTERS, ACCOUNTS)
+LEAVES = MEMORY.leaves
 GENESIS = "00" * 32
 SEGMENTS = 3
 
@@ -65,7 +70,7 @@ def fresh(folder: Path, outer: OuterSection = PLAIN) -> CanonicalState:
     (genesis / "weights.f32").write_bytes(first_weights().tobytes())
     state = CanonicalState(folder, layout=LAYOUT, outer=outer)
     assert not state.clean
-    state.adopt_genesis(COUNTERS, block=GENESIS, weights_root=weights_root())
+    state.adopt_genesis(MEMORY, block=GENESIS, weights_root=weights_root())
     return state
 
 
@@ -101,7 +106,9 @@ def test_the_state_takes_exactly_the_outer_optimizers_steps(tmp_path: Path, oute
 
 
 @OUTERS
-def test_the_digest_is_that_of_the_files_pieces_and_the_counters(tmp_path: Path, outer: OuterSection) -> None:
+def test_the_digest_is_that_of_the_files_pieces_the_counters_and_the_accounts(
+    tmp_path: Path, outer: OuterSection
+) -> None:
     state = fresh(tmp_path, outer)
     for number in (1, 2):
         state.apply(reduced(number, (1,)), round_number=number, block=block(number))
@@ -111,16 +118,17 @@ def test_the_digest_is_that_of_the_files_pieces_and_the_counters(tmp_path: Path,
             content = path.read_bytes() if path.exists() else b""
             pieces = [content[start : start + PIECE_BYTES] for start in range(0, len(content), PIECE_BYTES)]
             roots.append(blake3_tree.root([blake3_tree.leaf_hash(piece) for piece in pieces]))
-        assert state.digest(b"counters") == blake3_tree.root([*roots, blake3_tree.leaf_hash(b"counters")])
-        assert state.digest(b"counters") == state.manifest(b"counters").digest()
+        accounts = blake3_tree.root([blake3_tree.leaf_hash(ACCOUNTS)])
+        assert state.digest(LEAVES) == blake3_tree.root([*roots, blake3_tree.leaf_hash(COUNTERS), accounts])
+        assert state.digest(LEAVES) == state.manifest(LEAVES).digest()
 
 
 def test_a_round_without_reduced_segments_changes_nothing_but_its_place(tmp_path: Path) -> None:
     state = fresh(tmp_path, HEAVY)
     state.apply(reduced(1), round_number=1, block=block(1))
-    before = state.digest(COUNTERS)
+    before = state.digest(LEAVES)
     state.apply({}, round_number=2, block=block(2))
-    assert state.digest(COUNTERS) == before
+    assert state.digest(LEAVES) == before
     assert state.round == 2
 
 
@@ -128,7 +136,7 @@ def test_segments_may_be_given_in_any_order(tmp_path: Path) -> None:
     forwards, backwards = fresh(tmp_path / "a"), fresh(tmp_path / "b")
     forwards.apply(reduced(1), round_number=1, block=block(1))
     backwards.apply(dict(reversed(reduced(1).items())), round_number=1, block=block(1))
-    assert forwards.digest(COUNTERS) == backwards.digest(COUNTERS)
+    assert forwards.digest(LEAVES) == backwards.digest(LEAVES)
 
 
 def test_momentum_that_nothing_feeds_ends_at_zero_before_it_is_subnormal(tmp_path: Path) -> None:
@@ -137,7 +145,7 @@ def test_momentum_that_nothing_feeds_ends_at_zero_before_it_is_subnormal(tmp_pat
     (tmp_path / "snapshots" / "0").mkdir(parents=True)
     (tmp_path / "snapshots" / "0" / "weights.f32").write_bytes(bytes(4 * 4096))
     state.adopt_genesis(
-        COUNTERS, block=GENESIS, weights_root=blake3_tree.root([blake3_tree.leaf_hash(bytes(4 * 4096))])
+        MEMORY, block=GENESIS, weights_root=blake3_tree.root([blake3_tree.leaf_hash(bytes(4 * 4096))])
     )
     pulse = SegmentFrame.encode(np.eye(1, 4096, dtype=np.float32), codec=CODEC)
     silence = SegmentFrame.encode(np.zeros((1, 4096), dtype=np.float32), codec=CODEC)
@@ -159,10 +167,10 @@ def test_a_segment_that_does_not_exist_is_refused_and_nothing_is_changed(
     tmp_path: Path, segment: int
 ) -> None:
     state = fresh(tmp_path)
-    before = state.digest(COUNTERS)
+    before = state.digest(LEAVES)
     with pytest.raises(ValueError, match="does not fit"):
         state.apply({0: reduced(1)[0], segment: reduced(1)[1]}, round_number=1, block=block(1))
-    assert state.digest(COUNTERS) == before
+    assert state.digest(LEAVES) == before
 
 
 @OUTERS
@@ -171,11 +179,11 @@ def test_a_state_survives_the_end_of_its_process(tmp_path: Path, outer: OuterSec
     state.apply(reduced(1), round_number=1, block=block(1))
     again = reopened(tmp_path, outer)
     assert (again.clean, again.round, again.block) == (True, 1, block(1))
-    assert again.digest(COUNTERS) == state.digest(COUNTERS)
+    assert again.digest(LEAVES) == state.digest(LEAVES)
 
 
 def test_an_update_cut_short_by_a_kill_is_noticed_and_undone(tmp_path: Path) -> None:
-    fresh(tmp_path).save_snapshot(COUNTERS)
+    fresh(tmp_path).save_snapshot(MEMORY)
     script = f"""
 import dataclasses, os, pathlib, signal
 from peers.codec.sparse_codec import SparseCodec
@@ -201,7 +209,7 @@ state.apply(frames, round_number=1, block=test_state.block(1))
     assert (state.weights != first_weights()).any()
     assert not state.clean
     with pytest.raises(StateError, match="not whole"):
-        state.digest(COUNTERS)
+        state.digest(LEAVES)
     with pytest.raises(StateError, match="not whole"):
         state.apply({}, round_number=1, block=block(1))
     assert state.restore(0) == []
@@ -235,10 +243,10 @@ def test_first_weights_other_than_the_recipes_are_refused(tmp_path: Path) -> Non
     path.write_bytes(first_weights().tobytes()[:-4] + b"\x01\x00\x00\x00")
     state = reopened(tmp_path)
     with pytest.raises(StateError, match="not those that the recipe names"):
-        state.adopt_genesis(COUNTERS, block=GENESIS, weights_root=weights_root())
+        state.adopt_genesis(MEMORY, block=GENESIS, weights_root=weights_root())
     path.unlink()
     with pytest.raises(StateError, match="no weights"):
-        state.adopt_genesis(COUNTERS, block=GENESIS, weights_root=weights_root())
+        state.adopt_genesis(MEMORY, block=GENESIS, weights_root=weights_root())
     assert not state.clean
 
 
@@ -246,12 +254,13 @@ def test_first_weights_other_than_the_recipes_are_refused(tmp_path: Path) -> Non
 def test_restoring_a_snapshot_brings_back_its_digest(tmp_path: Path, outer: OuterSection) -> None:
     state = fresh(tmp_path, outer)
     state.apply(reduced(1), round_number=1, block=block(1))
-    saved = state.save_snapshot(b"one")
+    one = ChainMemory(b"one", b"accounts of one")
+    saved = state.save_snapshot(one)
     state.apply(reduced(2), round_number=2, block=block(2))
     assert state.restore(1) == []
     assert (state.round, state.block) == (1, block(1))
-    assert state.digest(b"one") == saved.digest()
-    assert state.snapshots.counters(1) == b"one"
+    assert state.digest(one.leaves) == saved.digest()
+    assert state.snapshots.memory(1) == one
     assert state.restore(0) == []
     assert state.block == GENESIS
     np.testing.assert_array_equal(state.weights, first_weights())
@@ -261,7 +270,7 @@ def test_the_newest_two_snapshots_and_genesis_are_kept(tmp_path: Path) -> None:
     state = fresh(tmp_path)
     for number in range(1, 5):
         state.apply({}, round_number=number, block=block(number))
-        state.save_snapshot(COUNTERS)
+        state.save_snapshot(MEMORY)
     assert state.snapshots.rounds() == [0, 3, 4]
     assert {path.name for path in (tmp_path / "snapshots").iterdir()} == {"0", "3", "4"}
 
@@ -269,10 +278,10 @@ def test_the_newest_two_snapshots_and_genesis_are_kept(tmp_path: Path) -> None:
 def test_a_snapshot_of_another_branch_takes_the_place_of_the_first(tmp_path: Path) -> None:
     state = fresh(tmp_path)
     state.apply(reduced(1), round_number=1, block=block(1))
-    state.save_snapshot(COUNTERS)
+    state.save_snapshot(MEMORY)
     state.restore(0)
     state.apply(reduced(2), round_number=1, block=block(101))
-    other = state.save_snapshot(COUNTERS)
+    other = state.save_snapshot(MEMORY)
     assert state.snapshots.manifest(1) == other
     assert state.snapshots.missing(other) == []
 
@@ -280,7 +289,7 @@ def test_a_snapshot_of_another_branch_takes_the_place_of_the_first(tmp_path: Pat
 def test_damaged_pieces_of_a_snapshot_are_named_healed_and_then_restored(tmp_path: Path) -> None:
     state = fresh(tmp_path / "own", HEAVY)
     state.apply(reduced(1), round_number=1, block=block(1))
-    manifest = state.save_snapshot(COUNTERS)
+    manifest = state.save_snapshot(MEMORY)
     donor = {piece: state.snapshots.read_piece(1, piece) or b"" for piece in manifest.pieces()}
     folder = tmp_path / "own" / "snapshots" / "1"
     content = bytearray((folder / "weights.f32").read_bytes())
@@ -299,13 +308,13 @@ def test_damaged_pieces_of_a_snapshot_are_named_healed_and_then_restored(tmp_pat
     for piece in damaged:
         state.snapshots.write_piece(manifest, piece, donor[piece])
     assert state.restore(1) == []
-    assert state.digest(COUNTERS) == manifest.digest()
+    assert state.digest(LEAVES) == manifest.digest()
 
 
 def test_a_newcomer_fetches_a_snapshot_piece_by_piece_and_resumes(tmp_path: Path) -> None:
     donor = fresh(tmp_path / "donor", NESTEROV)
     donor.apply(reduced(1), round_number=1, block=block(1))
-    sent = donor.save_snapshot(COUNTERS).to_bytes()
+    sent = donor.save_snapshot(MEMORY).to_bytes()
 
     newcomer = reopened(tmp_path / "newcomer", NESTEROV)
     manifest = parse_manifest(sent, layout=LAYOUT, has_momentum=True)
@@ -325,12 +334,12 @@ def test_a_newcomer_fetches_a_snapshot_piece_by_piece_and_resumes(tmp_path: Path
         newcomer.snapshots.write_piece(manifest, piece, donor.snapshots.read_piece(1, piece) or b"")
     newcomer.snapshots.complete(manifest)
     assert newcomer.restore(1) == []
-    assert newcomer.digest(newcomer.snapshots.counters(1)) == donor.digest(COUNTERS)
+    assert newcomer.digest(newcomer.snapshots.memory(1).leaves) == donor.digest(LEAVES)
 
 
 def test_a_piece_that_is_not_what_the_manifest_names_is_refused(tmp_path: Path) -> None:
     state = fresh(tmp_path)
-    manifest = state.save_snapshot(COUNTERS)
+    manifest = state.save_snapshot(MEMORY)
     good = state.snapshots.read_piece(0, StatePiece("weights", 0)) or b""
     with pytest.raises(MessageError, match="weights piece 1 has another hash"):
         state.snapshots.write_piece(manifest, StatePiece("weights", 1), good)
@@ -357,7 +366,9 @@ def test_only_pieces_that_exist_are_served(tmp_path: Path) -> None:
         b"",
         b"[]",
         b'{"version":1}',
-        SnapshotManifest(round=1, block=GENESIS, weights=(), momentum=(), counters=GENESIS).to_bytes(),
+        SnapshotManifest(
+            round=1, block=GENESIS, weights=(), momentum=(), counters=GENESIS, accounts=(GENESIS,)
+        ).to_bytes(),
         b" " * (manifest_limit(LAYOUT) + 1),
     ],
     ids=["nothing", "no object", "too little", "another shape", "too long"],
@@ -370,7 +381,12 @@ def test_a_malformed_manifest_is_refused(content: bytes) -> None:
 def test_the_longest_manifest_is_within_its_limit() -> None:
     leaves = ("ff" * 32,) * piece_count(LAYOUT)
     manifest = SnapshotManifest(
-        round=2**53 - 1, block="ff" * 32, weights=leaves, momentum=leaves, counters="ff" * 32
+        round=2**53 - 1,
+        block="ff" * 32,
+        weights=leaves,
+        momentum=leaves,
+        counters="ff" * 32,
+        accounts=("ff" * 32,) * MOST_ACCOUNTS_PIECES,
     )
     assert len(manifest.to_bytes()) <= manifest_limit(LAYOUT)
     assert parse_manifest(manifest.to_bytes(), layout=LAYOUT, has_momentum=True) == manifest
@@ -378,8 +394,11 @@ def test_the_longest_manifest_is_within_its_limit() -> None:
 
 def test_a_state_without_momentum_has_the_empty_tree_in_its_digest() -> None:
     leaf = blake3_tree.leaf_hash(b"x")
-    expected = blake3_tree.root([leaf, blake3_tree.EMPTY_ROOT, leaf])
-    assert state_digest(weights=[leaf], momentum=[], counters=leaf) == expected
+    expected = blake3_tree.root([leaf, blake3_tree.EMPTY_ROOT, leaf, leaf])
+    digest = state_digest(
+        weights_root=leaf, momentum_root=blake3_tree.root([]), chain=ChainLeaves(leaf, (leaf,))
+    )
+    assert digest == expected
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
@@ -392,7 +411,7 @@ def digest_after_two_rounds(folder: Path) -> str:
     state = fresh(folder, NESTEROV)
     for number in (1, 2):
         state.apply(reduced(number), round_number=number, block=block(number))
-    return state.digest(COUNTERS).hex()
+    return state.digest(LEAVES).hex()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from rounds import name
 
 from peers.chain.link import Link
 from peers.codec.segment import SegmentFrame
+from peers.credit.canonical_accounts import parse_accounts
 from peers.protocol.events import Diverged, Notice, Refused
 from peers.protocol.requests import StatePiece, encode_round
+from peers.state.chain_memory import ChainMemory, memory_after
 from recipes.errors import MessageError, StateError, UnreachableError
 
 HUGE = 2**40  # announced for a reduced segment, it makes a snapshot the cheaper way
@@ -80,6 +82,44 @@ async def test_a_newcomer_without_any_weights_starts_from_a_snapshot(world: Worl
     newcomer.sources = [writer]
     assert await newcomer.bring_to(links[-1]) == digest(world, links[-1])
     assert newcomer.snapshots.rounds() == [4]
+
+
+async def test_a_snapshot_holds_the_accounts_of_its_chain(world: World) -> None:
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    newcomer.sources = [writer]
+    await newcomer.bring_to(links[-1])
+    for peer in (writer, newcomer):
+        memory = peer.snapshots.memory(4)
+        assert parse_accounts(memory.accounts) == links[3].accounts
+        assert parse_accounts(memory.accounts).round == 4
+        assert memory == memory_after(links[3])
+    assert {piece.kind for _, piece in writer.pieces_asked} == {"weights"}  # the chain has the rest
+
+
+async def test_a_snapshot_of_other_accounts_than_the_chains_is_passed_over(world: World) -> None:
+    """Its digest is another one, so the chain does not vouch for it: all rounds are replayed instead."""
+    writer, other, newcomer = world.replica(0), world.replica(1), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    other.sources, newcomer.sources = [writer], [other]
+    await other.bring_to(links[3])
+    other.state.save_snapshot(ChainMemory(memory_after(links[3]).counters, b'{"round":"4"}'))
+    assert await newcomer.bring_to(links[3]) == digest(world, links[3])
+    assert {number for number, _ in other.pieces_asked} == {0}
+    assert newcomer.snapshots.memory(4) == memory_after(links[3])
+
+
+async def test_a_snapshot_that_all_vouch_for_is_still_held_against_the_chains_accounts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, newcomer = world.replica(0), world.replica(7, genesis=False)
+    links = await world.rounds(genesis(world), writer, 5)
+    newcomer.sources = [writer]
+    false = ChainMemory(memory_after(links[3]).counters, b'{"round":"4"}')
+    monkeypatch.setattr("peers.sync.state_sync.memory_after", lambda _: false)
+    with pytest.raises(MessageError, match="other counters or accounts than its chain"):
+        await newcomer.sync._fetch_snapshot(4, links[-1].hash, world.chain)
+    assert newcomer.snapshots.begun() == []
 
 
 async def test_a_newcomer_to_a_young_run_starts_from_the_first_weights(world: World) -> None:
@@ -305,7 +345,7 @@ async def test_a_diverged_state_that_was_snapshot_heals_by_the_pieces_that_diffe
     links += await world.rounds(links[-1], writer, 1, seed=6)
     await other.bring_to(links[-1])
     corrupt(other, links, segment=1)
-    other.state.save_snapshot(links[-1].counters.canonical())
+    other.state.save_snapshot(memory_after(links[-1]))
     links.append(await world.round(links[-1], writer, seed=60))
     writer.pieces_asked.clear()
     assert await other.bring_to(links[-1]) == digest(world, links[-1])
