@@ -24,12 +24,14 @@ class VirtualTraining:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._ahead: tuple[do.Train, float] | None = None  # a window before its block, and when it began
+        self._order: do.Train | None = None  # the newest: a later one replaces the window that still runs
 
     def forget(self) -> None:
         """Let the window that runs ahead come to nothing: the peer starts anew."""
         self._ahead = None
 
     def train(self, effect: do.Train) -> None:
+        self._order = effect
         self._ahead = (effect, self._peer.world.now) if effect.ahead else None
         if effect.slots and not effect.ahead:
             until = self._peer.world.now + effect.seconds / self._peer.clock.rate
@@ -63,10 +65,12 @@ class VirtualTraining:
             ahead=order.ahead,
         )
         ends = max(self._peer.world.now, min(until, began + count / self._peer.speed))
-        self._peer.at(ends, partial(self._window_ends, work))
+        self._peer.at(ends, partial(self._window_ends, order, work))
 
-    def _window_ends(self, work: do.WindowEnded) -> None:
+    def _window_ends(self, order: do.Train, work: do.WindowEnded) -> None:
         """Contribute; what the chain did not count of earlier contributions returns."""
+        if order is not self._order:
+            return
         chain = self._peer.running.chain
         if work.parent in chain:
             number = chain.link(work.parent).round + 1
