@@ -48,6 +48,7 @@ class Adoption:
             ancestor = chain.common_ancestor(context.head, link.hash)
             if ancestor != context.head:
                 self._tell_rewound(chain.link(context.head), chain.link(ancestor), link.hash)
+                self._cosigning.left_branch(link)
         self._tell_adopted(link, applied.digest)
         self._duties.tell_adopted(ancestor, link)
         self._count_round(link)

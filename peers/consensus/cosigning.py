@@ -130,6 +130,15 @@ class Cosigning:
             self._vote_lock = VoteLock(deep, link.finality.justified_round, link.round)
             self._found_at = self._found_at or context.now
 
+    def left_branch(self, link: Link) -> None:
+        """After a rewind to `link`, wait again until a block is seen being made, if memory was lost lately.
+
+        What was seen being made was on the branch that it leaves; on this one it may have claimed before.
+        """
+        lock, depth = self._vote_lock, self._context.rules.rewind_depth
+        if lock is not None and lock.claims_after > 0 and link.round <= lock.claims_after + depth:
+            self._forgot, self._rounds_seen, self._found_at = True, 0, self._context.now
+
     def saw_round(self, *, live: bool) -> None:
         """Count a block that came in time; `live`: its roster had come before it."""
         self._rounds_seen += 2 if live else 1

@@ -120,7 +120,7 @@ def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tu
         counted=(*(work for work in accounts.counted if work.round > due), *newest),
         drawings=(
             *(one for one in accounts.drawings if one.round > due),
-            Drawing(facts.round, facts.beacon, facts.drawing),
+            Drawing(facts.round, facts.beacon, tuple(sorted(facts.drawing))),
         ),
         audits=tuple(audits),
         claims=accounts.claims + sum(amount > 0 for amount in amounts),

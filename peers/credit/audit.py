@@ -47,12 +47,12 @@ class Work:
 class Drawing:
     """What the draw of a round's claims goes by, as the block that counts them leaves it.
 
-    `beacon` is the one after that block; `auditors` are the electors that will draw.
+    `beacon` is the one after that block; `auditors` are the electors that will draw, by name.
     """
 
     round: int
     beacon: str
-    auditors: frozenset[PeerId]
+    auditors: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def draw_audits(
         before: the accounts before the block at hand, whose vested credit weighs the auditors.
         mean_claim: FLOPs that count as one unit of weight.
     """
-    able = sorted(drawing.auditors & shown.keys() - page.retired.keys())
+    able = sorted(shown.keys() & set(drawing.auditors) - page.retired.keys())
     vested = {p: before[p].vested if p in before else 0 for p in able if not page.expelled(p)}
     drawn = []
     for work in works:

@@ -58,3 +58,28 @@ def test_who_forgot_co_signs_nothing_until_well_beyond_its_state_whatever_head_i
     bench.tick(after=bench.engine.deadlines.leader)
     assert bench.engine.cosigning.vote_lock is not None
     assert bench.engine.cosigning.vote_lock.round == 90 + bench.swarm.rules.rewind_depth
+
+
+def test_who_forgot_waits_again_after_it_went_over_to_another_branch() -> None:
+    """It may have claimed there before it forgot: what it saw being made was on the branch that it left."""
+    bench = Bench(elected=True, forgot=True)
+    acquainted(bench)
+    bench.tick(after=bench.engine.deadlines.leader)
+    fork = link = bench.head
+    for _ in range(3):
+        link = bench.swarm.grow(link, bench.others[:1])
+        bench.tick(after=bench.swarm.rules.window_seconds)
+        bench.take(Applied(link.hash, bench.swarm.digests[link.hash], checked=True))
+    bench.tick(after=0.1)
+    assert not bench.engine.cosigning.forgot
+    other = bench.swarm.grow(fork, bench.others[1:], 4)
+    effects = bench.take(Applied(other.hash, bench.swarm.digests[other.hash], checked=True))
+    effects += bench.tick(after=0.1)
+    assert bench.engine.cosigning.forgot
+    assert all(not effect.slots for effect in of(effects, Train))
+    for _ in range(3):
+        other = bench.swarm.grow(other, bench.others[1:])
+        bench.tick(after=bench.swarm.rules.window_seconds)
+        bench.take(Applied(other.hash, bench.swarm.digests[other.hash], checked=True))
+    bench.tick(after=0.1)
+    assert not bench.engine.cosigning.forgot

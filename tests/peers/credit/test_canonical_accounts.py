@@ -29,7 +29,7 @@ from recipes.layout import PIECE_BYTES
 MOVED = SigningKey(digest(b"another key")).peer_id
 
 
-def eventful(seed: int = 3) -> Book:
+def eventful(seed: int = 4) -> Book:
     """A history with all that accounts can hold: audits, penalties, expulsions, a retired key."""
     book = adventure(seed)
     book.play(*PEERS, rotations=[Moved("ab" * 32, PEERS[2], MOVED, 1, recovered=False)])
@@ -113,7 +113,9 @@ def another(value: Any) -> Any:
     """A value that may stand in a place, and does not."""
     if isinstance(value, bool):
         return not value
-    if value.isdigit():
+        if value is None:
+            return "1"
+        if value.isdigit():
         return str(int(value) + 1)
     return "expelled otherwise" if value not in PEERS else str(MOVED)
 

@@ -172,7 +172,7 @@ def draw(
     return draw_audits(
         page,
         works,
-        Drawing(1, name("beacon"), frozenset(auditors)),
+        Drawing(1, name("beacon"), tuple(sorted(auditors))),
         {peer: name(f"shown by {peer}") for peer in shown},
         accounts,
         mean_claim=100,
