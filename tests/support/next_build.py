@@ -19,12 +19,8 @@ _LEAD: Mapping[str, tuple[tuple[str, str], ...]] = {
 _NEXT: Mapping[str, tuple[tuple[str, str], ...]] = {
     "peers/protocol/upgrades.py": (
         (
-            "Build(wire=1, knows=frozenset({SORTED_ROSTERS}), signals=(SORTED_ROSTERS,))",
-            "Build(\n"
-            "    wire=2,\n"
-            "    knows=frozenset({SORTED_ROSTERS, 'trial'}),\n"
-            "    signals=(SORTED_ROSTERS, 'trial'),\n"
-            ")",
+            "Build(wire=2, knows=frozenset(), signals=())",
+            "Build(wire=3, knows=frozenset({'trial'}), signals=('trial',))",
         ),
     ),
     "peers/protocol/messages.py": (

@@ -15,7 +15,7 @@ from bench import Bench
 from exchange import FORM, SEGMENTS, contribution
 from hostile import HUGE
 from numpy.typing import NDArray
-from rounds import Swarm, elected, keys_of
+from rounds import Swarm, elected, keys_of, name
 
 from peers.chain.link import Link
 from peers.chain.validation import roster_fault
@@ -23,10 +23,10 @@ from peers.codec.segment import SegmentFrame, contribution_root
 from peers.consensus.effects import Effect, Received, Send
 from peers.exchange.averaging import NEWCOMERS_SHARE, clip_bound, clip_factors, newcomers_in, weights_of
 from peers.exchange.segment_store import ExchangeStore
-from peers.protocol.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, sign
+from peers.protocol.messages import MAX_PEERS, Claim, Pace, Ready, Roster, Signed, SlotRange, sign
 from peers.simulation.invariants import _bounds
 from recipes.density import Density, DensitySchedule
-from recipes.keys.keys import SigningKey
+from recipes.keys.keys import PeerId, SigningKey
 from recipes.slots import total
 
 THOUSAND = 1000
@@ -88,6 +88,28 @@ def test_the_leaders_roster_holds_everybody_known_and_its_memory_is_bounded() ->
     assert roster_fault(bench.swarm.chain, roster.body, bench.head) is None
     for what, length, most in _bounds(bench.engine, bench.swarm.rules):
         assert length <= most, what
+
+
+def test_of_newcomers_that_drew_one_lane_a_lot_chooses_that_nobody_else_could_know() -> None:
+    """Names cost nothing: by name, or by what the chain shows, lanes would go to whoever tries most."""
+    bench = leading_bench(100)
+    lanes: dict[tuple[SlotRange, ...], list[PeerId]] = {}
+    for stranger in bench.strangers:
+        claim = bench.swarm.claim(stranger, bench.head)
+        lanes.setdefault(claim.body.slots, []).append(stranger.peer_id)
+        bench.receive(stranger, claim)
+    effects = bench.finish_window()
+    effects += bench.tick(after=bench.engine.deadlines.grace)
+    rostered = {claim.body.peer for claim in rosters_sent(effects)[0].body.claims}
+    own = bench.engine.own_claim
+    assert own is not None
+    assert own.body.preimage is not None
+    lots = {key.peer_id: name(f"lane/{own.body.preimage}/{key.peer_id}") for key in bench.strangers}
+    contested = [drawn for drawn in lanes.values() if len(drawn) > 1]
+    assert len(contested) > 10
+    chosen = [rostered.intersection(drawn) for drawn in contested]
+    assert chosen == [{min(drawn, key=lambda peer: lots[peer])} for drawn in contested]
+    assert chosen != [{min(drawn)} for drawn in contested]
 
 
 def with_newcomers(swarm: Swarm, parent: Link, newcomers: Sequence[SigningKey]) -> Link:
@@ -161,6 +183,8 @@ def average(
 ) -> Average:
     """Average contributions as a reducer does; those beyond the first `HONEST` are by newcomers."""
     swarm = Swarm(len(contributions), segments=SEGMENTS)
+    by_key = zip(swarm.keys, contributions, strict=True)
+    authors = sorted(by_key, key=lambda author: author[0].peer_id)  # as the roster lists them
     claims = [
         swarm.claim(
             key,
@@ -168,11 +192,11 @@ def average(
             contribution=contribution_root([frame.root() for frame in frames]).hex(),
             norms=tuple(frame.norm() for frame in frames),
         )
-        for key, frames in zip(swarm.keys, contributions, strict=True)
+        for key, frames in authors
     ]
     roster = swarm.roster(claims, swarm.genesis)
-    electors = {key.peer_id for key in swarm.keys[:HONEST]}
-    newcomers = newcomers_in(roster.body, electors) if capped else frozenset[int]()
+    established = {key.peer_id for key in swarm.keys[:HONEST]}
+    newcomers = newcomers_in(roster.body, established) if capped else frozenset[int]()
     store = ExchangeStore(folder, EXACT)
     store.begin(roster, tokens=0, newcomers=newcomers)
     places = range(len(claims))
@@ -180,13 +204,13 @@ def average(
     weights = np.array(weights_of(slots, [place in newcomers for place in places]))
     found = Average([], [], [])
     for segment in range(SEGMENTS):
-        for claim, frames in zip(claims, contributions, strict=True):
+        for claim, (_, frames) in zip(claims, authors, strict=True):
             store.hold(claim.body.contribution, frames)
             store.take_push(claim.body.peer, store.push_content(claim.body, segment, roster.hash))
         root, _ = store.reduce(roster.hash, segment, places)
         norms = [claim.body.norms[segment] for claim in claims]
         factors = clip_factors(norms, clip_factor=EXACT.clip_factor, newcomers=newcomers)
-        parts = [dense(frames[segment]) for frames in contributions]
+        parts = [dense(frames[segment]) for _, frames in authors]
         coefficients = weights / weights.sum() * np.array(factors)
         found.stored.append(dense(store.read_reduced(root, tokens=0)))
         found.exact.append(np.tensordot(coefficients, np.stack(parts), axes=1))

@@ -17,6 +17,7 @@ from peers.consensus.operation_pool import (
     OperationPool,
 )
 from peers.credit.accounts import Accounts
+from peers.credit.sampling import DRAWN_AFTER
 from peers.protocol.messages import Evidence, Signed, sign
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId, SigningKey
@@ -30,7 +31,7 @@ def audited() -> Book:
     """Accounts in which one claim of the first peer is being audited."""
     book = Book()
     book.play(PEERS[0])
-    book.play()
+    book.idle(DRAWN_AFTER)
     return book
 
 

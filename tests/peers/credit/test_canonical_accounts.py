@@ -113,10 +113,8 @@ def another(value: Any) -> Any:
     """A value that may stand in a place, and does not."""
     if isinstance(value, bool):
         return not value
-        if value is None:
-            return "1"
-        if value.isdigit():
-        return str(int(value) + 1)
+    if value is None or value.isdigit():
+        return str(int(value or 0) + 1)
     return "expelled otherwise" if value not in PEERS else str(MOVED)
 
 

@@ -101,7 +101,7 @@ def within_five_sigma(found: int, of: int, chance: float) -> bool:
     return abs(found - of * chance) < 5 * math.sqrt(of * chance * (1 - chance))
 
 
-DRAWS = 20_000
+DRAWS = 8_000
 UNEQUAL = {PeerId(f"peer {place}"): weight for place, weight in enumerate((1, 1, 2, 5, 11))}
 
 
@@ -152,7 +152,7 @@ def test_a_turn_at_the_very_time_is_in_time() -> None:
     one, weights = PeerId("one"), {PeerId("one"): 7}
     for half, millionths in ((2**63 - 1, 500_000), (2**62 - 1, 750_000)):
         assert anybody_in_time({one: half}, weights, millionths=millionths)
-        assert not anybody_in_time({one: half - 2**40}, weights, millionths=millionths)
+        assert not anybody_in_time({one: half - 2**33}, weights, millionths=millionths)
 
 
 @pytest.mark.parametrize("rate", [1_000, 35_000, 150_000, 500_000, 900_000])
