@@ -44,6 +44,8 @@ def test_opened_chunks_imply_the_pseudo_gradient_of_the_window(
     author.go_through_a_round()  # the audited one
     author.until_drawn()
     case = author.case()
+    assert case.established == case.start.say.established != frozenset()
+    assert case.seed.hex() == author.audit().seed
     opened = author.check(case).check(author.opened(case), reduced=author.exchange)
     assert opened.losses == LOSSES
     assert opened.chunks is not None
