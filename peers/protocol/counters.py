@@ -56,14 +56,22 @@ class PeerRecord(Message):
     shown: Count = 0  # the round in which it showed that
     anchored: Count = 0  # the round whose roster has its anchor
     salt: Hash | None = None  # the beacon D rounds after the anchor
-    next_anchor: Hash | None = None  # of the chain that takes its place, once that is D rounds old
+    next_anchor: Hash | None = None  # of the chain that takes its place, once that has its salt
     next_anchored: Count = 0
+    next_salt: Hash | None = None
     signals: tuple[RuleName, ...] | None = later()  # the rules that its newest included claim named
 
     @property
     def is_elector(self) -> bool:
         """Whether it was included in enough of the last blocks to lead, reduce and co-sign."""
         return self.included.bit_count() >= ELECTOR_MINIMUM
+
+    @property
+    def expected(self) -> tuple[str | None, Count, Count]:
+        """What its next preimage leads to: a hash, the round of that, and the round of its anchor."""
+        if self.next_salt is not None:
+            return self.next_anchor, self.next_anchored, self.next_anchored
+        return self.preimage, self.shown, self.anchored
 
     def shown_for(self, round_number: int) -> str | None:
         """Return what a chain anchored before has for this round, if shown in it or the next one; or None."""
@@ -167,22 +175,19 @@ def quota_or_preimage_fault(claim: Claim, counters: Counters, rules: Rules) -> s
 
 def _preimage_fault(claim: Claim, record: PeerRecord | None, rules: Rules) -> str | None:
     """Return what is wrong with what a claim shows of its author's hash chain, or None."""
-    if record is None or record.preimage is None or not _lasts(record, claim.round, rules):
+    known, since, anchored = (record or _STRANGER).expected
+    age = claim.round - anchored
+    if known is None or age > rules.hash_chain:
         if claim.preimage is not None:
             return "shows a preimage of a chain that it never anchored, or that is used up"
         return "anchors no hash chain" if claim.anchor is None else None
-    if claim.preimage is None or descend(claim.preimage, claim.round - record.shown) != record.preimage:
+    if claim.preimage is None or descend(claim.preimage, claim.round - since) != known:
         return "does not show the preimage that its hash chain has for this round"
-    age = claim.round - record.anchored
     early = age * RENEWED_FROM[1] < rules.hash_chain * RENEWED_FROM[0]
-    if claim.anchor is not None and (early or record.next_anchor is not None):
+    pending = record is not None and record.next_anchor is not None
+    if claim.anchor is not None and (early or pending):
         return "anchors another hash chain before its time"
     return None
-
-
-def _lasts(record: PeerRecord, round_number: int, rules: Rules) -> bool:
-    """Whether a peer's chain has something to show in a round."""
-    return round_number - record.anchored <= rules.hash_chain
 
 
 @dataclass(frozen=True)
@@ -195,16 +200,17 @@ class Shown:
 
 def show_next(key: SigningKey, counters: Counters, rules: Rules) -> Shown:
     """Return what a peer's claim on top of `counters` has to show of its hash chain."""
-    record, number = counters.peers.get(key.peer_id), counters.round + 1
+    record, number = counters.peers.get(key.peer_id, _STRANGER), counters.round + 1
 
     def chain(anchored: int) -> HashChain:
         return own_chain(key, run=rules.run, anchored=anchored, length=rules.hash_chain)
 
-    if record is None or record.preimage is None or not _lasts(record, number, rules):
+    known, _, anchored = record.expected
+    age = number - anchored
+    if known is None or age > rules.hash_chain:
         return Shown(preimage=None, anchor=chain(number).shown_after(0))
-    age = number - record.anchored
     renews = record.next_anchor is None and is_to_be_renewed(key.peer_id, rounds=age, length=rules.hash_chain)
-    preimage = chain(record.anchored).shown_after(age)
+    preimage = chain(anchored).shown_after(age)
     anchor = chain(number).shown_after(0) if renews else None
     return Shown(preimage, anchor)
 
@@ -326,19 +332,21 @@ def _chain_after(
     old: PeerRecord, claim: Claim | None, round_number: int, beacon: str, rules: Rules
 ) -> dict[str, Any]:
     """Return the fields of a peer's record that tell of its hash chain, after a block."""
-    names = ("preimage", "shown", "anchored", "salt", "next_anchor", "next_anchored")
+    names = ("preimage", "shown", "anchored", "salt", "next_anchor", "next_anchored", "next_salt")
     fields: dict[str, Any] = {name: getattr(old, name) for name in names}
     if claim is not None and claim.preimage is None:
         fields = {"preimage": claim.anchor, "shown": round_number, "anchored": round_number}
+    elif claim is not None and old.next_salt is not None:
+        fields = {"salt": old.next_salt, "anchored": old.next_anchored}
+        fields |= {"preimage": claim.preimage, "shown": round_number}
     elif claim is not None:
         fields |= {"preimage": claim.preimage, "shown": round_number}
         if claim.anchor is not None:
             fields |= {"next_anchor": claim.anchor, "next_anchored": round_number}
     if fields["preimage"] is not None and round_number == fields["anchored"] + rules.rewind_depth:
         fields["salt"] = beacon
-    if (anchor := fields.get("next_anchor")) and round_number == old.next_anchored + rules.rewind_depth:
-        since = old.next_anchored
-        fields = {"preimage": anchor, "shown": since, "anchored": since, "salt": beacon}
+    if fields.get("next_anchor") and round_number == old.next_anchored + rules.rewind_depth:
+        fields["next_salt"] = beacon
     return fields
 
 
