@@ -29,8 +29,8 @@ Word = Literal["pass", "fail", "inconclusive", "abstain", "not opened"]
 class Work:
     """An included claim, as far as its audit needs it.
 
-    `peer` answers for it: after a rotation, the new key. `signer` is the id that signed it: who audits it follows
-    from that, since a new key can be made up when it is known what the electors show.
+    `peer` answers for it: after a rotation, the new key. `signer` is the id that signed it: who audits it
+    follows from that, since a new key can be made up when it is known what the electors show.
     """
 
     claim: str

@@ -19,11 +19,11 @@ _LEAD: Mapping[str, tuple[tuple[str, str], ...]] = {
 _NEXT: Mapping[str, tuple[tuple[str, str], ...]] = {
     "peers/protocol/upgrades.py": (
         (
-            "Build(wire=1, knows=frozenset({SORTED_ROSTERS}), signals=(SORTED_ROSTERS,))",
+            "Build(wire=2, knows=frozenset(), signals=())",
             "Build(\n"
-            "    wire=2,\n"
-            "    knows=frozenset({SORTED_ROSTERS, 'trial'}),\n"
-            "    signals=(SORTED_ROSTERS, 'trial'),\n"
+            "    wire=3,\n"
+            "    knows=frozenset({'trial'}),\n"
+            "    signals=('trial',),\n"
             ")",
         ),
     ),
