@@ -20,11 +20,7 @@ _NEXT: Mapping[str, tuple[tuple[str, str], ...]] = {
     "peers/protocol/upgrades.py": (
         (
             "Build(wire=2, knows=frozenset(), signals=())",
-            "Build(\n"
-            "    wire=3,\n"
-            "    knows=frozenset({'trial'}),\n"
-            "    signals=('trial',),\n"
-            ")",
+            "Build(\n    wire=3,\n    knows=frozenset({'trial'}),\n    signals=('trial',),\n)",
         ),
     ),
     "peers/protocol/messages.py": (
