@@ -32,7 +32,7 @@ def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
     """Return why no roster on top of `parent` may list a claim, or None if one may."""
     until = parent.accounts.expelled_until(claim.peer)
     if claim.round <= until:
-        return f"expelled until round {until}, because the audit of a claim failed"
+        return f"expelled until round {until}: an audit of it failed, or it contradicted itself"
     return counters.quota_or_nonce_fault(claim, parent.counters, rules)
 
 

@@ -5,8 +5,9 @@ that the block adds to the ledger. It uses no clock, no randomness and no disk, 
 chain derives the same ledger, and a branch that is given up takes its entries with it.
 
 In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes go to
-their audits; double claims are punished; audits are decided, or the next auditor is asked; this block's
-beacon draws claims of the block before; credit that is due vests; and accounts move to new keys.
+their audits; double claims and other contradictions are punished; audits are decided, or the next auditor is
+asked; this block's beacon draws claims of the block before; credit that is due vests; and accounts move to
+new keys.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from dataclasses import dataclass, field
 
 from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Work
-from peers.credit.audit_transitions import decide, draw_audits, hear, punish_double_claims
+from peers.credit.audit_transitions import (
+    decide,
+    draw_audits,
+    hear,
+    punish_contradictions,
+    punish_double_claims,
+)
 from peers.credit.block_facts import RosteredClaim, RoundFacts, facts_of
 from peers.credit.entries import ClaimCounted, Entry, Join, Vest
 from peers.credit.escrow import Account, vest
@@ -28,7 +35,7 @@ from peers.protocol.reasons import CreditReason
 from recipes.formats.values import changed
 from recipes.keys.keys import PeerId
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Counts up whenever the same blocks come to give other entries: ledgers on disk are then derived again."""
 
 
@@ -95,6 +102,7 @@ def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tu
     amounts = [_credit(page, one) for one in facts.claims]
     audits = hear(page, accounts.audits, facts)
     punish_double_claims(page, facts)
+    punish_contradictions(page, facts)
     audits = decide(page, audits)
     mean_claim = accounts.claimed // max(1, accounts.claims)
     audits += draw_audits(page, accounts.counted, facts, accounts.peers, mean_claim=mean_claim)

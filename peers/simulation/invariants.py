@@ -18,7 +18,7 @@ from peers.consensus.claims import MAX_OWN_CLAIMS
 from peers.consensus.context import MAX_ACQUAINTANCES
 from peers.consensus.engine import RoundEngine
 from peers.consensus.inbox import MAX_KEYS, MAX_OF_ONE_KEY
-from peers.consensus.operation_pool import MAX_OPERATIONS, MAX_OWN_OPERATIONS, MAX_PROOFS
+from peers.consensus.operation_pool import MAX_OPERATIONS, MAX_OWN_OPERATIONS, MAX_PROOFS, OFFENCES
 from peers.consensus.peer_heads import MAX_HEADS
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
@@ -269,7 +269,7 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("early messages", max(map(len, early.values()), default=0), MAX_OF_ONE_KEY),
         ("words", len(engine.operations.heard), MAX_OPERATIONS),
         ("own words", len(engine.operations.own), MAX_OWN_OPERATIONS),
-        ("double claims", len(engine.operations.evidence), MAX_PROOFS),
+        ("proofs", len(engine.operations.evidence), len(OFFENCES) * MAX_PROOFS),
         ("changes of keys", len(engine.operations.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
         ("blocks not applied", put_off, depth * _BLOCKS_A_ROUND),

@@ -159,3 +159,11 @@ def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
 
 def acquainted(bench: Bench) -> None:
     bench.take(Acquainted(tuple(key.peer_id for key in bench.others)))
+
+
+def led_by_another(**form: Any) -> Bench:
+    """A bench whose engine is not the first leader of the round at hand."""
+    bench = Bench(**form)
+    if bench.swarm.order(bench.head)[0] == bench.key.peer_id:
+        return Bench(**form, me=2)
+    return bench
