@@ -102,6 +102,7 @@ class BlockProcessing:
             if not fetched:
                 self._heads.look_for(sender, signed.hash, signed.body.round)
             return False
+        self._allreduce.compare_block(signed)
         if fault := block_fault(chain, signed.body):
             self._refuse(sender, signed, fault)
             return False
@@ -203,7 +204,7 @@ class BlockProcessing:
             attempt = signed.body.attempt if signed is not None and signed.body.peer != context.me else 0
             turn = patience + attempt * context.deadlines.leader
             if signed is not None and attempt:
-                turn = max(turn, self._allreduce.gives_way_at(signed.body.roster.hash, attempt))
+                turn = max(turn, self._allreduce.block_due_at(signed.body))
             if attempt and not context.chain.has_backing(child) and not context.reached(turn):
                 early.add(child)
         return early

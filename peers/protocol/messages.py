@@ -39,7 +39,6 @@ from peers.protocol.reductions import (
     Missing,
     Receipt,
     Reduction,
-    Segments,
     leaves_out,
 )
 from peers.protocol.round_reasons import Equivocation
@@ -83,7 +82,6 @@ __all__ = [
     "Receipt",
     "Reduction",
     "RosterHeader",
-    "Segments",
     "SignatureHex",
     "Signed",
     "SlotRange",
@@ -219,11 +217,15 @@ class Evidence(Closed):
 
     @property
     def round(self) -> int | None:
-        """The round in which the two were signed; None if they are of two rounds, and so are no proof."""
+        """The round in which the two were signed; None for claims that name two rounds."""
         one, other = self.one.body, self.other.body
-        if isinstance(one, Reduction):
-            return None
-        return one.round if isinstance(other, Reduction) or one.round == other.round else None
+        differ = not isinstance(other, Reduction) and other.round != self.signed_in
+        return None if differ or isinstance(one, Reduction) else one.round
+
+    @property
+    def signed_in(self) -> int:
+        """The round in which the first of the two was signed, as its author says."""
+        return 0 if isinstance(self.one.body, Reduction) else self.one.body.round
 
 
 class LedgerHead(Message):

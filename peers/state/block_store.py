@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peers.chain.acts import MAX_PARENTS, Acts
 from peers.chain.chain import Chain
 from peers.chain.finality import VoteLock
 from peers.chain.link import Link
@@ -24,7 +25,6 @@ from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, par
 from recipes.errors import MessageError, StorageError
 from recipes.formats.canonical import canonical_json
 from recipes.formats.files import PRIVATE, private_file, write_atomic
-from recipes.keys.keys import PeerId
 
 CHAIN_FILE = "chain.sqlite"
 
@@ -36,7 +36,10 @@ CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
 CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS proofs (
+    culprit TEXT NOT NULL, shown TEXT NOT NULL, content BLOB NOT NULL, PRIMARY KEY (culprit, shown)
+);
+CREATE TABLE IF NOT EXISTS acts (parent TEXT PRIMARY KEY, content TEXT NOT NULL);
 """
 # The followed branch, and all blocks beyond its end.
 _SERVED = """
@@ -103,6 +106,8 @@ class ChainStore:
         claimed = marker is not None and marker.exists()
         if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
             self.forgot = True
+        if not read_only:
+            self.acts()  # a damaged row is a lost memory
 
     def save_block(self, block: Signed[Block]) -> None:
         """Keep a block.
@@ -221,17 +226,37 @@ class ChainStore:
         except MessageError:
             return None  # damaged on disk: other peers have it
 
-    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
-        """Keep the evidence that a peer contradicted itself. Only the first one of each culprit is kept."""
-        self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?)", (culprit, evidence.canonical()))
+    def save_evidence(self, evidence: Evidence) -> None:
+        """Keep the evidence that a peer contradicted itself: the first of each kind about each culprit."""
+        row = (evidence.one.body.peer, evidence.shows(), evidence.canonical())
+        self._write("INSERT OR IGNORE INTO proofs VALUES (?, ?, ?)", row)
 
-    def evidence(self, *, run: str) -> dict[PeerId, Evidence]:
-        """Return the evidence that peers contradicted themselves, by culprit."""
-        found: dict[PeerId, Evidence] = {}
-        for culprit, content in self._read("SELECT culprit, content FROM evidence ORDER BY rowid"):
+    def evidence(self, *, run: str) -> list[Evidence]:
+        """Return the evidence that peers contradicted themselves, without damaged one."""
+        found: list[Evidence] = []
+        for (content,) in self._read("SELECT content FROM proofs ORDER BY rowid"):
             with contextlib.suppress(MessageError):
-                found[PeerId(culprit)] = parse("evidence", content, run=run)  # type: ignore[assignment]
+                found.append(parse("evidence", content, run=run))  # type: ignore[arg-type]
         return found
+
+    def save_acts(self, parent: str, acts: Acts) -> None:
+        """Keep what this peer did on top of a block as leader and reducer."""
+        self._write("INSERT OR REPLACE INTO acts VALUES (?, ?)", (parent, json.dumps(asdict(acts))))
+
+    def acts(self) -> dict[str, Acts]:
+        """Return what this peer did as leader and reducer, by parent, the oldest first, without damaged ones.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        rows = self._read("SELECT parent, content FROM acts ORDER BY rowid DESC LIMIT ?", (MAX_PARENTS,))
+        found: dict[str, Acts] = {}
+        for parent, content in rows:
+            try:
+                found[parent] = Acts.of(json.loads(content))
+            except (ValueError, TypeError, KeyError):
+                self.forgot = True
+        return dict(reversed(found.items()))
 
     def _remember(self, name: str, content: dict[str, Any]) -> None:
         self._write("INSERT OR REPLACE INTO memory VALUES (?, ?)", (name, json.dumps(content)))
@@ -358,7 +383,7 @@ def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -
         final=store.final(),
         settled=store.settled(),
         checkpoint=store.checkpoint(run=rules.run),
-        evidence=store.evidence(run=rules.run).values(),
+        evidence=store.evidence(run=rules.run),
     )
 
 

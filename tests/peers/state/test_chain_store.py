@@ -89,7 +89,7 @@ def test_a_new_chain_is_empty(tmp_path: Path) -> None:
     assert store.vote_lock() == VoteLock()
     assert store.final() is None
     assert store.checkpoint(run=RUN) is None
-    assert store.evidence(run=RUN) == {}
+    assert store.evidence(run=RUN) == []
     assert store.claims(run=RUN) == []
 
 
@@ -244,23 +244,23 @@ def test_of_a_culprit_the_first_proof_is_kept(tmp_path: Path) -> None:
     assert culprit is not None
     for evidence in (first, second):
         assert evidence.culprit() == culprit
-        store.save_evidence(culprit, evidence)
-    assert ChainStore(tmp_path / "chain.sqlite").evidence(run=RUN) == {culprit: first}
+        store.save_evidence(evidence)
+    assert ChainStore(tmp_path / "chain.sqlite").evidence(run=RUN) == [first]
 
 
 def test_evidence_and_checkpoints_that_the_disk_changed_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "chain.sqlite"
     store = ChainStore(path)
     evidence = contradictions(1)[0]
-    store.save_evidence(evidence.one.body.peer, evidence)
+    store.save_evidence(evidence)
     store.save_checkpoint(checkpoint(4))
     store.close()
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE evidence SET content = x'7b7d'")
+        database.execute("UPDATE proofs SET content = x'7b7d'")
         database.execute("UPDATE memory SET content = replace(content, '4', '5')")
     database.close()
     again = ChainStore(path)
-    assert again.evidence(run=RUN) == {}
+    assert again.evidence(run=RUN) == []
     assert again.checkpoint(run=RUN) is None
 
 
