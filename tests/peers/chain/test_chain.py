@@ -174,7 +174,8 @@ def test_empty_segments_and_those_of_a_backup_are_fine() -> None:
     swarm, head = elected()
     roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
     backup = swarm.reduction(roster, 1, head, backup=True)
-    block = swarm.block(head, (), roster=roster, reductions=(None, backup))
+    words = tuple(swarm.missing(key, roster, (0,)) for key in swarm.keys[:2])
+    block = swarm.block(head, (), roster=roster, reductions=(None, backup), missing=words)
     assert block_fault(swarm.chain, block.body) is None
     missed = missed_reducers(block.body, head.counters, swarm.rules)
     assert missed == {swarm.reduction(roster, segment, head).body.peer for segment in (0, 1)}
