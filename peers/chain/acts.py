@@ -17,7 +17,7 @@ class Acts:
         round: the block's round.
         rosters: attempts as which it drew up a roster.
         blocks: attempts as which it made a block.
-        begun: rosters under which it may have given receipts, by hash.
+        begun: rosters under which it may have given receipts or averaged, by hash.
     """
 
     round: int

@@ -233,6 +233,7 @@ class Allreduce:
         if arrived and (
             arrived >= expected or context.reached(state.roster_at + wait * context.deadlines.transfer)
         ):
+            self._acts.begin(state.roster.hash)
             self.receipts.give_before(segment)
             state.reducing.add(segment)
             places = tuple(place for place, peer in enumerate(claimants) if peer in arrived)

@@ -2,8 +2,8 @@
 
 Two rosters or blocks of one attempt, or an average without a part for which a receipt was given, are evidence
 that expels their author. So a peer that was started again draws up no second roster and makes no second block
-of an attempt, and reduces nothing under a roster for which it may have given receipts. It has a further turn
-as leader, after all others (validation.py), so that also a peer all alone goes on.
+of an attempt, and under a roster by which it had begun to give receipts or to reduce it does neither again.
+It has a further turn as leader, after all others (validation.py), so that also a peer all alone goes on.
 
 A peer that lost its disk does not know what it did. It acts only on top of a block whose roster holds a claim
 that it made since, or on a descendant of one: all of these are younger than the loss.
@@ -82,7 +82,7 @@ class ActBook:
         return attempt in self._here.blocks
 
     def has_begun(self, roster: str) -> bool:
-        """Whether this peer may have given receipts under a roster."""
+        """Whether this peer may have given receipts, or announced averages, under a roster."""
         return roster in self._here.begun
 
     # ------------------------------------------------------------ what it does now
@@ -95,8 +95,8 @@ class ActBook:
         """Keep that a block of this attempt is made, before it leaves."""
         self._keep(replace(self._here, blocks=(*self._here.blocks, attempt)))
 
-    def begin_receipts(self, roster: str) -> None:
-        """Keep that receipts are given under a roster, before the first one leaves."""
+    def begin(self, roster: str) -> None:
+        """Keep that receipts are given, or averages made, under a roster, before the first one leaves."""
         if not self.has_begun(roster):
             self._keep(replace(self._here, begun=(*self._here.begun, roster)))
 

@@ -70,7 +70,7 @@ class Receipts:
             claimant=place,
             segments=tuple(sorted(segments)),
         )
-        self._acts.begin_receipts(state.roster.hash)
+        self._acts.begin(state.roster.hash)
         context.send([claimant], sign(context.key, body))
 
     def are_kept_by(self, segment: int, included: Iterable[int]) -> bool:
