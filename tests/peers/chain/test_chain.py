@@ -103,7 +103,11 @@ def test_a_leader_has_the_attempt_of_its_rank_alone() -> None:
         roster = swarm.roster(claims, head, key=swarm.by_id[peer])
         assert roster.body.attempt == rank
         assert block_fault(swarm.chain, swarm.block(head, (), roster=roster).body) is None
-        for wrong in {0, 1, rank + 1, len(order)} - {rank}:
+        for turn in (1, 2):  # after all others'
+            again = rank + turn * len(order)
+            late = swarm.block(head, (), roster=roster, key=swarm.by_id[peer], attempt=again)
+            assert block_fault(swarm.chain, late.body) is None
+        for wrong in {0, 1, rank + 1, len(order) + rank + 1} - {rank, rank + len(order)}:
             roster = swarm.roster(claims, head, key=swarm.by_id[peer], attempt=wrong)
             fault = block_fault(swarm.chain, swarm.block(head, (), roster=roster).body)
             assert fault == "an attempt that is not its leader's"

@@ -24,6 +24,7 @@ from peers.consensus.effects import (
 )
 from peers.protocol.events import Convicted, Refused
 from peers.protocol.messages import (
+    AnyMessage,
     Block,
     Evidence,
     Missing,
@@ -263,7 +264,7 @@ def test_a_reduction_against_its_receipt_is_evidence_whichever_comes_first(first
     bench = claimant_bench()
     _, reduction, receipt = given_receipt(bench)
     reducer = bench.swarm.by_id[reduction.body.peer]
-    both = [receipt, reduction] if first == "receipt" else [reduction, receipt]
+    both: list[AnyMessage] = [receipt, reduction] if first == "receipt" else [reduction, receipt]
     assert not told(bench.receive(reducer, both[0]), Convicted)
     effects = bench.receive(reducer, both[1])
     assert [(e.peer, e.kind) for e in told(effects, Convicted)] == [(reducer.peer_id, "broken_receipt")]
