@@ -132,13 +132,11 @@ class Allreduce:
         """
         context, state = self._context, self._state
         given_way = self.gives_way_at(block.roster.hash, block.attempt)
-        if not needs_no_words(block.attempt, len(context.chain_leaders())):
+        may_be_empty = needs_no_words(block.attempt, len(context.chain_leaders()))
+        if not may_be_empty or not state.is_by(block.roster.hash):
             return given_way
-        begun = context.silence_base() + context.deadlines.grace
-        if state.is_by(block.roster.hash):
-            begun = state.roster_at
         later = block.attempt - block.roster.body.attempt
-        due = begun + BLOCK_AFTER * context.deadlines.transfer + later * context.deadlines.leader
+        due = state.roster_at + BLOCK_AFTER * context.deadlines.transfer + later * context.deadlines.leader
         return max(given_way, due)
 
     def _accept(self, signed: Signed[Roster]) -> None:

@@ -193,7 +193,10 @@ class BlockProcessing:
             waiting |= {best, lowest}
 
     def _premature(self) -> set[str]:
-        """Return children of the head by leaders whose turn has not come, and which no elector co-signed."""
+        """Return children of the head by leaders whose turn has not come, and which no elector co-signed.
+
+        A peer without a roster, which waits for no exchange, follows one on top of which others went on.
+        """
         context = self._context
         if not context.started:
             return set()
@@ -205,7 +208,8 @@ class BlockProcessing:
             turn = patience + attempt * context.deadlines.leader
             if signed is not None and attempt:
                 turn = max(turn, self._allreduce.block_due_at(signed.body))
-            if attempt and not context.chain.has_backing(child) and not context.reached(turn):
+            goes_on = context.round.exchange.roster is None and context.chain.children(child)
+            if attempt and not goes_on and not context.chain.has_backing(child) and not context.reached(turn):
                 early.add(child)
         return early
 
