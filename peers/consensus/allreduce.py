@@ -130,14 +130,19 @@ class Allreduce:
 
         One that may leave segments empty without a word has to wait for the turns of all others.
         """
-        context, state = self._context, self._state
+        context = self._context
         given_way = self.gives_way_at(block.roster.hash, block.attempt)
-        may_be_empty = needs_no_words(block.attempt, len(context.chain_leaders()))
-        if not may_be_empty or not state.is_by(block.roster.hash):
+        if not self.empties_without_words(block):
             return given_way
+        state = self._state
         later = block.attempt - block.roster.body.attempt
         due = state.roster_at + BLOCK_AFTER * context.deadlines.transfer + later * context.deadlines.leader
         return max(given_way, due)
+
+    def empties_without_words(self, block: Block) -> bool:
+        """Whether a block by the accepted roster may leave segments empty without a word, and does so."""
+        may_be_empty = needs_no_words(block.attempt, len(self._context.chain_leaders()))
+        return may_be_empty and self._state.is_by(block.roster.hash) and None in block.reductions
 
     def _accept(self, signed: Signed[Roster]) -> None:
         context, roster = self._context, signed.body

@@ -209,9 +209,22 @@ class BlockProcessing:
             if signed is not None and attempt:
                 turn = max(turn, self._allreduce.block_due_at(signed.body))
             goes_on = context.round.exchange.roster is None and context.chain.children(child)
-            if attempt and not goes_on and not context.chain.has_backing(child) and not context.reached(turn):
+            if attempt and not goes_on and not self._has_backing(child) and not context.reached(turn):
                 early.add(child)
         return early
+
+    def _has_backing(self, child: str) -> bool:
+        """Whether an elector co-signed a child of the head; most of them, if it leaves segments empty.
+
+        That is, without words: its leader alone, if it is an elector, could otherwise do so at once.
+        """
+        context, chain = self._context, self._context.chain
+        signed = chain.link(child).block
+        if signed is None or not self._allreduce.empties_without_words(signed.body):
+            return chain.has_backing(child)
+        electors = chain.electors_at(context.head)
+        signers = {word.body.peer for word in chain.cosignatures(child)} - chain.equivocators
+        return 2 * len(signers & electors) > len(electors)
 
     def _may_start(self) -> bool:
         """Whether this peer, which has just started, may take its head for the swarm's.

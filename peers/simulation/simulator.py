@@ -274,7 +274,7 @@ class World:
         return -1 if engine is None else engine.chain.link(engine.head).round
 
     def block_at(self, name: str, round_number: int) -> str:
-        """Return the block of a round in a peer's chain; empty if it is pruned, not there yet, or it is dead."""
+        """Return the block of a round in a peer's chain; empty if it is not there, or the peer is dead."""
         engine = self.peers[name].engine
         if engine is None:
             return ""  # for a moment, while it is upgraded
