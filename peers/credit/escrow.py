@@ -63,6 +63,11 @@ class Account:
         return max(self.expelled.values(), default=0)
 
     @property
+    def contradicted(self) -> bool:
+        """Whether the chain ever showed that this peer contradicted itself."""
+        return bool(self.double_claims or self.breached or self.silenced)
+
+    @property
     def in_escrow(self) -> int:
         """Pending credit in all, in FLOPs, without `uncalibrated`."""
         return sum(one.amount for one in self.pending)

@@ -73,7 +73,7 @@ class ChainStore:
 
         Args:
             path: the database file.
-            marker: a file elsewhere whose existence means that this peer has claimed before. It shows if
+            marker: a file elsewhere whose existence means that this peer has taken part before. It shows if
                 `path` was lost.
             state_round: the round of the state on disk. This peer took part up to it, whatever `path` holds.
             read_only: only read, possibly while a peer writes. No file is made, changed or moved, except
@@ -103,8 +103,10 @@ class ChainStore:
         self._path = path
         self._marker = marker
         self._state_round = state_round
-        claimed = marker is not None and marker.exists()
-        if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
+        took_part = marker is not None and marker.exists()
+        if (took_part and self._lacks("claims") and self._lacks("acts")) or (
+            state_round and self._lacks("blocks")
+        ):
             self.forgot = True
         if not read_only:
             self.acts()  # a damaged row is a lost memory
@@ -241,6 +243,7 @@ class ChainStore:
 
     def save_acts(self, parent: str, acts: Acts) -> None:
         """Keep what this peer did on top of a block as leader and reducer."""
+        self._mark()
         self._write("INSERT OR REPLACE INTO acts VALUES (?, ?)", (parent, json.dumps(asdict(acts))))
 
     def acts(self) -> dict[str, Acts]:
@@ -258,6 +261,11 @@ class ChainStore:
                 self.forgot = True
         return dict(reversed(found.items()))
 
+    def _mark(self) -> None:
+        """Let a file elsewhere show that this peer took part, should this one be lost."""
+        if self._marker is not None and not self._marker.exists():
+            write_atomic(self._marker, b"", mode=PRIVATE)
+
     def _remember(self, name: str, content: dict[str, Any]) -> None:
         self._write("INSERT OR REPLACE INTO memory VALUES (?, ?)", (name, json.dumps(content)))
 
@@ -272,8 +280,7 @@ class ChainStore:
 
     def save_claim(self, claim: Signed[Claim]) -> None:
         """Keep an own claim, so that no second one is ever made on top of the same block."""
-        if self._marker is not None and not self._marker.exists():
-            write_atomic(self._marker, b"", mode=PRIVATE)
+        self._mark()
         row = (claim.hash, claim.body.round, claim.canonical())
         self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rounds import RUN, Swarm, name, trunk
 
+from peers.chain.acts import Acts
 from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal
@@ -346,3 +347,32 @@ def given_again(folder: Path) -> int:
     found = len(store.contents(after_round=0, most_bytes=10**7))
     store.close()
     return found
+
+
+def test_acts_as_leader_and_reducer_come_back_the_oldest_first(tmp_path: Path) -> None:
+    path = tmp_path / "chain.sqlite"
+    store = ChainStore(path)
+    store.save_acts(name("a"), Acts(3, rosters=(0,)))
+    store.save_acts(name("b"), Acts(4, blocks=(2,)))
+    store.save_acts(name("a"), Acts(3, rosters=(0, 4), begun=(name("roster"),)))
+    store.close()
+    again = ChainStore(path)
+    assert list(again.acts().items()) == [
+        (name("b"), Acts(4, blocks=(2,))),
+        (name("a"), Acts(3, rosters=(0, 4), begun=(name("roster"),))),
+    ]
+    assert again.vote_lock() is not None
+
+
+def test_a_damaged_act_is_a_lost_memory(tmp_path: Path) -> None:
+    """What it said, this peer might do once more, and otherwise."""
+    path = tmp_path / "chain.sqlite"
+    store = ChainStore(path)
+    store.save_acts(name("a"), Acts(3, rosters=(0,)))
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE acts SET content = 'x'")
+    database.close()
+    again = ChainStore(path)
+    assert again.acts() == {}
+    assert again.vote_lock() is None
