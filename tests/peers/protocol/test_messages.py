@@ -324,6 +324,7 @@ def test_headers_of_other_places_and_receipts_that_are_kept_convict_nobody() -> 
         (header_of(roster), header_of(swarm.roster(claims[:1], first, key=other, attempt=0))),
         (header_of(roster), header_of(above)),
         (header_of(roster), header_of(block)),
+        (header_of(block), header_of(swarm.block(first, (), roster=roster, attempt=9))),
         (receipt, reduction),
         (receipt, swarm.reduction(roster, 0, first, included=(1,))),  # of another segment
         (receipt, swarm.reduction(above, 1, later, included=(1,))),  # under another roster
