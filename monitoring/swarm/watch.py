@@ -172,7 +172,7 @@ class SwarmWatch:
 
     def _convicted(self) -> set[PeerId]:
         accounts = self._chronicles[self.head].accounts
-        double = {peer for peer, account in accounts.peers.items() if account.double_claims}
+        double = {peer for peer, account in accounts.peers.items() if account.contradicted}
         return self.chain.equivocators | double
 
     def _follow(self) -> None:

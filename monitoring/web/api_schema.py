@@ -138,7 +138,7 @@ class Peer(Form):
     under_audit: bool = Field(description="Whether an audit of it is open.")
     convicted: bool = Field(description="Whether it signed two things that contradict each other.")
     expelled_until: int = Field(
-        description="Up to this round no claim of it is taken, because an audit failed; 0: never expelled."
+        description="No claim of it is taken up to this round: an audit failed, or it contradicted itself."
     )
 
 

@@ -114,7 +114,10 @@ def of_peer(peer: PeerPicture, picture: Picture, *, you: bool = False) -> Said:
         last = f" Last counted in round {record.last_round:,}." if record.last_round else ""
         return Said("bad", f"Contradicted itself: two signatures where an honest peer gives one.{last}")
     if expelled_until > picture.round:
-        return Said("bad", f"Expelled up to round {expelled_until:,}: the audit of one of its claims failed.")
+        return Said(
+            "bad",
+            f"Expelled up to round {expelled_until:,}: an audit of it failed, or it contradicted itself.",
+        )
     if peer.state == "observing":
         return Said(
             "waiting", "On the notice board, and not in the average: fetching the state, or looking on."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from peers.protocol import counters
 from peers.protocol.assignment import assign_reducers
 from peers.protocol.messages import Block, Claim, Reduction, Roster
 from peers.protocol.rules import Rules
+from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from peers.chain.link import Link
 
 EXCLUDED = "made by a peer that is expelled, or whose key is retired"
+_WORDS = 2  # that an empty segment needs, by different electors
 RULED_OUT = "on a branch that a final block rules out here"
 
 
@@ -32,7 +36,7 @@ def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
     """Return why no roster on top of `parent` may list a claim, or None if one may."""
     until = parent.accounts.expelled_until(claim.peer)
     if claim.round <= until:
-        return f"expelled until round {until}, because the audit of a claim failed"
+        return f"expelled until round {until}: an audit of it failed, or it contradicted itself"
     return counters.quota_or_preimage_fault(claim, parent.counters, rules)
 
 
@@ -76,6 +80,7 @@ def block_fault(chain: Chain, block: Block) -> str | None:
     return (
         _leader_fault(block, parent)
         or _reductions_fault(chain, block, parent)
+        or _missing_fault(chain, block, parent)
         or _agreement_fault(chain, block, parent)
     )
 
@@ -83,7 +88,8 @@ def block_fault(chain: Chain, block: Block) -> str | None:
 def _leader_fault(block: Block, parent: Link) -> str | None:
     """Return why this block was not its leader's to make, or None.
 
-    A leader that the chain ranks has one attempt, that of its rank; all others come after those.
+    A leader that the chain ranks has the attempt of its rank, and further ones after all others' (n, n + L,
+    n + 2L and so on, of L leaders); those that it does not rank come after those.
     """
     roster = block.roster.body
     if block.attempt < roster.attempt:
@@ -93,9 +99,47 @@ def _leader_fault(block: Block, parent: Link) -> str | None:
         return EXCLUDED
     for led in (roster, block):
         rank = order.index(led.peer) if led.peer in order else len(order)
-        if led.attempt != rank and min(led.attempt, rank) < len(order):
+        if not is_own_attempt(led.attempt, rank, len(order)):
             return "an attempt that is not its leader's"
     return None
+
+
+def is_own_attempt(attempt: int, rank: int, ranked: int) -> bool:
+    """Whether a leader of this rank may act as this attempt, where the chain ranks so many leaders."""
+    return attempt % ranked == rank if rank < ranked else attempt >= ranked
+
+
+def needs_no_words(attempt: int, ranked: int) -> bool:
+    """Whether a block of this attempt may leave segments empty without electors' words.
+
+    The turns of all leaders that the chain ranks are over by then: not even two electors may be left.
+    """
+    return attempt >= ranked
+
+
+def words_needed(electors: Collection[PeerId]) -> int:
+    """Return how many words an empty segment needs, of a roster with these electors in it."""
+    return min(_WORDS, len(electors))
+
+
+def _missing_fault(chain: Chain, block: Block, parent: Link) -> str | None:
+    """Return why the block may not leave its empty segments empty, or None."""
+    claimants = {claim.body.peer for claim in block.roster.body.claims}
+    electors = claimants & parent.say.established
+    authors = [word.body.peer for word in block.missing]
+    if len(set(authors)) != len(authors) or not electors.issuperset(authors):
+        return "words on missing segments twice or from outsiders"
+    said = Counter[int]()
+    for word in block.missing:
+        if word.body.roster != block.roster.hash or word.body.segments[-1] >= chain.rules.segments:
+            return "a word on missing segments of something else"
+        said.update(word.body.segments)
+    if needs_no_words(block.attempt, len(parent.leaders)):
+        return None
+    needed = words_needed(electors)
+    empty = (segment for segment, reduction in enumerate(block.reductions) if reduction is None)
+    unheard = next((segment for segment in empty if said[segment] < needed), None)
+    return None if unheard is None else f"segment {unheard}: empty without the electors' words"
 
 
 def _reductions_fault(chain: Chain, block: Block, parent: Link) -> str | None:

@@ -5,14 +5,14 @@ Deadlines count from the moment the roster was accepted, in units T, the transfe
     T      a reducer averages what has arrived
     1.5 T  the reducer is silent: segments go to the backup (at once, if its result cannot be had)
     2.5 T  the backup averages what has arrived
-    3 T    the leader makes the block with what it could get; then its successors, in turn
+    3 T    electors say which segments cannot be had; the leader makes the block, then its successors, in turn
 """
 
 from __future__ import annotations
 
 import math
 
-from peers.chain.validation import parts_fault, roster_fault
+from peers.chain.validation import is_own_attempt, needs_no_words, parts_fault, roster_fault
 from peers.consensus.context import RoundContext
 from peers.consensus.effects import (
     BeginExchange,
@@ -26,26 +26,47 @@ from peers.consensus.effects import (
 )
 from peers.consensus.evidence import EvidenceBook
 from peers.consensus.round_state import Exchange
+from peers.consensus.statements.act_book import ActBook
+from peers.consensus.statements.missing_words import MissingWords
+from peers.consensus.statements.receipts import Receipts
 from peers.protocol.assignment import assign_reducers
 from peers.protocol.events import Notice, Refused, RosterAccepted
-from peers.protocol.messages import MAX_PEERS, Evidence, Reduction, Roster, Signed, sign
+from peers.protocol.messages import (
+    MAX_PEERS,
+    Block,
+    Evidence,
+    Missing,
+    Receipt,
+    Reduction,
+    Roster,
+    Signed,
+    sign,
+)
+from peers.protocol.rules import BLOCK_AFTER
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
 REDUCE_AFTER = 1.0
 BACKUP_AFTER = 1.5
 BACKUP_REDUCES_AFTER = 2.5
-BLOCK_AFTER = 3.0
 TOLERATED_OMISSIONS = 0.05  # share of the claims held; one is always forgiven, since messages cross
 MAX_CANDIDATES = 16
 
 
 class Allreduce:
-    """This peer's part in the round's exchange; `round_state.Exchange` holds how far it is."""
+    """This peer's part in the round's exchange; `round_state.Exchange` holds how far it is.
 
-    def __init__(self, context: RoundContext, evidence: EvidenceBook) -> None:
+    Attributes:
+        receipts: receipts for segments, given and taken.
+        words: words on segments that cannot be had.
+    """
+
+    def __init__(self, context: RoundContext, evidence: EvidenceBook, acts: ActBook) -> None:
         self._context = context
         self._evidence = evidence
+        self._acts = acts
+        self.receipts = Receipts(context, evidence, acts)
+        self.words = MissingWords(context)
 
     @property
     def _state(self) -> Exchange:
@@ -57,13 +78,14 @@ class Allreduce:
         """Keep a leader's valid roster; `accept_best_roster` accepts it in its turn."""
         context = self._context
         state, roster = self._state, signed.body
+        self._evidence.compare(signed)
         if fault := roster_fault(context.chain, roster, context.round.parent):
             context.tell(Refused(roster.peer, "roster", fault))
             return
         order = context.leaders()
-        ranked_by_chain = len(context.chain_leaders())
+        ranked = len(context.chain_leaders())
         rank = order.index(roster.peer) if roster.peer in order else len(order)
-        if roster.attempt != rank and min(roster.attempt, rank) < ranked_by_chain:
+        if not is_own_attempt(roster.attempt, rank, ranked):
             context.tell(Refused(roster.peer, "roster", "an attempt that is not its own"))
             return
         if roster.attempt not in state.candidates and roster.peer != context.me:
@@ -103,6 +125,25 @@ class Allreduce:
         over = state.roster_at + BLOCK_AFTER * context.deadlines.transfer
         return over + max(1, attempt - held.body.attempt) * context.deadlines.leader
 
+    def block_due_at(self, block: Block) -> float:
+        """Return the time until which a block by a later leader than its roster's is not followed.
+
+        One that may leave segments empty without a word has to wait for the turns of all others.
+        """
+        context = self._context
+        given_way = self.gives_way_at(block.roster.hash, block.attempt)
+        if not self.empties_without_words(block):
+            return given_way
+        state = self._state
+        later = block.attempt - block.roster.body.attempt
+        due = state.roster_at + BLOCK_AFTER * context.deadlines.transfer + later * context.deadlines.leader
+        return max(given_way, due)
+
+    def empties_without_words(self, block: Block) -> bool:
+        """Whether a block by the accepted roster may leave segments empty without a word, and does so."""
+        may_be_empty = needs_no_words(block.attempt, len(self._context.chain_leaders()))
+        return may_be_empty and self._state.is_by(block.roster.hash) and None in block.reductions
+
     def _accept(self, signed: Signed[Roster]) -> None:
         context, roster = self._context, signed.body
         claimants = [claim.body.peer for claim in roster.claims]
@@ -114,6 +155,7 @@ class Allreduce:
             ),
             context.now,
             refused=self.leaves_out_too_many(roster, until=settled),
+            may_reduce=self._acts.may_act() and not self._acts.has_begun(signed.hash),
         )
         own = context.round.window.claim
         mine = own is not None and any(claim.hash == own.hash for claim in roster.claims)
@@ -145,12 +187,14 @@ class Allreduce:
         if state.roster is None:
             return
         claimants = [claim.body.peer for claim in state.roster.body.claims]
+        self.receipts.give_to_complete()
         for segment in range(context.rules.segments):
             self._push(segment, claimants)
             self._reduce(segment, claimants)
             self._fetch(segment)
         if self.all_here():
             state.complete(context.now)
+        self.words.say()
 
     def _push(self, segment: int, claimants: list[PeerId]) -> None:
         """Send the own segment to its reducer, and to the backup if the reducer failed."""
@@ -180,7 +224,7 @@ class Allreduce:
         """Average a segment that this peer is to reduce, once all parts are in or the time is up."""
         context, state = self._context, self._state
         assignment = state.assignments[segment]
-        if state.roster is None or segment in state.reducing:
+        if state.roster is None or segment in state.reducing or not state.may_reduce:
             return
         if context.me == assignment.reducer:
             wait = REDUCE_AFTER
@@ -194,6 +238,8 @@ class Allreduce:
         if arrived and (
             arrived >= expected or context.reached(state.roster_at + wait * context.deadlines.transfer)
         ):
+            self._acts.begin(state.roster.hash)
+            self.receipts.give_before(segment)
             state.reducing.add(segment)
             places = tuple(place for place, peer in enumerate(claimants) if peer in arrived)
             context.emit(Reduce(state.roster.hash, segment, places))
@@ -204,7 +250,7 @@ class Allreduce:
         if state.roster is None:
             return
         claimants = [claim.body.peer for claim in state.roster.body.claims if claim.body.peer != context.me]
-        for reduction in self.by_preference(segment):
+        for reduction in state.by_preference(segment):
             body = reduction.body
             if body.root in state.fetched:
                 return
@@ -220,6 +266,9 @@ class Allreduce:
         """Sign and send the reduction of a segment that this peer has reduced."""
         context, state = self._context, self._state
         if state.roster is None or state.roster.hash != done.roster:
+            return
+        if not self.receipts.are_kept_by(done.segment, done.included):
+            context.tell(Notice(f"Segment {done.segment} was averaged without a part that has a receipt."))
             return
         body = Reduction(
             run=context.rules.run,
@@ -249,22 +298,31 @@ class Allreduce:
         if fault := parts_fault(body, state.roster.body):
             context.tell(Refused(body.peer, "reduction", fault))
             return
+        self.receipts.compare(signed)
         state.reductions.setdefault(body.segment, {}).setdefault(body.peer, signed)
 
-    def by_preference(self, segment: int) -> list[Signed[Reduction]]:
-        """Return the known reductions of `segment`, the reducer's before the backup's."""
-        state = self._state
-        heard = state.reductions.get(segment, {})
-        assignment = state.assignments[segment]
-        return [heard[peer] for peer in (assignment.reducer, assignment.backup) if peer in heard]
+    def take_statement(self, signed: Signed[Reduction] | Signed[Receipt] | Signed[Missing]) -> None:
+        """Take a statement under the accepted roster."""
+        match signed.body:
+            case Reduction():
+                self.take_reduction(signed)
+            case Receipt():
+                self.receipts.take(signed)
+            case Missing():
+                self.words.take(signed)
+
+    def compare_block(self, signed: Signed[Block]) -> None:
+        """Hold a block against what its leader and reducers signed before, whether it is valid or not."""
+        self._evidence.compare(signed)
+        self._evidence.compare(signed.body.roster)
+        if self._state.is_by(signed.body.roster.hash):
+            for reduction in signed.body.reductions:
+                if reduction is not None:
+                    self.receipts.compare(reduction)
 
     def all_here(self) -> bool:
         """Whether a reduced segment is here, with its bytes, for every segment."""
-        context, state = self._context, self._state
-        return all(
-            any(reduction.body.root in state.fetched for reduction in self.by_preference(segment))
-            for segment in range(context.rules.segments)
-        )
+        return all(self._state.obtained(segment) for segment in range(self._context.rules.segments))
 
     # ------------------------------------------------------------ what became of it
 
@@ -279,7 +337,7 @@ class Allreduce:
     def stored(self, outcome: SegmentStored) -> None:
         """Note that a claimant's segment is here to be reduced."""
         if self._state.is_by(outcome.roster):
-            self._state.stored.setdefault(outcome.segment, set()).add(outcome.claimant)
+            self._state.store(outcome.segment, outcome.claimant)
 
     def fetched(self, root: str) -> None:
         """Note that a reduced segment is here."""

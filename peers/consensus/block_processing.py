@@ -101,6 +101,7 @@ class BlockProcessing:
             if not fetched:
                 self._heads.look_for(sender, signed.hash, signed.body.round)
             return False
+        self._allreduce.compare_block(signed)
         if fault := block_fault(chain, signed.body):
             self._refuse(sender, signed, fault)
             return False
@@ -190,7 +191,10 @@ class BlockProcessing:
             waiting |= {best, lowest}
 
     def _premature(self) -> set[str]:
-        """Return children of the head by leaders whose turn has not come, and which no elector co-signed."""
+        """Return children of the head by leaders whose turn has not come, and which no elector co-signed.
+
+        A peer without a roster, which waits for no exchange, follows one on top of which others went on.
+        """
         context = self._context
         if not context.started:
             return set()
@@ -201,10 +205,24 @@ class BlockProcessing:
             attempt = signed.body.attempt if signed is not None and signed.body.peer != context.me else 0
             turn = patience + attempt * context.deadlines.leader
             if signed is not None and attempt:
-                turn = max(turn, self._allreduce.gives_way_at(signed.body.roster.hash, attempt))
-            if attempt and not context.chain.has_backing(child) and not context.reached(turn):
+                turn = max(turn, self._allreduce.block_due_at(signed.body))
+            goes_on = context.round.exchange.roster is None and context.chain.children(child)
+            if attempt and not goes_on and not self._has_backing(child) and not context.reached(turn):
                 early.add(child)
         return early
+
+    def _has_backing(self, child: str) -> bool:
+        """Whether an elector co-signed a child of the head; most of them, if it leaves segments empty.
+
+        That is, without words: its leader alone, if it is an elector, could otherwise do so at once.
+        """
+        context, chain = self._context, self._context.chain
+        signed = chain.link(child).block
+        if signed is None or not self._allreduce.empties_without_words(signed.body):
+            return chain.has_backing(child)
+        say = chain.link(context.head).say
+        signers = {word.body.peer for word in chain.cosignatures(child)} - chain.equivocators
+        return 2 * say.of(signers) > say.total
 
     def _may_start(self) -> bool:
         """Whether this peer, which has just started, may take its head for the swarm's.

@@ -46,6 +46,7 @@ class Cosigning:
         self._vote_lock = vote_lock
         self._state_round = state_round
         self._forgot = vote_lock is None  # such a peer may have claimed in the round that it finds
+        self._lost_before = vote_lock is None or vote_lock.claims_after > 0
         self._found_at: float | None = None  # when a peer that lost its memory found a head
         self._rounds_seen = 0  # since the start; a round whose roster came in time counts twice
 
@@ -63,6 +64,11 @@ class Cosigning:
     def forgot(self) -> bool:
         """Whether this peer lost its memory, and so may have claimed in the round that it finds."""
         return self._forgot
+
+    @property
+    def lost_before(self) -> bool:
+        """Whether this peer ever lost its memory: what it did before that is not known."""
+        return self._lost_before
 
     # ------------------------------------------------------------ others' and own
 
@@ -163,5 +169,7 @@ class Cosigning:
         alone = not context.acquaintances and context.me in context.chain.electors_at(context.head)
         if alone and context.reached(long_enough):
             self._forgot = False
+            if self._vote_lock is not None:
+                context.emit(SaveVoteLock(self._vote_lock))
             return True
         return False

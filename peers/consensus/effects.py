@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peers.chain.acts import Acts
 from peers.chain.chain import Chain
 from peers.chain.finality import VoteLock
 from peers.credit.audit import Audit
@@ -333,7 +334,6 @@ class SaveFinal:
 class SaveEvidence:
     """Keep the proof of an equivocation on disk."""
 
-    culprit: PeerId
     evidence: Evidence
 
 
@@ -357,6 +357,14 @@ class SaveClaim:
     """Keep a claim on disk before it is sent: this peer must never make another on the same parent."""
 
     claim: Signed[Claim]
+
+
+@dataclass(frozen=True)
+class SaveActs:
+    """Keep on disk what this peer did on top of `parent`, before its roster, block or receipt is sent."""
+
+    parent: str
+    acts: Acts
 
 
 @dataclass(frozen=True)
@@ -404,11 +412,21 @@ class Leave:
     """Stop: the round is done, and others had time to fetch from this peer."""
 
 
-Save = SaveBlock | SaveVoteLock | SaveFinal | SaveEvidence | SaveCheckpoint | SaveClaim | SaveOperation
+Save = (
+    SaveBlock
+    | SaveVoteLock
+    | SaveFinal
+    | SaveEvidence
+    | SaveCheckpoint
+    | SaveClaim
+    | SaveOperation
+    | SaveActs
+)
 """Effects that keep something on disk before what follows (host.py)."""
 
 Effect = (
-    Train
+    Save
+    | Train
     | GoOn
     | Send
     | PushSegment
@@ -419,15 +437,8 @@ Effect = (
     | FollowHead
     | AskHead
     | FetchBlocks
-    | SaveBlock
     | FetchRoster
-    | SaveVoteLock
-    | SaveFinal
-    | SaveEvidence
-    | SaveCheckpoint
     | ReloadChain
-    | SaveClaim
-    | SaveOperation
     | AuditWanted
     | AuditDropped
     | StopOutdated

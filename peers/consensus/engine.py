@@ -20,6 +20,7 @@ The parts, in order; each knows those before it, and changes only itself and the
     audit_duties.py      the audits that this peer is asked for, its verdicts and disputes
     final_blocks.py      blocks that are never undone
     cosigning.py         co-signatures: other peers' and this peer's
+    statements/          acts that a crash must not repeat, receipts, words on missing segments
     allreduce.py         the exchange
     peer_heads.py        where other peers stand
     adoption.py          a block becomes the head
@@ -72,6 +73,7 @@ from peers.consensus.leader import Leader
 from peers.consensus.operation_pool import Operation, OperationPool
 from peers.consensus.peer_heads import PeerHeads
 from peers.consensus.round_state import Phase, RoundState
+from peers.consensus.statements.act_book import ActBook
 from peers.consensus.windows import Windows
 from peers.protocol.assignment import Assignment
 from peers.protocol.key_change import KeyChange
@@ -84,7 +86,9 @@ from peers.protocol.messages import (
     CoSignature,
     Evidence,
     HeadNotice,
+    Missing,
     Ready,
+    Receipt,
     Reduction,
     Roster,
     Signed,
@@ -138,7 +142,8 @@ class RoundEngine:
             vote_lock=remembered.vote_lock,
             state_round=remembered.state_round,
         )
-        self.allreduce = allreduce = Allreduce(context, evidence)
+        self.acts = acts = ActBook(context, cosigning, remembered)
+        self.allreduce = allreduce = Allreduce(context, evidence, acts)
         self.heads = heads = PeerHeads(context, search=search, cosigning=cosigning, final=final)
         adoption = Adoption(
             context, duties=duties, final=final, cosigning=cosigning, allreduce=allreduce, heads=heads
@@ -148,7 +153,7 @@ class RoundEngine:
         )
         self.blocks.begin(state_is_here=remembered.state_is_here)
         self.leader = leader = Leader(
-            context, evidence=evidence, duties=duties, allreduce=allreduce, blocks=blocks
+            context, evidence=evidence, duties=duties, allreduce=allreduce, blocks=blocks, acts=acts
         )
         self.claims = claims = Claims(
             context, duties=duties, blocks=blocks, leader=leader, own_claims=remembered.own_claims
@@ -278,9 +283,9 @@ class RoundEngine:
             case Roster():
                 if self._is_of_round(body.parent, sender, message):
                     self.allreduce.take_roster(cast("Signed[Roster]", message))
-            case Reduction():
+            case Reduction() | Receipt() | Missing():
                 if self.context.round.exchange.is_by(body.roster):
-                    self.allreduce.take_reduction(cast("Signed[Reduction]", message))
+                    self.allreduce.take_statement(cast("Signed[Reduction]", message))
                 else:
                     self.context.inbox.keep(body.roster, sender, message, self.context.now)
             case Block():

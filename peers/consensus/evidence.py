@@ -2,60 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from peers.consensus.context import RoundContext
 from peers.consensus.effects import SaveEvidence
 from peers.consensus.operation_pool import OperationPool
 from peers.protocol.events import Convicted
-from peers.protocol.messages import CoSignature, Evidence
+from peers.protocol.messages import (
+    Block,
+    BlockHeader,
+    CoSignature,
+    Evidence,
+    Roster,
+    RosterHeader,
+    Signed,
+    header_of,
+)
 from peers.protocol.round_reasons import Equivocation
 from recipes.keys.keys import PeerId
 
 MAX_EQUIVOCATORS = 4096
+MAX_HEADERS = 1024  # of leaders' acts, the newest
 
 
 class EvidenceBook:
     """The known equivocators: peers that signed two statements that contradict each other."""
 
-    def __init__(
-        self, context: RoundContext, operations: OperationPool, known: Mapping[PeerId, Evidence]
-    ) -> None:
+    def __init__(self, context: RoundContext, operations: OperationPool, known: Iterable[Evidence]) -> None:
         """Begin with the proofs that were known before a restart.
 
         Args:
             context: the engine's context.
-            operations: the pool that takes proofs of double claims to the next block.
-            known: from disk: the proof against each equivocator.
+            operations: the pool that takes proofs to the next block.
+            known: from disk: one proof of each kind against each equivocator.
         """
         self._context = context
         self._operations = operations
-        self._equivocators = set(known)
-        for proof in known.values():
+        self._shown: set[tuple[PeerId, Equivocation]] = set()
+        self._headers: dict[tuple[str, ...], Signed[RosterHeader] | Signed[BlockHeader]] = {}
+        for proof in known:
+            if (shown := proof.shows()) is not None:
+                self._shown.add((proof.one.body.peer, shown))
             operations.keep_evidence(proof, context.round.parent.accounts)
 
     @property
     def equivocators(self) -> frozenset[PeerId]:
         """The peers against which there is a proof."""
-        return frozenset(self._equivocators)
+        return frozenset(peer for peer, _ in self._shown)
+
+    def headers(self) -> int:
+        """Return how many headers are kept, for tests of the bound."""
+        return len(self._headers)
+
+    def compare(self, signed: Signed[Roster] | Signed[Block]) -> None:
+        """Hold a leader's act against what it signed before for the same attempt on the same parent."""
+        body = signed.body
+        place = (body.purpose, body.peer, body.parent, str(body.attempt), str(body.round))
+        first = self._headers.get(place)
+        if first is None:
+            if len(self._headers) >= MAX_HEADERS:
+                del self._headers[next(iter(self._headers))]
+            self._headers[place] = header_of(signed)
+        elif first.signature != signed.signature:
+            self.take(Evidence(one=first, other=header_of(signed)))
 
     def take(self, evidence: Evidence) -> None:
-        """Keep a proof that a peer contradicted itself; pass on the first one about each peer."""
+        """Keep a proof that a peer contradicted itself; pass on the first of each kind about each peer."""
         context = self._context
-        culprit = evidence.culprit()
-        if culprit is None:
+        shown = evidence.shows()
+        if shown is None:
             return
+        culprit = evidence.one.body.peer
         costs_more = self._operations.keep_evidence(evidence, context.round.parent.accounts)
-        if culprit in self._equivocators or len(self._equivocators) >= MAX_EQUIVOCATORS:
-            if costs_more:  # another double claim: leaders have to know of it
+        if (culprit, shown) in self._shown or len(self._shown) >= MAX_EQUIVOCATORS:
+            if costs_more:  # another one, of a later round: leaders have to know of it
                 context.send(set(context.acquaintances), evidence)
             return
-        self._equivocators.add(culprit)
+        self._shown.add((culprit, shown))
         one, other = evidence.one, evidence.other
-        kind: Equivocation = "two_claims"
         if isinstance(one.body, CoSignature):
-            kind = "two_cosignatures"
             context.chain.note_equivocation(one, other)  # type: ignore[arg-type]
-        context.tell(Convicted(culprit, kind, one.body.round))
-        context.emit(SaveEvidence(culprit, evidence))
+        context.tell(Convicted(culprit, shown, evidence.signed_in))
+        context.emit(SaveEvidence(evidence))
         context.send(set(context.acquaintances), evidence)

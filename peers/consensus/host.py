@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from peers.chain.acts import Acts
 from peers.chain.finality import VoteLock
 from peers.chain.rebuild import KeptFinal
 from peers.consensus.effects import (
     Save,
+    SaveActs,
     SaveBlock,
     SaveCheckpoint,
     SaveClaim,
@@ -25,7 +27,6 @@ from peers.consensus.effects import (
 from peers.consensus.operation_pool import Operation
 from peers.protocol.key_change import KeyChange
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
-from recipes.keys.keys import PeerId
 
 
 class Clock(Protocol):
@@ -42,10 +43,11 @@ class Disk(Protocol):
     def save_block(self, block: Signed[Block]) -> None: ...
     def save_vote_lock(self, vote_lock: VoteLock) -> None: ...
     def save_final(self, final: KeptFinal) -> None: ...
-    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None: ...
+    def save_evidence(self, evidence: Evidence) -> None: ...
     def save_checkpoint(self, checkpoint: Vouched) -> None: ...
     def save_claim(self, claim: Signed[Claim]) -> None: ...
     def save_operation(self, operation: Operation) -> None: ...
+    def save_acts(self, parent: str, acts: Acts) -> None: ...
 
 
 def save(effect: Save, disk: Disk) -> None:
@@ -61,14 +63,16 @@ def save(effect: Save, disk: Disk) -> None:
             disk.save_vote_lock(vote_lock)
         case SaveFinal(number, block, settled):
             disk.save_final(KeptFinal(number, block, settled))
-        case SaveEvidence(culprit, evidence):
-            disk.save_evidence(culprit, evidence)
+        case SaveEvidence(evidence):
+            disk.save_evidence(evidence)
         case SaveCheckpoint(checkpoint):
             disk.save_checkpoint(checkpoint)
         case SaveClaim(claim):
             disk.save_claim(claim)
         case SaveOperation(operation):
             disk.save_operation(operation)
+        case SaveActs(parent, acts):
+            disk.save_acts(parent, acts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,8 @@ class Remembered:
         state_is_here: whether there is a canonical state at the head.
         state_round: round of the state on disk, which may be later than any block left in the chain.
         checkpoint: the newest trusted checkpoint; None if there is none.
-        evidence: the proof against each equivocator, as told before.
+        evidence: one proof of each kind against each equivocator, as told before.
+        acts: what this peer did as leader and reducer, by parent, the oldest first.
         own_operations: verdicts and disputes that this peer gave, the oldest first.
         own_changes: key changes that the chain is to hold before this peer claims.
     """
@@ -91,6 +96,7 @@ class Remembered:
     state_is_here: bool = True
     state_round: int = 0
     checkpoint: Vouched | None = None
-    evidence: Mapping[PeerId, Evidence] = field(default_factory=dict)
+    evidence: Sequence[Evidence] = ()
+    acts: Mapping[str, Acts] = field(default_factory=dict)
     own_operations: Sequence[Operation] = ()
     own_changes: Sequence[KeyChange] = ()

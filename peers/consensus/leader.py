@@ -7,24 +7,26 @@ it; one that holds none draws up its own, as the next attempt.
 
 from __future__ import annotations
 
-from peers.chain.validation import claim_fault
-from peers.consensus.allreduce import BLOCK_AFTER, Allreduce
+from peers.chain.validation import claim_fault, needs_no_words
+from peers.consensus.allreduce import Allreduce
 from peers.consensus.audit_duties import AuditDuties
 from peers.consensus.block_processing import BlockProcessing
 from peers.consensus.context import RoundContext
 from peers.consensus.evidence import EvidenceBook
+from peers.consensus.statements.act_book import ActBook
 from peers.protocol.events import Refused
 from peers.protocol.messages import (
     MAX_PEERS,
     Block,
     Claim,
     Evidence,
-    Reduction,
+    Missing,
     Roster,
     Signed,
     SlotRange,
     sign,
 )
+from peers.protocol.rules import BLOCK_AFTER
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
@@ -43,8 +45,10 @@ class Leader:
         duties: AuditDuties,
         allreduce: Allreduce,
         blocks: BlockProcessing,
+        acts: ActBook,
     ) -> None:
         self._context = context
+        self._acts = acts
         self._evidence = evidence
         self._duties = duties
         self._allreduce = allreduce
@@ -64,7 +68,9 @@ class Leader:
         known = parent.counters.peers
         if claim.peer in known or len(pool.held.keys() - known.keys()) < 2 * MAX_PEERS:
             pool.hold(signed, context.now)
-            if claim.peer != context.me:
+            if claim.peer == context.me:
+                self._acts.claimed(signed)
+            else:
                 context.measures.claim_came(context.now - context.silence_base())
 
     def draw_up_roster(self) -> None:
@@ -73,20 +79,23 @@ class Leader:
         current = context.round
         if current.exchange.roster is not None or not current.pool.held or self._blocks.applying is not None:
             return
-        rank = context.leaders().index(context.me)
-        if rank in current.led_rosters or not self._claims_are_in(rank):
+        if not self._acts.may_act():
+            return
+        rank, ranked = context.leaders().index(context.me), len(context.chain_leaders())
+        attempt = self._acts.roster_attempt(rank, ranked=ranked)
+        if not self._claims_are_in(attempt):
             return
         claims = self._compatible_claims()
         if not claims:
             return
-        current.led_rosters.add(rank)
+        self._acts.draw_up_roster(attempt)
         parent = current.parent
         body = Roster(
             run=context.rules.run,
             peer=context.me,
             round=parent.round + 1,
             parent=parent.hash,
-            attempt=rank,
+            attempt=attempt,
             claims=tuple(claims),
         )
         signed = sign(context.key, body)
@@ -95,12 +104,12 @@ class Leader:
         context.send(current.pool.ready - rostered, signed)
         self._allreduce.take_roster(signed)
 
-    def _claims_are_in(self, rank: int) -> bool:
+    def _claims_are_in(self, attempt: int) -> bool:
         context = self._context
         current = context.round
         deadline = context.silence_base() + context.deadlines.grace
-        if rank > 0:
-            return context.reached(deadline + rank * context.deadlines.leader)
+        if attempt > 0:
+            return context.reached(deadline + attempt * context.deadlines.leader)
         if not context.reached(current.pool.asked_at + context.deadlines.grace):
             return False
         still_training = current.window.training and current.window.ended_at is None
@@ -154,23 +163,16 @@ class Leader:
         context = self._context
         current = context.round
         exchange = current.exchange
-        if exchange.roster is None or self._blocks.applying is not None:
+        if exchange.roster is None or self._blocks.applying is not None or current.made_block:
             return False
+        turn = self._turn(exchange.roster.body) if self._acts.may_act() else None
+        if turn is None:
+            return False
+        attempt, missing = turn
         roster = exchange.roster.body
-        rank = context.leaders().index(context.me)
-        deadline = exchange.roster_at + BLOCK_AFTER * context.deadlines.transfer
-        if roster.peer == context.me:
-            attempt = roster.attempt
-            due = self._allreduce.all_here() or context.reached(deadline)
-        elif rank > roster.attempt:
-            attempt = rank
-            due = context.reached(deadline + (rank - roster.attempt) * context.deadlines.leader)
-        else:
-            return False
-        if not due or attempt in current.led_blocks:
-            return False
-        current.led_blocks.add(attempt)
-        signed = sign(context.key, self._duties.with_operations(self._block(attempt)))
+        current.make_block()
+        self._acts.make_block(attempt)
+        signed = sign(context.key, self._duties.with_operations(self._block(attempt, missing)))
         rostered = {claim.body.peer for claim in roster.claims}
         context.spread(signed, rostered, root=context.me)
         others = sorted(current.pool.ready - rostered) + sorted(
@@ -180,7 +182,37 @@ class Leader:
         self._blocks.take_block(context.me, signed)
         return True
 
-    def _block(self, attempt: int) -> Block:
+    def _turn(self, roster: Roster) -> tuple[int, tuple[Signed[Missing], ...]] | None:
+        """Return the attempt as which this peer may make the block now, with words on empty segments.
+
+        Without the words that it would need, it waits for them; in the end, for its turn after all others'.
+        """
+        context = self._context
+        rank, ranked = context.leaders().index(context.me), len(context.chain_leaders())
+        deadline = context.round.exchange.roster_at + BLOCK_AFTER * context.deadlines.transfer
+        attempt = roster.attempt if roster.peer == context.me else rank
+        while attempt < roster.attempt or (attempt == roster.attempt and roster.peer != context.me):
+            attempt += max(1, ranked)
+        while True:
+            due = deadline + (attempt - roster.attempt) * context.deadlines.leader
+            complete = attempt == roster.attempt and self._allreduce.all_here()
+            if not complete and not context.reached(due):
+                return None
+            words = self._words(attempt, ranked)
+            if words is not None and not self._acts.made_block(attempt):
+                return attempt, words
+            attempt += max(1, ranked)
+
+    def _words(self, attempt: int, ranked: int) -> tuple[Signed[Missing], ...] | None:
+        """Return the words that a block of this attempt needs, or None if they are not here."""
+        context = self._context
+        if needs_no_words(attempt, ranked):
+            return ()
+        exchange = context.round.exchange
+        empty = [number for number in range(context.rules.segments) if exchange.obtained(number) is None]
+        return self._allreduce.words.covering(empty)
+
+    def _block(self, attempt: int, missing: tuple[Signed[Missing], ...]) -> Block:
         context = self._context
         current, chain = context.round, context.chain
         parent = current.parent
@@ -197,17 +229,10 @@ class Leader:
             attempt=attempt,
             parent=parent.hash,
             roster=roster,
-            reductions=tuple(self._obtained(segment) for segment in range(context.rules.segments)),
+            reductions=tuple(map(current.exchange.obtained, range(context.rules.segments))),
             digest_before=chain.agreed_digest(parent, cosignatures) or context.digest,
             cosignatures=tuple(cosignatures),
             ledger=parent.ledger.head,
             accounts=parent.ledger.accounts_hash,
+            missing=missing,
         )
-
-    def _obtained(self, segment: int) -> Signed[Reduction] | None:
-        """Return the reduction of `segment` whose bytes are here; None leaves the segment empty."""
-        fetched = self._context.round.exchange.fetched
-        for reduction in self._allreduce.by_preference(segment):
-            if reduction.body.root in fetched:
-                return reduction
-        return None

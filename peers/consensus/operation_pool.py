@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from peers.chain.link import Link
 from peers.credit.accounts import Accounts
 from peers.credit.audit import may_speak
-from peers.credit.block_facts import double_claim
+from peers.credit.block_facts import contradiction, double_claim
+from peers.credit.escrow import Account
 from peers.credit.rotation import answers_for
 from peers.credit.rules import CreditRules
 from peers.protocol.key_change import KeyChange
@@ -33,11 +34,14 @@ from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId
 
 Operation = Signed[Verdict] | Signed[Dispute]
+Offence = Literal["claims", "acts", "co-signatures"]
+"""What the chain punishes once for each round: double claims, acts as leader or reducer, co-signatures."""
+OFFENCES: tuple[Offence, ...] = get_args(Offence)
 Anything = TypeVar("Anything", bound=Message)
 
 MAX_OPERATIONS = 2048
 MAX_OPERATIONS_OF_ONE = 16
-MAX_PROOFS = 64  # double claims, and as many key changes: one for each peer
+MAX_PROOFS = 64  # of each offence, and as many key changes: one for each peer
 OPERATION_ROUNDS = 4  # other peers' operations are kept for so many rounds
 MAX_OWN_OPERATIONS = 64  # the newest are kept
 
@@ -61,7 +65,7 @@ class OperationPool:
     heard: dict[str, tuple[Operation, int]] = field(
         default_factory=dict
     )  # by hash, with the round of arrival
-    evidence: dict[PeerId, Evidence] = field(default_factory=dict)  # of double claims, by culprit
+    evidence: dict[tuple[PeerId, Offence], Evidence] = field(default_factory=dict)  # by culprit
     rotations: dict[PeerId, KeyChange] = field(default_factory=dict)  # by the old id
 
     def keep_own(self, word: Operation) -> None:
@@ -87,18 +91,22 @@ class OperationPool:
         self.heard[word.hash] = (word, link.round)
 
     def keep_evidence(self, evidence: Evidence, accounts: Accounts) -> bool:
-        """Keep the proof of a double claim that costs its author something; return whether it was new.
+        """Keep a proof that costs its author something; return whether it was new.
 
-        Of several proofs about one peer, the one of the latest round stands; future rounds do not count.
+        Of several proofs of one offence by one peer, that of the latest round stands; future rounds do not
+        count.
         """
-        shown = double_claim(evidence)
+        shown = _shown_by(evidence)
         if shown is None or not self._costs(evidence, accounts):
             return False
-        known = self.evidence.get(shown.peer)
-        before = double_claim(known) if known is not None else None
-        newer = before is None or shown.round > before.round
-        if newer and (known is not None or len(self.evidence) < MAX_PROOFS):
-            self.evidence[shown.peer] = evidence
+        place = shown.peer, shown.offence
+        known = self.evidence.get(place)
+        before = _shown_by(known) if known is not None else None
+        of_this_kind = sum(offence == shown.offence for _, offence in self.evidence)
+        if before is None and of_this_kind >= MAX_PROOFS:
+            return False
+        if before is None or shown.round > before.round:
+            self.evidence[place] = evidence
             return True
         return False
 
@@ -117,9 +125,10 @@ class OperationPool:
         """Drop old operations, and the proofs and key changes that the final block has settled."""
         oldest = head.round - OPERATION_ROUNDS
         self.heard = {name: one for name, one in self.heard.items() if one[1] > oldest}
-        for peer in [peer for peer, proof in self.evidence.items() if not self._costs(proof, final.accounts)]:
-            if not self._costs(self.evidence[peer], head.accounts):
-                del self.evidence[peer]
+        settled = [one for one, proof in self.evidence.items() if not self._costs(proof, final.accounts)]
+        for one in settled:
+            if not self._costs(self.evidence[one], head.accounts):
+                del self.evidence[one]
         for peer in [peer for peer, one in self.rotations.items() if not may_move(one, final.accounts)]:
             if not may_move(self.rotations[peer], head.accounts):
                 del self.rotations[peer]
@@ -143,8 +152,8 @@ class OperationPool:
         )
 
     def _costs(self, evidence: Evidence, accounts: Accounts) -> bool:
-        """Whether a proof takes credit from a peer if the next block carries it."""
-        shown, heard_in = double_claim(evidence), accounts.round + 1
+        """Whether a proof takes credit from a peer, or marks it, if the next block carries it."""
+        shown, heard_in = _shown_by(evidence), accounts.round + 1
         if shown is None or shown.round > heard_in:
             return False
         peer = answers_for(
@@ -155,7 +164,35 @@ class OperationPool:
             within=self.rules.retention_rounds,
         )
         account = accounts.peers.get(peer) if peer is not None else None
-        return account is not None and account.double_claims < shown.round
+        return account is not None and shown.counted(account) < shown.round
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a proof shows, as far as the chain punishes it."""
+
+    peer: PeerId
+    round: int
+    offence: Offence
+
+    def counted(self, account: Account) -> int:
+        """Return the newest round for which the chain has counted this offence."""
+        match self.offence:
+            case "claims":
+                return account.double_claims
+            case "acts":
+                return account.breached
+            case "co-signatures":
+                return account.silenced
+
+
+def _shown_by(evidence: Evidence) -> _Shown | None:
+    if (claims := double_claim(evidence)) is not None:
+        return _Shown(claims.peer, claims.round, "claims")
+    if (found := contradiction(evidence)) is not None:
+        is_vote = found.breach == "two co-signatures"
+        return _Shown(found.peer, found.round, "co-signatures" if is_vote else "acts")
+    return None
 
 
 def counts(word: Operation, accounts: Accounts) -> bool:

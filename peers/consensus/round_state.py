@@ -13,7 +13,7 @@ from enum import Enum
 
 from peers.chain.link import Link
 from peers.protocol.assignment import Assignment, leaders
-from peers.protocol.messages import Claim, Reduction, Roster, Signed
+from peers.protocol.messages import Claim, Missing, Receipt, Reduction, Roster, Signed
 from recipes.keys.keys import PeerId
 
 
@@ -94,15 +94,66 @@ class Exchange:
     fetched: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     complete_at: float | None = None  # when a reduction of every segment was here
+    may_reduce: bool = True  # not so after a crash in which receipts may have been given (act_book.py)
+    given: dict[int, frozenset[int]] = field(default_factory=dict)  # own receipts: segments by place
+    receipts: dict[tuple[PeerId, int], Signed[Receipt]] = field(default_factory=dict)  # by author, segment
+    words: dict[PeerId, Signed[Missing]] = field(default_factory=dict)
+    said: bool = False  # this peer looked for segments that cannot be had
+    _told: set[PeerId] = field(default_factory=set)  # of that
+    _news: bool = False  # a part was stored since receipts were given
 
     def accept(
-        self, roster: Signed[Roster], assignments: Sequence[Assignment], now: float, *, refused: bool
+        self,
+        roster: Signed[Roster],
+        assignments: Sequence[Assignment],
+        now: float,
+        *,
+        refused: bool,
+        may_reduce: bool,
     ) -> None:
         """Exchange by a roster from now on; what came of an earlier one's exchange is dropped."""
         self.roster, self.roster_at, self.roster_refused = roster, now, refused
-        self.assignments = tuple(assignments)
+        self.assignments, self.may_reduce = tuple(assignments), may_reduce
         self.pushed, self.stored, self.reducing, self.reductions = set(), {}, set(), {}
-        self.complete_at = None
+        self.given, self.receipts, self.words, self._told = {}, {}, {}, set()
+        self.complete_at, self.said = None, False
+
+    @property
+    def claimants(self) -> tuple[PeerId, ...]:
+        """The peers in the accepted roster, by place; none without one."""
+        claims = self.roster.body.claims if self.roster is not None else ()
+        return tuple(claim.body.peer for claim in claims)
+
+    def store(self, segment: int, claimant: PeerId) -> None:
+        """Note that a claimant's part of a segment is here to be reduced."""
+        self.stored.setdefault(segment, set()).add(claimant)
+        self._news = True
+
+    def take_news(self) -> bool:
+        """Whether parts were stored since this was asked last."""
+        news, self._news = self._news, False
+        return news
+
+    def by_preference(self, segment: int) -> list[Signed[Reduction]]:
+        """Return the known reductions of `segment`, the reducer's before the backup's."""
+        heard = self.reductions.get(segment, {})
+        assignment = self.assignments[segment]
+        return [heard[peer] for peer in (assignment.reducer, assignment.backup) if peer in heard]
+
+    def obtained(self, segment: int) -> Signed[Reduction] | None:
+        """Return the reduction of `segment` whose bytes are here; None if there is none."""
+        here = (one for one in self.by_preference(segment) if one.body.root in self.fetched)
+        return next(here, None)
+
+    def say(self) -> None:
+        """Note that this peer has looked for segments that cannot be had."""
+        self.said = True
+
+    def not_told(self, peers: Collection[PeerId]) -> list[PeerId]:
+        """Return those of `peers` that were not told what cannot be had, and note that they are now."""
+        fresh = [peer for peer in peers if peer not in self._told]
+        self._told.update(fresh)
+        return fresh
 
     def is_by(self, roster: str) -> bool:
         """Whether the roster with this hash is the accepted one."""
@@ -124,9 +175,12 @@ class RoundState:
     window: OwnWindow = field(default_factory=OwnWindow)
     pool: ClaimPool = field(default_factory=ClaimPool)
     exchange: Exchange = field(default_factory=Exchange)
-    led_rosters: set[int] = field(default_factory=set)  # attempts of this peer's (leader.py)
-    led_blocks: set[int] = field(default_factory=set)
+    made_block: bool = False  # by this peer, since it stands here (leader.py)
     _order: tuple[int, list[PeerId]] = (-1, [])  # of the leaders, and how many others it knew of
+
+    def make_block(self) -> None:
+        """Note that this peer made the round's block."""
+        self.made_block = True
 
     def leaders(self, me: PeerId) -> list[PeerId]:
         """Return the round's leaders in the order of their turn."""

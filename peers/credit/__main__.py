@@ -108,7 +108,7 @@ def _tell(console: Console, found: CreditReading, name: str) -> None:
     console.print(f"audits  {account.passes:,} passed")
     if account.expelled_until > found.round:
         until = f"until round {account.expelled_until:,}"
-        console.print(f"Expelled {until}: the audit of a claim failed, and no other one is taken.")
+        console.print(f"Expelled {until}: an audit failed, or it contradicted itself; no claim is taken.")
     rows: dict[str, list[Unvested]] = defaultdict(list)
     for one in unvested(found.accounts, peer, found.rules):
         rows[one.reason].append(one)

@@ -5,8 +5,9 @@ that the block adds to the ledger. It uses no clock, no randomness and no disk, 
 chain derives the same ledger, and a branch that is given up takes its entries with it.
 
 In each round, in this order: the block's claims are credited into escrow; its verdicts and disputes go to
-their audits; double claims are punished; audits are decided, or the next auditor is asked; this block's
-block draws claims of the last block but one; credit that is due vests; and accounts move to new keys.
+their audits; double claims and other contradictions are punished; audits are decided, or the next auditor is
+asked; this block draws claims of the last block but one; credit that is due vests; and accounts move to new
+keys.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from dataclasses import dataclass, field
 
 from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Drawing, Work
-from peers.credit.audit_transitions import decide, draw_audits, hear, punish_double_claims
+from peers.credit.audit_transitions import (
+    decide,
+    draw_audits,
+    hear,
+    punish_contradictions,
+    punish_double_claims,
+)
 from peers.credit.block_facts import RosteredClaim, RoundFacts, facts_of
 from peers.credit.entries import ClaimCounted, Entry, Join, Vest
 from peers.credit.escrow import Account, vest
@@ -67,8 +74,13 @@ class Accounts:
         return account.expelled_until if account is not None else 0
 
     def is_excluded(self, peer: PeerId) -> bool:
-        """Whether a peer's word counts for nothing after this block: it is expelled, or its key retired."""
-        return peer in self.retired or self.expelled_until(peer) > self.round
+        """Whether a peer's word counts for nothing after this block.
+
+        It is expelled, its key is retired, or it was shown to have co-signed two blocks of one round.
+        """
+        account = self.peers.get(peer)
+        silenced = account is not None and account.silenced > 0
+        return silenced or peer in self.retired or self.expelled_until(peer) > self.round
 
     @property
     def mean_claim(self) -> int:
@@ -107,6 +119,7 @@ def close_round(accounts: Accounts, facts: RoundFacts, rules: CreditRules) -> tu
     amounts = [_credit(page, one) for one in facts.claims]
     audits = hear(page, accounts.audits, facts)
     punish_double_claims(page, facts)
+    punish_contradictions(page, facts)
     audits = decide(page, audits)
     due = facts.round - DRAWN_AFTER
     for drawing in (one for one in accounts.drawings if one.round == due):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peers.credit.entries import Entry, Expelled, Forfeit, Lapsed, Restored
+from peers.credit.block_facts import Contradiction
+from peers.credit.entries import Contradicted, Entry, Expelled, Forfeit, Lapsed, Restored
 from peers.credit.escrow import Account, Penalty, earn, expel, give_back, penalise, readmit
 from peers.credit.rotation import Retired
 from peers.credit.rules import CreditRules
@@ -45,12 +46,33 @@ class Page:
         return penalty
 
     def expel(self, peer: PeerId, claim: str) -> None:
-        """Take no claim of a peer for the recipe's number of rounds."""
+        """Take no claim of a peer for the recipe's number of rounds, because a claim's audit failed."""
+        if until := self.expel_for(peer, claim):
+            self.entries.append(Expelled(round=self.round, peer=peer, claim=claim, until=until))
+
+    def expel_for(self, peer: PeerId, cause: str) -> int:
+        """Take no claim of a peer for the recipe's number of rounds; return the last one, 0 for none.
+
+        The caller writes the entry for it.
+        """
         if not self.rules.expulsion_rounds:
-            return
+            return 0
         until = self.round + self.rules.expulsion_rounds
-        self.peers[peer] = expel(self.account(peer), claim, now=self.round, until=until)
-        self.entries.append(Expelled(round=self.round, peer=peer, claim=claim, until=until))
+        self.peers[peer] = expel(self.account(peer), cause, now=self.round, until=until)
+        return until
+
+    def contradicted(self, peer: PeerId, proof: Contradiction, *, until: int) -> None:
+        """Write that a peer contradicted itself; `until` is the last round of its expulsion, or 0."""
+        self.entries.append(
+            Contradicted(
+                round=self.round,
+                peer=peer,
+                reason=proof.breach,
+                signed=proof.round,
+                proof=proof.proof,
+                until=until,
+            )
+        )
 
     def lapse(self, peer: PeerId, claim: str) -> Penalty:
         """Take all pending credit of a peer that could not be audited, without saying that it cheated."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Drawing, Work, ask, contradicted, may_speak, rest, ruling, speak
-from peers.credit.block_facts import RoundFacts
+from peers.credit.block_facts import Contradiction, RoundFacts
 from peers.credit.entries import AuditDrawn, Decided, Disputed, VerdictCounted
 from peers.credit.escrow import Account, Penalty
 from peers.credit.rotation import answers_for
@@ -70,6 +70,36 @@ def punish_double_claims(page: Page, facts: RoundFacts) -> None:
         if account.double_claims < proof.round <= page.round:
             page.peers[peer] = changed(account, double_claims=proof.round)
             page.forfeit(peer, "double claim", None)
+
+
+def punish_contradictions(page: Page, facts: RoundFacts) -> None:
+    """Expel peers that contradicted themselves as leaders or reducers, and mark electors that did.
+
+    Once for each round of theirs, as with double claims. Two co-signatures take no credit: the mark stays.
+    """
+    for proof in facts.contradictions:
+        peer = answers_for(
+            page.retired,
+            proof.peer,
+            signed_in=proof.round,
+            heard_in=page.round,
+            within=page.rules.retention_rounds,
+        )
+        account = page.peers.get(peer) if peer is not None else None
+        if peer is None or account is None or not settled_before(account, proof) < proof.round <= page.round:
+            continue
+        if proof.breach == "two co-signatures":
+            page.peers[peer] = changed(account, silenced=proof.round)
+            page.contradicted(peer, proof, until=0)
+        else:
+            page.peers[peer] = changed(account, breached=proof.round)
+            page.forfeit(peer, proof.breach, None)
+            page.contradicted(peer, proof, until=page.expel_for(peer, proof.proof))
+
+
+def settled_before(account: Account, proof: Contradiction) -> int:
+    """Return the newest round for which a contradiction of this kind was counted already."""
+    return account.silenced if proof.breach == "two co-signatures" else account.breached
 
 
 def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:

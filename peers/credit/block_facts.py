@@ -10,9 +10,19 @@ from peers.credit.rules import CreditRules
 from peers.protocol.counters import Counters, counted_segments
 from peers.protocol.key_change import Moved
 from peers.protocol.messages import Block, Claim, Evidence, Signed
+from peers.protocol.reasons import Breach
+from peers.protocol.round_reasons import Equivocation
 from peers.protocol.verdicts import Dispute, Verdict
+from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 from recipes.slots import total
+
+_BREACHES: dict[Equivocation, Breach] = {
+    "two_rosters": "two rosters",
+    "two_blocks": "two blocks",
+    "broken_receipt": "broken receipt",
+    "two_cosignatures": "two co-signatures",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,16 @@ class DoubleClaim:
 
 
 @dataclass(frozen=True)
+class Contradiction:
+    """Proof that a peer contradicted itself as leader, reducer or elector in a round; `proof` is its hash."""
+
+    peer: PeerId
+    round: int
+    breach: Breach
+    proof: str
+
+
+@dataclass(frozen=True)
 class RoundFacts:
     """A block's facts: claims in roster order, and the operations that it carries, each with its body's hash.
 
@@ -50,6 +70,7 @@ class RoundFacts:
     verdicts: tuple[tuple[str, Verdict], ...] = ()
     disputes: tuple[Dispute, ...] = ()
     double_claims: tuple[DoubleClaim, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
     rotations: tuple[Moved, ...] = ()
 
 
@@ -61,6 +82,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
         for signed in block.roster.body.claims
     )
     double_claims = (double_claim(one) for one in block.evidence)
+    contradictions = (contradiction(one) for one in block.evidence)
     moved = (one.moved() for one in block.rotations)
     electors = counters.electors(rules.protocol)
     records = {peer: counters.peers[peer] for peer in electors if peer in counters.peers}
@@ -76,6 +98,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
         verdicts=tuple((signed.hash, signed.body) for signed in block.verdicts),
         disputes=tuple(signed.body for signed in block.disputes),
         double_claims=tuple(proof for proof in double_claims if proof is not None),
+        contradictions=tuple(proof for proof in contradictions if proof is not None),
         rotations=tuple(one for one in moved if one is not None),
     )
 
@@ -98,7 +121,17 @@ def _work(signed: Signed[Claim], rules: CreditRules) -> Work:
 
 def double_claim(evidence: Evidence) -> DoubleClaim | None:
     """Return the double claim that a proof shows, or None if it shows none."""
-    peer, one, other = evidence.culprit(), evidence.one.body, evidence.other.body
-    if peer is None or not isinstance(one, Claim) or one.round != other.round:
+    peer, one = evidence.culprit(), evidence.one.body
+    if peer is None or not isinstance(one, Claim) or evidence.round is None:
         return None
     return DoubleClaim(peer, one.round)
+
+
+def contradiction(evidence: Evidence) -> Contradiction | None:
+    """Return what a proof shows beside a double claim, or None if it shows nothing else."""
+    shown, signed_in = evidence.shows(), evidence.round
+    breach = _BREACHES.get(shown) if shown is not None else None
+    if breach is None or signed_in is None:
+        return None
+    proof = digest(evidence.canonical()).hex()
+    return Contradiction(evidence.one.body.peer, signed_in, breach, proof)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
 
 from peers.protocol.messages import MAX_SEGMENTS, Closed, Count, Hash, PeerName
-from peers.protocol.reasons import CreditReason, Forfeiture, Lapse, VerdictReason
+from peers.protocol.reasons import Breach, CreditReason, Forfeiture, Lapse, VerdictReason
 from peers.protocol.verdicts import Decision, Outcome
 from recipes.errors import DataError
 
@@ -129,6 +129,21 @@ class Expelled(Closed):
     until: Count
 
 
+class Contradicted(Closed):
+    """Two statements of a peer contradict each other. Up to round `until` no claim of it is taken, if not 0.
+
+    For two co-signatures it is only marked: it is silenced, and pays nothing.
+    """
+
+    kind: Literal["contradiction"] = "contradiction"
+    round: Count
+    peer: PeerName
+    reason: Breach
+    signed: Count  # the round in which the two statements were signed
+    proof: Hash  # of the evidence in canonical form
+    until: Count
+
+
 class Lapsed(Closed):
     """All pending credit of a peer lapses."""
 
@@ -181,6 +196,7 @@ Entry = (
     | Vest
     | Forfeit
     | Expelled
+    | Contradicted
     | Lapsed
     | Disputed
     | Restored

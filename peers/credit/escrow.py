@@ -39,7 +39,9 @@ class Account:
         missed: work never credited, because its segments missed the cut.
         lost: forfeited and lapsed credit, by reason.
         double_claims: newest round for which two claims of this peer were shown.
-        expelled: last round of each expulsion, by the claim whose audit failed.
+        expelled: last round of each expulsion, by the claim whose audit failed, or by the evidence.
+        breached: newest round of a roster, block or receipt of this peer that another one contradicts.
+        silenced: newest round for which two co-signatures of this peer were shown; 0 if there were none.
     """
 
     joined: int | None = None
@@ -52,11 +54,18 @@ class Account:
     lost: Mapping[CreditReason, int] = field(default_factory=dict)
     double_claims: int = 0
     expelled: Mapping[str, int] = field(default_factory=dict)
+    breached: int = 0
+    silenced: int = 0
 
     @property
     def expelled_until(self) -> int:
         """Last round in which no claim of this peer is taken; 0 if it was never expelled."""
         return max(self.expelled.values(), default=0)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the chain ever showed that this peer contradicted itself."""
+        return bool(self.double_claims or self.breached or self.silenced)
 
     @property
     def in_escrow(self) -> int:
@@ -128,10 +137,13 @@ def penalise(
     return after, penalty
 
 
-def expel(account: Account, claim: str, *, now: int, until: int) -> Account:
-    """Take no claim of a peer up to a round, because a claim's audit failed. Past expulsions are dropped."""
+def expel(account: Account, cause: str, *, now: int, until: int) -> Account:
+    """Take no claim of a peer up to a round. Past expulsions are dropped.
+
+    `cause` is the hash of the claim whose audit failed, or of the evidence that it contradicted itself.
+    """
     standing = {one: last for one, last in account.expelled.items() if last > now}
-    return changed(account, expelled={**standing, claim: until})
+    return changed(account, expelled={**standing, cause: until})
 
 
 def readmit(account: Account, claim: str) -> Account:

@@ -88,6 +88,8 @@ ALLOWANCES: Mapping[str, Allowance] = {
     "claim": Allowance(Rate(16, 256), Rate(256 << 10, 8 * _MIB)),
     "roster": Allowance(Rate(16, 256), Rate(1 * _MIB, 32 * _MIB)),
     "reduction": Allowance(Rate(512, 4096), Rate(1 * _MIB, 16 * _MIB)),
+    "receipt": Allowance(Rate(512, 4096), Rate(1 * _MIB, 16 * _MIB)),
+    "missing": _A_FEW_A_ROUND,
     "block": Allowance(Rate(16, 256), Rate(2 * _MIB, 64 * _MIB)),
     "cosignature": _A_FEW_A_ROUND,
     "checkpoint": _A_FEW_A_ROUND,

@@ -220,6 +220,7 @@ def _engine(
             state_round=state.round,
             checkpoint=store.checkpoint(run=run),
             evidence=store.evidence(run=run),
+            acts=store.acts(),
             own_operations=[word for word in store.words(run=run) if word.body.peer == key.peer_id],
             own_changes=waiting_changes(terms.folder),
         ),

@@ -1,9 +1,10 @@
 """The messages between peers: typed, bounded, and signed if they are kept.
 
-A message travels as RFC 8785 canonical JSON, so its hash and its signature are over the same bytes on
-every machine. `Signed[T]` is a body with its author's Ed25519 signature; the author is `body.peer`, and
-the signature is bound to the body's `purpose`. Parsing bytes from another peer (`parse`) checks size,
-shape, every bound, and every signature inside; nothing else in the project looks at unparsed messages.
+A message travels as RFC 8785 canonical JSON, so its hash is over the same bytes on every machine. `Signed[T]`
+is a body with its author's Ed25519 signature over that hash (of a roster or block: over its header's); the
+author is `body.peer`, and the signature is bound to the body's `purpose`. Parsing bytes from another peer
+(`parse`) checks size, shape, every bound, and every signature inside; nothing else in the project looks at
+unparsed messages.
 
     Ready        -> leaders           I train in this round
     ClaimsWanted -> everybody         I lead, and have just come: what did you claim?
@@ -11,6 +12,8 @@ shape, every bound, and every signature inside; nothing else in the project look
     Roster       -> claimants         signed by the leader: the round's claims, in order
     Reduction    -> claimants         signed by a reducer: a reduced segment's root, and whose parts it holds
     Block        -> everybody         signed by the leader: the round's record, chained to its parent
+    Receipt      -> its claimant      signed by a reducer: I have your parts of these segments
+    Missing      -> leaders           signed by an elector: the bytes of these segments cannot be had
     CoSignature  -> electors, roster  signed: I applied this block, and my state's digest is now this
     HeadNotice   -> the peer that asks  the newest block that I hold
     Evidence     -> everybody         two statements by one peer that contradict each other
@@ -27,7 +30,18 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, ValidationError
 
 from peers.protocol.canonical_spans import body_texts
+from peers.protocol.checkpoints import MAX_OWNERS, Checkpoint, Vouched, vouch, vouchers
+from peers.protocol.headers import BlockHeader, RosterHeader, place_of
 from peers.protocol.key_change import KeyChange
+from peers.protocol.reductions import (
+    MAX_PEERS,
+    MAX_SEGMENTS,
+    Missing,
+    Receipt,
+    Reduction,
+    leaves_out,
+)
+from peers.protocol.round_reasons import Equivocation
 from peers.protocol.signed import (
     MAX_UNKNOWN_FIELDS,
     Body,
@@ -48,33 +62,43 @@ from peers.protocol.upgrades import MAX_SIGNALS, RuleName
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.errors import MessageError, Offence
 from recipes.formats.blake3_tree import digest
-from recipes.keys.keys import PeerId, SigningKey
+from recipes.keys.keys import PeerId
 
 __all__ = [
+    "MAX_OWNERS",
+    "MAX_PEERS",
+    "MAX_SEGMENTS",
+    "BlockHeader",
     "Body",
+    "Checkpoint",
     "Closed",
     "Count",
     "Hash",
     "Message",
     "Milliseconds",
+    "Missing",
     "Norm",
     "PeerName",
+    "Receipt",
+    "Reduction",
+    "RosterHeader",
     "SignatureHex",
     "Signed",
     "SlotRange",
+    "Vouched",
     "sign",
+    "vouch",
+    "vouchers",
 ]  # of what is below, for whoever reads messages
 
-MAX_PEERS = 64  # in one group; larger swarms are to be groups of groups
-MAX_SEGMENTS = 1024
 MAX_RANGES = 64
 MAX_COSIGNATURES = 4 * MAX_PEERS
 MAX_VERDICTS = 128  # in one block, like the following
 MAX_DISPUTES = 16
 MAX_EVIDENCE = 8
 MAX_ROTATIONS = 8
+MAX_MISSING = MAX_PEERS
 MAX_BLOCK_BYTES = 4 << 20
-MAX_OWNERS = 16
 
 
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,31}$")]
@@ -133,18 +157,13 @@ class Roster(Body):
     attempt: Count
     claims: Annotated[tuple[Signed[Claim], ...], Field(min_length=1, max_length=MAX_PEERS, fail_fast=True)]
 
+    def header(self, name: str) -> RosterHeader:
+        """Return what its leader signs; `name` is the hash of this body."""
+        return RosterHeader(roster=name, **place_of(self))
 
-class Reduction(Body):
-    """A reducer's statement of one reduced segment: its root, its size, and the parts in it."""
-
-    purpose = "reduction"
-    roster: Hash
-    segment: Annotated[int, Field(ge=0, lt=MAX_SEGMENTS)]
-    root: Hash  # Merkle root over the reduced segment's chunks
-    bytes: Count
-    included: Annotated[
-        tuple[Count, ...], Field(max_length=MAX_PEERS, fail_fast=True)
-    ]  # places in the roster, ascending
+    def signed_digest(self, name: str) -> bytes:
+        """Return the hash of the header, which is what the leader signs."""
+        return digest(self.header(name).canonical())
 
 
 class CoSignature(Body):
@@ -156,22 +175,57 @@ class CoSignature(Body):
     digest: Hash
 
 
+Statement = (
+    Signed[CoSignature]
+    | Signed[Claim]
+    | Signed[RosterHeader]
+    | Signed[BlockHeader]
+    | Signed[Receipt]
+    | Signed[Reduction]
+)
+_STATEMENTS = (CoSignature, Claim, RosterHeader, BlockHeader, Receipt, Reduction)
+
+
 class Evidence(Closed):
     """Two statements by one peer that contradict each other: by themselves the proof of an equivocation."""
 
-    one: Signed[CoSignature] | Signed[Claim]
-    other: Signed[CoSignature] | Signed[Claim]
+    one: Statement
+    other: Statement
 
-    def culprit(self) -> PeerId | None:
-        """Return the equivocator, or None if the two do not contradict each other."""
+    def shows(self) -> Equivocation | None:
+        """Return what its author did, or None if the two do not contradict each other."""
         one, other = self.one.body, self.other.body
         if one.peer != other.peer or self.one.hash == self.other.hash:
             return None
-        if isinstance(one, CoSignature) and isinstance(other, CoSignature):
-            return one.peer if one.round == other.round and one.block != other.block else None
-        if isinstance(one, Claim) and isinstance(other, Claim):
-            return one.peer if one.parent == other.parent else None
+        match one, other:
+            case CoSignature(), CoSignature():
+                contradict = one.round == other.round and one.block != other.block
+                return "two_cosignatures" if contradict else None
+            case Claim(), Claim():
+                return "two_claims" if one.parent == other.parent else None
+            case RosterHeader(), RosterHeader():
+                return "two_rosters" if one.contradicts(other) else None
+            case BlockHeader(), BlockHeader():
+                return "two_blocks" if one.contradicts(other) else None
+            case Receipt(), Reduction():
+                return "broken_receipt" if leaves_out(other, one) else None
         return None
+
+    def culprit(self) -> PeerId | None:
+        """Return the equivocator, or None if the two do not contradict each other."""
+        return self.one.body.peer if self.shows() is not None else None
+
+    @property
+    def round(self) -> int | None:
+        """The round in which the two were signed; None for claims that name two rounds."""
+        one, other = self.one.body, self.other.body
+        differ = not isinstance(other, Reduction) and other.round != self.signed_in
+        return None if differ or isinstance(one, Reduction) else one.round
+
+    @property
+    def signed_in(self) -> int:
+        """The round in which the first of the two was signed, as its author says."""
+        return 0 if isinstance(self.one.body, Reduction) else self.one.body.round
 
 
 class LedgerHead(Message):
@@ -202,8 +256,26 @@ class Block(Body):
     disputes: Annotated[tuple[Signed[Dispute], ...], Field(max_length=MAX_DISPUTES, fail_fast=True)] = ()
     evidence: Annotated[tuple[Evidence, ...], Field(max_length=MAX_EVIDENCE, fail_fast=True)] = ()
     rotations: Annotated[tuple[KeyChange, ...], Field(max_length=MAX_ROTATIONS, fail_fast=True)] = ()
+    missing: Annotated[
+        tuple[Signed[Missing], ...], Field(max_length=MAX_MISSING, fail_fast=True)
+    ] = ()  # electors' words on the segments that it leaves empty
     electorate: Hash | None = later()  # reserved: of the next electors and their weights
     receipts: Hash | None = later()  # reserved: of the reducers' receipts for segments
+
+    def header(self, name: str) -> BlockHeader:
+        """Return what its leader signs; `name` is the hash of this body."""
+        return BlockHeader(block=name, **place_of(self))
+
+    def signed_digest(self, name: str) -> bytes:
+        """Return the hash of the header, which is what the leader signs."""
+        return digest(self.header(name).canonical())
+
+
+def header_of(signed: Signed[Roster] | Signed[Block]) -> Signed[RosterHeader] | Signed[BlockHeader]:
+    """Return the header of a roster or block with its leader's signature, which is over just that."""
+    if isinstance(signed.body, Roster):
+        return Signed[RosterHeader](body=signed.body.header(signed.hash), signature=signed.signature)
+    return Signed[BlockHeader](body=signed.body.header(signed.hash), signature=signed.signature)
 
 
 class Ready(Message):
@@ -211,38 +283,6 @@ class Ready(Message):
 
     round: Count
     parent: Hash
-
-
-class Checkpoint(Body):
-    """A trusted checkpoint: an owner's statement that a block is the run's, whatever was built beside it."""
-
-    purpose = "checkpoint"
-    round: Count
-    block: Hash
-    digest: Hash  # of the state after it
-
-
-class Vouched(Signed[Checkpoint]):
-    """A checkpoint by one owner, with other owners' of the same block: a run may ask for several."""
-
-    words: Annotated[tuple[Signed[Checkpoint], ...], Field(max_length=MAX_OWNERS, fail_fast=True)] = ()
-
-
-def vouch(key: SigningKey, body: Checkpoint, words: tuple[Signed[Checkpoint], ...] = ()) -> Vouched:
-    """Return a checkpoint signed by `key`, with other owners' signatures under it.
-
-    Raises:
-        ValueError: `body.peer` is not the key's peer.
-    """
-    return Vouched(body=body, signature=sign(key, body).signature, words=words)
-
-
-def vouchers(signed: Signed[Checkpoint]) -> frozenset[PeerId]:
-    """Return the peers that signed a checkpoint."""
-    body = signed.body
-    words = signed.words if isinstance(signed, Vouched) else ()
-    same = (word for word in words if word.body == body.model_copy(update={"peer": word.body.peer}))
-    return frozenset({body.peer, *(word.body.peer for word in same)})
 
 
 class ClaimsWanted(Message):
@@ -269,6 +309,8 @@ SignedMessage = (
     Signed[Claim]
     | Signed[Roster]
     | Signed[Reduction]
+    | Signed[Receipt]
+    | Signed[Missing]
     | Signed[Block]
     | Signed[CoSignature]
     | Vouched
@@ -284,6 +326,8 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
     "claim": (Signed[Claim], 64 << 10),
     "roster": (Signed[Roster], 2 << 20),
     "reduction": (Signed[Reduction], 4 << 10),
+    "receipt": (Signed[Receipt], 8 << 10),
+    "missing": (Signed[Missing], 8 << 10),
     "block": (Signed[Block], MAX_BLOCK_BYTES),
     "cosignature": (Signed[CoSignature], 2 << 10),
     "checkpoint": (Vouched, 12 << 10),
@@ -294,7 +338,7 @@ KINDS: dict[str, tuple[type[Message], int]] = {  # wire name -> type, largest si
 }
 # The most values that the largest block can hold. A value with a problem costs far more than its bytes do.
 _MOST_OBJECTS = 16384
-_MOST_VALUES = 2 * (MAX_PEERS + MAX_EVIDENCE) * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
+_MOST_VALUES = (2 * (MAX_PEERS + MAX_EVIDENCE) + MAX_MISSING) * (MAX_SEGMENTS + MAX_RANGES) + 64 * (
     MAX_PEERS + MAX_SEGMENTS + MAX_COSIGNATURES + MAX_VERDICTS + MAX_DISPUTES + MAX_EVIDENCE + MAX_ROTATIONS
 )
 _MOST_PROBLEMS = 16  # up to so many, the first one is told
@@ -360,7 +404,25 @@ def _checked(kind: str, expected: type[Message], content: bytes) -> Any:
     if any(len(part.unknown()) > MAX_UNKNOWN_FIELDS for part in message.objects()):
         reason = f"more than {MAX_UNKNOWN_FIELDS} unknown fields in one object"
         raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED)
+    if any(part.unknown() and _has_two_readings(part) for part in message.objects()):
+        reason = "it may be read as a statement of two kinds"
+        raise MessageError(f"malformed {kind}: {reason}", offence=Offence.MALFORMED)
     return message
+
+
+def _has_two_readings(part: Message) -> bool:
+    """Whether a body that evidence may hold can be read as another such, by its unknown fields.
+
+    Nobody could prove anything by it: a proof names no kinds, since each has fields that no other has.
+    """
+    if type(part) not in _STATEMENTS:
+        return False
+    there = type(part).model_fields.keys() | part.unknown().keys()
+    others = (kind for kind in _STATEMENTS if kind is not type(part))
+    return any(
+        all(name in there for name, field in kind.model_fields.items() if field.is_required())
+        for kind in others
+    )
 
 
 def _signed_parts(message: Any) -> list[Signed[Any]]:
@@ -381,7 +443,7 @@ def _signed_parts(message: Any) -> list[Signed[Any]]:
     elif isinstance(body, Block):
         parts += _signed_parts(body.roster)
         parts += [reduction for reduction in body.reductions if reduction is not None]
-        parts += [*body.cosignatures, *body.verdicts, *body.disputes]
+        parts += [*body.cosignatures, *body.verdicts, *body.disputes, *body.missing]
         for unsigned in (*body.evidence, *body.rotations):
             parts += _signed_parts(unsigned)
     return parts

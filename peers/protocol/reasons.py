@@ -18,12 +18,20 @@ CreditReason = Literal[
     "audit failed",
     "false verdict",
     "double claim",
+    "two rosters",
+    "two blocks",
+    "broken receipt",
     "not reachable for audit",
     "key retired",
 ]
 
-Forfeiture = Literal["audit failed", "false verdict", "double claim"]
+Forfeiture = Literal[
+    "audit failed", "false verdict", "double claim", "two rosters", "two blocks", "broken receipt"
+]
 """Reasons that take a peer's pending credit and put it on probation."""
+
+Breach = Literal["two rosters", "two blocks", "broken receipt", "two co-signatures"]
+"""What two signed statements of one peer show, beside a double claim; the last one takes no credit."""
 
 Lapse = Literal["not reachable for audit"]
 """Reasons for which pending credit lapses, without a statement that anybody cheated."""
@@ -54,6 +62,9 @@ CREDIT_SENTENCES: dict[CreditReason, str] = {
     "audit failed": "Two auditors replayed a claim of this peer, each by itself, and came to other numbers.",
     "false verdict": "Two other auditors replayed what this peer had audited, and contradict its verdict.",
     "double claim": "This peer signed two different claims for one round.",
+    "two rosters": "As leader, this peer signed two rosters of one attempt.",
+    "two blocks": "As leader, this peer signed two blocks of one attempt.",
+    "broken receipt": "As reducer, this peer left out a part for which it had given a receipt.",
     "not reachable for audit": "A claim was drawn for an audit, and its author did not open it in time.",
     "key retired": "This peer's account had moved to another key, and what the old one signs does not count.",
 }

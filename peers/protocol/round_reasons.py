@@ -26,19 +26,30 @@ SpoiltReason = Literal["no_finite_step", "weights_not_finite"]
 """Why a window gave no numbers."""
 
 RefusedKind = Literal[
-    "block", "claim", "roster", "reduction", "segment", "message", "state", "data", "recipe", "answer"
+    "block",
+    "claim",
+    "roster",
+    "reduction",
+    "receipt",
+    "missing",
+    "segment",
+    "message",
+    "state",
+    "data",
+    "recipe",
+    "answer",
 ]
 """What another peer sent and this one dropped."""
 
 RewindReason = Literal["more_electors", "trusted_checkpoint", "quorum", "final_electors"]
 """Why a peer left its branch for another; all but the first allow that at any depth."""
 
-Equivocation = Literal["two_claims", "two_cosignatures"]
-"""What a peer signed two of, where an honest peer signs one."""
+Equivocation = Literal["two_claims", "two_cosignatures", "two_rosters", "two_blocks", "broken_receipt"]
+"""How two statements that a peer signed contradict each other, where an honest peer signs one."""
 
 WAIT_SENTENCES: dict[WaitReason, str] = {
     "leaving": "You asked to leave.",
-    "expelled": "The audit of a claim of this peer failed: no other is taken up to round {until}.",
+    "expelled": "An audit of this peer failed, or it contradicted itself: it is out up to round {until}.",
     "memory_lost": "This peer's record of the run is lost, and it may have claimed in that round already.",
     "claimed_before": "The claim that it made before it was started again is sent again.",
     "too_late": "Too little of the round is left: training starts with the next one.",
@@ -67,6 +78,8 @@ REFUSED_NAMES: dict[RefusedKind, str] = {
     "claim": "a claim",
     "roster": "a roster",
     "reduction": "a reduction",
+    "receipt": "a receipt for segments",
+    "missing": "a word on missing segments",
     "segment": "a reduced segment",
     "message": "a message",
     "state": "a piece of the state",
@@ -87,5 +100,8 @@ REWIND_SENTENCES: dict[RewindReason, str] = {
 EQUIVOCATION_SENTENCES: dict[Equivocation, str] = {
     "two_claims": "It signed two claims on top of one block.",
     "two_cosignatures": "It co-signed two blocks of one round.",
+    "two_rosters": "It drew up two rosters of one attempt.",
+    "two_blocks": "It made two blocks of one attempt.",
+    "broken_receipt": "It left a part out of an average for which it had given a receipt.",
 }
-"""What a peer signed two of, in a sentence."""
+"""How two statements of a peer contradict each other, in a sentence."""

@@ -10,6 +10,7 @@ from recipes.schema.sections import Overlap
 
 ELECTOR_WINDOW = 32  # the last so many blocks tell which peers are electors
 ELECTOR_MINIMUM = 4  # a peer in so many of them may lead, reduce and co-sign
+BLOCK_AFTER = 3.0  # transfer deadlines after a roster's acceptance: its leader makes the block all the same
 CLAIM_LEADERS = 3  # a claim goes to this many ranked leaders at once
 MOST_WINDOW_TOKENS = 1 << 30  # for one peer, however fast it says it is
 QUOTA_GROWTH = 1.5  # next quota over the most slots included so far

@@ -1,7 +1,7 @@
 """The bases of all messages: bounded types of fields, bodies, and signatures over them.
 
-A body's canonical form is RFC 8785 JSON, so its hash and its signature are over the same bytes on every
-machine.
+A body's canonical form is RFC 8785 JSON, so its hash is over the same bytes on every machine. The signature
+is over that hash; of a roster or a block, over the hash of a header that holds it (headers.py).
 
 **Growth.** A later build may add fields to a message. This one keeps a field that it does not know as it
 came: hash and signature are over it, too, and it is passed on. So a field that is added later is optional,
@@ -120,6 +120,13 @@ class Body(Message):
     run: Hash
     peer: PeerName
 
+    def signed_digest(self, name: str) -> bytes:
+        """Return the 32 bytes that the author signs; `name` is the hex hash of this body.
+
+        They are that hash, unless a short header stands for the body (headers.py).
+        """
+        return bytes.fromhex(name)
+
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -131,7 +138,7 @@ class Closed(Message):
 
 
 class Signed(Closed, Generic[BodyT]):
-    """A body and its author's signature over the body's canonical bytes."""
+    """A body and its author's signature over its hash, or over that of its header."""
 
     body: BodyT
     signature: SignatureHex
@@ -143,22 +150,24 @@ class Signed(Closed, Generic[BodyT]):
 
     def holds(self) -> bool:
         """Whether the signature is the author's."""
-        return _signature_holds(self.body.peer, self.body.purpose, self.hash, self.signature)
+        return _signature_holds(
+            self.body.peer, self.body.purpose, self.body.signed_digest(self.hash), self.signature
+        )
 
 
 @lru_cache(maxsize=65536)
-def _signature_holds(peer: PeerId, purpose: str, body_hash: str, signature: str) -> bool:
-    return verify(peer, purpose, bytes.fromhex(body_hash), bytes.fromhex(signature))
+def _signature_holds(peer: PeerId, purpose: str, signed: bytes, signature: str) -> bool:
+    return verify(peer, purpose, signed, bytes.fromhex(signature))
 
 
 def sign(key: SigningKey, body: BodyT) -> Signed[BodyT]:
-    """Return `body` with `key`'s signature over its hash. The key must be the author's.
+    """Return `body` with `key`'s signature over its hash, or its header's. The key must be the author's.
 
     Raises:
         ValueError: `body.peer` is not the key's peer.
     """
     if body.peer != key.peer_id:
         raise ValueError(f"{key.peer_id} cannot sign for {body.peer}")
-    signature = key.sign(body.purpose, digest(body.canonical()))
+    signature = key.sign(body.purpose, body.signed_digest(digest(body.canonical()).hex()))
     form: type[Signed[BodyT]] = Signed[type(body)]  # type: ignore[misc, assignment]
     return form(body=body, signature=signature.hex())

@@ -21,11 +21,14 @@ from peers.protocol.messages import (
     HeadNotice,
     Pace,
     Ready,
+    Reduction,
+    Roster,
     Signed,
     kind_of,
     parse,
     sign,
 )
+from peers.simulation.virtual_exchange import root_of
 from peers.simulation.virtual_surroundings import Peer
 from recipes.errors import MessageError
 from recipes.formats.blake3_tree import digest
@@ -41,6 +44,9 @@ class Lie(str, Enum):
     """The ways to lie."""
 
     TWO_BLOCKS = "two-blocks"  # as leader, shows one block to one half and another to the rest
+    TWO_ROSTERS = "two-rosters"  # as leader, shows one roster to one half and another to the rest
+    LEAVES_OUT = "leaves-out"  # as reducer, leaves out a part for which it gave a receipt
+    EMPTIES = "empties"  # as leader, leaves a segment empty that it could have
     CONSPIRE = "conspire"  # with its like, shows each half of the world a block and co-signs both
     FALSE_DIGEST = "false-digest"  # co-signs a state that nobody has
     SILENT_REDUCER = "silent-reducer"  # never reduces
@@ -90,6 +96,12 @@ class Liar:
                 return [self._with_false_digest(peer, effect)]
             case Lie.TWO_BLOCKS if isinstance(effect, do.Send):
                 return self._two_blocks(peer, effect)
+            case Lie.TWO_ROSTERS if isinstance(effect, do.Send):
+                return self._two_rosters(peer, effect)
+            case Lie.LEAVES_OUT if isinstance(effect, do.Send):
+                return [self._leave_out(peer, effect)]
+            case Lie.EMPTIES if isinstance(effect, do.Send):
+                return [self._empty(peer, effect)]
             case Lie.CONSPIRE:
                 return self._conspire(peer, effect)
         return [effect]
@@ -189,12 +201,44 @@ class Liar:
             return [effect]
         if message.body.peer != peer.id:
             return [effect]  # somebody else's, handed on
-        other = message.body.model_copy(update={"reductions": (None, *message.body.reductions[1:])})
-        half = len(effect.peers) // 2
-        return [
-            do.Send(effect.peers[:half], message),
-            do.Send(effect.peers[half:], sign(peer.key, other)),
-        ]
+        return _shown_to_halves(effect, message, sign(peer.key, _another(message.body)))
+
+    def _two_rosters(self, peer: Peer, effect: do.Send) -> list[do.Effect]:
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Roster) or len(effect.peers) < 2:
+            return [effect]
+        if message.body.peer != peer.id or len(message.body.claims) < 2:
+            return [effect]
+        fewer = message.body.model_copy(update={"claims": message.body.claims[:-1]})
+        return _shown_to_halves(effect, message, sign(peer.key, fewer))
+
+    def _leave_out(self, peer: Peer, effect: do.Send) -> do.Send:
+        """Announce an average without one other claimant, and serve just that."""
+        message = effect.message
+        roster = peer.running.roster
+        if not isinstance(message, Signed) or not isinstance(message.body, Reduction) or roster is None:
+            return effect
+        body = message.body
+        others = [place for place in body.included if roster.body.claims[place].body.peer != peer.id]
+        if body.peer != peer.id or body.roster != roster.hash or not others or len(body.included) < 2:
+            return effect
+        fewer = tuple(place for place in body.included if place != others[0])
+        root = root_of(peer, body.roster, body.segment, fewer)
+        peer.disk.reduced[root] = roster.body.round
+        return do.Send(
+            effect.peers, sign(peer.key, body.model_copy(update={"included": fewer, "root": root}))
+        )
+
+    def _empty(self, peer: Peer, effect: do.Send) -> do.Send:
+        """Leave a segment empty without anybody's word that it cannot be had."""
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Block):
+            return effect
+        body = message.body
+        if body.peer != peer.id:
+            return effect  # somebody else's, handed on
+        emptied = {"reductions": (None, *body.reductions[1:]), "missing": ()}
+        return do.Send(effect.peers, sign(peer.key, body.model_copy(update=emptied)))
 
     def _conspire(self, peer: Peer, effect: do.Effect) -> list[do.Effect]:
         """Give each half of the world a block and a majority of its own, and let neither see the other's."""
@@ -205,12 +249,14 @@ class Liar:
         body = effect.message.body
         if isinstance(body, CoSignature):
             return []
-        if not isinstance(body, Block) or body.peer != peer.id or body.reductions[0] is None:
+        if not isinstance(body, Block) or body.peer != peer.id:
             return [effect]
-        other = sign(peer.key, body.model_copy(update={"reductions": (None, *body.reductions[1:])}))
+        one, other = sign(peer.key, body), sign(peer.key, _another(body))
+        if _upper(one) == _upper(other):
+            return [effect]
         return [
-            do.Send(_half(peer, upper=False), effect.message),
-            do.Send(_half(peer, upper=True), other),
+            do.Send(_half(peer, upper=_upper(one)), one),
+            do.Send(_half(peer, upper=_upper(other)), other),
             self._cosignature_for(peer, other),
         ]
 
@@ -223,7 +269,37 @@ class Liar:
             block=block.hash,
             digest=peer.running.digest,
         )
-        return do.Send(_half(peer, upper=block.body.reductions[0] is None), sign(peer.key, word))
+        return do.Send(_half(peer, upper=_upper(block)), sign(peer.key, word))
+
+
+def _shown_to_halves(effect: do.Send, one: AnyMessage, other: AnyMessage) -> list[do.Effect]:
+    half = len(effect.peers) // 2
+    return [do.Send(effect.peers[:half], one), do.Send(effect.peers[half:], other)]
+
+
+def _another(block: Block) -> Block:
+    """Return a valid block of the same attempt: with its co-signatures in another order, if it has two.
+
+    Of the orders, one whose block is for the other half of the world is taken, if there is one.
+    """
+    signed = block.cosignatures
+    if len(signed) < 2:
+        return block.model_copy(update={"reductions": (None, *block.reductions[1:])})
+    turned = [
+        block.model_copy(update={"cosignatures": (*signed[turn:], *signed[:turn])})
+        for turn in range(1, len(signed))
+    ]
+    upper = _is_upper(digest(block.canonical()))
+    return next((one for one in turned if _is_upper(digest(one.canonical())) != upper), turned[0])
+
+
+def _upper(block: Signed[Block]) -> bool:
+    """Whether conspirators show a block to the upper half of the world."""
+    return _is_upper(bytes.fromhex(block.hash))
+
+
+def _is_upper(name: bytes) -> bool:
+    return name[0] % 2 == 1
 
 
 def _half(peer: Peer, *, upper: bool) -> tuple[PeerId, ...]:

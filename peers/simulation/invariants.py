@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peers.chain.chain import Chain, trunk_below
 from peers.chain.fork_choice import best_head
@@ -17,15 +18,28 @@ from peers.consensus.block_search import MAX_RESTING, MAX_SOUGHT
 from peers.consensus.claims import MAX_OWN_CLAIMS
 from peers.consensus.context import MAX_ACQUAINTANCES
 from peers.consensus.engine import RoundEngine
+from peers.consensus.evidence import MAX_HEADERS as MAX_HEADERS_KEPT
 from peers.consensus.inbox import MAX_KEYS, MAX_OF_ONE_KEY
-from peers.consensus.operation_pool import MAX_OPERATIONS, MAX_OWN_OPERATIONS, MAX_PROOFS
+from peers.consensus.operation_pool import MAX_OPERATIONS, MAX_OWN_OPERATIONS, MAX_PROOFS, OFFENCES
 from peers.consensus.peer_heads import MAX_HEADS
+from peers.credit.entries import Contradicted
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
 from peers.exchange.residual_returns import Entry
 from peers.protocol.counters import counted_segments
 from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
-from peers.protocol.messages import MAX_PEERS, AnyMessage, Claim, CoSignature, Signed
+from peers.protocol.messages import (
+    MAX_PEERS,
+    AnyMessage,
+    Block,
+    Claim,
+    CoSignature,
+    Missing,
+    Receipt,
+    Reduction,
+    Roster,
+    Signed,
+)
 from peers.protocol.rules import Rules
 from peers.simulation.virtual_surroundings import Peer, Surroundings
 from recipes.keys.keys import PeerId
@@ -53,6 +67,10 @@ class InvariantWatch:
         self._checked: set[str] = set()  # final blocks whose ancestors were looked at
         self._claims: dict[tuple[PeerId, str], str] = {}  # by peer and parent
         self._words: dict[tuple[PeerId, int], str] = {}  # co-signatures, by peer and round
+        self._acts: dict[tuple[object, ...], str] = {}  # rosters and blocks, by leader, parent and attempt
+        self._receipts: dict[tuple[PeerId, str, int], set[int]] = {}  # places, by reducer, roster, segment
+        self._averaged: dict[tuple[PeerId, str, int], set[int]] = {}  # the same, of reductions
+        self._missed: set[str] = set()  # words on missing segments, by hash
         self._reached: dict[str, int] = {}  # by peer: the newest round that it adopted
         self._counted: dict[str, frozenset[str]] = {}  # by block: claims included up to it
         self._ledgers: dict[str, Ledger] = {}  # by block
@@ -87,6 +105,36 @@ class InvariantWatch:
         elif isinstance(body, CoSignature) and body.peer == peer.id:  # and not another's, handed on
             known = self._words.setdefault((peer.id, body.round), body.block)
             self.require(known == body.block, f"{peer.name} co-signed two blocks of round {body.round}")
+        elif body.peer == peer.id:
+            self._require_no_contradiction(peer, message)
+
+    def _require_no_contradiction(self, peer: Peer, message: Signed[Any]) -> None:
+        """Check what an honest peer signs as leader, reducer or elector of a round."""
+        body = message.body
+        if isinstance(body, Roster | Block):
+            place = (body.purpose, peer.id, body.parent, body.attempt)
+            known = self._acts.setdefault(place, message.hash)
+            self.require(known == message.hash, f"{peer.name} made two {body.purpose}s of one attempt")
+        elif isinstance(body, Receipt):
+            for segment in body.segments:
+                part = (peer.id, body.roster, segment)
+                self._receipts.setdefault(part, set()).add(body.claimant)
+                self._require_receipts_kept(peer, part)
+        elif isinstance(body, Reduction):
+            part = (peer.id, body.roster, body.segment)
+            self._averaged[part] = set(body.included)
+            self._require_receipts_kept(peer, part)
+        elif isinstance(body, Missing) and message.hash not in self._missed:
+            self._missed.add(message.hash)
+            for segment in body.segments:
+                roots = {signed.body.root for signed in peer.running.reductions_of(segment)}
+                here = roots & peer.disk.reduced.keys()
+                self.require(not here, f"{peer.name} says that segment {segment} cannot be had, and has it")
+
+    def _require_receipts_kept(self, peer: Peer, part: tuple[PeerId, str, int]) -> None:
+        averaged = self._averaged.get(part)
+        kept = averaged is None or self._receipts.get(part, set()) <= averaged
+        self.require(kept, f"{peer.name} leaves a part out of segment {part[2]} that it gave a receipt for")
 
     def told(self, peer: Peer, event: Event) -> None:
         """Check what an honest peer's engine tells."""
@@ -146,6 +194,10 @@ class InvariantWatch:
             totals = self._totals[later.hash] = tally.totals()
             conserved = totals == totals_of(later.accounts)
             self.require(conserved, f"credit is made or lost in block {later.hash[:8]}")
+            for entry in later.ledger.entries:
+                if isinstance(entry, Contradicted):
+                    culprit = self._world.by_id[entry.peer]
+                    self.require(culprit.liar is not None, f"the chain convicts {culprit.name}: {entry}")
 
     def turns_to(self, peer: Peer, block: str) -> None:
         """Check to which block a peer's state is brought: a peer on a final block's branch stays on it."""
@@ -259,6 +311,9 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("ready peers", len(current.pool.ready), MAX_ACQUAINTANCES + 1),
         ("claims", len(current.pool.held), known + 2 * MAX_PEERS),
         ("own claims", len(engine.own_claims), MAX_OWN_CLAIMS),
+        ("leaders' headers", engine.evidence.headers(), MAX_HEADERS_KEPT),
+        ("receipts", len(current.exchange.receipts), 2 * rules.segments),
+        ("words on missing segments", len(current.exchange.words), MAX_PEERS),
         ("candidate rosters", len(current.exchange.candidates), MAX_CANDIDATES),
         ("head notices", windows, MAX_ACQUAINTANCES + MAX_PEERS),
         ("rosters spoken of", rosters, MAX_ACQUAINTANCES + MAX_PEERS),
@@ -269,7 +324,7 @@ def _bounds(engine: RoundEngine, rules: Rules) -> list[tuple[str, int, int]]:
         ("early messages", max(map(len, early.values()), default=0), MAX_OF_ONE_KEY),
         ("words", len(engine.operations.heard), MAX_OPERATIONS),
         ("own words", len(engine.operations.own), MAX_OWN_OPERATIONS),
-        ("double claims", len(engine.operations.evidence), MAX_PROOFS),
+        ("proofs", len(engine.operations.evidence), len(OFFENCES) * MAX_PROOFS),
         ("changes of keys", len(engine.operations.rotations), MAX_PROOFS),
         ("blocks on the head", len(chain.children(engine.head)), MAX_SIBLINGS + known + MAX_PEERS),
         ("blocks not applied", put_off, depth * _BLOCKS_A_ROUND),

@@ -277,8 +277,10 @@ class World:
         return -1 if engine is None else engine.chain.link(engine.head).round
 
     def block_at(self, name: str, round_number: int) -> str:
-        """Return the block of a round in a living peer's chain; empty if it is pruned or not there yet."""
-        engine = self.peers[name].running
+        """Return the block of a round in a peer's chain; empty if it is not there, or the peer is dead."""
+        engine = self.peers[name].engine
+        if engine is None:
+            return ""  # for a moment, while it is upgraded
         block = engine.head
         while block in engine.chain and engine.chain.link(block).round > round_number:
             block = engine.chain.link(block).parent

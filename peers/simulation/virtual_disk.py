@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from peers.chain.acts import Acts
 from peers.chain.chain import Chain
 from peers.chain.finality import VoteLock
 from peers.chain.link import Link, genesis_hash
@@ -15,7 +16,6 @@ from peers.exchange.residual_returns import Entry
 from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched
 from peers.state.block_store import CLAIMS_KEPT
 from recipes.formats.blake3_tree import digest
-from recipes.keys.keys import PeerId
 
 RUN = digest(b"a simulated run").hex()
 NUMERIC_CLASS = "virtual"
@@ -42,7 +42,8 @@ class Disk:
     vote_lock: VoteLock | None = field(default_factory=VoteLock)
     final: KeptFinal | None = None
     settled: str | None = None
-    evidence: dict[PeerId, Evidence] = field(default_factory=dict)
+    evidence: list[Evidence] = field(default_factory=list)
+    acts: dict[str, Acts] = field(default_factory=dict)  # as leader and reducer, by parent
     checkpoint: Vouched | None = None
     claims: list[Signed[Claim]] = field(default_factory=list)
     words: dict[str, Operation] = field(default_factory=dict)  # own verdicts and disputes, by hash
@@ -68,6 +69,7 @@ class Disk:
             final=self.final,
             settled=self.settled,
             evidence=self.evidence,
+            acts=self.acts,
             checkpoint=self.checkpoint,
             claims=self.claims,
             words=self.words,
@@ -85,7 +87,7 @@ class Disk:
             final=self.final,
             settled=self.settled,
             checkpoint=self.checkpoint,
-            evidence=self.evidence.values(),
+            evidence=self.evidence,
         )
 
     def save_block(self, block: Signed[Block]) -> None:
@@ -101,9 +103,13 @@ class Disk:
         self.final = final
         self.settled = final.block if final.settled else self.settled
 
-    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
+    def save_evidence(self, evidence: Evidence) -> None:
         """Keep proof against a peer."""
-        self.evidence[culprit] = evidence
+        self.evidence.append(evidence)
+
+    def save_acts(self, parent: str, acts: Acts) -> None:
+        """Keep what this peer did as leader and reducer."""
+        self.acts[parent] = acts
 
     def save_checkpoint(self, checkpoint: Vouched) -> None:
         """Keep an owner's checkpoint."""

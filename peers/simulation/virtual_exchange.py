@@ -32,14 +32,8 @@ class VirtualExchange:
         peer.after(0.01, do.SegmentReduced(effect.roster, effect.segment, root, size, effect.included))
 
     def _root(self, roster: str, segment: int, included: Sequence[int]) -> str:
-        false = "false/" if self._peer.liar is not None and self._peer.liar.miscomputes else ""
-        return digest(f"{false}{self._average(roster, segment, included)}".encode()).hex()
-
-    def _average(self, roster: str, segment: int, included: Sequence[int]) -> str:
-        """Return what stands for an average's bytes, which are others at another density."""
-        densities = self._peer.world.densities
-        density = f"/{densities.at(self._tokens)}" if densities.early else ""
-        return f"{roster}/{segment}/{included}{density}"
+        false = self._peer.liar is not None and self._peer.liar.miscomputes
+        return root_of(self._peer, roster, segment, included, false=false)
 
     @property
     def _tokens(self) -> int:
@@ -89,12 +83,19 @@ class VirtualExchange:
         engine = self._peer.running
         heard = engine.reductions_of(effect.segment)
         said = next((signed.body for signed in heard if signed.body.root == effect.root), None)
-        if (
-            said is not None
-            and effect.root
-            != digest(self._average(effect.roster, effect.segment, said.included).encode()).hex()
+        if said is not None and effect.root != root_of(
+            self._peer, effect.roster, effect.segment, said.included
         ):
             self._peer.take(do.ReducedLost(effect.root, "a spot check found it false"))
             return
         self._peer.disk.reduced[effect.root] = engine.round.parent.round + 1
         self._peer.take(do.ReducedFetched(effect.root))
+
+
+def root_of(peer: Peer, roster: str, segment: int, included: Sequence[int], *, false: bool = False) -> str:
+    """Return the root of an average in the round at hand, or a false one; its density gives other bytes."""
+    densities = peer.world.densities
+    tokens = peer.running.round.parent.counters.tokens
+    density = f"/{densities.at(tokens)}" if densities.early else ""
+    what = f"{roster}/{segment}/{tuple(included)}{density}"
+    return digest(f"{'false/' if false else ''}{what}".encode()).hex()

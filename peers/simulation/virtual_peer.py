@@ -95,7 +95,8 @@ class VirtualPeer:
             remembered=Remembered(
                 vote_lock=self.disk.vote_lock,
                 checkpoint=self.disk.checkpoint,
-                evidence=self.disk.evidence,
+                evidence=tuple(self.disk.evidence),
+                acts=dict(self.disk.acts),
                 own_operations=tuple(self.disk.words.values()),
                 own_claims=self.disk.claims,
                 state_is_here=head in self.disk.digests,

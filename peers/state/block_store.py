@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peers.chain.acts import MAX_PARENTS, Acts
 from peers.chain.chain import Chain
 from peers.chain.finality import VoteLock
 from peers.chain.link import Link
@@ -26,7 +27,6 @@ from peers.protocol.messages import Block, Claim, Evidence, Signed, Vouched, par
 from recipes.errors import MessageError, OutdatedError, StorageError
 from recipes.formats.canonical import canonical_json
 from recipes.formats.files import PRIVATE, private_file, write_atomic
-from recipes.keys.keys import PeerId
 
 CHAIN_FILE = "chain.sqlite"
 
@@ -39,7 +39,10 @@ CREATE INDEX IF NOT EXISTS by_round ON blocks (round);
 CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, round INTEGER NOT NULL, content BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS words (hash TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS evidence (culprit TEXT PRIMARY KEY, content BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS proofs (
+    culprit TEXT NOT NULL, shown TEXT NOT NULL, content BLOB NOT NULL, PRIMARY KEY (culprit, shown)
+);
+CREATE TABLE IF NOT EXISTS acts (parent TEXT PRIMARY KEY, content TEXT NOT NULL);
 """
 # The followed branch, and all blocks beyond its end.
 _SERVED = """
@@ -73,7 +76,7 @@ class ChainStore:
 
         Args:
             path: the database file.
-            marker: a file elsewhere whose existence means that this peer has claimed before. It shows if
+            marker: a file elsewhere whose existence means that this peer has taken part before. It shows if
                 `path` was lost.
             state_round: the round of the state on disk. This peer took part up to it, whatever `path` holds.
             read_only: only read, possibly while a peer writes. No file is made, changed or moved, except
@@ -104,9 +107,13 @@ class ChainStore:
         self._path = path
         self._marker = marker
         self._state_round = state_round
-        claimed = marker is not None and marker.exists()
-        if (claimed and self._lacks("claims")) or (state_round and self._lacks("blocks")):
+        took_part = marker is not None and marker.exists()
+        if (took_part and self._lacks("claims") and self._lacks("acts")) or (
+            state_round and self._lacks("blocks")
+        ):
             self.forgot = True
+        if not read_only:
+            self.acts()  # a damaged row is a lost memory
 
     def save_block(self, block: Signed[Block]) -> None:
         """Keep a block.
@@ -225,17 +232,43 @@ class ChainStore:
         except MessageError:
             return None  # damaged on disk: other peers have it
 
-    def save_evidence(self, culprit: PeerId, evidence: Evidence) -> None:
-        """Keep the evidence that a peer contradicted itself. Only the first one of each culprit is kept."""
-        self._write("INSERT OR IGNORE INTO evidence VALUES (?, ?)", (culprit, evidence.canonical()))
+    def save_evidence(self, evidence: Evidence) -> None:
+        """Keep the evidence that a peer contradicted itself: the first of each kind about each culprit."""
+        row = (evidence.one.body.peer, evidence.shows(), evidence.canonical())
+        self._write("INSERT OR IGNORE INTO proofs VALUES (?, ?, ?)", row)
 
-    def evidence(self, *, run: str) -> dict[PeerId, Evidence]:
-        """Return the evidence that peers contradicted themselves, by culprit."""
-        found: dict[PeerId, Evidence] = {}
-        for culprit, content in self._read("SELECT culprit, content FROM evidence ORDER BY rowid"):
+    def evidence(self, *, run: str) -> list[Evidence]:
+        """Return the evidence that peers contradicted themselves, without damaged one."""
+        found: list[Evidence] = []
+        for (content,) in self._read("SELECT content FROM proofs ORDER BY rowid"):
             with contextlib.suppress(MessageError):
-                found[PeerId(culprit)] = parse("evidence", content, run=run)  # type: ignore[assignment]
+                found.append(parse("evidence", content, run=run))  # type: ignore[arg-type]
         return found
+
+    def save_acts(self, parent: str, acts: Acts) -> None:
+        """Keep what this peer did on top of a block as leader and reducer."""
+        self._mark()
+        self._write("INSERT OR REPLACE INTO acts VALUES (?, ?)", (parent, json.dumps(asdict(acts))))
+
+    def acts(self) -> dict[str, Acts]:
+        """Return what this peer did as leader and reducer, by parent, the oldest first, without damaged ones.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        rows = self._read("SELECT parent, content FROM acts ORDER BY rowid DESC LIMIT ?", (MAX_PARENTS,))
+        found: dict[str, Acts] = {}
+        for parent, content in rows:
+            try:
+                found[parent] = Acts.of(json.loads(content))
+            except (ValueError, TypeError, KeyError):
+                self.forgot = True
+        return dict(reversed(found.items()))
+
+    def _mark(self) -> None:
+        """Let a file elsewhere show that this peer took part, should this one be lost."""
+        if self._marker is not None and not self._marker.exists():
+            write_atomic(self._marker, b"", mode=PRIVATE)
 
     def _remember(self, name: str, content: dict[str, Any]) -> None:
         self._write("INSERT OR REPLACE INTO memory VALUES (?, ?)", (name, json.dumps(content)))
@@ -251,8 +284,7 @@ class ChainStore:
 
     def save_claim(self, claim: Signed[Claim]) -> None:
         """Keep an own claim, so that no second one is ever made on top of the same block."""
-        if self._marker is not None and not self._marker.exists():
-            write_atomic(self._marker, b"", mode=PRIVATE)
+        self._mark()
         row = (claim.hash, claim.body.round, claim.canonical())
         self._write("INSERT OR IGNORE INTO claims VALUES (?, ?, ?)", row)
 
@@ -384,7 +416,7 @@ def load_chain(store: ChainStore, credit: CreditRules, *, genesis_digest: str) -
         final=store.final(),
         settled=store.settled(),
         checkpoint=store.checkpoint(run=rules.run),
-        evidence=store.evidence(run=rules.run).values(),
+        evidence=store.evidence(run=rules.run),
     )
 
 

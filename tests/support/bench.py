@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from rounds import Swarm, keys_of, name
 
+from peers.chain.acts import Acts
 from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.consensus.effects import Acquainted, Applied, Effect, Received, Send, Tell, Tick, WindowEnded
@@ -17,7 +18,7 @@ from peers.consensus.operation_pool import Operation
 from peers.consensus.round_state import Phase
 from peers.credit.rules import MILLION
 from peers.protocol.key_change import KeyChange
-from peers.protocol.messages import AnyMessage, Roster, Signed
+from peers.protocol.messages import AnyMessage, Claim, Roster, Signed
 from peers.protocol.rules import ELECTOR_MINIMUM
 from recipes.keys.keys import SigningKey
 from recipes.schema.sections import Overlap
@@ -66,6 +67,8 @@ class Bench:
         forgot: bool = False,
         state_round: int = 0,
         vote_lock: VoteLock | None = None,
+        acts: Mapping[str, Acts] | None = None,
+        own_claims: Sequence[Signed[Claim]] = (),
     ) -> None:
         """Start the engine, or start it again, on top of the head; `first` is what it does then."""
         self.now = 0.0
@@ -80,6 +83,8 @@ class Bench:
                 vote_lock=vote_lock or (None if forgot else kept),
                 own_operations=own_operations,
                 own_changes=own_changes,
+                acts=acts or {},
+                own_claims=own_claims,
             ),
             now=0.0,
         )
@@ -159,3 +164,11 @@ def of(effects: list[Effect], kind: type[Wanted]) -> list[Wanted]:
 
 def acquainted(bench: Bench) -> None:
     bench.take(Acquainted(tuple(key.peer_id for key in bench.others)))
+
+
+def led_by_another(**form: Any) -> Bench:
+    """A bench whose engine is not the first leader of the round at hand."""
+    bench = Bench(**form)
+    if bench.swarm.order(bench.head)[0] == bench.key.peer_id:
+        return Bench(**form, me=2)
+    return bench

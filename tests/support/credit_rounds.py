@@ -10,7 +10,7 @@ from rounds import RUN, keys_of, name, rules
 
 from peers.credit.accounts import Accounts, close_round
 from peers.credit.audit import Audit, Work
-from peers.credit.block_facts import DoubleClaim, RosteredClaim, RoundFacts
+from peers.credit.block_facts import Contradiction, DoubleClaim, RosteredClaim, RoundFacts
 from peers.credit.entries import Entry
 from peers.credit.escrow import Account
 from peers.credit.rules import MILLION, CreditRules
@@ -66,10 +66,11 @@ class Book:
         verdicts: Iterable[Verdict] = (),
         disputes: Iterable[tuple[PeerId, str]] = (),
         double_claims: Iterable[DoubleClaim] = (),
+        contradictions: Iterable[Contradiction] = (),
         rotations: Iterable[Moved] = (),
-        segments: int = SEGMENTS,
         numeric_class: str = "cpu-fp32",
         electors: frozenset[PeerId] | None = None,
+        segments: int = SEGMENTS,
     ) -> list[Entry]:
         """Settle one round in which these peers were counted, and return its entries."""
         number = self.accounts.round + 1
@@ -86,6 +87,7 @@ class Book:
             verdicts=tuple((name(verdict.canonical().hex()), verdict) for verdict in verdicts),
             disputes=tuple(Dispute(run=RUN, peer=peer, claim=claim) for peer, claim in disputes),
             double_claims=tuple(double_claims),
+            contradictions=tuple(contradictions),
             rotations=tuple(rotations),
         )
         self.facts.append(facts)

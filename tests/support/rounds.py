@@ -24,8 +24,10 @@ from peers.protocol.messages import (
     Evidence,
     HeadNotice,
     Message,
+    Missing,
     Pace,
     Ready,
+    Receipt,
     Reduction,
     Roster,
     Signed,
@@ -201,6 +203,25 @@ class Swarm:
         }
         body = Reduction(**{**fields, **other})
         return sign(self.by_id[body.peer], body)
+
+    def receipt(
+        self, reduction: Signed[Reduction], place: int, parent: Link, /, **other: Any
+    ) -> Signed[Receipt]:
+        """The receipt of a reduction's author to the claimant at a place, for that segment."""
+        fields: dict[str, Any] = {
+            "run": self.rules.run,
+            "peer": reduction.body.peer,
+            "round": parent.round + 1,
+            "roster": reduction.body.roster,
+            "claimant": place,
+            "segments": (reduction.body.segment,),
+        }
+        return sign(self.by_id[reduction.body.peer], Receipt(**{**fields, **other}))
+
+    def missing(self, key: SigningKey, roster: Signed[Roster], segments: tuple[int, ...]) -> Signed[Missing]:
+        """A peer's word that the bytes of these segments cannot be had."""
+        body = Missing(run=self.rules.run, peer=key.peer_id, roster=roster.hash, segments=segments)
+        return sign(key, body)
 
     def block(
         self,
@@ -425,6 +446,8 @@ def one_of_each() -> dict[str, Message]:
         "claim": roster.body.claims[0],
         "roster": roster,
         "reduction": swarm.reduction(roster, 1, first),
+        "receipt": swarm.receipt(swarm.reduction(roster, 1, first), 0, first),
+        "missing": swarm.missing(swarm.keys[0], roster, (0, 1)),
         "block": block,
         "cosignature": swarm.cosign(swarm.keys[1], first),
         "checkpoint": swarm.checkpoint(first),

@@ -129,7 +129,7 @@ def test_each_state_of_a_peer_has_its_words() -> None:
         ({"convicted": True}, "Contradicted itself"),
         (
             {"account": Account(expelled={"claim": 99})},
-            "Expelled up to round 99: the audit of one of its claims failed.",
+            "Expelled up to round 99: an audit of it failed, or it contradicted itself.",
         ),
         ({"account": Account(expelled={"claim": 40})}, "Healthy."),
         ({"under_audit": True}, "Healthy. Made all of the last 32 cuts. An audit is open."),

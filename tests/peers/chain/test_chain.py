@@ -149,7 +149,11 @@ def test_a_leader_has_the_attempt_of_its_rank_alone() -> None:
         roster = swarm.roster(claims, head, key=swarm.by_id[peer])
         assert roster.body.attempt == rank
         assert block_fault(swarm.chain, swarm.block(head, (), roster=roster).body) is None
-        for wrong in {0, 1, rank + 1, len(order)} - {rank}:
+        for turn in (1, 2):  # after all others'
+            again = rank + turn * len(order)
+            late = swarm.block(head, (), roster=roster, key=swarm.by_id[peer], attempt=again)
+            assert block_fault(swarm.chain, late.body) is None
+        for wrong in {0, 1, rank + 1, len(order) + rank + 1} - {rank, rank + len(order)}:
             roster = swarm.roster(claims, head, key=swarm.by_id[peer], attempt=wrong)
             fault = block_fault(swarm.chain, swarm.block(head, (), roster=roster).body)
             assert fault == "an attempt that is not its leader's"
@@ -220,7 +224,8 @@ def test_empty_segments_and_those_of_a_backup_are_fine() -> None:
     swarm, head = elected()
     roster = swarm.roster([swarm.claim(key, head) for key in swarm.keys], head)
     backup = swarm.reduction(roster, 1, head, backup=True)
-    block = swarm.block(head, (), roster=roster, reductions=(None, backup))
+    words = tuple(swarm.missing(key, roster, (0,)) for key in swarm.keys[:2])
+    block = swarm.block(head, (), roster=roster, reductions=(None, backup), missing=words)
     assert block_fault(swarm.chain, block.body) is None
     missed = missed_reducers(block.body, head.counters, head.say, swarm.rules)
     assert missed == {swarm.reduction(roster, segment, head).body.peer for segment in (0, 1)}

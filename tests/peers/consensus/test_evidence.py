@@ -21,7 +21,7 @@ def test_two_claims_on_one_block_are_told_saved_and_passed_on_once() -> None:
     effects = bench.receive(liar, claims[1])
     proof = Evidence(one=claims[0], other=claims[1])
     assert [event.peer for event in told(effects, Convicted)] == [liar.peer_id]
-    assert of(effects, SaveEvidence) == [SaveEvidence(liar.peer_id, proof)]
+    assert of(effects, SaveEvidence) == [SaveEvidence(proof)]
     assert [set(send.peers) for send in sent(effects, Evidence)] == [{key.peer_id for key in bench.others}]
     for again in (claims[1], claims[2], Evidence(one=claims[1], other=claims[2]), proof):
         effects = bench.receive(liar, again)
@@ -55,7 +55,7 @@ def test_proof_that_another_peer_brings_convicts_and_takes_the_weight_of_the_wor
     proof = Evidence(one=bench.swarm.cosign(liar, one), other=bench.swarm.cosign(liar, other))
     effects = bench.receive(bringer, proof)
     assert [event.peer for event in told(effects, Convicted)] == [liar.peer_id]
-    assert of(effects, SaveEvidence) == [SaveEvidence(liar.peer_id, proof)]
+    assert of(effects, SaveEvidence) == [SaveEvidence(proof)]
     assert bench.swarm.chain.equivocators == {liar.peer_id}
 
 

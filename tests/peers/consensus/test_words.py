@@ -18,7 +18,7 @@ from peers.consensus.operation_pool import (
 )
 from peers.credit.accounts import Accounts
 from peers.credit.sampling import DRAWN_AFTER
-from peers.protocol.messages import Evidence, Signed, sign
+from peers.protocol.messages import Evidence, Signed, header_of, sign
 from peers.protocol.verdicts import Dispute, Verdict
 from recipes.keys.keys import PeerId, SigningKey
 
@@ -166,6 +166,31 @@ def test_a_double_claim_is_carried_until_it_is_punished_and_a_later_one_again() 
     second = double_claim_of(swarm, liar, punished)
     assert words.keep_evidence(second, punished.accounts)
     assert words.for_block(punished.accounts, room_bytes=PLENTY).evidence == (second,)
+
+
+def test_proofs_of_each_offence_are_carried_until_the_chain_has_counted_them() -> None:
+    swarm = Swarm(3)
+    link, words = swarm.grow(swarm.genesis, swarm.keys, 2), OperationPool(swarm.credit)
+    key = swarm.keys[1]
+    others = swarm.grow(link, [swarm.keys[0]], cosigned=False), swarm.grow(link, swarm.keys, cosigned=False)
+    headers = [
+        header_of(swarm.roster([swarm.claim(some, link)], link, key=key, attempt=9)) for some in swarm.keys
+    ]
+    proofs = (
+        double_claim_of(swarm, key, link),
+        Evidence(one=headers[0], other=headers[1]),
+        Evidence(one=swarm.cosign(key, others[0]), other=swarm.cosign(key, others[1])),
+    )
+    for proof in proofs:
+        assert words.keep_evidence(proof, link.accounts)
+        assert not words.keep_evidence(proof, link.accounts)
+    assert words.for_block(link.accounts, room_bytes=PLENTY).evidence == proofs
+    counted = swarm.grow(link, swarm.keys, evidence=proofs)
+    account = counted.accounts.peers[key.peer_id]
+    assert (account.double_claims, account.breached, account.silenced) == (3, 3, 3)
+    assert words.for_block(counted.accounts, room_bytes=PLENTY).evidence == ()
+    words.forget(head=counted, final=counted)
+    assert not words.evidence
 
 
 def test_proofs_about_rounds_to_come_and_about_strangers_are_not_kept() -> None:

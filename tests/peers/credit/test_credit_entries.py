@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rounds import keys_of, name
 
+from peers.credit.block_facts import Contradiction
 from peers.credit.entries import MAX_ENTRY_BYTES, AuditDrawn, Entry, Vest, parse_entry
 from peers.credit.sampling import DRAWN_AFTER
 from peers.protocol.key_change import Moved
@@ -49,6 +50,7 @@ def one_of_each() -> list[Entry]:
     book.play(rotations=[Moved(name("change"), PEERS[1], newcomer(), 0, recovered=False)])
     fresh = Book()
     fresh.play(PEERS[1])
+    fresh.play(contradictions=[Contradiction(PEERS[1], 1, "two rosters", name("proof"))])
     return [*book.entries, *fresh.entries]
 
 

@@ -66,7 +66,7 @@ def test_convicts_are_known_again_so_that_they_are_not_told_anew(run: Run) -> No
     liar = swarm.keys[0]
     proof = [swarm.claim(liar, swarm.genesis, slots=count) for count in (1, 2)]
     store = ChainStore(run.folder / CHAIN_FILE)
-    store.save_evidence(liar.peer_id, Evidence(one=proof[0], other=proof[1]))
+    store.save_evidence(Evidence(one=proof[0], other=proof[1]))
     store.close()
     assert put_together(run, state_of(run)).engine.evidence.equivocators == {liar.peer_id}
 

@@ -63,7 +63,7 @@ def test_unknown_fields_of_a_claim_survive_within_a_roster_and_a_block() -> None
     roster: Any = MESSAGES["roster"]
     body = roster.body.model_copy(update={"claims": (claim,), "peer": KEY.peer_id})
     signed = {"body": json.loads(body.canonical()), "signature": ""}
-    signed["signature"] = KEY.sign("roster", digest(body.canonical())).hex()
+    signed["signature"] = KEY.sign("roster", body.signed_digest(digest(body.canonical()).hex())).hex()
     again: Any = parse("roster", canonical_json(signed), run=RUN)
     assert again.body.claims[0].body.unknown() == ADDED
     assert again.body.claims[0].hash == claim.hash

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from bench import Bench, told
+from bench import Bench, led_by_another, told
 from hostile import HUGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,7 +134,7 @@ def test_a_roster_is_not_refused_for_claims_that_could_not_be_taken() -> None:
 
 
 def test_a_roster_that_leaves_out_claims_that_are_here_is_refused() -> None:
-    bench = Bench(peers=6)
+    bench = led_by_another(peers=6)
     for key in bench.others:
         bench.receive(key, bench.swarm.claim(key, bench.head))
     bench.finish_window()

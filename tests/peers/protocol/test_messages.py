@@ -15,8 +15,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rounds import RUN, Swarm, keys_of, name, one_of_each
 
-from peers.protocol.messages import KINDS, Evidence, Pace, Signed, kind_of, parse, sign
+from peers.protocol.messages import (
+    KINDS,
+    MAX_SEGMENTS,
+    Evidence,
+    Pace,
+    Signed,
+    header_of,
+    kind_of,
+    parse,
+    sign,
+)
 from recipes.errors import MessageError
+from recipes.formats.blake3_tree import digest
 from recipes.formats.canonical import canonical_json
 
 MESSAGES = one_of_each()
@@ -261,6 +272,133 @@ def test_evidence_convicts_who_said_two_things_of_which_an_honest_peer_says_one(
     ]
     for this, that in innocent:
         assert Evidence(one=this, other=that).culprit() is None
+
+
+def contradictions() -> dict[str, Evidence]:
+    """What leaders and reducers sign against themselves, by what it shows."""
+    swarm = Swarm(3)
+    first = swarm.grow(swarm.genesis, swarm.keys)
+    leader = swarm.by_id[swarm.order(first)[0]]
+    claims = [swarm.claim(key, first) for key in swarm.keys]
+    rosters = [swarm.roster(some, first, key=leader) for some in (claims, claims[:2])]
+    blocks = [
+        swarm.block(first, (), roster=rosters[0], cosigners=some) for some in (swarm.keys, swarm.keys[:1])
+    ]
+    reduction = swarm.reduction(rosters[0], 1, first, included=(1, 2))
+    receipt = swarm.receipt(reduction, 0, first, segments=(0, 1))
+    return {
+        "two_rosters": Evidence(one=header_of(rosters[0]), other=header_of(rosters[1])),
+        "two_blocks": Evidence(one=header_of(blocks[0]), other=header_of(blocks[1])),
+        "broken_receipt": Evidence(one=receipt, other=reduction),
+    }
+
+
+@pytest.mark.parametrize("shown", ["two_rosters", "two_blocks", "broken_receipt"])
+def test_leaders_and_reducers_are_convicted_by_a_few_hundred_bytes(shown: str) -> None:
+    evidence = contradictions()[shown]
+    again = parse("evidence", evidence.canonical(), run=RUN)
+    assert isinstance(again, Evidence)
+    assert again == evidence
+    assert (again.shows(), again.round) == (shown, 2)
+    assert again.culprit() == evidence.one.body.peer
+    assert len(evidence.canonical()) < 1500
+    assert Evidence(one=evidence.other, other=evidence.one).shows() == (
+        None if shown == "broken_receipt" else shown
+    )
+
+
+def test_headers_of_other_places_and_receipts_that_are_kept_convict_nobody() -> None:
+    swarm = Swarm(3)
+    first = swarm.grow(swarm.genesis, swarm.keys)
+    later = swarm.grow(first, swarm.keys)
+    leader, other = (swarm.by_id[peer] for peer in swarm.order(first)[:2])
+    claims = [swarm.claim(key, first) for key in swarm.keys]
+    roster = swarm.roster(claims, first, key=leader)
+    block = swarm.block(first, (), roster=roster)
+    reduction = swarm.reduction(roster, 1, first)
+    receipt = swarm.receipt(reduction, 0, first)
+    above = swarm.roster([swarm.claim(key, later) for key in swarm.keys], later, key=leader)
+    innocent: list[tuple[Any, Any]] = [
+        (header_of(roster), header_of(roster)),
+        (header_of(roster), header_of(swarm.roster(claims, first, key=leader, attempt=9))),
+        (header_of(roster), header_of(swarm.roster(claims[:1], first, key=other, attempt=0))),
+        (header_of(roster), header_of(above)),
+        (header_of(roster), header_of(block)),
+        (header_of(block), header_of(swarm.block(first, (), roster=roster, attempt=9))),
+        (receipt, reduction),
+        (receipt, swarm.reduction(roster, 0, first, included=(1,))),  # of another segment
+        (receipt, swarm.reduction(above, 1, later, included=(1,))),  # under another roster
+        (receipt, swarm.reduction(roster, 1, first, backup=True, included=(1,))),  # by another peer
+        (receipt, receipt),
+        (reduction, swarm.reduction(roster, 1, first, included=(1,))),
+    ]
+    for this, that in innocent:
+        assert Evidence(one=this, other=that).culprit() is None
+
+
+@pytest.mark.parametrize("shown", ["two_rosters", "two_blocks", "broken_receipt"])
+@pytest.mark.parametrize("field", ["round", "attempt", "roster", "block", "peer", "segments", "a_field"])
+def test_what_a_header_or_receipt_says_is_covered_by_the_signature(shown: str, field: str) -> None:
+    document = json.loads(contradictions()[shown].canonical())
+    changes = {"round": 3, "attempt": 1, "roster": name("x"), "block": name("y"), "segments": [0]}
+    changes |= {"peer": Swarm(5).keys[4].peer_id, "a_field": 1}
+    if field not in document["one"]["body"] and field != "a_field":
+        pytest.skip("it has no such field")
+    document["one"]["body"][field] = changes[field]
+    with pytest.raises(MessageError):
+        parse("evidence", canonical_json(document), run=RUN)
+
+
+def test_a_roster_and_a_block_hold_by_the_signature_of_their_header_alone() -> None:
+    for kind in ("roster", "block"):
+        message: Any = MESSAGES[kind]
+        header = header_of(message)
+        assert message.holds()
+        assert header.holds()
+        assert header.signature == message.signature
+        assert header.body.purpose == kind
+        assert message.hash in (getattr(header.body, kind),)
+        assert header.hash != message.hash
+
+
+def test_a_statement_that_could_be_read_as_another_kind_is_refused() -> None:
+    """Else its author could sign what no evidence can hold: it would be read as the other kind."""
+    swarm = Swarm(3)
+    first = swarm.grow(swarm.genesis, swarm.keys)
+    roster = swarm.roster([swarm.claim(key, first) for key in swarm.keys], first)
+    reduction = swarm.reduction(roster, 0, first)
+    key = swarm.by_id[reduction.body.peer]
+    for added, good in (
+        ({"claimant": 0, "segments": [0]}, True),
+        ({"claimant": 0, "segments": [0], "round": 2}, False),
+    ):
+        body = json.loads(reduction.body.canonical()) | added
+        signature = key.sign("reduction", digest(canonical_json(body))).hex()
+        content = canonical_json({"body": body, "signature": signature})
+        if good:
+            assert parse("reduction", content, run=RUN)
+        else:
+            with pytest.raises(MessageError, match="two kinds"):
+                parse("reduction", content, run=RUN)
+
+
+@pytest.mark.parametrize("kind", ["receipt", "missing"])
+@pytest.mark.parametrize("wrong", [[], [1, 0], [1, 1], [MAX_SEGMENTS], [-1], list(range(MAX_SEGMENTS + 1))])
+def test_segments_are_ascending_and_bounded(kind: str, wrong: list[int]) -> None:
+    def spoil(document: Any) -> None:
+        document["body"]["segments"] = wrong
+
+    with pytest.raises(MessageError, match=f"malformed {kind}|at most"):
+        parse(kind, altered(kind, spoil), run=RUN)
+
+
+def test_the_largest_receipt_and_word_fit() -> None:
+    everything = tuple(range(MAX_SEGMENTS))
+    for kind in ("receipt", "missing"):
+        message: Any = MESSAGES[kind]
+        key = next(key for key in Swarm(3).keys if key.peer_id == message.body.peer)
+        large = sign(key, message.body.model_copy(update={"segments": everything}))
+        assert parse(kind, large.canonical(), run=RUN) == large
 
 
 @pytest.mark.parametrize("wrong", [-1, 86_400_001, 1.5, "1", True])

@@ -11,8 +11,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from peers import simulate
+from peers.credit.entries import Contradicted
 from peers.protocol.counters import counted_segments
-from peers.protocol.events import Event
+from peers.protocol.events import Event, Refused
 from peers.simulation.byzantine import Liar, Lie
 from peers.simulation.faults import Fault
 from peers.simulation.invariants import InvariantWatch
@@ -73,6 +74,42 @@ def test_a_false_reduction_is_never_counted() -> None:
         assert link.block is not None
         if link.block.body.peer not in liars:
             assert not {r.body.peer for r in link.block.body.reductions if r is not None} & liars
+
+
+@pytest.mark.parametrize(
+    ("lie", "breach"),
+    [
+        (Lie.TWO_ROSTERS, "two rosters"),
+        (Lie.TWO_BLOCKS, "two blocks"),
+        (Lie.LEAVES_OUT, "broken receipt"),
+    ],
+)
+def test_leaders_and_reducers_that_contradict_themselves_are_expelled_by_the_chain(
+    lie: Lie, breach: str
+) -> None:
+    world = among_liars(lie)
+    world.run(until_round=16, at_most_seconds=600)
+    liars = {peer.id for peer in world.peers.values() if peer.liar is not None}
+    engine = world.peers["p0"].running
+    entries = [entry for link in engine.chain.after(0) for entry in link.ledger.entries]
+    found = {entry.peer: entry for entry in entries if isinstance(entry, Contradicted)}
+    assert found
+    assert found.keys() <= liars
+    assert {entry.reason for entry in found.values()} == {breach}
+    accounts = engine.chain.link(engine.head).accounts
+    assert all(accounts.expelled_until(peer) for peer in found)
+    assert all(entry.until > entry.round for entry in found.values())
+
+
+def test_a_leader_empties_no_segment_that_it_could_have() -> None:
+    world = among_liars(Lie.EMPTIES)
+    world.run(until_round=10, at_most_seconds=600)
+    engine = world.peers["p0"].running
+    blocks = [link.block.body for link in engine.chain.after(0) if link.block is not None]
+    assert len(blocks) >= 9
+    assert not [block.round for block in blocks if None in block.reductions]
+    refused = [event.fault for _, _, event in world.events if isinstance(event, Refused)]
+    assert any("empty without the electors' words" in fault for fault in refused)
 
 
 def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:

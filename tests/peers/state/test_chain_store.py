@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rounds import RUN, Swarm, name, trunk
 
+from peers.chain.acts import Acts
 from peers.chain.finality import VoteLock
 from peers.chain.link import Link
 from peers.chain.rebuild import KeptFinal
@@ -90,7 +91,7 @@ def test_a_new_chain_is_empty(tmp_path: Path) -> None:
     assert store.vote_lock() == VoteLock()
     assert store.final() is None
     assert store.checkpoint(run=RUN) is None
-    assert store.evidence(run=RUN) == {}
+    assert store.evidence(run=RUN) == []
     assert store.claims(run=RUN) == []
 
 
@@ -245,23 +246,23 @@ def test_of_a_culprit_the_first_proof_is_kept(tmp_path: Path) -> None:
     assert culprit is not None
     for evidence in (first, second):
         assert evidence.culprit() == culprit
-        store.save_evidence(culprit, evidence)
-    assert ChainStore(tmp_path / "chain.sqlite").evidence(run=RUN) == {culprit: first}
+        store.save_evidence(evidence)
+    assert ChainStore(tmp_path / "chain.sqlite").evidence(run=RUN) == [first]
 
 
 def test_evidence_and_checkpoints_that_the_disk_changed_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "chain.sqlite"
     store = ChainStore(path)
     evidence = contradictions(1)[0]
-    store.save_evidence(evidence.one.body.peer, evidence)
+    store.save_evidence(evidence)
     store.save_checkpoint(checkpoint(4))
     store.close()
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE evidence SET content = x'7b7d'")
+        database.execute("UPDATE proofs SET content = x'7b7d'")
         database.execute("UPDATE memory SET content = replace(content, '4', '5')")
     database.close()
     again = ChainStore(path)
-    assert again.evidence(run=RUN) == {}
+    assert again.evidence(run=RUN) == []
     assert again.checkpoint(run=RUN) is None
 
 
@@ -347,6 +348,35 @@ def given_again(folder: Path) -> int:
     found = len(store.contents(after_round=0, most_bytes=10**7))
     store.close()
     return found
+
+
+def test_acts_as_leader_and_reducer_come_back_the_oldest_first(tmp_path: Path) -> None:
+    path = tmp_path / "chain.sqlite"
+    store = ChainStore(path)
+    store.save_acts(name("a"), Acts(3, rosters=(0,)))
+    store.save_acts(name("b"), Acts(4, blocks=(2,)))
+    store.save_acts(name("a"), Acts(3, rosters=(0, 4), begun=(name("roster"),)))
+    store.close()
+    again = ChainStore(path)
+    assert list(again.acts().items()) == [
+        (name("b"), Acts(4, blocks=(2,))),
+        (name("a"), Acts(3, rosters=(0, 4), begun=(name("roster"),))),
+    ]
+    assert again.vote_lock() is not None
+
+
+def test_a_damaged_act_is_a_lost_memory(tmp_path: Path) -> None:
+    """What it said, this peer might do once more, and otherwise."""
+    path = tmp_path / "chain.sqlite"
+    store = ChainStore(path)
+    store.save_acts(name("a"), Acts(3, rosters=(0,)))
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE acts SET content = 'x'")
+    database.close()
+    again = ChainStore(path)
+    assert again.acts() == {}
+    assert again.vote_lock() is None
 
 
 # ------------------------------------------------------------ another version of the protocol
