@@ -89,8 +89,9 @@ class Electorate:
         """
         terms = [without(weights, excluded) for weights in self.terms]
         quorums = all(_is_quorum(weights, signers) for weights in terms)
+        heard = len(set(signers) - set(excluded))
         few = len(self.current) < MANY_ELECTORS
-        return quorums and (not few or len(signers) >= max(2, min(MANY_ELECTORS, known)))
+        return quorums and (not few or heard >= max(2, min(MANY_ELECTORS, known)))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def test_a_roster_that_others_exchange_by_is_asked_for_after_a_pause() -> None:
 
 
 def test_of_several_rosters_those_are_asked_for_that_most_peers_speak_of() -> None:
-    bench = Bench(peers=5)
+    bench = Bench(peers=6)
     bench.finish_window()
     for number, rosters in enumerate(["abc", "ab", "ab", "b"]):
         for roster in rosters:

@@ -35,7 +35,7 @@ def test_a_contradiction_forfeits_and_expels_once_for_each_round(breach: Breach)
 def test_a_dispute_that_is_won_does_not_end_the_expulsion_for_a_contradiction() -> None:
     book = Book(passes=3)
     book.play(AUTHOR)
-    book.play()
+    book.idle(DRAWN_AFTER)
     claim = book.audit.work.claim
     book.hear("fail", "fail")
     book.play(contradictions=[Contradiction(AUTHOR, 1, "two blocks", name("proof"))])

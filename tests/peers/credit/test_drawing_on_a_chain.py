@@ -119,8 +119,13 @@ def plain(swarm: Swarm, parent: Link) -> Signed[Block]:
 
 
 def a_segment_empty(swarm: Swarm, parent: Link) -> Signed[Block]:
+    """A segment of which two say that it could not be had."""
     block = plain(swarm, parent)
-    return swarm.block(parent, (), roster=block.body.roster, reductions=(None, *block.body.reductions[1:]))
+    roster = block.body.roster
+    words = tuple(swarm.missing(key, roster, (0,)) for key in swarm.keys[:2])
+    return swarm.block(
+        parent, (), roster=roster, reductions=(None, *block.body.reductions[1:]), missing=words
+    )
 
 
 def a_claim_in_no_segment(swarm: Swarm, parent: Link) -> Signed[Block]:
