@@ -136,6 +136,8 @@ def honest_round(*, peers: int, segments: int) -> dict[str, int]:
         **dict.fromkeys(("head", "blocks"), 4),
         "segment": 2 * min(segments, 2 * to_reduce),  # to a reducer that is a backup, too; each tried twice
         "reduction": min(segments, 2 * to_reduce),
+        "receipt": min(segments, 2 * to_reduce),
+        "missing": 2,
         "reduced": min(segments, 2 * to_reduce),
         "check": 64,
     }
@@ -165,7 +167,7 @@ def test_no_honest_peer_comes_near_a_limit_on_bytes() -> None:
     conduct = Conduct()
     for round_number in range(200):
         for kind, (_, limit) in KINDS.items():
-            messages = 64 if kind == "reduction" else 1
+            messages = 64 if kind in ("reduction", "receipt") else 1
             for _ in range(messages):
                 assert conduct.admits(PEER, kind, limit, now=4.0 * round_number)
     for kind, (_, limit) in KINDS.items():
