@@ -7,6 +7,7 @@ from credit_rounds import AMOUNT, PEERS, Book
 from rounds import keys_of, name
 
 from peers.credit.block_facts import Contradiction
+from peers.credit.sampling import DRAWN_AFTER
 from peers.protocol.reasons import Breach
 
 AUTHOR = PEERS[0]
