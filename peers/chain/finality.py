@@ -84,13 +84,13 @@ class Electorate:
         Those that are `excluded` by now count nowhere.
 
         A peer that co-signed a block holds its state, and a final block's state must not be on one disk only.
-        So while there are fewer than four electors, four of the `known` peers that the chain counts have to
-        co-sign; all of them if they are fewer, but at least two.
+        So while there are fewer than four electors, or two of them alone are a quorum, four of the `known`
+        peers that the chain counts have to co-sign; all of them if they are fewer, but at least two.
         """
         terms = [without(weights, excluded) for weights in self.terms]
         quorums = all(_is_quorum(weights, signers) for weights in terms)
         heard = len(set(signers) - set(excluded))
-        few = len(self.current) < MANY_ELECTORS
+        few = len(self.current) < MANY_ELECTORS or _is_twos(terms[1])
         return quorums and (not few or heard >= max(2, min(MANY_ELECTORS, known)))
 
 
@@ -151,3 +151,8 @@ def show(
 def _is_quorum(weights: Mapping[PeerId, int], signers: Collection[PeerId]) -> bool:
     """Whether at least three quarters of the weight is among `signers`."""
     return is_three_quarters(sum(weights.get(peer, 0) for peer in set(signers)), sum(weights.values()))
+
+
+def _is_twos(weights: Mapping[PeerId, int]) -> bool:
+    """Whether two of the electors alone are a quorum."""
+    return is_three_quarters(sum(sorted(weights.values())[-2:]), sum(weights.values()))

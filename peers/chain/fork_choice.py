@@ -81,7 +81,7 @@ def _heaviest(chain: Chain, ancestor: str, children: list[str]) -> str:
     weight = _weights(chain, ancestor, children, _say_of_honest(chain, ancestor))
     # If as many stand on two branches by weight, or none on any, all peers that the chain knows decide.
     link = chain.links[ancestor]
-    known = link.counters.peers.keys() - chain.equivocations.keys() - link.say.excluded
+    known = link.counters.peers.keys() - chain.equivocations.keys() - link.say.out
     following = _weights(chain, ancestor, children, dict.fromkeys(known, 1))
     return min(children, key=lambda child: (-weight[child], -following[child], _attempt(chain, child), child))
 

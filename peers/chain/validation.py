@@ -42,7 +42,7 @@ def claim_fault(claim: Claim, parent: Link, rules: Rules) -> str | None:
 
 def roster_fault(chain: Chain, roster: Roster, parent: Link) -> str | None:
     """Return what is wrong with a roster on top of `parent`, or None."""
-    if parent.accounts.is_excluded(roster.peer):
+    if parent.accounts.is_out(roster.peer):
         return EXCLUDED
     if roster.round != parent.round + 1 or roster.parent != parent.hash:
         return "the roster is for another place in the chain"
@@ -95,7 +95,7 @@ def _leader_fault(block: Block, parent: Link) -> str | None:
     if block.attempt < roster.attempt:
         return "an attempt before its own roster's"
     order = parent.leaders
-    if parent.accounts.is_excluded(block.peer):
+    if parent.accounts.is_out(block.peer):
         return EXCLUDED
     for led in (roster, block):
         rank = order.index(led.peer) if led.peer in order else len(order)

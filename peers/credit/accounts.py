@@ -73,14 +73,18 @@ class Accounts:
         account = self.peers.get(gone.successor if gone is not None else peer)
         return account.expelled_until if account is not None else 0
 
+    def is_out(self, peer: PeerId) -> bool:
+        """Whether a peer leads nothing after this block: it is expelled, or its key is retired."""
+        return peer in self.retired or self.expelled_until(peer) > self.round
+
     def is_excluded(self, peer: PeerId) -> bool:
-        """Whether a peer's word counts for nothing after this block.
+        """Whether a peer's word weighs nothing after this block.
 
         It is expelled, its key is retired, or it was shown to have co-signed two blocks of one round.
         """
         account = self.peers.get(peer)
         silenced = account is not None and account.silenced > 0
-        return silenced or peer in self.retired or self.expelled_until(peer) > self.round
+        return silenced or self.is_out(peer)
 
     @property
     def mean_claim(self) -> int:

@@ -10,10 +10,12 @@ from peers.protocol.say import Say, alike, weigh
 
 def say_after(counters: Counters, accounts: Accounts, rules: Rules) -> Say:
     """Return the say after the block to which counters and accounts belong."""
+    out = frozenset(peer for peer in counters.peers if accounts.is_out(peer))
     excluded = frozenset(peer for peer in counters.peers if accounts.is_excluded(peer))
-    electors = counters.electors(rules) - excluded
+    # If no elector is left, the others go on: a run does not end with those who broke its rules.
+    electors = counters.electors(rules) - excluded or frozenset(counters.peers) - out
     vested = {peer: account.vested for peer in electors if (account := accounts.peers.get(peer)) is not None}
     if not any(vested.values()):
-        return Say(alike(electors).weights, electors, excluded)
+        return Say(alike(electors).weights, electors, out)
     weights = weigh({peer: vested.get(peer, 0) for peer in electors}, mean_claim=accounts.mean_claim)
-    return Say(weights, frozenset(peer for peer, amount in vested.items() if amount), excluded)
+    return Say(weights, frozenset(peer for peer, amount in vested.items() if amount), out)

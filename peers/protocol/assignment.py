@@ -40,7 +40,7 @@ def leaders(counters: Counters, say: Say, others: Iterable[PeerId] = ()) -> list
     order = in_order(drawn, say.weights)
     late = {peer: _lot(peer, counters) for peer in say.weights.keys() - drawn.keys()}
     order += in_order(late, say.weights)
-    placed = {*order, *say.excluded}
+    placed = {*order, *say.out}
     for group in (counters.rostered(), others):
         fresh = sorted(set(group) - placed, key=lambda peer: (_lot(peer, counters), peer))
         order += fresh

@@ -24,12 +24,12 @@ class Say:
     Attributes:
         weights: each elector's weight, above 0, by name in ascending order.
         established: the electors with vested credit; while there are none, all electors.
-        excluded: peers that the chain knows and whose word counts for nothing: expelled, or contradicted.
+        out: peers that the chain knows and that lead nothing: expelled, or with a retired key.
     """
 
     weights: Mapping[PeerId, int]
     established: frozenset[PeerId]
-    excluded: frozenset[PeerId] = field(default_factory=frozenset)
+    out: frozenset[PeerId] = field(default_factory=frozenset)
 
     @property
     def total(self) -> int:

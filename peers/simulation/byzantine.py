@@ -28,6 +28,7 @@ from peers.protocol.messages import (
     parse,
     sign,
 )
+from peers.protocol.rules import MIXED_LEADERS
 from peers.simulation.virtual_exchange import root_of
 from peers.simulation.virtual_surroundings import Peer
 from recipes.errors import MessageError
@@ -47,6 +48,10 @@ class Lie(str, Enum):
     TWO_ROSTERS = "two-rosters"  # as leader, shows one roster to one half and another to the rest
     LEAVES_OUT = "leaves-out"  # as reducer, leaves out a part for which it gave a receipt
     EMPTIES = "empties"  # as leader, leaves a segment empty that it could have
+    ORDERS = "orders"  # as leader, lists claims in an order of its own
+    GRINDS = "grinds"  # shows preimages, and anchors chains, of its own choice
+    OMITS = "omits"  # as leader, leaves one other's claim out of each roster
+    HOLDS_BACK = "holds-back"  # claims only where its claim will not be in the next beacon
     CONSPIRE = "conspire"  # with its like, shows each half of the world a block and co-signs both
     FALSE_DIGEST = "false-digest"  # co-signs a state that nobody has
     SILENT_REDUCER = "silent-reducer"  # never reduces
@@ -102,6 +107,12 @@ class Liar:
                 return [self._leave_out(peer, effect)]
             case Lie.EMPTIES if isinstance(effect, do.Send):
                 return [self._empty(peer, effect)]
+            case Lie.ORDERS | Lie.OMITS if isinstance(effect, do.Send):
+                return [self._with_own_roster(peer, effect)]
+            case Lie.GRINDS if isinstance(effect, do.Send):
+                return [self._with_ground_preimage(peer, effect)]
+            case Lie.HOLDS_BACK if isinstance(effect, do.Send):
+                return self._held_back(peer, effect)
             case Lie.CONSPIRE:
                 return self._conspire(peer, effect)
         return [effect]
@@ -211,6 +222,38 @@ class Liar:
             return [effect]
         fewer = message.body.model_copy(update={"claims": message.body.claims[:-1]})
         return _shown_to_halves(effect, message, sign(peer.key, fewer))
+
+    def _with_own_roster(self, peer: Peer, effect: do.Send) -> do.Send:
+        """Show the same roster to everybody: in another order, or without one other's claim."""
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Roster):
+            return effect
+        claims = message.body.claims
+        others = [claim for claim in claims if claim.body.peer != peer.id]
+        if message.body.peer != peer.id or len(claims) < 2 or not others:
+            return effect
+        chosen = claims[::-1]
+        if self.lie is Lie.OMITS:
+            chosen = tuple(claim for claim in claims if claim is not others[0])
+        return do.Send(effect.peers, sign(peer.key, message.body.model_copy(update={"claims": chosen})))
+
+    def _with_ground_preimage(self, peer: Peer, effect: do.Send) -> do.Send:
+        """Claim with what suits it in place of what its hash chain has."""
+        message = effect.message
+        if not isinstance(message, Signed) or not isinstance(message.body, Claim):
+            return effect
+        if message.body.peer != peer.id or message.body.preimage is None:
+            return effect
+        ground = {"preimage": digest(self._chance.randbytes(32)).hex()}
+        if (told := self._told.get(message.hash)) is None:  # the same to everybody
+            told = self._told[message.hash] = sign(peer.key, message.body.model_copy(update=ground))
+        return do.Send(effect.peers, told)
+
+    def _held_back(self, peer: Peer, effect: do.Send) -> list[do.Effect]:
+        message = effect.message
+        own = isinstance(message, Signed) and isinstance(message.body, Claim) and message.body.peer == peer.id
+        mixed = peer.id in peer.running.round.parent.leaders[:MIXED_LEADERS]
+        return [] if own and mixed else [effect]
 
     def _leave_out(self, peer: Peer, effect: do.Send) -> do.Send:
         """Announce an average without one other claimant, and serve just that."""

@@ -26,7 +26,7 @@ from peers.credit.entries import Contradicted
 from peers.credit.ledger import Ledger
 from peers.credit.tally import Tally, Totals, totals_of
 from peers.exchange.residual_returns import Entry
-from peers.protocol.counters import counted_segments
+from peers.protocol.counters import counted_segments, show_next
 from peers.protocol.events import BlockAdopted, BlockFinal, Convicted, Event, Rewound, RosterAccepted
 from peers.protocol.messages import (
     MAX_PEERS,
@@ -70,6 +70,7 @@ class InvariantWatch:
         self._acts: dict[tuple[object, ...], str] = {}  # rosters and blocks, by leader, parent and attempt
         self._receipts: dict[tuple[PeerId, str, int], set[int]] = {}  # places, by reducer, roster, segment
         self._averaged: dict[tuple[PeerId, str, int], set[int]] = {}  # the same, of reductions
+        self._unchosen: set[str] = set()  # blocks in which nothing was chosen
         self._missed: set[str] = set()  # words on missing segments, by hash
         self._reached: dict[str, int] = {}  # by peer: the newest round that it adopted
         self._counted: dict[str, frozenset[str]] = {}  # by block: claims included up to it
@@ -144,6 +145,7 @@ class InvariantWatch:
             known = self._digests.setdefault(event.block, event.digest)
             self.require(known == event.digest, f"two digests for block {event.block[:8]}")
             self._require_counted_once(peer, event.block)
+            self._require_nothing_chosen(peer, event.block)
             self._require_one_ledger(peer, event.block)
             self._reached[peer.name] = event.round
         elif isinstance(event, BlockFinal):
@@ -159,6 +161,22 @@ class InvariantWatch:
             self.require(
                 culprit.liar is not None, f"{culprit.name} is convicted, and is honest. {event.sentence}"
             )
+
+    def _require_nothing_chosen(self, peer: Peer, block: str) -> None:
+        """No leader chose the order of a roster, and no author what it shows of its hash chain."""
+        chain, link = peer.running.chain, peer.running.chain.link(block)
+        if block in self._unchosen or link.block is None or link.parent not in chain:
+            return
+        self._unchosen.add(block)
+        claims = [signed.body for signed in link.block.body.roster.body.claims]
+        names = [claim.peer for claim in claims]
+        self.require(names == sorted(names), f"the roster of block {block[:8]} is in an order of its own")
+        for claim in claims:
+            author = self._world.by_id.get(claim.peer)
+            if author is None or claim.preimage is None:
+                continue
+            shown = show_next(author.key, chain.link(link.parent).counters, self._world.rules).preimage
+            self.require(claim.preimage == shown, f"{author.name} shows another preimage than its chain has")
 
     def _require_counted_once(self, peer: Peer, block: str) -> None:
         """No contribution counts twice in a chain."""
@@ -219,6 +237,7 @@ class InvariantWatch:
                 break
             path[link.round] = block
             block = link.parent
+        path |= self._below_on_disk(peer, block)
         forks = [number for number, block in path.items() if self._finals.get(number, block) != block]
         if forks:
             number, checkpoint = min(forks), peer.running.checkpoint
@@ -234,6 +253,17 @@ class InvariantWatch:
             }
         self._finals |= path
         self._checked |= set(path.values())
+
+    def _below_on_disk(self, peer: Peer, block: str) -> dict[int, str]:
+        """Return by round a block and those below it that were pruned, down to one that was checked."""
+        path: dict[int, str] = {}
+        if block in peer.running.chain:
+            return path
+        kept = {signed.hash: signed.body for signed in peer.disk.blocks}
+        while block in kept and block not in self._checked:
+            path[kept[block].round] = block
+            block = kept[block].parent
+        return path
 
     def contributed(self, peer: Peer, entries: Sequence[Entry], trunk: Mapping[int, Link]) -> None:
         """Check that each segment of an earlier contribution is either included by the chain, or returned."""

@@ -47,7 +47,7 @@ class ActBook:
     def may_act(self) -> bool:
         """Whether this peer may lead and reduce on top of the head."""
         context = self._context
-        if self._cosigning.forgot:
+        if self._cosigning.forgot or context.round.parent.accounts.is_out(context.me):
             return False
         if not self._cosigning.lost_before:
             return True

@@ -99,11 +99,11 @@ def test_an_expulsion_ends_with_its_last_round() -> None:
     expelled, *others = swarm.keys
     head = credited(swarm.chain, head, expelled={expelled.peer_id: head.round + 2})
     for _ in range(2):
-        assert expelled.peer_id in head.say.excluded
+        assert expelled.peer_id in head.say.out
         claims = [swarm.claim(key, head) for key in swarm.keys]
         assert "expelled until" in (roster_fault(swarm.chain, swarm.roster(claims, head).body, head) or "")
         head = swarm.grow(head, others)
-    assert head.say.excluded == frozenset()
+    assert head.say.out == frozenset()
     assert expelled.peer_id in swarm.chain.electors_at(head.hash)
     swarm.grow(head, swarm.keys)
 

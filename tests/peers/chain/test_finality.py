@@ -71,15 +71,18 @@ def test_few_electors_need_others_who_hold_the_state(electors: int, known: int, 
 
 
 def test_a_quorum_goes_by_weight_not_by_heads() -> None:
+    heavy = [PeerId("heavy"), *peers(3)]  # where two alone are a quorum, four have to hold the state
     weights = dict.fromkeys(peers(9), 1) | {PeerId("heavy"): 27}
     electorate = Electorate(weights, weights, 0)
-    assert electorate.agrees([PeerId("heavy")], known=10)
+    assert electorate.agrees(heavy, known=10)
+    assert not electorate.agrees(heavy[:3], known=10)
+    assert electorate.agrees(heavy[:3], known=3)
     assert not electorate.agrees(peers(9), known=10)
-    weights[PeerId("heavy")] = 26
+    weights = dict.fromkeys(peers(9), 2) | dict.fromkeys([PeerId("one"), PeerId("two")], 20)
     electorate = Electorate(weights, weights, 0)
-    assert not electorate.agrees([PeerId("heavy")], known=10)
-    assert electorate.agrees([PeerId("heavy"), *peers(1)], known=10)
-    assert not electorate.agrees([PeerId("heavy")] * 2, known=10)  # each counts once
+    assert electorate.agrees([PeerId("one"), PeerId("two"), *peers(2)], known=10)
+    assert not electorate.agrees([PeerId("one"), PeerId("two"), *peers(1)], known=10)
+    assert not electorate.agrees([PeerId("one")] * 2 + [*peers(2)], known=10)  # each counts once
 
 
 @given(
@@ -219,7 +222,7 @@ def test_the_weights_of_a_term_are_those_at_the_final_block_that_began_it() -> N
     began = chain.at[-1]
     assert (began.final, began.electorate.current) == ("1", heavy)
     assert chain.grow(peers(3, first=1)) == began  # three heads of four, and less than a quarter
-    assert chain.grow(peers(3)).justified == "4"
+    assert chain.grow(peers(4)).justified == "4"
 
 
 def test_words_of_those_whom_the_chain_excludes_by_then_justify_nothing() -> None:
@@ -310,7 +313,7 @@ class Game:
             round_number=parent.round + 1,
             signers=carried,
             known=len(parent.say.weights),
-            excluded=parent.say.excluded,
+            excluded=parent.say.out,
             say_at=lambda block: self.nodes[block].say,
         )
         name = str(len(self.nodes))
@@ -328,7 +331,7 @@ class Game:
         return node.finality.electorate.agrees(
             self.votes[node.name] | set(self.liars),
             known=len(node.say.weights),
-            excluded=node.say.excluded,
+            excluded=node.say.out,
         )
 
     def push(self, node: Node) -> None:

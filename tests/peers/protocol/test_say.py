@@ -129,7 +129,7 @@ def test_alike_gives_each_name_one_unit() -> None:
     assert list(one.weights.items()) == [(peer, UNIT) for peer in peers(4)]
     assert one.established == set(peers(4))
     assert one.total == 4 * UNIT
-    assert not one.excluded
+    assert not one.out
 
 
 def test_peers_weigh_together_what_each_weighs_once() -> None:

@@ -112,6 +112,29 @@ def test_a_leader_empties_no_segment_that_it_could_have() -> None:
     assert any("empty without the electors' words" in fault for fault in refused)
 
 
+@pytest.mark.parametrize(
+    ("lie", "fault"),
+    [
+        (Lie.ORDERS, "not in the order of their peers' names"),
+        (Lie.GRINDS, "does not show the preimage that its hash chain has for this round"),
+    ],
+)
+def test_who_chooses_an_order_or_a_preimage_is_refused(lie: Lie, fault: str) -> None:
+    world = among_liars(lie)
+    world.run(until_round=10, at_most_seconds=600)
+    refused = [event.fault for _, _, event in world.events if isinstance(event, Refused)]
+    assert any(fault in one for one in refused)
+
+
+@pytest.mark.parametrize("lie", [Lie.OMITS, Lie.HOLDS_BACK])
+def test_whose_preimage_is_left_out_or_held_back_is_drawn_for_audits_all_the_same(lie: Lie) -> None:
+    world = among_liars(lie)
+    world.run(until_round=30, at_most_seconds=1500)
+    chain = world.peers["p0"].running.chain
+    auditors = {audit.auditors[0] for link in chain.after(0) for audit in link.accounts.audits}
+    assert {peer.id for peer in world.honest()} <= auditors | {world.peers["p0"].id}
+
+
 def test_a_flood_costs_an_honest_peer_no_more_than_its_bounds() -> None:
     world = among_liars(Lie.FLOOD)
     world.run(until_round=6)  # the bounds are checked after every step
