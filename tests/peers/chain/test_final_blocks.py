@@ -100,7 +100,7 @@ def test_weight_makes_a_block_final_not_heads() -> None:
     tip = carrying(swarm, middle, swarm.keys, [heavy, *others[:3]])
     assert tip.finality.justified == middle.hash
     assert swarm.chain.final == link.hash
-    cosign(swarm, tip, [heavy, *others[:3]])
+    carrying(swarm, tip, swarm.keys, [heavy, *others[:3]])
     assert swarm.chain.final == middle.hash
 
 
