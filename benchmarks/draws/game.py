@@ -24,10 +24,10 @@ from peers.credit.escrow import Account
 from peers.credit.rules import MILLION, CreditRules
 from peers.credit.sampling import Lottery
 from peers.protocol.assignment import leaders
+from peers.protocol.chance.say import Say, weigh
 from peers.protocol.counters import Counters, advance, initial, show_next
 from peers.protocol.messages import Block, Claim, Pace, Reduction, Roster, Signed
 from peers.protocol.rules import CLAIM_LEADERS, ELECTOR_WINDOW, MIXED_LEADERS, Bounds, Rules
-from peers.protocol.say import Say, weigh
 from peers.protocol.verdicts import Verdict
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey

@@ -19,10 +19,10 @@ from peers.credit.electors import say_after
 from peers.credit.ledger import Ledger
 from peers.credit.rules import CreditRules
 from peers.protocol.assignment import missed_reducers
+from peers.protocol.chance.say import Say, alike
 from peers.protocol.counters import advance, initial
 from peers.protocol.messages import MAX_COSIGNATURES, Block, CoSignature, Evidence, Signed
 from peers.protocol.rules import MIXED_LEADERS
-from peers.protocol.say import Say, alike
 from recipes.keys.keys import PeerId
 
 

@@ -9,7 +9,7 @@ and the source of a vote read off the chain, as in chained BFT protocols (HotStu
 - An elector co-signs one block a height, heights only upwards, and no block whose chain's justified block is
   older than the newest one under any block that it co-signed before.
 
-A quorum is three quarters of an electorate's weight (peers/protocol/say.py). Two quorums then share at least
+A quorum is three quarters of an electorate's weight (peers/protocol/chance/say.py). Two quorums then share at least
 half of it, so two blocks that contradict each other are both final only if half of an electorate broke those
 rules: no minority can bring it about. Those whom the chain itself expels, or shows to have broken them, count
 neither in a quorum nor in the whole from that block on: with a weight of w they take 3/4 w from that half.
@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
-from peers.protocol.say import Say, is_three_quarters, without
+from peers.protocol.chance.say import Say, is_three_quarters, without
 from recipes.keys.keys import PeerId
 
 MANY_ELECTORS = 4  # with so many electors, their quorum alone shows that enough peers hold a block's state

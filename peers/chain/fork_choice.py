@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from peers.chain.chain import Chain
+from peers.protocol.chance.say import without
 from peers.protocol.messages import CoSignature, Signed
-from peers.protocol.say import without
 from recipes.keys.keys import PeerId
 
 

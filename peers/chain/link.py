@@ -9,9 +9,9 @@ from peers.chain.finality import Finality
 from peers.credit.accounts import Accounts
 from peers.credit.ledger import Ledger
 from peers.protocol.assignment import leaders
+from peers.protocol.chance.say import Say
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block, Signed
-from peers.protocol.say import Say
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 

@@ -11,7 +11,7 @@ from peers.credit.entries import AuditDrawn, Decided, Disputed, VerdictCounted
 from peers.credit.escrow import Account, Penalty
 from peers.credit.rotation import answers_for
 from peers.credit.sampling import Lottery, is_repeated, steps_to_replay
-from peers.protocol.say import weigh
+from peers.protocol.chance.say import weigh
 from peers.protocol.verdicts import Decision
 from recipes.formats.values import changed
 from recipes.keys.keys import PeerId

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from peers.credit.accounts import Accounts
+from peers.protocol.chance.say import Say, alike, weigh
 from peers.protocol.counters import Counters
 from peers.protocol.rules import Rules
-from peers.protocol.say import Say, alike, weigh
 
 
 def say_after(counters: Counters, accounts: Accounts, rules: Rules) -> Say:

@@ -18,7 +18,7 @@ from functools import cached_property
 
 from peers.credit.entries import MOST_AUDITORS
 from peers.credit.rules import MILLION, CreditRules
-from peers.protocol.weighted_order import anybody_in_time, in_order, uniform
+from peers.protocol.chance.weighted_order import anybody_in_time, in_order, uniform
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from peers.protocol.chance.say import Say
+from peers.protocol.chance.weighted_order import in_order, uniform
 from peers.protocol.counters import Counters
 from peers.protocol.messages import Block
 from peers.protocol.rules import Rules
-from peers.protocol.say import Say
-from peers.protocol.weighted_order import in_order, uniform
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId
 

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from peers.protocol.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
+from peers.protocol.chance.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
+from peers.protocol.chance.say import Say
 from peers.protocol.messages import Block, Claim, Count, Hash, Message, PeerName, Signed, SlotRange
 from peers.protocol.rules import (
     ELECTOR_MINIMUM,
@@ -35,7 +36,6 @@ from peers.protocol.rules import (
     QUOTA_RANGES,
     Rules,
 )
-from peers.protocol.say import Say
 from peers.protocol.signed import later
 from peers.protocol.timeouts import Deadlines, first_deadlines, next_deadlines
 from peers.protocol.upgrades import RuleName, lock_in

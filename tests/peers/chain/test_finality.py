@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peers.chain.finality import MANY_ELECTORS, Electorate, Finality, VoteLock, begin, show
-from peers.protocol.say import Say, alike
+from peers.protocol.chance.say import Say, alike
 from recipes.keys.keys import PeerId
 
 

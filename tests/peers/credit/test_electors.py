@@ -13,9 +13,9 @@ from peers.credit.accounts import Accounts
 from peers.credit.electors import say_after
 from peers.credit.escrow import Account
 from peers.credit.rotation import Retired
+from peers.protocol.chance.say import UNIT, Say, alike
 from peers.protocol.counters import Counters, PeerRecord, initial
 from peers.protocol.rules import ELECTOR_MINIMUM
-from peers.protocol.say import UNIT, Say, alike
 from recipes.keys.keys import PeerId
 
 ROUND = 40

@@ -16,8 +16,8 @@ from peers.consensus.effects import FetchReduced, ReducedFetched, ReducedLost, S
 from peers.exchange.transfers import ExchangeTasks
 from peers.network.transport import RemoteError, Request
 from peers.protocol.assignment import Assignment
+from peers.protocol.chance.say import alike
 from peers.protocol.length_prefixed import join_parts
-from peers.protocol.say import alike
 from recipes.errors import MessageError, Offence, UnreachableError
 from recipes.keys.keys import PeerId
 

@@ -20,10 +20,10 @@ from peers.consensus import effects as do
 from peers.network.transport import Request
 from peers.node.disk import NodeDisk
 from peers.node.node import CUT_OFF, Node
+from peers.protocol.chance.say import alike
 from peers.protocol.events import BlockAdopted, Event, Notice, RosterAccepted, WindowSpoilt
 from peers.protocol.messages import Ready, Roster, Signed
 from peers.protocol.requests import SpotCheck
-from peers.protocol.say import alike
 from peers.training.interface import MOST_SPOILT_WINDOWS, TrainOrder
 from peers.training.window_tasks import NodeSettings
 from recipes.errors import MessageError, StorageError, TrainingError

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from rounds import Swarm, keys_of, name, rules
 
 from peers.protocol.assignment import Assignment, assign_reducers, leaders, missed_reducers
+from peers.protocol.chance.hash_chain import descend
+from peers.protocol.chance.say import Say, alike
 from peers.protocol.counters import Counters, PeerRecord, initial
-from peers.protocol.hash_chain import descend
 from peers.protocol.rules import ELECTOR_MINIMUM, Rules
-from peers.protocol.say import Say, alike
 from recipes.keys.keys import PeerId
 
 PEERS = [key.peer_id for key in keys_of(12)]

@@ -9,6 +9,7 @@ import pytest
 from rounds import Swarm, keys_of, name
 
 from peers.chain.link import Link
+from peers.protocol.chance.say import Say, alike
 from peers.protocol.counters import (
     Counters,
     advance,
@@ -25,7 +26,6 @@ from peers.protocol.rules import (
     QUOTA_GROWTH,
     QUOTA_RANGES,
 )
-from peers.protocol.say import Say, alike
 from peers.state.snapshots import MAX_COUNTERS_BYTES
 from recipes.keys.keys import SigningKey
 from recipes.schema.sections import Overlap

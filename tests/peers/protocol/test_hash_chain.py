@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rounds import RUN, keys_of, name, rules
 
-from peers.protocol.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
+from peers.protocol.chance.hash_chain import RENEWED_FROM, HashChain, descend, is_to_be_renewed, own_chain
 from peers.protocol.rules import Rules
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import SigningKey

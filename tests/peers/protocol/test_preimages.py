@@ -9,8 +9,8 @@ from typing import Any
 from rounds import Swarm, name, trunk
 
 from peers.chain.link import Link
+from peers.protocol.chance.hash_chain import descend, own_chain
 from peers.protocol.counters import Counters, PeerRecord, advance, quota_or_preimage_fault, show_next
-from peers.protocol.hash_chain import descend, own_chain
 from peers.protocol.rules import ELECTOR_MINIMUM
 from recipes.keys.keys import PeerId, SigningKey
 

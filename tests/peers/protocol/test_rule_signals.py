@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from rounds import elected
 
+from peers.protocol.chance.say import UNIT, Say
 from peers.protocol.messages import Claim
-from peers.protocol.say import UNIT, Say
 from peers.protocol.upgrades import MAX_RULES, THIS_BUILD, is_in_force, lock_in
 from recipes.keys.keys import PeerId
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peers.protocol.say import UNIT, Say, alike, capped_weights, is_three_quarters, weigh, without
+from peers.protocol.chance.say import UNIT, Say, alike, capped_weights, is_three_quarters, weigh, without
 from recipes.keys.keys import PeerId
 
 MEAN = 1000  # FLOPs of a mean claim

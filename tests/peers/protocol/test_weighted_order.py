@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from peers.protocol.weighted_order import anybody_in_time, in_order, negative_log2, uniform
+from peers.protocol.chance.weighted_order import anybody_in_time, in_order, negative_log2, uniform
 from recipes.keys.keys import PeerId
 
 MILLION = 1_000_000

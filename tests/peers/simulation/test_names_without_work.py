@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 import peers.credit.electors
-from peers.protocol.say import UNIT
+from peers.protocol.chance.say import UNIT
 from peers.simulation.byzantine import Liar, Lie
 from peers.simulation.simulator import World
 from recipes.keys.keys import PeerId
