@@ -12,7 +12,7 @@ and the source of a vote read off the chain, as in chained BFT protocols (HotStu
 A quorum is three quarters of an electorate's weight (peers/protocol/chance/say.py). Two quorums then share at
 least half of it, so two blocks that contradict each other are both final only if half of an electorate broke
 those rules: no minority can bring it about. Those whom the chain itself expels, or shows to have broken them,
-count neither in a quorum nor in the whole from that block on: with a weight of w they take 3/4 w from that half.
+count neither in a quorum nor in the whole from that block on: a weight of w takes 3/4 w from that half.
 """
 
 from __future__ import annotations

@@ -164,20 +164,25 @@ class Allreduce:
         context.inbox.release(signed.hash)
 
     def leaves_out_too_many(self, roster: Roster, *, until: float) -> bool:
-        """Whether the roster omits too many claims that were here by `until` and could have been in it."""
-        held = self._context.round.pool.held
-        if len(roster.claims) == MAX_PEERS:
-            return False
+        """Whether the roster omits too many claims that were here by `until` and could have been in it.
+
+        Those of established electors are counted for themselves, too, and a full roster has to have room for
+        them: otherwise a crowd of others would hide that they are left out.
+        """
+        held, established = self._context.round.pool.held, self._context.round.parent.say.established
         claimants = {claim.body.peer for claim in roster.claims}
         used = [slots for claim in roster.claims for slots in claim.body.slots]
         start = roster.claims[0].body.start_digest
-        omitted = 0
+        omitted: set[PeerId] = set()
         for peer, (signed, arrived) in held.items():
             slots = signed.body.slots
             disjoint = total(merge([*used, *slots])) == total(used) + total(slots)
             if peer not in claimants and arrived <= until and disjoint and signed.body.start_digest == start:
-                omitted += 1
-        return omitted > max(1, TOLERATED_OMISSIONS * len(held))
+                omitted.add(peer)
+        if len(roster.claims) == MAX_PEERS:
+            omitted &= established if claimants - established else set()
+        groups = ((omitted, len(held)), (omitted & established, len(held.keys() & established)))
+        return any(len(gone) > max(1, TOLERATED_OMISSIONS * present) for gone, present in groups)
 
     # ------------------------------------------------------------ segments
 

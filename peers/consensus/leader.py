@@ -134,19 +134,19 @@ class Leader:
     def _compatible_claims(self) -> list[Signed[Claim]]:
         """Return the claims that start from the agreed state and share no slots.
 
-        Peers that the chain knows go first: newcomers cannot crowd those out. Of two newcomers that drew the
-        same lane, chance chooses, by what nobody else knew before: no name can be made up for it.
+        Established electors go first, then others that the chain knows: names that did not work crowd nobody
+        out. Of two newcomers in one lane, what nobody else knew before chooses: no name is made up for it.
         """
         context = self._context
         current = context.round
         start = context.chain.elected_digest(current.parent) or context.digest
         chosen: list[Signed[Claim]] = []
         used: list[SlotRange] = []
-        known = current.parent.counters.peers
+        known, established = current.parent.counters.peers, current.parent.say.established
         own = current.window.claim
         chance = (own.body.preimage if own is not None else None) or current.parent.counters.beacon
         lots = {peer: digest(f"lane/{chance}/{peer}".encode()) for peer in current.pool.held}
-        for peer in sorted(lots, key=lambda peer: (peer not in known, lots[peer])):
+        for peer in sorted(lots, key=lambda peer: (peer not in established, peer not in known, lots[peer])):
             signed, _ = current.pool.held[peer]
             slots = list(signed.body.slots)
             if signed.body.start_digest != start:

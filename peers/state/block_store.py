@@ -350,6 +350,7 @@ def _open(path: Path) -> sqlite3.Connection:
     private_file(path)
     database = sqlite3.connect(path)
     try:
+        _check_version(path, database)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(
             "PRAGMA synchronous = FULL"
@@ -358,7 +359,6 @@ def _open(path: Path) -> sqlite3.Connection:
         (verdict,) = database.execute("PRAGMA quick_check").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        _check_version(path, database)
         database.execute(f"PRAGMA user_version = {_VERSION}")
     except (sqlite3.Error, OutdatedError):
         database.close()
@@ -383,8 +383,9 @@ def _check_version(path: Path, database: sqlite3.Connection) -> None:
         OutdatedError: it does.
     """
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    tables = " UNION ALL ".join(f"SELECT 1 FROM {table}" for table in ("blocks", "claims", "words"))
-    if version == _VERSION or database.execute(f"{tables} LIMIT 1").fetchone() is None:
+    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    filled = (f"SELECT 1 FROM {table} LIMIT 1" for table in ("blocks", "claims", "words") if table in there)
+    if version == _VERSION or not any(database.execute(query).fetchone() for query in filled):
         return
     theirs = f"version {version}" if version else "version 3, or an earlier one,"
     raise OutdatedError(

@@ -5,7 +5,7 @@ And the chain not at all: who leads, who elects and what is final is up to those
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,6 +88,57 @@ def test_the_leaders_roster_holds_everybody_known_and_its_memory_is_bounded() ->
     assert roster_fault(bench.swarm.chain, roster.body, bench.head) is None
     for what, length, most in _bounds(bench.engine, bench.swarm.rules):
         assert length <= most, what
+
+
+def stand_on(bench: Bench, established: Iterable[PeerId]) -> None:
+    """Let the word of just these count above all others'."""
+    current = bench.engine.context.round
+    say = replace(current.parent.say, established=frozenset(established))
+    current.parent = replace(current.parent, say=say)
+
+
+def apart(bench: Bench, count: int) -> list[SigningKey]:
+    """Strangers that drew lanes of their own."""
+    lanes: dict[tuple[SlotRange, ...], SigningKey] = {}
+    for key in bench.strangers:
+        lanes.setdefault(bench.head.counters.slots_for(key.peer_id, bench.swarm.rules), key)
+    return list(lanes.values())[:count]
+
+
+def test_a_crowd_takes_no_place_from_those_whose_word_counts() -> None:
+    bench = leading_bench(THOUSAND)
+    worked = apart(bench, 20)[-5:]
+    stand_on(bench, [key.peer_id for key in worked])
+    for key in [*bench.others, *bench.strangers]:
+        bench.receive(key, bench.swarm.claim(key, bench.head))
+    effects = bench.finish_window()
+    effects += bench.tick(after=bench.engine.deadlines.grace)
+    [roster] = {signed.hash: signed for signed in rosters_sent(effects)}.values()
+    rostered = {claim.body.peer for claim in roster.body.claims}
+    assert len(rostered) == MAX_PEERS
+    assert {key.peer_id for key in worked} <= rostered
+
+
+def test_a_full_roster_that_omits_two_whose_word_counts_for_others_is_not_co_signed() -> None:
+    bench = leading_bench(THOUSAND)
+    strangers = apart(bench, MAX_PEERS)
+    worked, crowd = strangers[:3], [*bench.others, *strangers[3:]]
+    assert len(crowd) > MAX_PEERS
+    for key in [*worked, *crowd]:
+        bench.receive(key, bench.swarm.claim(key, bench.head))
+
+    def refused(*listed: SigningKey) -> bool:
+        others = crowd[: MAX_PEERS - len(listed)]
+        claims = [bench.swarm.claim(key, bench.head) for key in (*listed, *others)]
+        roster = bench.swarm.roster(claims, bench.head, key=bench.swarm.keys[0]).body
+        return bench.engine.allreduce.leaves_out_too_many(roster, until=bench.now)
+
+    assert not refused()  # nobody's word counts yet for more than another's
+    stand_on(bench, [key.peer_id for key in worked])
+    assert not refused(*worked)
+    assert not refused(*worked[:2])  # messages cross
+    assert refused(*worked[:1])
+    assert refused()
 
 
 def test_of_newcomers_that_drew_one_lane_a_lot_chooses_that_nobody_else_could_know() -> None:
