@@ -177,7 +177,13 @@ def main(
         console.print(table(results))
         crowd = crowd_shares(rounds=400)
         made = Table(title="5 founders, and 295 identities without vested credit, that take turns in rosters")
-        for title in ("", "of the weight", "of the leads", "of the first auditors of founders' claims"):
+        for title in (
+            "",
+            "of the weight",
+            "of the leads",
+            "first auditors of founders' claims",
+            "two of three",
+        ):
             made.add_column(title, justify="right")
         made.add_row("identities", *(f"{value:.1%}" for value in crowd.values()))
         console.print(made)

@@ -304,12 +304,13 @@ def _passes(audits: Sequence[Audit]) -> Iterator[Any]:
 def crowd_shares(*, rounds: int, founders: int = 5, at_once: int = 59, groups: int = 5) -> dict[str, float]:
     """Return what identities without vested credit get beside founders of equal credit: shares of all.
 
-    A roster has room for 64, so the identities take turns in it, often enough that all of them elect.
+    A roster has room for 64, so the identities take turns in it, often enough that all of them elect. The
+    last share is of founders' claims that they would expel together, with two of the first three auditors.
     """
     game = Game(members=founders, others=0, rate=1.0, vested=(50,) * founders)
     crowd = [SigningKey(digest(f"crowd/{number}".encode())) for number in range(at_once * groups)]
     game.by_id |= {key.peer_id: key for key in crowd}
-    weight, led, first, audits = 0.0, 0, 0, 0
+    weight, led, first, audits, expelled = 0.0, 0, 0, 0, 0
     for number in range(ELECTOR_WINDOW + rounds):
         group = crowd[number % groups * at_once :][:at_once]
         counted = number >= ELECTOR_WINDOW
@@ -322,4 +323,10 @@ def crowd_shares(*, rounds: int, founders: int = 5, at_once: int = 59, groups: i
         of_founders = [audit for audit in new if audit.work.peer in game.coalition]
         audits += len(of_founders)
         first += sum(audit.auditors[0] not in game.coalition for audit in of_founders)
-    return {"weight": weight / rounds, "leads": led / rounds, "audits": first / audits}
+        expelled += sum(sum(one not in game.coalition for one in a.auditors[:3]) > 1 for a in of_founders)
+    return {
+        "weight": weight / rounds,
+        "leads": led / rounds,
+        "audits": first / audits,
+        "expelled": expelled / audits,
+    }
