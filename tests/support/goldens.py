@@ -27,9 +27,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from exchange import FORM
+from one_of_each import one_of_each
 from places import ROOT, TESTS
 from rich.console import Console
-from rounds import one_of_each
 from trained_run import TrainedRun
 
 import peers

@@ -10,8 +10,9 @@ import numpy as np
 from exchange import FORM, Exchange, contribution
 from hostile_network import NETWORK_SUBJECTS
 from hostile_subject import KEY, Subject
+from one_of_each import one_of_each
 from pydantic import ValidationError
-from rounds import RUN, one_of_each
+from rounds import RUN
 from tiny_run import RECIPE
 
 from peers.codec.segment import ChunkProof, SegmentFrame

@@ -16,7 +16,8 @@ from hostile import SUBJECTS
 from hostile_subject import Subject, check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rounds import RUN, Swarm, one_of_each
+from one_of_each import one_of_each
+from rounds import RUN, Swarm
 from spoiling import LONGEST, spoil
 
 from peers.protocol.messages import KINDS, MAX_PEERS, MAX_RANGES, MAX_SEGMENTS, Block, Reduction, parse, sign

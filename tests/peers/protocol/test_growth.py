@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import RUN, one_of_each
+from one_of_each import one_of_each
+from rounds import RUN
 
 from peers.protocol.messages import KINDS, AnyMessage, Signed, parse
 from peers.protocol.signed import MAX_UNKNOWN_FIELDS

@@ -12,8 +12,9 @@ import base58
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_of_each import one_of_each
 from pydantic import ValidationError
-from rounds import RUN, Swarm, keys_of, name, one_of_each
+from rounds import RUN, Swarm, keys_of, name
 
 from peers.protocol.messages import (
     KINDS,

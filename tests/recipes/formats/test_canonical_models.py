@@ -9,8 +9,8 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_texts import TEXT
+from one_of_each import one_of_each
 from pydantic import Field
-from rounds import one_of_each
 
 from peers.credit.entries import ClaimCounted
 from peers.protocol.canonical_spans import body_texts
