@@ -95,7 +95,9 @@ class Author:
             root, size = self.exchange.reduce(roster.hash, segment, (place,))
             reduction = swarm.reduction(roster, segment, parent, root=root, bytes=size, included=(place,))
             reductions.append(reduction if segment in counted else None)
-        self.head = swarm.add(swarm.block(parent, (), roster=roster, reductions=tuple(reductions)))
+        words = swarm.words(roster, reductions, parent)
+        body = swarm.block(parent, (), roster=roster, reductions=tuple(reductions), missing=words)
+        self.head = swarm.add(body)
 
     def until_drawn(self) -> None:
         """Go through the rounds after which the newest claim is under audit."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from peers.chain.chain import Chain
 from peers.chain.link import Link
-from peers.chain.validation import block_fault
+from peers.chain.validation import block_fault, words_needed
 from peers.credit.electors import say_after
 from peers.credit.escrow import Account
 from peers.credit.rules import CreditRules
@@ -216,6 +216,16 @@ class Swarm:
         """A peer's word that the bytes of these segments cannot be had."""
         body = Missing(run=self.rules.run, peer=key.peer_id, roster=roster.hash, segments=segments)
         return sign(key, body)
+
+    def words(
+        self, roster: Signed[Roster], reductions: Sequence[Signed[Reduction] | None], parent: Link
+    ) -> tuple[Signed[Missing], ...]:
+        """As many words of electors as a block needs that leaves the segments without a reduction empty."""
+        empty = tuple(segment for segment, reduction in enumerate(reductions) if reduction is None)
+        claimants = [claim.body.peer for claim in roster.body.claims]
+        electors = [peer for peer in claimants if peer in parent.say.established]
+        needed = words_needed(electors) if empty else 0
+        return tuple(self.missing(self.by_id[peer], roster, empty) for peer in electors[:needed])
 
     def block(
         self,

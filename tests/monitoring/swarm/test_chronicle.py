@@ -23,6 +23,7 @@ def see_block(run: Watched, members: list[int], **changes: Any) -> None:
     made = swarm.block(run.head, [swarm.keys[number] for number in members])
     if "reductions" in changes:
         changes["reductions"] = tuple(changes["reductions"](made.body.reductions))
+        changes["missing"] = swarm.words(made.body.roster, changes["reductions"], run.head)
     body = Block(**{**dict(made.body), **changes})
     run.see(swarm.add(sign(swarm.by_id[body.peer], body)))
 
