@@ -131,11 +131,6 @@ class Chain:
         """Return the known blocks on top of `block`."""
         return list(self._children.get(block, []))
 
-    def has_backing(self, block: str) -> bool:
-        """Whether an elector co-signed `block`."""
-        electors = self.electors_at(self.links[block].parent)
-        return bool((electors - self.equivocators) & self._cosignatures.get(block, {}).keys())
-
     def cosignatures(self, block: str) -> list[Signed[CoSignature]]:
         """Return the known co-signatures of `block`, sorted by their authors' ids."""
         return [signed for _, signed in sorted(self._cosignatures.get(block, {}).items())]

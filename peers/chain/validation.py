@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from peers.protocol import counters
 from peers.protocol.assignment import assign_reducers
+from peers.protocol.chance.say import Say
 from peers.protocol.messages import Block, Claim, Reduction, Roster
 from peers.protocol.rules import Rules
 from recipes.keys.keys import PeerId
@@ -117,9 +118,12 @@ def needs_no_words(attempt: int, ranked: int) -> bool:
     return attempt >= ranked
 
 
-def words_needed(electors: Collection[PeerId]) -> int:
-    """Return how many words an empty segment needs, of a roster with these electors in it."""
-    return min(_WORDS, len(electors))
+def words_needed(electors: Collection[PeerId], say: Say) -> int:
+    """Return how many words an empty segment needs, of a roster with these established electors in it.
+
+    Where there are any, a leader cannot do without by leaving them out.
+    """
+    return min(_WORDS, len(electors)) or min(1, len(say.established))
 
 
 def _missing_fault(chain: Chain, block: Block, parent: Link) -> str | None:
@@ -136,7 +140,7 @@ def _missing_fault(chain: Chain, block: Block, parent: Link) -> str | None:
         said.update(word.body.segments)
     if needs_no_words(block.attempt, len(parent.leaders)):
         return None
-    needed = words_needed(electors)
+    needed = words_needed(electors, parent.say)
     empty = (segment for segment, reduction in enumerate(block.reductions) if reduction is None)
     unheard = next((segment for segment in empty if said[segment] < needed), None)
     return None if unheard is None else f"segment {unheard}: empty without the electors' words"

@@ -42,7 +42,7 @@ from peers.protocol.messages import (
     Signed,
     sign,
 )
-from peers.protocol.rules import BLOCK_AFTER
+from peers.protocol.rules import BLOCK_AFTER, CLAIM_LEADERS
 from recipes.keys.keys import PeerId
 from recipes.slots import merge, total
 
@@ -108,7 +108,10 @@ class Allreduce:
                 return
             signed = state.candidates[attempt]
             patience = context.silence_base() + deadlines.grace + (attempt - 1) * deadlines.leader
-            if attempt == 0 or context.reached(max(patience, self.gives_way_at(signed.hash, attempt))):
+            turn = max(patience, self.gives_way_at(signed.hash, attempt))
+            if attempt == 0:
+                turn = context.first_turn([claim.body.peer for claim in signed.body.claims])
+            if context.reached(turn):
                 self._accept(signed)
                 return
 
@@ -164,13 +167,17 @@ class Allreduce:
         context.inbox.release(signed.hash)
 
     def leaves_out_too_many(self, roster: Roster, *, until: float) -> bool:
-        """Whether the roster omits too many claims that were here by `until` and could have been in it.
+        """Whether the roster omits claims that were here by `until` and should have been in it.
 
-        Those of established electors are counted for themselves, too, and a full roster has to have room for
-        them: otherwise a crowd of others would hide that they are left out.
+        This peer's own, where it is not full of established electors' claims. Of the others', only the first
+        leaders judge, to whom all claims go, and only by those of established electors: who sends a claim to
+        others alone, or comes with new names, cannot keep a roster from being co-signed.
         """
-        held, established = self._context.round.pool.held, self._context.round.parent.say.established
+        context = self._context
+        held, established = context.round.pool.held, context.round.parent.say.established
         claimants = {claim.body.peer for claim in roster.claims}
+        if len(roster.claims) == MAX_PEERS and claimants <= established:
+            return False
         used = [slots for claim in roster.claims for slots in claim.body.slots]
         start = roster.claims[0].body.start_digest
         omitted: set[PeerId] = set()
@@ -179,10 +186,12 @@ class Allreduce:
             disjoint = total(merge([*used, *slots])) == total(used) + total(slots)
             if peer not in claimants and arrived <= until and disjoint and signed.body.start_digest == start:
                 omitted.add(peer)
-        if len(roster.claims) == MAX_PEERS:
-            omitted &= established if claimants - established else set()
-        groups = ((omitted, len(held)), (omitted & established, len(held.keys() & established)))
-        return any(len(gone) > max(1, TOLERATED_OMISSIONS * present) for gone, present in groups)
+        if context.me in omitted & (established if len(roster.claims) == MAX_PEERS else omitted):
+            return True
+        if context.me not in context.leaders()[:CLAIM_LEADERS]:
+            return False
+        present = held.keys() & established
+        return len(omitted & established) > max(1, TOLERATED_OMISSIONS * len(present))
 
     # ------------------------------------------------------------ segments
 

@@ -15,10 +15,12 @@ from peers.consensus.context import RoundContext
 from peers.consensus.effects import Applied, Apply, ApplyFailed, FetchBlocks, SaveBlock
 from peers.consensus.final_blocks import FinalBlocks
 from peers.consensus.peer_heads import PeerHeads
+from peers.protocol.chance.say import without
 from peers.protocol.events import Notice, Refused
 from peers.protocol.messages import Block, Signed
 from recipes.keys.keys import PeerId
 
+MAX_OF_ONE = 3  # blocks on one parent, by one leader
 MAX_SIBLINGS = 16  # blocks on one parent, by leaders that the chain does not rank
 APART = (
     "Most other peers are on a branch that a final block rules out here: this peer trained apart from them "
@@ -105,7 +107,7 @@ class BlockProcessing:
         if fault := block_fault(chain, signed.body):
             self._refuse(sender, signed, fault)
             return False
-        if len(chain.children(signed.body.parent)) >= MAX_SIBLINGS and not self._is_ranked(signed.body):
+        if not self._has_room(signed.body):
             return False
         before = chain.final
         chain.add(signed)
@@ -144,6 +146,13 @@ class BlockProcessing:
             self._apart_told_at = context.now
             context.tell(Notice(APART))
 
+    def _has_room(self, block: Block) -> bool:
+        """Whether one more block on its parent is kept: a few of each leader that the chain ranks."""
+        chain = self._context.chain
+        beside = [chain.link(child).block for child in chain.children(block.parent)]
+        own = sum(one is not None and one.body.peer == block.peer for one in beside)
+        return own < MAX_OF_ONE and (len(beside) < MAX_SIBLINGS or self._is_ranked(block))
+
     def _is_ranked(self, block: Block) -> bool:
         """Whether the chain itself ranks the block's leader."""
         return block.peer in self._context.chain.link(block.parent).leaders
@@ -164,6 +173,9 @@ class BlockProcessing:
         self._barred = {block: at for block, at in self._barred.items() if not context.reached(at)}
         waiting |= self._premature()
         best = self._best_to_be_had(waiting)
+        while (early := self._too_fast(best)) is not None:
+            waiting.add(early)
+            best = self._best_to_be_had(waiting)
         if best in waiting:
             return False
         is_next = best == context.head or context.chain.link(best).parent == context.head
@@ -191,38 +203,61 @@ class BlockProcessing:
             waiting |= {best, lowest}
 
     def _premature(self) -> set[str]:
-        """Return children of the head by leaders whose turn has not come, and which no elector co-signed.
-
-        A peer without a roster, which waits for no exchange, follows one on top of which others went on.
-        """
+        """Return children of the head whose turn has not come, and that most others do not stand behind."""
         context = self._context
         if not context.started:
             return set()
-        patience = context.silence_base() + context.deadlines.grace - context.deadlines.leader
-        early = set()
-        for child in context.chain.children(context.head):
-            signed = context.chain.link(child).block
-            attempt = signed.body.attempt if signed is not None and signed.body.peer != context.me else 0
-            turn = patience + attempt * context.deadlines.leader
-            if signed is not None and attempt:
-                turn = max(turn, self._allreduce.block_due_at(signed.body))
-            goes_on = context.round.exchange.roster is None and context.chain.children(child)
-            if attempt and not goes_on and not self._has_backing(child) and not context.reached(turn):
-                early.add(child)
-        return early
+        return {child for child in context.chain.children(context.head) if self._is_premature(child)}
 
-    def _has_backing(self, child: str) -> bool:
-        """Whether an elector co-signed a child of the head; most of them, if it leaves segments empty.
+    def _is_premature(self, child: str) -> bool:
+        """Whether a child of the head is not followed yet.
 
-        That is, without words: its leader alone, if it is an elector, could otherwise do so at once.
+        A leader has its turn after those before it; the first one not while this peer trains, if it leaves
+        it out. Whoever has a turn, the first or a later one, could else take rounds before others claim.
+        """
+        context = self._context
+        signed = context.chain.link(child).block
+        if signed is None or signed.body.peer == context.me:
+            return False
+        block = signed.body
+        over = context.silence_base() + context.deadlines.grace
+        if block.attempt:
+            turn = over + (block.attempt - 1) * context.deadlines.leader
+            turn = max(turn, self._allreduce.block_due_at(block))
+        else:
+            turn = context.first_turn([claim.body.peer for claim in block.roster.body.claims])
+        return not (context.reached(turn) or self._has_backing(child))
+
+    def _too_fast(self, best: str) -> str | None:
+        """Return the first block on the way to the best head that is there before it can be, if there is one.
+
+        A round takes a window. So no more blocks than windows have passed are followed, unless most others
+        stand on them: whoever leads once could else show as many rounds of its own as it likes.
         """
         context, chain = self._context, self._context.chain
-        signed = chain.link(child).block
-        if signed is None or not self._allreduce.empties_without_words(signed.body):
-            return chain.has_backing(child)
-        say = chain.link(context.head).say
-        signers = {word.body.peer for word in chain.cosignatures(child)} - chain.equivocators
-        return 2 * say.of(signers) > say.total
+        path = chain.path(context.head, best) if context.started else None
+        if not path or self._has_backing(best):
+            return None
+        window = context.rules.window_seconds
+        possible = 1 + max(0, int((context.now - context.silence_base()) // window))
+        for link in path[possible:]:
+            if not self._has_backing(link.hash):
+                context.wake_by(context.silence_base() + possible * window)
+                return link.hash
+        return None
+
+    def _has_backing(self, block: str) -> bool:
+        """Whether most of the weight that others have stands on a block above the head."""
+        context, chain = self._context, self._context.chain
+        weights = without(chain.link(context.head).say.weights, {context.me})
+        standing = 0
+        for elector, weight in weights.items():
+            latest = chain.latest_cosignature(elector)
+            if latest is None or elector in chain.equivocations:
+                continue
+            if chain.stands_on(latest.block, block):
+                standing += weight
+        return 2 * standing > sum(weights.values())
 
     def _may_start(self) -> bool:
         """Whether this peer, which has just started, may take its head for the swarm's.

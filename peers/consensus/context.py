@@ -21,6 +21,7 @@ from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
 
 MAX_ACQUAINTANCES = 256
+ALONE_WINDOWS = 3  # without a word from anybody
 
 
 class RoundContext:
@@ -42,6 +43,7 @@ class RoundContext:
         measures: stopwatches for the next claim.
         now: the time of this step, in seconds.
         wake_at: the latest time at which the engine wants to be called again, in seconds.
+        heard_at: when another peer was last heard, in seconds.
         last_silence_base: `silence_base` of the round before.
     """
 
@@ -63,6 +65,7 @@ class RoundContext:
         self.measures = Measures()
         self.now = now
         self.wake_at = now
+        self.heard_at = now
         self.last_silence_base = math.inf
         self._outbox: list[Effect] = []
 
@@ -131,9 +134,28 @@ class RoundContext:
         full = self.round.started + self.rules.window_seconds
         return max(full, self.round.window.ended_at or full)
 
+    def first_turn(self, claimants: Collection[PeerId]) -> float:
+        """Return from when on what the first leader made is followed, by those whom its roster lists.
+
+        It waits for all who train. So while this peer does, and is not listed, its own window has to be over.
+        """
+        window = self.round.window
+        waits = window.training and window.ended_at is None and self.me not in claimants
+        return self.silence_base() if waits else -math.inf
+
     def adopted_at(self) -> float:
         """Return when the head was adopted, in seconds; with overlap, the window began earlier."""
         return self.round.started + self.deadlines.exchange
+
+    def heard(self) -> None:
+        """Note that another peer is heard."""
+        self.heard_at = self.now
+
+    def is_alone(self) -> bool:
+        """Whether nobody was heard for some windows, whoever was here before; the engine is woken then."""
+        return not self.acquaintances or self.reached(
+            self.heard_at + ALONE_WINDOWS * self.rules.window_seconds
+        )
 
     # ------------------------------------------------------------ the leaders
 

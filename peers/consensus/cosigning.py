@@ -166,8 +166,8 @@ class Cosigning:
                 context.emit(SaveVoteLock(self._vote_lock))
             return False
         long_enough = self._found_at + FORGETFUL_WINDOWS * context.rules.window_seconds
-        alone = not context.acquaintances and context.me in context.chain.electors_at(context.head)
-        if alone and context.reached(long_enough):
+        elects = context.me in context.chain.electors_at(context.head)
+        if elects and context.reached(long_enough) and context.is_alone():
             self._forgot = False
             if self._vote_lock is not None:
                 context.emit(SaveVoteLock(self._vote_lock))

@@ -218,6 +218,7 @@ class RoundEngine:
             case Tick():
                 pass
             case Received(sender, message):
+                self.context.heard()
                 self._meet(sender)
                 self._receive(sender, message)
             case Acquainted(peers):

@@ -55,8 +55,13 @@ class EvidenceBook:
         return len(self._headers)
 
     def compare(self, signed: Signed[Roster] | Signed[Block]) -> None:
-        """Hold a leader's act against what it signed before for the same attempt on the same parent."""
-        body = signed.body
+        """Hold a leader's act against what it signed before for the same attempt on the same parent.
+
+        Only leaders that the chain ranks are compared: names cost nothing, and would push out what is kept.
+        """
+        body, chain = signed.body, self._context.chain
+        if body.parent not in chain or body.peer not in chain.link(body.parent).leaders:
+            return
         place = (body.purpose, body.peer, body.parent, str(body.attempt), str(body.round))
         first = self._headers.get(place)
         if first is None:
@@ -73,6 +78,8 @@ class EvidenceBook:
         if shown is None:
             return
         culprit = evidence.one.body.peer
+        if not self._counts(culprit):
+            return
         costs_more = self._operations.keep_evidence(evidence, context.round.parent.accounts)
         if (culprit, shown) in self._shown or len(self._shown) >= MAX_EQUIVOCATORS:
             if costs_more:  # another one, of a later round: leaders have to know of it
@@ -85,3 +92,9 @@ class EvidenceBook:
         context.tell(Convicted(culprit, shown, evidence.signed_in))
         context.emit(SaveEvidence(evidence))
         context.send(set(context.acquaintances), evidence)
+
+    def _counts(self, peer: PeerId) -> bool:
+        """Whether a peer is one that a proof can cost something: a name that the chain or the round knows."""
+        parent, round_ = self._context.round.parent, self._context.round
+        known = parent.counters.peers.keys() | parent.accounts.peers.keys() | parent.say.weights.keys()
+        return peer in known or peer in round_.pool.held or peer in round_.pool.ready

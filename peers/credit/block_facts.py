@@ -56,9 +56,9 @@ class Contradiction:
 class RoundFacts:
     """A block's facts: claims in roster order, and the operations that it carries, each with its body's hash.
 
-    `beacon` and `electors` are those after the block. `drawing` are the electors in its roster that will draw
-    its claims: their hash chains were anchored before. `shown` is what the electors showed of theirs for the
-    round before this block: it draws the claims of the round before that.
+    `beacon` and `electors` are those after the block. `drawing` are the electors that will draw its claims,
+    whomever its roster lists: their hash chains were anchored before. `shown` is what the electors showed of
+    theirs for the round before this block: it draws the claims of the round before that.
     """
 
     round: int
@@ -87,7 +87,7 @@ def facts_of(block: Block, counters: Counters, rules: CreditRules) -> RoundFacts
     electors = counters.electors(rules.protocol)
     records = {peer: counters.peers[peer] for peer in electors if peer in counters.peers}
     shown = {peer: record.shown_for(block.round - 1) for peer, record in records.items()}
-    drawing = (peer for peer, one in records.items() if one.shown == block.round > one.anchored)
+    drawing = (peer for peer, one in records.items() if one.preimage and one.anchored < block.round)
     return RoundFacts(
         round=block.round,
         beacon=counters.beacon,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peers.credit.accounts import Accounts
-from peers.protocol.chance.say import Say, alike, weigh
+from peers.protocol.chance.say import Say, has_worked, weigh
 from peers.protocol.counters import Counters
 from peers.protocol.rules import Rules
 
@@ -14,8 +14,6 @@ def say_after(counters: Counters, accounts: Accounts, rules: Rules) -> Say:
     excluded = frozenset(peer for peer in counters.peers if accounts.is_excluded(peer))
     # If no elector is left, the others go on: a run does not end with those who broke its rules.
     electors = counters.electors(rules) - excluded or frozenset(counters.peers) - out
-    vested = {peer: account.vested for peer in electors if (account := accounts.peers.get(peer)) is not None}
-    if not any(vested.values()):
-        return Say(alike(electors).weights, electors, out)
-    weights = weigh({peer: vested.get(peer, 0) for peer in electors}, mean_claim=accounts.mean_claim)
-    return Say(weights, frozenset(peer for peer, amount in vested.items() if amount), out)
+    vested = {peer: account.vested if (account := accounts.peers.get(peer)) else 0 for peer in electors}
+    worked = frozenset(peer for peer, amount in vested.items() if has_worked(amount, accounts.mean_claim))
+    return Say(weigh(vested, mean_claim=accounts.mean_claim), worked or electors, out)

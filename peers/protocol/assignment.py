@@ -34,12 +34,11 @@ def leaders(counters: Counters, say: Say, others: Iterable[PeerId] = ()) -> list
 
     Electors come by weighted chance, each by a number of its own: what its hash chain showed for the round
     before the last block. Nobody else has a part in that number, and a preimage that one leader leaves out
-    is shown by the next. Its salt keeps it from being chosen with the chain. Those without one come after.
+    is shown by the next. Its salt keeps it from being chosen with the chain. Those who showed none come by
+    the beacon, in the same order: whom two leaders left out has a turn all the same.
     """
-    drawn = {peer: number for peer in say.weights if (number := _ticket(peer, counters)) is not None}
-    order = in_order(drawn, say.weights)
-    late = {peer: _lot(peer, counters) for peer in say.weights.keys() - drawn.keys()}
-    order += in_order(late, say.weights)
+    numbers = {peer: _ticket(peer, counters) or _lot(peer, counters) for peer in say.weights}
+    order = in_order(numbers, say.weights)
     placed = {*order, *say.out}
     for group in (counters.rostered(), others):
         fresh = sorted(set(group) - placed, key=lambda peer: (_lot(peer, counters), peer))

@@ -224,7 +224,7 @@ class Swarm:
         empty = tuple(segment for segment, reduction in enumerate(reductions) if reduction is None)
         claimants = [claim.body.peer for claim in roster.body.claims]
         electors = [peer for peer in claimants if peer in parent.say.established]
-        needed = words_needed(electors) if empty else 0
+        needed = words_needed(electors, parent.say) if empty else 0
         return tuple(self.missing(self.by_id[peer], roster, empty) for peer in electors[:needed])
 
     def block(

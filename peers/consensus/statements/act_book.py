@@ -51,7 +51,7 @@ class ActBook:
             return False
         if not self._cosigning.lost_before:
             return True
-        alone = not context.acquaintances and context.head in self._claims.values()
+        alone = context.head in self._claims.values() and context.is_alone()
         return alone or self._head_is_younger()
 
     def _head_is_younger(self) -> bool:

@@ -75,7 +75,7 @@ class MissingWords:
 
     def covering(self, empty: Collection[int]) -> tuple[Signed[Missing], ...] | None:
         """Return words that allow these segments to be left empty, as few as go; None if they do not."""
-        needed = dict.fromkeys(empty, words_needed(self._electors()))
+        needed = dict.fromkeys(empty, words_needed(self._electors(), self._context.round.parent.say))
         chosen = []
         me = self._context.me
         words = self._state.words.values()

@@ -1,8 +1,8 @@
 """Say: which peers' word counts after a block, and how much. Identities cost nothing, so work weighs.
 
-A peer weighs 1 + its vested credit in mean claims. Once any elector has vested credit, all those without
-together weigh at most a tenth. Where ten or more have some, no one of them has more than a tenth of what they
-weigh together: among fewer, a cap would hand what it takes to whoever comes with many names.
+A peer weighs 1 + its vested credit in mean claims. Once any elector has vested the credit of a mean claim,
+all those without weigh at most a tenth together. Where ten or more have some, none counts for more than a
+tenth of what all of them vested: among fewer, a cap would hand what it takes to whoever brings many names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Say:
 
     Attributes:
         weights: each elector's weight, above 0, by name in ascending order.
-        established: the electors with vested credit; while there are none, all electors.
+        established: the electors with the vested credit of a mean claim; while there are none, all electors.
         out: peers that the chain knows and that lead nothing: expelled, or with a retired key.
     """
 
@@ -54,7 +54,9 @@ def weigh(vested: Mapping[PeerId, int], *, mean_claim: int) -> dict[PeerId, int]
         vested: the vested credit of each, in FLOPs; 0 for one without.
         mean_claim: FLOPs of a mean claim.
     """
-    worked = {peer: 1 + amount // max(1, mean_claim) for peer, amount in vested.items() if amount > 0}
+    worked = {
+        peer: 1 + amount // mean_claim for peer, amount in vested.items() if has_worked(amount, mean_claim)
+    }
     if not worked:
         return dict.fromkeys(sorted(vested), UNIT)
     capped = capped_weights(worked)
@@ -64,21 +66,21 @@ def weigh(vested: Mapping[PeerId, int], *, mean_claim: int) -> dict[PeerId, int]
     return {peer: UNIT * capped[peer] if peer in capped else each for peer in sorted(vested)}
 
 
-def capped_weights(weights: Mapping[PeerId, int]) -> dict[PeerId, int]:
-    """Return the weights capped at the highest level at which no peer has more than a tenth of their sum.
+def has_worked(vested: int, mean_claim: int) -> bool:
+    """Whether a peer's vested credit is that of a mean claim at least."""
+    return vested >= mean_claim > 0
 
-    Fewer than ten peers are not capped.
+
+def capped_weights(weights: Mapping[PeerId, int]) -> dict[PeerId, int]:
+    """Return the weights, none above a tenth of what all weigh uncapped. Fewer than ten peers are not capped.
+
+    A tenth of what is left after capping would be less each time: then ten names with next to no credit would
+    bring those who did the work down to their level.
     """
     if len(weights) < LARGEST_SHARE:
         return dict(weights)
-    low, high = 1, max(weights.values())
-    while low < high:  # all levels up to the highest one fit, since the sum is concave in the level
-        level = (low + high + 1) // 2
-        if LARGEST_SHARE * level <= sum(min(weight, level) for weight in weights.values()):
-            low = level
-        else:
-            high = level - 1
-    return {peer: min(weight, low) for peer, weight in weights.items()}
+    most = max(1, sum(weights.values()) // LARGEST_SHARE)
+    return {peer: min(weight, most) for peer, weight in weights.items()}
 
 
 def is_three_quarters(part: int, whole: int) -> bool:
