@@ -30,6 +30,7 @@ from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.codec.segment import SegmentFrame
 from peers.consensus import effects as do
 from peers.credit.audit import Audit
+from peers.credit.sampling import DRAWN_AFTER
 from peers.exchange.host import EngineView, Host
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import MOST_STEPS, LossTrace
@@ -186,11 +187,11 @@ class Auditing:
             self.drop(claim)
 
     def oldest_state_needed(self) -> int:
-        """Return the round of the oldest state from which an audit may still want a window replayed."""
+        """Return the round of the oldest state that audits may still want, also those of the next block."""
         link = self._engine.chain.link(self._engine.head)
         rounds = [audit.work.round for audit in link.accounts.audits]
         # To recompute what returned to the error feedback takes the reduced segments of so many rounds below.
-        return max(0, min([link.round, *rounds]) - 1 - MOST_BLOCKS_BETWEEN)
+        return max(0, min([link.round + 1 - DRAWN_AFTER, *rounds]) - 1 - MOST_BLOCKS_BETWEEN)
 
     # ------------------------------------------------------------ the replay
 

@@ -1,12 +1,13 @@
 """Copies of the error feedback before the last few contributions: an audit may ask for chunks of them.
 
 Each contribution changes the error feedback in place. The author of a claim learns whether it is audited in
-full only from the block after the one that includes it, when the next contribution may be made already. So
-the file is copied before each contribution, named by its root, which the claim before commits to:
+full only from the second block after the one that includes it, when two more contributions are made already,
+or more, if it was on another branch meanwhile. So the file is copied before each contribution, named by its
+root, which the claim before commits to:
 
     contributions/before/NUMBER.ROOT.bf16
 
-The last `COPIES_KEPT` are kept: 8 bytes a parameter on disk. A copy also replaces an error feedback that a
+The last `COPIES_KEPT` are kept: 10 bytes a parameter on disk. A copy also replaces an error feedback that a
 crash has torn. Copies are not trusted: their readers hash them.
 """
 
@@ -22,7 +23,7 @@ from recipes.formats import blake3_tree
 from recipes.formats.files import PRIVATE, replacing
 from recipes.layout import CHUNK_VALUES
 
-COPIES_KEPT = 4
+COPIES_KEPT = 5
 LEAF_BYTES = 2 * CHUNK_VALUES
 
 _READ_BYTES = 128 * LEAF_BYTES

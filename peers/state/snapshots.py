@@ -59,7 +59,10 @@ class SnapshotStore:
         self._now = now
 
     def need_from(self, round_number: int) -> None:
-        """Keep the newest snapshot at or below a round, for audits. Replaces the round of the last call."""
+        """Keep the newest snapshot at or below a round, for audits. Replaces the round of the last call.
+
+        Where none is that old, as at a newcomer, the oldest one is kept: later states are made from it.
+        """
         self._needed_from = round_number
 
     def rounds(self) -> list[int]:
@@ -70,6 +73,13 @@ class SnapshotStore:
     def newest_below(self, round_number: int) -> int | None:
         """Return the round of the newest whole snapshot at or below a round, or None."""
         return max((number for number in self.rounds() if number <= round_number), default=None)
+
+    def _needed(self) -> int | None:
+        """Return the round of the snapshot that audits need, or None."""
+        if self._needed_from is None:
+            return None
+        below = self.newest_below(self._needed_from)
+        return below if below is not None else min(self.rounds(), default=None)
 
     def begun(self) -> list[int]:
         """Return the rounds of all partial snapshots, ascending."""
@@ -227,7 +237,7 @@ class SnapshotStore:
         self._publish(manifest.round)
         superseded = [number for number in self.rounds() if number > 0][:-SNAPSHOTS_KEPT]
         pinned = self._pin.choose(superseded, newest=manifest.round, now=self._now())
-        needed = self.newest_below(self._needed_from) if self._needed_from is not None else None
+        needed = self._needed()
         for old in superseded:
             if old not in (pinned, needed):
                 shutil.rmtree(self._whole(old), ignore_errors=True)

@@ -109,13 +109,14 @@ class Author:
         """The claim that the newest block drew."""
         return self.claims[-1 - DRAWN_AFTER]
 
-    def audit(self) -> Audit:
-        """The audit that the newest block drew."""
-        wanted = self.audited.hash
+    def audit(self, claim: Signed[Claim] | None = None) -> Audit:
+        """The audit of a claim, or the one that the newest block drew."""
+        wanted = (claim or self.audited).hash
         return next(audit for audit in self.head.accounts.audits if audit.work.claim == wanted)
 
-    def case(self) -> Case:
-        case = case_of(self.swarm.chain, self.head.hash, self.audit(), chunks=LAYOUT.chunks)
+    def case(self, claim: Signed[Claim] | None = None) -> Case:
+        """The case of a claim's audit, or of the one that the newest block drew."""
+        case = case_of(self.swarm.chain, self.head.hash, self.audit(claim), chunks=LAYOUT.chunks)
         assert case is not None
         return case
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 from live_swarm import ROUNDS_RECIPE, Swarm
+from places import ROOT, SUPPORT
 
 from peers.credit.entries import Entry
 from peers.ledger.derive import derive, ground_of
@@ -12,6 +18,7 @@ from peers.protocol.verdicts import Verdict
 from peers.state.block_store import CHAIN_FILE, ChainStore
 from recipes.home import run_folder
 from recipes.publication import load_signed_recipe
+from trainer.demo.peer import launch
 
 EVERYTHING_AUDITED = (
     ROUNDS_RECIPE
@@ -26,15 +33,21 @@ loss_worst = [2e-3, 1e-2]
 dropped = [0.1, 0.4]
 direction = [0.02, 0.2]
 length = [0.02, 0.2]
-
-[verification.thresholds.cpu-bf16]
-loss_mean = [4e-3, 7e-3]
-loss_worst = [5e-2, 1e-1]
-dropped = [0.2, 0.4]
-direction = [0.02, 0.2]
-length = [0.03, 0.2]
 """
-)  # a busy machine may find bfloat16 the faster one
+)
+
+
+@contextmanager
+def audited_swarm(folder: Path, *, recipe: str = EVERYTHING_AUDITED, liar: bool = False) -> Iterator[Swarm]:
+    """Run a swarm of three peers that compute alike; they are started by the test, and killed in the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}:{SUPPORT}")
+        alike = partial(launch, program=("-m", "fp32_join"))
+        running = Swarm(folder, volunteers=2, recipe=recipe, liar=liar, launched_by=alike)
+        try:
+            yield running
+        finally:
+            running.end()
 
 
 def ledger(swarm: Swarm) -> tuple[list[Entry], list[Verdict]]:

@@ -2,7 +2,7 @@
 
     python -m lying_join [ARGUMENTS OF trainer.join ...]
 
-What it replays as an auditor it replays honestly.
+What it replays as an auditor it replays honestly. It computes in fp32 (fp32_join.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import typer
+from fp32_join import Fp32Trainer
 
 import trainer.local
 from peers.training.interface import TrainOrder
@@ -18,7 +19,7 @@ from peers.training.interface import TrainOrder
 FAR_OFF = 10**6  # slots from those that were given
 
 
-class LyingTrainer(trainer.local.LocalTrainer):
+class LyingTrainer(Fp32Trainer):
     """Trains on other slots than it says."""
 
     def train(self, order: TrainOrder, **named: Any) -> trainer.local.WindowResult:

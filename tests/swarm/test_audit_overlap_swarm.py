@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from audited_swarm import EVERYTHING_AUDITED, decided, ledger
+from audited_swarm import EVERYTHING_AUDITED, audited_swarm, decided, ledger
 from live_swarm import Swarm
 
 from peers.state.block_store import CHAIN_FILE, ChainStore
@@ -17,13 +17,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    running = Swarm(tmp_path_factory.mktemp("swarm"), volunteers=2, recipe=EAGER)
-    try:
+    with audited_swarm(tmp_path_factory.mktemp("swarm"), recipe=EAGER) as running:
         for peer in running.peers:
             peer.start(validate=peer is running.peers[0])
         yield running
-    finally:
-        running.end()
 
 
 @pytest.mark.timeout(400)

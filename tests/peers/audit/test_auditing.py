@@ -17,6 +17,8 @@ from peers.audit.auditor import Auditing, AuditParts, AuditTerms
 from peers.audit.judging import Limit, Thresholds
 from peers.audit.received_openings import OpenedClaim, OpenedClaims
 from peers.consensus import effects as do
+from peers.credit.sampling import DRAWN_AFTER
+from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.network.transport import Request
 from peers.protocol.audit_request import parse_request
 from peers.protocol.verdicts import Verdict
@@ -196,3 +198,14 @@ async def test_who_cannot_or_will_not_replay_abstains(
     verdict = await audited(bench)
     assert (verdict.outcome, verdict.reason, verdict.steps) == ("abstain", reason, 0)
     assert bench.commitments == []
+
+
+def test_what_the_next_block_may_draw_can_be_replayed_when_it_comes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    chain, head = bench.engine.chain, bench.author.head
+    accounts = replace(head.accounts, audits=())
+    chain.links[head.hash] = replace(head, ledger=replace(head.ledger, accounts=accounts))
+    kept = bench.auditing.oldest_state_needed()
+    drawn = head.round + 1 - DRAWN_AFTER  # the round of the claims
+    # Segments that the block of `MOST_BLOCKS_BETWEEN` rounds before left out may have returned.
+    assert kept == drawn - MOST_BLOCKS_BETWEEN - 1

@@ -17,7 +17,7 @@ from peers.audit.opening import OpenedFeedback, OpenedWork, Opening, OpeningForm
 from peers.codec.interface import Codec
 from peers.codec.segment import ChunkProof
 from peers.codec.sparse_codec import SparseCodec
-from peers.credit.sampling import MOST_OPENED, chunks_to_open
+from peers.credit.sampling import DRAWN_AFTER, MOST_OPENED, chunks_to_open
 from peers.exchange.lineage import MOST_BLOCKS_BETWEEN
 from peers.exchange.loss_trace import LossTrace
 from peers.protocol.length_prefixed import join_parts, split_parts
@@ -123,6 +123,23 @@ def test_what_was_drawn_stays_open_when_the_feedback_has_moved_on(tmp_path: Path
     author.openings.forget(audited=set(), before_round=case.claim.body.round + 1)
     with pytest.raises(MessageError, match="not here"):
         author.openings.opening(case)
+
+
+def test_who_left_a_branch_of_two_blocks_above_its_claim_opens_what_the_other_one_drew(
+    tmp_path: Path,
+) -> None:
+    author = Author(tmp_path)
+    for _ in range(2):
+        author.go_through_a_round()
+    shared, claim = author.head, author.claims[-1]
+    for _ in range(3):  # the third claim stands on the second block of that branch
+        author.go_through_a_round()
+    author.head = author.swarm.grow(shared, author.swarm.keys[1:], DRAWN_AFTER - 1)
+    author.go_through_a_round()
+    case = author.case(claim)
+    author.openings.keep(case, author.claims[0], with_start=False)
+    opened = author.check(case).check(author.openings.opening(case), reduced=author.exchange)
+    assert opened.chunks is not None
 
 
 def test_a_claim_whose_feedback_is_gone_is_not_opened_at_all(tmp_path: Path) -> None:

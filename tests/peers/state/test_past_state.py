@@ -80,3 +80,23 @@ async def test_what_audits_need_stays_until_they_need_it_no_more(tmp_path: Path)
     history.peer.sync.keep_for_audits(13)
     await history.go_on(2)
     assert history.peer.snapshots.rounds() == [0, 12, 14, 16]
+
+
+async def test_a_newcomer_keeps_its_first_snapshot_while_audits_need_states_since(tmp_path: Path) -> None:
+    history = History(World(tmp_path, snapshot_interval=2))
+    await history.go_on(5)
+    newcomer = history.world.replica(7, genesis=False)
+    newcomer.sources = [history.peer]
+    await newcomer.bring_to(history.links[5])
+    assert newcomer.snapshots.rounds() == [4]
+    newcomer.sync.keep_for_audits(3)  # an audit of a claim from before it came is open, among others
+    for _ in range(7):
+        await history.go_on(1)
+        await newcomer.bring_to(history.links[-1])
+    assert newcomer.snapshots.rounds() == [4, 10, 12]
+    past = PastState(newcomer.folder, newcomer.snapshots, newcomer.exchange, layout=LAYOUT, outer=OUTER)
+    np.testing.assert_array_equal(past.make(history.way(6)), history.weights[6])
+    newcomer.sync.keep_for_audits(11)
+    await history.go_on(2)
+    await newcomer.bring_to(history.links[-1])
+    assert newcomer.snapshots.rounds() == [10, 12, 14]
