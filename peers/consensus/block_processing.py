@@ -235,12 +235,12 @@ class BlockProcessing:
         stand on them: whoever leads once could else show as many rounds of its own as it likes.
         """
         context, chain = self._context, self._context.chain
-        path = chain.path(context.head, best) if context.started else None
-        if not path or self._has_backing(best):
+        if not context.started or best == context.head or self._has_backing(best):
             return None
-        window = context.rules.window_seconds
+        fork = chain.link(chain.common_ancestor(context.head, best))
+        here, window = chain.link(context.head).round - fork.round, context.rules.window_seconds
         possible = 1 + max(0, int((context.now - context.silence_base()) // window))
-        for link in path[possible:]:
+        for link in (chain.path(fork.hash, best) or [])[here + possible :]:
             if not self._has_backing(link.hash):
                 context.wake_by(context.silence_base() + possible * window)
                 return link.hash
