@@ -18,7 +18,7 @@ from peers.credit.ledger import Ledger
 from peers.protocol.rules import ELECTOR_MINIMUM, ELECTOR_WINDOW
 from recipes.keys.keys import SigningKey
 
-MEAN_CLAIM = 10**18
+MEAN_CLAIM = 10**24
 
 
 class Worked(Swarm):

@@ -25,6 +25,7 @@ from peers.protocol.messages import (
     AnyMessage,
     Block,
     Evidence,
+    Ready,
     Receipt,
     Reduction,
     Roster,
@@ -324,6 +325,7 @@ def test_a_peer_that_lost_its_disk_neither_leads_nor_reduces_nor_gives_receipts(
     claims = [bench.swarm.claim(key, bench.head) for key in bench.swarm.keys]
     leader = bench.swarm.by_id[bench.swarm.order(bench.head)[1]]
     roster = bench.swarm.roster(claims, bench.head, key=leader)
+    bench.receive(leader, Ready(round=bench.head.round + 1, parent=bench.head.hash))  # it is not alone
     bench.tick(after=bench.swarm.rules.window_seconds + 3 * bench.engine.deadlines.leader)
     effects = bench.receive(leader, roster)
     assert bench.engine.roster == roster
