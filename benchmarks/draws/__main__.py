@@ -1,6 +1,6 @@
 """How far a coalition moves the draws of audits and leaders, by the chain's own code.
 
-    python -m benchmarks.draws [--claims 25000] [--out results/draws.json]
+    python -m benchmarks.draws [--claims 25000] [--rates 0.15,0.035] [--only "of 20"] [--out results/draws.json]
 
 Each case is played twice: once honestly, once with every choice in the coalition's hands (game.py). The first
 table has the share of its claims that were drawn, over the rate of the rules; the share that somebody outside
@@ -30,7 +30,6 @@ from benchmarks.draws.game import Game, Tally, crowd_shares
 from recipes.command import plain_errors
 from recipes.formats.files import write_atomic
 
-RATES = (0.15, 0.035)  # a newcomer's, and an established peer's
 _PENALTY_ROUNDS = 32  # in which a peer that held a claim back is no elector, in a scheme that was not taken
 
 
@@ -74,9 +73,9 @@ class Result:
     seconds: float
 
 
-def cases() -> Iterator[Case]:
-    """Yield what is played."""
-    for rate in RATES:
+def cases(rates: Sequence[float]) -> Iterator[Case]:
+    """Yield what is played, at each of these rates of audits."""
+    for rate in rates:
         for honestly in (True, False):
             yield Case("1 of 4", 1, 3, rate, (), honestly)
             yield Case("1 of 20", 1, 19, rate, (10,) * 20, honestly)
@@ -159,6 +158,9 @@ def table(results: Sequence[Result]) -> Table:
 
 def main(
     claims: Annotated[int, typer.Option(min=100, help="Of a coalition, in each case.")] = 25_000,
+    rates: Annotated[
+        str, typer.Option(help="Of audits: a newcomer's, and an established peer's, separated by commas.")
+    ] = "0.15,0.035",
     only: Annotated[str, typer.Option(help="Only cases whose name has this in it.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Cases at once.")] = 2,
     out: Annotated[Path, typer.Option(help="Where to write the results as JSON.")] = Path(
@@ -168,11 +170,16 @@ def main(
     """Play coalitions against the draws of audits and leaders."""
     console = Console(highlight=False, width=150)
     with plain_errors():
-        wanted = [case for case in cases() if only in case.name]
+        at_rates = [float(rate) for rate in rates.split(",")]
+        wanted = [case for case in cases(at_rates) if only in case.name]
         results = []
         with ProcessPoolExecutor(jobs) as pool:
             for result in pool.map(play, wanted, [claims] * len(wanted)):
-                console.print(f"{result.case.name}: {result.seconds:.0f} s")
+                console.print(
+                    f"{result.case.name} at {result.case.rate:.1%}, "
+                    f"{'honestly' if result.case.honestly else 'to win'}: drawn {result.drawn:.3f}, "
+                    f"first by others {result.by_others:.3f}, led {result.led:.3f} ({result.seconds:.0f} s)"
+                )
                 results.append(result)
         console.print(table(results))
         crowd = crowd_shares(rounds=400)
@@ -187,8 +194,8 @@ def main(
             made.add_column(title, justify="right")
         made.add_row("identities", *(f"{value:.1%}" for value in crowd.values()))
         console.print(made)
-        compared = schemes(RATES[0])
-        made = Table(title=f"Ways of drawing, in a model: drawn over the rate of {RATES[0]:.0%}")
+        compared = schemes(at_rates[0])
+        made = Table(title=f"Ways of drawing, in a model: drawn over the rate of {at_rates[0]:.0%}")
         for title in ("", "1 of 4", "5 of 20", "16 of 64"):
             made.add_column(title, justify="right")
         for name, *values in compared:
