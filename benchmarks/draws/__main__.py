@@ -1,6 +1,6 @@
 """How far a coalition moves the draws of audits and leaders, by the chain's own code.
 
-    python -m benchmarks.draws [--claims 25000] [--rates 0.15,0.035] [--only "of 20"] [--out results/draws.json]
+    python -m benchmarks.draws [--claims 25000] [--rates 0.15,0.035] [--only NAME] [--out results/draws.json]
 
 Each case is played twice: once honestly, once with every choice in the coalition's hands (game.py). The first
 table has the share of its claims that were drawn, over the rate of the rules; the share that somebody outside
