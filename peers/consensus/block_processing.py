@@ -173,7 +173,7 @@ class BlockProcessing:
         self._barred = {block: at for block, at in self._barred.items() if not context.reached(at)}
         waiting |= self._premature()
         best = self._best_to_be_had(waiting)
-        while (early := self._too_fast(best)) is not None:
+        while (early := self._too_fast(best)) is not None and early not in waiting:
             waiting.add(early)
             best = self._best_to_be_had(waiting)
         if best in waiting:
@@ -241,7 +241,7 @@ class BlockProcessing:
         here, window = chain.link(context.head).round - fork.round, context.rules.window_seconds
         possible = 1 + max(0, int((context.now - context.silence_base()) // window))
         for link in (chain.path(fork.hash, best) or [])[here + possible :]:
-            if not self._has_backing(link.hash):
+            if not chain.stands_on(chain.justified, link.hash) and not self._has_backing(link.hash):
                 context.wake_by(context.silence_base() + possible * window)
                 return link.hash
         return None
