@@ -1,11 +1,11 @@
 """A run of rounds without training, in which a coalition makes every choice that the rules leave it.
 
 Counters, accounts, say, leaders and draws are those of the chain; signatures and contents are left out. A
-coalition leader chooses whom of the others to leave out of its roster (one, which honest peers forgive, since
-messages cross) and which of its own claims to hold back. It knows all that others show in the round, and by
-which beacon it would go on. Where it does not lead, but one of it gets the claims as one of the first three
-leaders, it still chooses what to hold back. It takes the choice after which the fewest of its claims are
-audited by others now, then in the next round, and then the one by which its own members come first.
+coalition leader chooses whom of the others to leave out of its roster (nobody, one, or all: its round stands
+even if nobody co-signs it) and which of its own claims to hold back. It knows all that others show in the
+round, and by which beacon it would go on. Where it does not lead, but one of it gets the claims as one of the
+first three leaders, it still chooses what to hold back. It takes the choice after which the fewest of its
+claims are audited by others now, then in the next round, and then that by which its own members come first.
 """
 
 from __future__ import annotations
@@ -205,8 +205,10 @@ class Game:
         best = (self._cost(plain, everybody), everybody, plain)
         first = frozenset(before.leaders[:MIXED_LEADERS])
         honest = sorted((first | self._auditors(plain)) - self.coalition) if leading else []
-        for out, back in product((None, *honest), (None, *sorted(self.coalition & first))):
-            rostered = everybody - {out, back}
+        single = [frozenset({peer}) for peer in honest]
+        outs = [frozenset[PeerId](), *single, *([everybody - self.coalition] if leading else [])]
+        for out, back in product(outs, (None, *sorted(self.coalition & first))):
+            rostered = everybody - out - {back}
             if rostered == everybody:
                 continue
             after = self.after(before, rostered)
