@@ -31,6 +31,7 @@ from peers.protocol.rules import CLAIM_LEADERS, ELECTOR_WINDOW, MIXED_LEADERS, B
 from peers.protocol.verdicts import Verdict
 from recipes.formats.blake3_tree import digest
 from recipes.keys.keys import PeerId, SigningKey
+from recipes.slots import take
 
 NUMERIC_CLASS = "cpu-fp32"
 SETTLING_ROUNDS = 24  # until all elect, and their hash chains are old enough to lead by
@@ -157,7 +158,7 @@ class Game:
         body = Claim.model_construct(
             peer=peer,
             round=number,
-            slots=at.counters.slots_for(peer, rules)[:1],
+            slots=take(at.counters.slots_for(peer, rules), 1)[0],  # the same work of everybody
             numeric_class=NUMERIC_CLASS,
             predecessor=None,
             preimage=shown.preimage,
