@@ -29,7 +29,7 @@ from recipes.layout import PIECE_BYTES
 MOVED = SigningKey(digest(b"another key")).peer_id
 
 
-def eventful(seed: int = 4) -> Book:
+def eventful(seed: int = 1) -> Book:
     """A history with all that accounts can hold: audits, penalties, expulsions, a retired key."""
     book = adventure(seed)
     book.play(*PEERS, rotations=[Moved("ab" * 32, PEERS[2], MOVED, 1, recovered=False)])

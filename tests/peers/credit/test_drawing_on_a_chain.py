@@ -51,8 +51,8 @@ def test_those_draw_whose_chain_was_anchored_before_the_claims_and_who_show_it_r
     drawing = 0
     for claimed, following, drawn in zip(path, path[1:], path[2:], strict=False):
         now, then = claimed.counters.peers, drawn.counters.peers
-        there = claimed.claimants & claimed.counters.electors(swarm.rules)
-        anchored_before = {peer for peer in there if now[peer].anchored < claimed.round}
+        electors = claimed.counters.electors(swarm.rules) & now.keys()
+        anchored_before = {peer for peer in electors if now[peer].anchored < claimed.round}
         kept = {peer for peer in anchored_before if peer in then and then[peer].anchored < claimed.round}
         shown = {peer for peer in kept if peer in following.claimants | drawn.claimants}
         shown &= drawn.counters.electors(swarm.rules)

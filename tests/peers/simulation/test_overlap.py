@@ -147,6 +147,9 @@ def test_no_window_begins_ahead_while_the_state_is_about_to_change() -> None:
     bench = Overlapping()
     block = bench.next_block(bench.head, members=bench.others)
     bench.receive(bench.swarm.by_id[block.body.peer], block)
+    link = bench.swarm.add(block)
+    for key in bench.others:  # most stand on it, so it is followed before this peer's window is over
+        bench.receive(key, bench.swarm.cosign(key, link))
     assert not of(bench.finish_window(), Train)
 
 
