@@ -238,6 +238,8 @@ class BlockProcessing:
         if not context.started or best == context.head or self._has_backing(best):
             return None
         fork = chain.link(chain.common_ancestor(context.head, best))
+        if not without(fork.say.weights, {context.me}):
+            return None  # nobody else could stand behind it
         here, window = chain.link(context.head).round - fork.round, context.rules.window_seconds
         possible = 1 + max(0, int((context.now - context.silence_base()) // window))
         for link in (chain.path(fork.hash, best) or [])[here + possible :]:
@@ -247,9 +249,10 @@ class BlockProcessing:
         return None
 
     def _has_backing(self, block: str) -> bool:
-        """Whether most of the weight that others have stands on a block above the head."""
+        """Whether most of the weight that others have, at the head or the fork below, stands on a block."""
         context, chain = self._context, self._context.chain
-        weights = without(chain.link(context.head).say.weights, {context.me})
+        fork = chain.link(chain.common_ancestor(context.head, block))
+        weights = without(fork.say.weights, {context.me})
         standing = 0
         for elector, weight in weights.items():
             latest = chain.latest_cosignature(elector)
