@@ -13,6 +13,12 @@ A quorum is three quarters of an electorate's weight (peers/protocol/chance/say.
 least half of it, so two blocks that contradict each other are both final only if half of an electorate broke
 those rules: no minority can bring it about. Those whom the chain itself expels, or shows to have broken them,
 count neither in a quorum nor in the whole from that block on: a weight of w takes 3/4 w from that half.
+
+Electors come and go, so the electorate is renewed in terms. A term begins with a block that shows a new
+block to be final, not older than the term before; its electors are those at that final block. Until the
+next term, a quorum takes both: three quarters of the term's electors, and of the last term's. Two branches
+from one block therefore share an electorate until one of them has made something of its own final, and then
+the other cannot.
 """
 
 from __future__ import annotations

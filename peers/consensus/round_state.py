@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from peers.chain.link import Link
-from peers.protocol.assignment import Assignment, leaders
+from peers.protocol.assignment import Assignment, with_others
 from peers.protocol.messages import Claim, Missing, Receipt, Reduction, Roster, Signed
 from recipes.keys.keys import PeerId
 
@@ -187,5 +187,8 @@ class RoundState:
         known = len(self.pool.ready) + len(self.pool.held)  # neither ever shrinks
         if self._order[0] != known:
             others = self.pool.ready | self.pool.held.keys() | {me}
-            self._order = (known, leaders(self.parent.counters, self.parent.say, others))
+            self._order = (
+                known,
+                with_others(self.parent.leaders, others, self.parent.counters, self.parent.say),
+            )
         return self._order[1]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from peers.credit.accounts_draft import Page
 from peers.credit.audit import Audit, Drawing, Work, ask, contradicted, may_speak, rest, ruling, speak
-from peers.credit.block_facts import Contradiction, RoundFacts
+from peers.credit.block_facts import Contradiction, DoubleClaim, RoundFacts
 from peers.credit.entries import AuditDrawn, Decided, Disputed, VerdictCounted
 from peers.credit.escrow import Account, Penalty
 from peers.credit.rotation import answers_for
@@ -57,14 +57,7 @@ def punish_double_claims(page: Page, facts: RoundFacts) -> None:
     Proofs about future rounds do not count: a peer could use one about the last possible round as a shield.
     """
     for proof in facts.double_claims:
-        peer = answers_for(
-            page.retired,
-            proof.peer,
-            signed_in=proof.round,
-            heard_in=page.round,
-            within=page.rules.retention_rounds,
-        )
-        account = page.peers.get(peer) if peer is not None else None
+        peer, account = _answerable(page, proof)
         if peer is None or account is None:
             continue
         if account.double_claims < proof.round <= page.round:
@@ -78,14 +71,7 @@ def punish_contradictions(page: Page, facts: RoundFacts) -> None:
     Once for each round of theirs, as with double claims. Two co-signatures take no credit: the mark stays.
     """
     for proof in facts.contradictions:
-        peer = answers_for(
-            page.retired,
-            proof.peer,
-            signed_in=proof.round,
-            heard_in=page.round,
-            within=page.rules.retention_rounds,
-        )
-        account = page.peers.get(peer) if peer is not None else None
+        peer, account = _answerable(page, proof)
         if peer is None or account is None or not settled_before(account, proof) < proof.round <= page.round:
             continue
         if proof.breach == "two co-signatures":
@@ -100,6 +86,18 @@ def punish_contradictions(page: Page, facts: RoundFacts) -> None:
 def settled_before(account: Account, proof: Contradiction) -> int:
     """Return the newest round for which a contradiction of this kind was counted already."""
     return account.silenced if proof.breach == "two co-signatures" else account.breached
+
+
+def _answerable(page: Page, proof: DoubleClaim | Contradiction) -> tuple[PeerId | None, Account | None]:
+    """Return who answers for what a proof shows, and that peer's account; None without one."""
+    peer = answers_for(
+        page.retired,
+        proof.peer,
+        signed_in=proof.round,
+        heard_in=page.round,
+        within=page.rules.retention_rounds,
+    )
+    return peer, page.peers.get(peer) if peer is not None else None
 
 
 def decide(page: Page, audits: Iterable[Audit]) -> list[Audit]:

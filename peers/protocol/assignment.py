@@ -6,7 +6,7 @@ beacon and the roster.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,13 +38,16 @@ def leaders(counters: Counters, say: Say, others: Iterable[PeerId] = ()) -> list
     the beacon, in the same order: whom two leaders left out has a turn all the same.
     """
     numbers = {peer: _ticket(peer, counters) or _lot(peer, counters) for peer in say.weights}
-    order = in_order(numbers, say.weights)
-    placed = {*order, *say.out}
-    for group in (counters.rostered(), others):
-        fresh = sorted(set(group) - placed, key=lambda peer: (_lot(peer, counters), peer))
-        order += fresh
-        placed.update(fresh)
-    return order
+    order = with_others(in_order(numbers, say.weights), counters.rostered(), counters, say)
+    return with_others(order, others, counters, say)
+
+
+def with_others(
+    order: Sequence[PeerId], others: Iterable[PeerId], counters: Counters, say: Say
+) -> list[PeerId]:
+    """Return leaders in their order, and after them those others that are not among them, by the beacon."""
+    fresh = set(others) - {*order, *say.out}
+    return [*order, *sorted(fresh, key=lambda peer: (_lot(peer, counters), peer))]
 
 
 def _ticket(peer: PeerId, counters: Counters) -> int | None:
