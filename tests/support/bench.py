@@ -172,3 +172,29 @@ def led_by_another(**form: Any) -> Bench:
     if bench.swarm.order(bench.head)[0] == bench.key.peer_id:
         return Bench(**form, me=2)
     return bench
+
+
+def bench_ranked(rank: int, **form: Any) -> Bench:
+    """A bench whose engine leads the round at hand at a rank."""
+    for me in range(form.get("peers", 4)):
+        bench = Bench(**form, me=me)
+        if bench.swarm.order(bench.head).index(bench.key.peer_id) == rank:
+            acquainted(bench)
+            return bench
+    raise LookupError(rank)
+
+
+def draw_up(bench: Bench) -> list[Effect]:
+    """Let everybody claim, so that the engine, which leads, draws up the roster."""
+    for key in bench.others:
+        bench.receive(key, bench.swarm.claim(key, bench.head))
+    return bench.finish_window() + bench.tick(after=bench.engine.deadlines.grace)
+
+
+def bodies(effects: list[Effect], kind: type[Any]) -> list[Any]:
+    """The bodies of one kind that go out, each once."""
+    found: dict[str, Any] = {}
+    for send in sent(effects, kind):
+        assert isinstance(send.message, Signed)
+        found[send.message.hash] = send.message.body
+    return list(found.values())
